@@ -1,0 +1,77 @@
+"""What is audited: a checkpoint that generates images, or images that were already generated."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from memaudit.data.images import ImageSet
+from memaudit.data.sources import open_images
+from memaudit.errors import DataError
+from memaudit.models.checkpoints import Checkpoint, open_checkpoint
+from memaudit.progress import Progress, silent
+
+
+def open_source(
+    path: str | Path, *, device: str = "cpu", progress: Progress = silent
+) -> Checkpoint | ImageSet:
+    """Open SOURCE as a checkpoint or as generated images, told apart by content.
+
+    Args:
+        path: a checkpoint file, or a folder, zip, npz or npy of generated images.
+        device: where the checkpoint's network goes.
+        progress: told how far the decoding of images is.
+
+    Raises:
+        CheckpointError: a checkpoint that is missing, broken or unknown.
+        DataError: images that are missing or broken.
+    """
+    path = Path(path)
+    if holds_images(path):
+        return open_images(path, progress=progress)
+    return open_checkpoint(path, device=device)
+
+
+def holds_images(path: Path) -> bool:
+    """True where `path` is a folder, zip or array of images rather than a checkpoint."""
+    if path.is_dir():
+        return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:  # a torch file is a zip too, with its pickle inside
+        return not any(name.endswith("data.pkl") for name in archive.namelist())
+
+
+def check_comparable(source: Checkpoint | ImageSet, name: str, data: ImageSet) -> None:
+    """Refuse a source whose images have another shape than the training images.
+
+    Raises:
+        DataError: with both shapes, before anything is sampled.
+    """
+    if isinstance(source, ImageSet):
+        shape = source.image_shape
+    else:
+        network = source.network
+        shape = (network.img_channels, network.img_resolution, network.img_resolution)
+    if shape != data.image_shape:
+        size, channels = shape[-1], {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
+        raise DataError(
+            f"{name} gives images of {_described(shape)} but the training images in {data.source} "
+            f"are {_described(data.image_shape)}. Pass the {channels} training images the model "
+            f"was trained on at {size}x{size}, or have square ones resized with "
+            f"--resolution {size}."
+        )
+    if len(data) < 2:
+        raise DataError(
+            f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbour, "
+            "so at least 2 are required."
+        )
+
+
+def _described(shape: tuple[int, int, int]) -> str:
+    return f"{list(shape)} (D = {int(np.prod(shape))})"
