@@ -81,7 +81,7 @@ class Matches:
     nn2: np.ndarray
     """int64: the second nearest."""
     nn2_distinct: np.ndarray
-    """int64: the nearest that is no duplicate of nn1 within `duplicate_rms`; -1 if there is none."""
+    """int64: the nearest that is no duplicate of nn1 within `duplicate_rms`; -1 without one."""
     nn2_distinct_at_0: np.ndarray
     """int64: the nearest that is no exact copy of nn1; -1 if there is none."""
     squared_distance1: np.ndarray
@@ -100,11 +100,10 @@ class Matches:
 
     @cached_property
     def distance_ratio(self) -> np.ndarray:
-        """float64 [M]: d1/d2 (ℓ2), d2 being the distinct second; 0 without one, 1 where both are 0."""
-        d1, d2 = self.squared_distance1, self.squared_distance2_distinct
-        ratio = np.where(d2 < 0, 0.0, 1.0)
-        np.divide(d1, d2, out=ratio, where=d2 > 0)
-        return np.sqrt(ratio)
+        """float64 [M]: d1/d2 (ℓ2), d2 as `memorized_distinct` takes it; 1 where both are 0."""
+        d1 = self.squared_distance1
+        d2 = _second_or_published(self.squared_distance2_distinct, self.squared_distance2)
+        return np.sqrt(np.divide(d1, d2, out=np.ones(len(d1)), where=d2 > 0))
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class ScanResult:
     """What a scan found, with all that is needed to redo it."""
 
     source: dict[str, Any]
-    """kind ("checkpoint" or "images"), path, sha256, and for a checkpoint its config, provenance."""
+    """kind ("checkpoint" or "images"), path, sha256; of a checkpoint also config and provenance."""
     generated: np.ndarray = field(repr=False)
     """uint8 [M, C, H, W]: the images that were judged."""
     keys: tuple[int, ...] | tuple[str, ...] = field(repr=False)
@@ -267,8 +266,7 @@ def match(
     )
 
     def judged(second: np.ndarray) -> np.ndarray:
-        # No image outside the duplicates: the published rule is all there is to go by.
-        second = np.where(second < 0, distance[:, 1], second)
+        second = _second_or_published(second, distance[:, 1])
         return memorized(distance[:, 0], second, config.threshold)
 
     return Matches(
@@ -284,6 +282,11 @@ def match(
         memorized_distinct=judged(distance_distinct),
         memorized_distinct_at_0=judged(distance_at_0),
     )
+
+
+def _second_or_published(distinct: np.ndarray, published: np.ndarray) -> np.ndarray:
+    """The distinct second distance, or where there is none (-1) the published rule's."""
+    return np.where(distinct < 0, published, distinct)
 
 
 def find_leaks(matches: Matches, data: ImageSet) -> list[Leak]:

@@ -1,0 +1,37 @@
+# Everything runs from .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow check format benchmarks clean
+
+demo: $(INSTALLED)  ## Train two small models, catch the one that copies
+	$(BIN)/memaudit demo
+
+test: $(INSTALLED)  ## The fast tests
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## All tests
+	$(BIN)/python -m pytest -m ""
+
+check: $(INSTALLED)  ## Lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); memaudit needs Python 3.11 or newer."; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	# uv fetches torch's wheels side by side: under a minute instead of several.
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[demo,dev]"
+	touch $(INSTALLED)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

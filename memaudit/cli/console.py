@@ -1,0 +1,90 @@
+"""What the terminal shows: results on stdout, progress and remarks on stderr."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from memaudit.progress import Progress
+
+out = Console()
+err = Console(stderr=True)
+
+PLAIN_EVERY = 10.0
+"""Seconds between two progress lines where stderr is a file or a CI log."""
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Show the progress of a library call: bars on a terminal, a line now and then elsewhere."""
+    if not err.is_terminal:
+        yield _PlainProgress()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bars(*columns, console=err) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(task: str, done: int, total: int | None, note: str = "") -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total, note=note)
+            bars.update(tasks[task], completed=done, total=total, note=note)
+
+        yield show
+
+
+class _Rate(ProgressColumn):
+    """Units a second, over the last moments."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s", style="cyan")
+
+
+class _PlainProgress:
+    """A line when a task starts, every few seconds, and when it ends."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
+        self._done: set[str] = set()
+
+    def __call__(self, task: str, done: int, total: int | None, note: str = "") -> None:
+        now = time.monotonic()
+        started = self._started.setdefault(task, now)
+        shown = self._shown.setdefault(task, now)
+        ended = total is not None and done >= total and task not in self._done
+        # What is over within a second is not worth a line.
+        if not (ended and now - started > 1) and now - shown < PLAIN_EVERY:
+            return
+        self._shown[task] = now
+        if ended:
+            self._done.add(task)
+        elapsed = max(now - started, 1e-9)
+        rate = done / elapsed
+        text = f"{task}: {done:,}" + (f"/{total:,}" if total is not None else "")
+        text += f", {rate:,.1f}/s, {elapsed:.0f} s"
+        if total is not None and 0 < done < total:
+            text += f", {(total - done) / rate:.0f} s left"
+        err.print(text + (f", {note}" if note else ""), highlight=False, soft_wrap=True)

@@ -1,0 +1,79 @@
+"""The command `memaudit`: finds the command asked for and turns errors into messages."""
+
+import importlib
+import sys
+
+import click
+
+import memaudit
+from memaudit.errors import MemauditError
+
+COMMANDS = {
+    "scan": "Measure how many generated images copy a training image.",
+    "train": "Train a diffusion model on a set of images.",
+    "sample": "Generate images from a checkpoint.",
+    "inspect": "Say what a checkpoint holds, without running anything in it.",
+    "demo": "Watch a model being caught copying, in about two minutes.",
+}
+"""Name and first help line of each command; its code is in the file of the same name."""
+
+COULD_NOT_RUN = 2
+"""Exit status of every error; 1 is kept for a verdict of FAIL, 3 for INCONCLUSIVE."""
+
+
+class Commands(click.Group):
+    """Imports a command's file only when it is asked for, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"memaudit.cli.{name}"), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MemauditError as error:
+            raise _Failure(str(error)) from error
+
+
+class _Failure(click.ClickException):
+    exit_code = COULD_NOT_RUN
+
+    def show(self, file: object = None) -> None:
+        click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(self.message, err=True)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(memaudit.__version__, package_name="memaudit-diffusion")
+def cli() -> None:
+    """Tell whether a trained diffusion model copies its training images.
+
+    \b
+    memaudit demo                                     # the whole story on handwritten digits
+    memaudit scan model.safetensors --data ./train    # audit a checkpoint
+    memaudit scan ./generated --data ./train          # audit images of any generator
+
+    Exit status: 0 done, 2 could not run.
+    """
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(COULD_NOT_RUN)
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)

@@ -1,0 +1,235 @@
+"""Options that several commands share, and the kinds of value they take."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from memaudit.errors import ConfigError
+from memaudit.progress import Progress
+
+if TYPE_CHECKING:
+    from memaudit.data.images import ImageSet
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class SeedList(click.ParamType):
+    """Seeds as `0-9999`, `3`, or several of these with commas."""
+
+    name = "LIST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        seeds: list[int] = []
+        for part in str(value).split(","):
+            first, dash, last = part.strip().partition("-")
+            try:
+                start = int(first)
+                stop = int(last) if dash else start
+            except ValueError:
+                self.fail(f"{value!r} is no list of seeds; write 0-9999 or 0,5,10-20.", param, ctx)
+            if stop < start:
+                self.fail(f"{part.strip()!r} ends before it starts.", param, ctx)
+            seeds.extend(range(start, stop + 1))
+        return tuple(seeds)
+
+
+class Ratio(click.ParamType):
+    """A share between 0 and 1, as `1/3` or `0.25`, kept exact."""
+
+    name = "RATIO"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Fraction:
+        if isinstance(value, Fraction):
+            return value
+        try:
+            return Fraction(str(value))
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is no share; write 1/3 or 0.25.", param, ctx)
+
+
+class IntegerList(click.ParamType):
+    """Whole numbers with commas, such as `2,2,2`."""
+
+    name = "LIST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of whole numbers; write 2,2,2.", param, ctx)
+
+
+def data_options(command: Command) -> Command:
+    """`--data` and what to take of it."""
+    for option in reversed(
+        [
+            click.option(
+                "--data",
+                "data_path",
+                type=click.Path(path_type=Path),
+                required=True,
+                metavar="PATH",
+                help="Training images: a folder, .zip, .npz, .npy, CIFAR-10's archive or MNIST's "
+                "idx files.",
+            ),
+            click.option("--size", type=int, metavar="N", help="Take N of the training images."),
+            click.option(
+                "--order",
+                type=click.Choice(["first", "random"]),
+                default="first",
+                show_default=True,
+                help="Which N to take: the first by name, or a random choice.",
+            ),
+            click.option(
+                "--order-seed",
+                type=int,
+                default=0,
+                show_default=True,
+                metavar="SEED",
+                help="Seed of that random choice; the same on every machine.",
+            ),
+            click.option(
+                "--balanced", is_flag=True, help="Take equally many of every class (with --size)."
+            ),
+            click.option(
+                "--label", type=int, metavar="CLASS", help="Take the images of one class only."
+            ),
+            click.option(
+                "--resolution",
+                type=int,
+                metavar="R",
+                help="Resize the training images to RxR (Lanczos).",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def open_data(
+    path: Path,
+    *,
+    size: int | None,
+    order: str,
+    order_seed: int,
+    balanced: bool,
+    label: int | None,
+    resolution: int | None,
+    progress: Progress,
+) -> "ImageSet":
+    """Open what `data_options` describe."""
+    from memaudit.data.sources import open_images
+    from memaudit.data.subsets import select
+
+    images = open_images(path, resolution=resolution, progress=progress)
+    if size is None and label is None and not balanced:
+        return images
+    return select(images, size=size, order=order, seed=order_seed, label=label, balanced=balanced)
+
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the network runs; auto takes a GPU when there is one.",
+)
+
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Images sampled at a time; bounds the memory, does not change the result.",
+)
+
+
+def sampler_options(command: Command) -> Command:
+    """Options of EDM's Algorithm 2, named as in the paper."""
+    for option in reversed(
+        [
+            click.option(
+                "--class",
+                "class_index",
+                type=int,
+                metavar="CLASS",
+                help="Generate one class only.  [default: drawn from each seed]",
+            ),
+            click.option(
+                "--steps",
+                "num_steps",
+                type=int,
+                default=18,
+                show_default=True,
+                metavar="N",
+                help="Heun steps; 2N-1 network evaluations an image.",
+            ),
+            click.option(
+                "--sigma-min", type=float, default=0.002, show_default=True, metavar="SIGMA"
+            ),
+            click.option(
+                "--sigma-max", type=float, default=80.0, show_default=True, metavar="SIGMA"
+            ),
+            click.option("--rho", type=float, default=7.0, show_default=True, metavar="RHO"),
+            click.option(
+                "--S_churn",
+                "S_churn",
+                type=float,
+                default=0.0,
+                show_default=True,
+                metavar="S",
+                help="Noise added on the way; 0 is deterministic sampling.",
+            ),
+            click.option(
+                "--S_min", "S_min", type=float, default=0.0, show_default=True, metavar="SIGMA"
+            ),
+            click.option(
+                "--S_max",
+                "S_max",
+                type=float,
+                default=float("inf"),
+                show_default=True,
+                metavar="SIGMA",
+            ),
+            click.option(
+                "--S_noise", "S_noise", type=float, default=1.0, show_default=True, metavar="S"
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The seeds meant by `--samples` or `--seeds`, of which only one may be given."""
+    if samples is not None and seeds is not None:
+        raise ConfigError("--samples and --seeds both say which images to generate; give one.")
+    return seeds if seeds is not None else tuple(range(10_000 if samples is None else samples))
+
+
+def choose_device(name: str) -> str:
+    """`cpu` or `cuda` for what `--device` says; asking for a GPU that is not there is an error."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda was asked for, but torch sees no CUDA device here. Use --device cpu, or "
+            "check the driver and that torch is a CUDA build (python -m torch.utils.collect_env)."
+        )
+    return name

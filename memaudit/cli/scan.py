@@ -1,0 +1,228 @@
+"""`memaudit scan`: the audit."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memaudit.cli.options import (
+    Ratio,
+    SeedList,
+    batch_size_option,
+    choose_device,
+    choose_seeds,
+    data_options,
+    device_option,
+    open_data,
+    sampler_options,
+)
+
+if TYPE_CHECKING:
+    from memaudit.audit.scan import ScanResult
+    from memaudit.audit.statistics import Proportion
+
+WORST_PAIRS = 8
+"""Rows of the table of closest pairs; the report has more."""
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
+@data_options
+@click.option(
+    "--samples",
+    type=int,
+    metavar="N",
+    help="Images to generate, with seeds 0 to N-1; of given images, judge the first N.  "
+    "[default: 10000; all of given images]",
+)
+@click.option(
+    "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
+)
+@sampler_options
+@click.option(
+    "--threshold",
+    type=Ratio(),
+    default="1/3",
+    show_default=True,
+    help="Memorized when d1/d2 is smaller (l2 distances, not squared).",
+)
+@click.option(
+    "--duplicate-rms",
+    type=float,
+    default=8.0,
+    show_default=True,
+    metavar="LEVELS",
+    help="Training images this close (RMS grey levels of 0-255) are duplicates of each other.",
+)
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.95,
+    show_default=True,
+    metavar="P",
+    help="Of the Clopper-Pearson intervals.",
+)
+@batch_size_option
+@device_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write report.html, report.json, matches.csv and leaks.csv there.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a report that is already in DIR.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+def scan(
+    source: Path,
+    data_path: Path,
+    samples: int | None,
+    seeds: tuple[int, ...] | None,
+    class_index: int | None,
+    threshold: Fraction,
+    duplicate_rms: float,
+    confidence: float,
+    batch_size: int,
+    device: str,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure how many generated images copy a training image.
+
+    SOURCE is a checkpoint, which is sampled with EDM's Heun sampler, or a folder, .zip or .npz of
+    images that any generator made. Each generated image counts as memorized when its nearest
+    training image is less than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
+
+    \b
+    # 10,000 images of a checkpoint against the folder it was trained on
+    memaudit scan model.safetensors --data ./train --out report
+    # images that were generated elsewhere
+    memaudit scan ./generated --data ./train
+    """
+    from memaudit.audit.report import check_output_folder, report_dict, write_report
+    from memaudit.audit.scan import ScanConfig
+    from memaudit.audit.scan import scan as run_scan
+    from memaudit.audit.source import open_source
+    from memaudit.cli.console import err, progress_bars
+    from memaudit.data.images import ImageSet
+    from memaudit.data.subsets import select
+    from memaudit.models.generate import SamplerConfig
+
+    selection = {name: options.pop(name) for name in SELECTION}
+    config = ScanConfig(
+        seeds=choose_seeds(samples, seeds),
+        sampler=SamplerConfig(**options),
+        class_index=class_index,
+        threshold=threshold,
+        duplicate_rms=duplicate_rms,
+        confidence=confidence,
+        batch_size=batch_size,
+        device=choose_device(device),
+    )
+    if out is not None:
+        check_output_folder(out, overwrite=overwrite)
+    with progress_bars() as progress:
+        opened = open_source(source, device=config.device, progress=progress)
+        if isinstance(opened, ImageSet) and samples is not None:
+            opened = select(opened, size=samples)
+        data = open_data(data_path, **selection, progress=progress)
+        result = run_scan(opened, data, config=config, progress=progress)
+        page = None if out is None else write_report(result, out)
+    if as_json:
+        click.echo(json.dumps(report_dict(result), indent=2, allow_nan=False))
+    else:
+        render(result)
+    if page is not None:
+        err.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+SELECTION = ("size", "order", "order_seed", "balanced", "label", "resolution")
+"""Options of `data_options` other than the path."""
+
+
+def render(result: "ScanResult") -> None:
+    """Print the headline, the ratios, and the pairs that are closest to being copies."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from memaudit.cli.console import out
+
+    headline = result.ratios["distinct"]
+    out.print(
+        Text.assemble(
+            (f"{headline.count:,} of {headline.total:,}", "bold red" if headline.count else "bold"),
+            f" generated images copy a training image: {describe(headline)}",
+        ),
+        soft_wrap=True,
+    )
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("rule")
+    table.add_column("memorized", justify="right")
+    table.add_column("ratio", justify="right")
+    table.add_column(f"{100 * headline.confidence:g} % interval", justify="right")
+    rms = result.config.duplicate_rms
+    for name, rule in (
+        ("paper", "paper: first and second nearest"),
+        ("distinct", f"distinct: duplicates within {rms:g} grey levels set aside"),
+        ("distinct_at_0", "distinct: exact duplicates set aside"),
+    ):
+        ratio = result.ratios[name]
+        table.add_row(
+            rule, f"{ratio.count:,} / {ratio.total:,}", percent(ratio.ratio), interval(ratio)
+        )
+    out.print(table)
+    if result.num_degenerate:
+        out.print(
+            f"{result.num_degenerate:,} images equal both their neighbours, exactly duplicated "
+            "training images: the paper's rule cannot count them.",
+            soft_wrap=True,
+        )
+    out.print(
+        f"{len(result.leaks):,} of {len(result.data):,} training images leak.", soft_wrap=True
+    )
+    out.print(_closest_pairs(result))
+
+
+def _closest_pairs(result: "ScanResult") -> Any:
+    from rich.table import Table
+
+    matches, data = result.matches, result.data
+    scale = 1 / data.images[0].size
+    table = Table(title="Closest pairs", title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("seed" if result.source["kind"] == "checkpoint" else "image")
+    table.add_column("nearest training image", overflow="fold")
+    table.add_column("RMS distance", justify="right")
+    table.add_column("d1/d2", justify="right")
+    table.add_column("copy")
+    for row in matches.distance_ratio.argsort(kind="stable")[:WORST_PAIRS]:
+        table.add_row(
+            str(result.keys[row]),
+            data.names[matches.nn1[row]],
+            f"{(matches.squared_distance1[row] * scale) ** 0.5:.2f}",
+            f"{matches.distance_ratio[row]:.3f}",
+            "yes" if matches.memorized_distinct[row] else "no",
+        )
+    return table
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as a percentage with the digits that matter near 0 and 100 %."""
+    value = 100 * share
+    digits = 1 if 1 <= value <= 99 or value in (0, 100) else 2 if 0.1 <= value <= 99.9 else 3
+    return f"{value:.{digits}f} %"
+
+
+def interval(proportion: "Proportion") -> str:
+    """Both ends of the interval."""
+    return f"{percent(proportion.low)} to {percent(proportion.high)}"
+
+
+def describe(proportion: "Proportion") -> str:
+    """`3.1 % (95 % interval 2.8 % to 3.5 %)`; a count of 0 is an upper limit, not a zero."""
+    level = f"{100 * proportion.confidence:g} %"
+    if proportion.count == 0:
+        return f"at most {percent(proportion.high)} ({level} interval)"
+    return f"{percent(proportion.ratio)} ({level} interval {interval(proportion)})"
