@@ -4,10 +4,8 @@ import io
 import json
 import math
 import os
-import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -15,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from memaudit.errors import ConfigError
+from memaudit.files import atomic_write
 
 
 class NamedImage(NamedTuple):
@@ -68,20 +67,6 @@ def write_images(path: Path, images: Iterable[NamedImage]) -> None:
     else:
         with atomic_write(path) as file:
             writers[path.suffix](file, images)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name only when it is whole."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:
