@@ -1,0 +1,77 @@
+"""The rules of docs/architecture.md, read from the imports themselves."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import memaudit
+
+PACKAGE = Path(memaudit.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# A room may import those to the right of it.
+ALLOWED = {
+    "cli": {"experiments", "training", "audit", "models", "data"},
+    "experiments": {"training", "audit", "models", "data"},
+    "training": {"models", "data"},
+    "audit": {"models", "data"},
+    "models": {"data"},
+    "data": set(),
+}
+FOUNDATION = {"errors", "progress", "files"}
+DOORS = {
+    "faiss": ("audit/neighbors.py",),
+    "pickle": ("models/checkpoints/",),
+    "_pickle": (),
+    "torchvision": ("data/",),
+    "click": ("cli/",),
+    "rich": ("cli/",),
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_flow_one_way(path: Path):
+    room = path.relative_to(PACKAGE).parts[0]
+    if room not in ALLOWED:
+        return
+    for name in imported(path):
+        if name.startswith("memaudit."):
+            other = name.split(".")[1]
+            assert other in ALLOWED[room] | FOUNDATION | {room}, f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_heavy_dependency_has_one_door(path: Path):
+    place = path.relative_to(PACKAGE).as_posix()
+    for name in imported(path):
+        doors = DOORS.get(name.split(".")[0])
+        assert doors is None or place.startswith(doors), f"{place} imports {name}"
+
+
+def test_only_one_file_imports_pickle():
+    users = [path for path in MODULES if {"pickle", "pickletools"} & set(imported(path))]
+    assert len(users) <= 1, users
+
+
+@pytest.mark.parametrize("module", ["memaudit", "memaudit.cli.main"])
+def test_importing_stays_light(module: str):
+    heavy = "{'torch', 'faiss', 'torchvision', 'scipy', 'matplotlib', 'sklearn'}"
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_public_names_are_the_listed_ones_and_exist():
+    assert [name for name in memaudit.__all__ if getattr(memaudit, name, None) is None] == []
+    assert memaudit.__all__ == sorted(memaudit.__all__)
