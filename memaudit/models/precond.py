@@ -250,13 +250,11 @@ def build_network(config: Mapping[str, Any]) -> nn.Module:
     try:
         default_type = inspect.signature(precond).parameters["model_type"].default
         unet = _unet_class(keywords.get("model_type", default_type))
-        accepted += [
-            name for name in _keywords(unet) if name not in ("in_channels", "out_channels")
-        ]
-        unknown = sorted(set(keywords) - set(accepted))
+        accepted = {*_keywords(precond), *_keywords(unet)} - {"in_channels", "out_channels"}
+        unknown = sorted(set(keywords) - accepted)
         if unknown:
             raise ValueError(
-                f"unknown keyword {', '.join(unknown)}; it accepts {', '.join(sorted(set(accepted)))}"
+                f"unknown keyword {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
             )
         return precond(**keywords)
     except (TypeError, ValueError) as error:
