@@ -1,0 +1,5 @@
+"""Checkpoints of every format: opened, inspected and converted without running what they hold."""
+
+from memaudit.models.checkpoints.checkpoint import Checkpoint as Checkpoint
+from memaudit.models.checkpoints.native import save_checkpoint as save_checkpoint
+from memaudit.models.checkpoints.opening import open_checkpoint as open_checkpoint

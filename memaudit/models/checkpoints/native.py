@@ -1,0 +1,78 @@
+"""memaudit's own checkpoints: safetensors with EDM's parameter names, and JSON in the metadata.
+
+Metadata: `format` = "memaudit", `format_version`, `config` (class_name and constructor keywords)
+and `provenance` (what trained it, on which images, for how long).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
+
+from memaudit.errors import CheckpointError
+from memaudit.files import atomic_write
+from memaudit.models.checkpoints.checkpoint import StoredNetwork
+from memaudit.models.checkpoints.contents import Contents
+from memaudit.models.checkpoints.tensors import read_tensors
+
+NAME = "memaudit"
+VERSION = 1
+
+
+def save_checkpoint(
+    path: str | Path,
+    network: nn.Module,
+    config: Mapping[str, Any],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `network` as a native checkpoint: whole, or not at all.
+
+    Args:
+        path: file to write, replaced if it is there.
+        network: what `build_network(config)` gives, with trained weights on any device.
+        config: `class_name` and constructor keywords, plain JSON values.
+        provenance: anything about its training that JSON can say.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    metadata = {
+        "format": NAME,
+        "format_version": str(VERSION),
+        "config": json.dumps(dict(config)),
+        "provenance": json.dumps(dict(provenance or {})),
+    }
+    with atomic_write(Path(path)) as file:
+        file.write(save(tensors, metadata))
+
+
+def recognizes(contents: Contents) -> bool:
+    return contents.container == "safetensors" and contents.metadata.get("format") == NAME
+
+
+def read(contents: Contents) -> StoredNetwork:
+    version = contents.metadata.get("format_version", "")
+    if version != str(VERSION):
+        raise CheckpointError(
+            f"it is a native checkpoint of version {version[:20]!r}; this memaudit reads version "
+            f"{VERSION}. Install a newer memaudit, or save the checkpoint again."
+        )
+    return StoredNetwork(
+        format=NAME,
+        config=json_object(contents.metadata, "config"),
+        tensors=read_tensors(contents.value, num_bytes=contents.num_bytes),
+        provenance=json_object(contents.metadata, "provenance"),
+    )
+
+
+def json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """The JSON object under `key` of the metadata."""
+    try:
+        value = json.loads(metadata.get(key, ""))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its metadata entry {key!r} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"its metadata entry {key!r} is not a JSON object.")
+    return value
