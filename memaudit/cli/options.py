@@ -119,6 +119,17 @@ def data_options(command: Command) -> Command:
     return command
 
 
+SELECTION = ("size", "order", "order_seed", "balanced", "label", "resolution")
+"""The options of `data_options` other than the path."""
+
+
+def split_selection(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A command's options as those that choose training images, and the others."""
+    selection = {name: value for name, value in options.items() if name in SELECTION}
+    others = {name: value for name, value in options.items() if name not in SELECTION}
+    return selection, others
+
+
 def open_data(
     path: Path,
     *,

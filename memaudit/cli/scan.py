@@ -17,6 +17,7 @@ from memaudit.cli.options import (
     device_option,
     open_data,
     sampler_options,
+    split_selection,
 )
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ def scan(
     from memaudit.data.subsets import select
     from memaudit.models.generate import SamplerConfig
 
-    selection = {name: options.pop(name) for name in SELECTION}
+    selection, sampler = split_selection(options)
     config = ScanConfig(
         seeds=choose_seeds(samples, seeds),
-        sampler=SamplerConfig(**options),
+        sampler=SamplerConfig(**sampler),
         class_index=class_index,
         threshold=threshold,
         duplicate_rms=duplicate_rms,
@@ -137,10 +138,6 @@ def scan(
         render(result)
     if page is not None:
         err.print(f"Report: {page}", highlight=False, soft_wrap=True)
-
-
-SELECTION = ("size", "order", "order_seed", "balanced", "label", "resolution")
-"""Options of `data_options` other than the path."""
 
 
 def render(result: "ScanResult") -> None:

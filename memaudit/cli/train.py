@@ -1,0 +1,157 @@
+"""`memaudit train`: the paper's models, or small ones."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memaudit.cli.options import (
+    IntegerList,
+    choose_device,
+    data_options,
+    device_option,
+    open_data,
+    split_selection,
+)
+
+
+@click.command()
+@data_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder for snapshots and the log.",
+)
+@click.option(
+    "--arch",
+    type=click.Choice(["ddpmpp", "ncsnpp", "adm"]),
+    default="ddpmpp",
+    show_default=True,
+    help="U-Net, by EDM's name for it.",
+)
+@click.option(
+    "--precond",
+    type=click.Choice(["vp", "ve", "edm"]),
+    default="vp",
+    show_default=True,
+    help="Preconditioning and loss.",
+)
+@click.option(
+    "--model-channels",
+    type=int,
+    metavar="N",
+    help="Channels at multiplier 1.  [default: 128; adm: 192]",
+)
+@click.option(
+    "--channel-mult",
+    type=IntegerList(),
+    help="Multiplier of each level, finest first.  [default: 2,2,2; adm: 1,2,3,4]",
+)
+@click.option("--num-blocks", type=int, default=2, show_default=True, help="Blocks a level.")
+@click.option(
+    "--attn-resolutions",
+    type=IntegerList(),
+    help="Resolutions with self-attention.  [default: half of the images']",
+)
+@click.option("--dropout", type=float, default=0.13, show_default=True, metavar="P")
+@click.option(
+    "--embedding",
+    type=click.Choice(["positional", "fourier"]),
+    help="Of the noise level.  [default: the architecture's]",
+)
+@click.option(
+    "--skip-connections",
+    type=IntegerList(),
+    help="0 or 1 for each encoder-decoder skip, finest first.  [default: all kept]",
+)
+@click.option("--conditional", is_flag=True, help="Condition on the images' labels.")
+@click.option("--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True)
+@click.option(
+    "--lr", type=float, default=2e-4, show_default=True, metavar="RATE", help="Learning rate."
+)
+@click.option(
+    "--lr-rampup-epochs",
+    type=float,
+    default=200.0,
+    show_default=True,
+    metavar="N",
+    help="Epochs over which it grows from 0.",
+)
+@click.option(
+    "--weight-decay", type=float, default=0.0, show_default=True, help="L2, in the gradient."
+)
+@click.option(
+    "--batch-size", type=int, default=512, show_default=True, metavar="N", help="Images a step."
+)
+@click.option(
+    "--epochs",
+    type=float,
+    default=40_000.0,
+    show_default=True,
+    metavar="N",
+    help="Length of the run: N times the number of training images.",
+)
+@click.option(
+    "--duration-images", type=int, metavar="N", help="Length in images seen, in place of --epochs."
+)
+@click.option(
+    "--ema-mode",
+    type=click.Choice(["mode1", "mode2", "mode3", "mode4", "plain"]),
+    default="mode4",
+    show_default=True,
+    help="Decay of the weights' average: the paper's modes, or a plain decay a step.",
+)
+@click.option(
+    "--ema-decay",
+    type=float,
+    default=0.99929,
+    show_default=True,
+    help="What mode4 and plain end at.",
+)
+@click.option(
+    "--num-snapshots",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Evenly spaced, the last at the end.",
+)
+@click.option(
+    "--snapshot-epochs", type=float, metavar="N", help="Epochs between two snapshots, instead."
+)
+@click.option("--seed", type=int, default=1024, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the run that was stopped in DIR.")
+@device_option
+def train(data_path: Path, out: Path, device: str, resume: bool, **options: Any) -> None:
+    """Train a diffusion model on a set of images.
+
+    The defaults are the base set-up of "On Memorization in Diffusion Models": DDPM++ with VP
+    preconditioning, 40,000 epochs. Snapshots are safetensors that `memaudit scan` opens. Ctrl-C
+    keeps a snapshot; the same command with --resume goes on from there.
+
+    \b
+    # the paper's base model on 1,000 images of CIFAR-10, for a GPU
+    memaudit train --data cifar10.zip --size 1000 --balanced --out runs/base-1000
+    # a network for a laptop: 8x8 images, minutes on a CPU
+    memaudit train --data cifar10.zip --resolution 8 --size 64 --precond edm \\
+        --model-channels 24 --channel-mult 1,2 --num-blocks 1 --dropout 0 --batch-size 64 \\
+        --lr 2e-3 --ema-mode plain --ema-decay 0.999 --epochs 2000 --out runs/small-64
+    """
+    from memaudit.cli.console import err, progress_bars
+    from memaudit.training.config import TrainingConfig
+    from memaudit.training.loop import train as run_training
+
+    selection, options = split_selection(options)
+    config = TrainingConfig(**options)
+    where = choose_device(device)
+    with progress_bars() as progress:
+        data = open_data(data_path, **selection, progress=progress)
+        result = run_training(data, config, out=out, device=where, resume=resume, progress=progress)
+    err.print(
+        f"{'Stopped' if result.interrupted else 'Trained'} after {result.images_seen:,} images "
+        f"({result.images_seen / len(data):,.0f} epochs). Model: {result.model}",
+        highlight=False,
+        soft_wrap=True,
+    )

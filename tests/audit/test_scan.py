@@ -1,0 +1,172 @@
+"""Scans of sources whose answer is known."""
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.statistics import clopper_pearson
+from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError, DataError
+from memaudit.models.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
+from memaudit.models.precond import build_network
+
+rng = np.random.default_rng(0)
+
+
+def image_set(images: np.ndarray, source: str = "train") -> ImageSet:
+    return ImageSet(images, [f"{source}/{i:05d}.png" for i in range(len(images))], source=source)
+
+
+def noise_images(num_images: int, shape: tuple[int, int, int] = (3, 8, 8)) -> np.ndarray:
+    return rng.integers(0, 256, (num_images, *shape), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A small untrained network, saved and opened again."""
+    config = {
+        "class_name": "EDMPrecond",
+        "img_resolution": 8,
+        "img_channels": 3,
+        "label_dim": 0,
+        "model_type": "SongUNet",
+        "model_channels": 8,
+        "channel_mult": [1, 2],
+        "num_blocks": 1,
+        "attn_resolutions": [4],
+    }
+    torch.manual_seed(0)
+    network = build_network(config)
+    path = tmp_path_factory.mktemp("checkpoint") / "net.safetensors"
+    save_checkpoint(path, network, config)
+    return open_checkpoint(path)
+
+
+def test_a_planted_share_of_copies_is_found_exactly():
+    train = image_set(noise_images(200))
+    copied = rng.choice(200, 30, replace=True)
+    generated = np.concatenate([train.images[copied], noise_images(170)])
+    order = rng.permutation(200)
+
+    result = scan(image_set(generated[order], "generated"), train)
+
+    for rule in ("paper", "distinct", "distinct_at_0"):
+        assert result.ratios[rule] == clopper_pearson(30, 200)
+    hits = {leak.index: leak.hits for leak in result.leaks}
+    assert hits == {int(i): int((copied == i).sum()) for i in set(copied)}
+    assert all(leak.name == f"train/{leak.index:05d}.png" for leak in result.leaks)
+    assert all(leak.squared_distance == 0 for leak in result.leaks)
+    assert [leak.hits for leak in result.leaks] == sorted(hits.values(), reverse=True)
+
+
+def test_held_out_images_are_no_copies():
+    result = scan(image_set(noise_images(100), "generated"), image_set(noise_images(100)))
+    assert result.ratios["distinct"].count == 0
+    assert result.ratios["distinct"].high == pytest.approx(1 - 0.025 ** (1 / 100))
+    assert result.leaks == ()
+
+
+def test_copies_of_duplicated_images_count_as_distinct_though_the_paper_misses_them():
+    once = noise_images(50)
+    train = image_set(np.concatenate([once, once]))
+    result = scan(image_set(once, "generated"), train)
+    assert result.ratios["paper"].count == 0
+    assert result.num_degenerate == 50
+    assert result.ratios["distinct"].count == result.ratios["distinct_at_0"].count == 50
+    assert [leak.index for leak in result.leaks] == list(range(50))  # ties: the lower index
+
+
+def test_near_duplicates_are_set_aside_within_the_radius_only():
+    once = noise_images(20).clip(2, 253)
+    train = image_set(np.concatenate([once, once + 1]))  # 1 grey level RMS away
+    result = scan(image_set(once, "generated"), train)
+    assert result.ratios["paper"].count == result.ratios["distinct"].count == 20
+    nearby = scan(image_set(once + 1 - (once % 2), "generated"), train)
+    # Between two near-duplicates the paper's rule sees no copy.
+    assert nearby.ratios["paper"].count < nearby.ratios["distinct"].count == 20
+
+
+def test_a_set_of_nothing_but_duplicates_is_judged_by_the_paper_rule():
+    images = np.repeat(noise_images(1), 3, axis=0)
+    result = scan(image_set(images, "generated"), image_set(images))
+    assert result.ratios["distinct"].count == 0
+    assert result.matches.nn2_distinct.tolist() == [-1, -1, -1]
+
+
+def test_the_threshold_is_strict():
+    zero = np.zeros((1, 1, 1, 1), dtype=np.uint8)
+    train = image_set(np.array([1, 4], dtype=np.uint8).reshape(2, 1, 1, 1))  # d1 = 1, d2 = 4
+    for threshold, copies in ((Fraction(1, 4), 0), (Fraction(1, 3), 1)):
+        config = ScanConfig(threshold=threshold, duplicate_rms=0)
+        assert scan(image_set(zero), train, config=config).ratios["paper"].count == copies
+    train = image_set(np.array([1, 3], dtype=np.uint8).reshape(2, 1, 1, 1))  # exactly 1/3
+    config = ScanConfig(duplicate_rms=0)
+    assert scan(image_set(zero), train, config=config).ratios["paper"].count == 0
+
+
+def test_the_report_does_not_depend_on_the_batch_size(checkpoint: Checkpoint):
+    train = image_set(noise_images(40))
+    results = [
+        scan(checkpoint, train, config=ScanConfig(seeds=tuple(range(23)), batch_size=batch_size))
+        for batch_size in (23, 5, 1)
+    ]
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.generated, results[0].generated)
+        for field in dataclasses.fields(results[0].matches):
+            np.testing.assert_array_equal(
+                getattr(other.matches, field.name), getattr(results[0].matches, field.name)
+            )
+
+
+def test_a_seed_gives_the_same_row_whichever_seeds_stand_beside_it(checkpoint: Checkpoint):
+    train = image_set(noise_images(40))
+    alone = scan(checkpoint, train, config=ScanConfig(seeds=(17,)))
+    among = scan(checkpoint, train, config=ScanConfig(seeds=(3, 17, 5)))
+    assert alone.matches.squared_distance1[0] == among.matches.squared_distance1[1]
+
+
+def test_two_shapes_are_refused_with_both_named(checkpoint: Checkpoint):
+    with pytest.raises(DataError, match=r"\[3, 8, 8\].*\[3, 16, 16\].*--resolution 8"):
+        scan(checkpoint, image_set(noise_images(4, (3, 16, 16))))
+    with pytest.raises(DataError, match=r"\[1, 8, 8\].*grey"):
+        scan(image_set(noise_images(4, (1, 8, 8))), image_set(noise_images(4)))
+
+
+def test_one_training_image_is_refused():
+    with pytest.raises(DataError, match="holds 1 image.*at least 2"):
+        scan(image_set(noise_images(4)), image_set(noise_images(1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": ()}, "0 samples"),
+        ({"seeds": (1, 2, 1)}, "repeat"),
+        ({"threshold": Fraction(1)}, "threshold is 1"),
+        ({"duplicate_rms": -1}, "duplicate_rms is -1"),
+        ({"confidence": 1.0}, "confidence is 1.0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        ScanConfig(**options)
+
+
+def test_cifar_images_and_their_copies(shared_data: Path):
+    """Real images: a fixed share of exact copies, the rest held out, gives that share."""
+    from memaudit.data.sources import open_images
+    from memaudit.data.subsets import select
+
+    images = select(open_images(shared_data / "cifar10-jpeg-test.zip"), size=3000, order="random")
+    train, held_out = images.take(np.arange(2000)), images.take(np.arange(2000, 2900))
+    copies = train.take(np.arange(0, 2000, 20))
+    generated = image_set(np.concatenate([copies.images, held_out.images]), "generated")
+    result = scan(generated, train)
+    assert result.ratios["distinct"].count == 100
+    assert {leak.name for leak in result.leaks} == set(copies.names)
