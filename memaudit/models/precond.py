@@ -1,10 +1,11 @@
 """Preconditioned denoisers: D(x; σ) = c_skip x + c_out F(c_in x; c_noise), F a U-Net.
 
-The four choices of c_skip, c_out, c_in and c_noise are those of EDM, arXiv:2206.00364, Table 1. The
-outer arithmetic is float32 whatever the precision of F.
+VP, VE, iDDPM and EDM are those of EDM, arXiv:2206.00364, Table 1. The arithmetic around F is in
+float32 whatever the precision of F.
 """
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from memaudit.errors import ConfigError
+from memaudit.models.networks.dhariwal import DhariwalUNet
+from memaudit.models.networks.edm2 import EDM2UNet, MPConv, MPFourier
 from memaudit.models.networks.song import SongUNet
-
-UNETS: dict[str, type[nn.Module]] = {"SongUNet": SongUNet}
 
 
 class Scalings(NamedTuple):
@@ -28,46 +29,28 @@ class Scalings(NamedTuple):
 
 
 class Preconditioner(nn.Module, ABC):
-    """A U-Net as a denoiser. Subclasses say what `scalings` are.
+    """A U-Net `model` as a denoiser. Subclasses say what `scalings` are.
 
     Args:
         img_resolution: height and width of the images.
         img_channels: channels of the images.
         label_dim: number of classes; 0 for an unconditional model.
         use_fp16: run the U-Net in half precision on CUDA; no effect on a CPU.
-        sigma_min, sigma_max: noise levels that the model supports.
-        model_type: "SongUNet" or "DhariwalUNet".
-        out_channels: channels that the U-Net returns; the first img_channels are used.
-        model_kwargs: the U-Net's own options.
     """
 
+    model: nn.Module
+    sigma_min: float
+    """Smallest and largest noise level that the model supports."""
+    sigma_max: float
+
     def __init__(
-        self,
-        img_resolution: int,
-        img_channels: int,
-        *,
-        label_dim: int,
-        use_fp16: bool,
-        sigma_min: float,
-        sigma_max: float,
-        model_type: str,
-        model_kwargs: Mapping[str, Any],
-        out_channels: int | None = None,
+        self, img_resolution: int, img_channels: int, label_dim: int, use_fp16: bool
     ) -> None:
         super().__init__()
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.label_dim = label_dim
         self.use_fp16 = use_fp16
-        self.sigma_min = sigma_min
-        self.sigma_max = sigma_max
-        self.model = _unet_class(model_type)(
-            img_resolution,
-            img_channels,
-            out_channels or img_channels,
-            label_dim=label_dim,
-            **model_kwargs,
-        )
 
     @abstractmethod
     def scalings(self, sigma: Tensor) -> Scalings:
@@ -83,8 +66,8 @@ class Preconditioner(nn.Module, ABC):
         sigma: Tensor | float,
         class_labels: Tensor | None = None,
         *,
-        augment_labels: Tensor | None = None,
         force_fp32: bool = False,
+        **unet_inputs: Tensor | None,
     ) -> Tensor:
         """Denoise.
 
@@ -93,8 +76,9 @@ class Preconditioner(nn.Module, ABC):
             sigma: noise level, a number or [B].
             class_labels: float [B or 1, label_dim], one-hot by convention, or None for zeros;
                 ignored by an unconditional model.
-            augment_labels: float [B or 1, augment_dim], or None for images not augmented.
             force_fp32: ignore use_fp16.
+            unet_inputs: of SongUNet and DhariwalUNet, `augment_labels`: float [B or 1,
+                augment_dim], or None for images that were not augmented.
 
         Returns:
             Denoised images, float32 [B, C, H, W].
@@ -108,8 +92,9 @@ class Preconditioner(nn.Module, ABC):
             (c_in * x).to(torch.float16 if half else torch.float32),
             c_noise.flatten(),
             class_labels=self._labels(class_labels, x.device),
-            augment_labels=augment_labels,
+            **unet_inputs,
         )
+        # iDDPM's U-Net returns a variance as well, in further channels.
         return c_skip * x + c_out * F_x[:, : self.img_channels].to(torch.float32)
 
     def _labels(self, class_labels: Tensor | None, device: torch.device) -> Tensor | None:
@@ -126,7 +111,14 @@ class Preconditioner(nn.Module, ABC):
 
 
 class VPPrecond(Preconditioner):
-    """Variance preserving: noise level σ(t) = √(exp(½ β_d t² + β_min t) − 1), t in [ε_t, 1]."""
+    """Variance preserving: σ(t) = √(exp(½ β_d t² + β_min t) − 1) for times t in [ε_t, 1].
+
+    Args:
+        beta_d, beta_min: slope and start of the noise schedule.
+        M: number of noise levels that the U-Net's label counts.
+        epsilon_t: smallest time.
+        model_type: U-Net to build; `model_kwargs` are its options.
+    """
 
     def __init__(
         self,
@@ -142,20 +134,15 @@ class VPPrecond(Preconditioner):
         model_type: str = "SongUNet",
         **model_kwargs: Any,
     ) -> None:
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16)
         self.beta_d = beta_d
         self.beta_min = beta_min
         self.M = M
-        # In float32, as the published range is.
-        sigma_min, sigma_max = self.sigma(torch.tensor([epsilon_t, 1.0], device="cpu")).tolist()
-        super().__init__(
-            img_resolution,
-            img_channels,
-            label_dim=label_dim,
-            use_fp16=use_fp16,
-            sigma_min=sigma_min,
-            sigma_max=sigma_max,
-            model_type=model_type,
-            model_kwargs=model_kwargs,
+        # The published range is this one, of float32 arithmetic.
+        times = torch.tensor([epsilon_t, 1.0], device="cpu")
+        self.sigma_min, self.sigma_max = self.sigma(times).tolist()
+        self.model = _unet_class(model_type)(
+            img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
         )
 
     def scalings(self, sigma: Tensor) -> Scalings:
@@ -172,13 +159,110 @@ class VPPrecond(Preconditioner):
 
     def t(self, sigma: Tensor) -> Tensor:
         """Time at which the noise level is sigma, same shape and dtype."""
-        # Not log1p: networks are trained with, and expect, the rounding of log(1 + σ²).
-        beta_min, beta_d = self.beta_min, self.beta_d
+        # Not log1p: published networks were trained with the rounding of log(1 + σ²).
+        beta_d, beta_min = self.beta_d, self.beta_min
         return ((beta_min**2 + 2 * beta_d * (1 + sigma**2).log()).sqrt() - beta_min) / beta_d
 
 
+class VEPrecond(Preconditioner):
+    """Variance exploding: the network sees x as it is, and predicts the noise.
+
+    Args:
+        sigma_min, sigma_max: noise levels that the model supports.
+        model_type: U-Net to build; `model_kwargs` are its options.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        *,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        sigma_min: float = 0.02,
+        sigma_max: float = 100.0,
+        model_type: str = "SongUNet",
+        **model_kwargs: Any,
+    ) -> None:
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16)
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+        self.model = _unet_class(model_type)(
+            img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
+        )
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        one = torch.ones_like(sigma)
+        return Scalings(c_skip=one, c_out=sigma, c_in=one, c_noise=(0.5 * sigma).log())
+
+
+class iDDPMPrecond(Preconditioner):
+    """Improved DDPM (Nichol and Dhariwal, arXiv:2102.09672): M discrete noise levels u_0 > … > u_M.
+
+    u_M = 0 and u_{j−1} = √((u_j² + 1) / max(ᾱ_{j−1} / ᾱ_j, C_1) − 1), where
+    ᾱ_j = sin²(½ π j / (M (1 + C_2))).
+
+    Args:
+        C_1, C_2: bound on a step of the schedule, and its offset.
+        M: number of noise levels.
+        model_type: U-Net to build; `model_kwargs` are its options.
+    """
+
+    u: Tensor
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        *,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        C_1: float = 0.001,
+        C_2: float = 0.008,
+        M: int = 1000,
+        model_type: str = "DhariwalUNet",
+        **model_kwargs: Any,
+    ) -> None:
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16)
+        # In float32 and in this order of operations, as published networks were trained with: up
+        # to 5e-4 off the exact recurrence.
+        j = torch.arange(M + 1, dtype=torch.float32, device="cpu")
+        alpha_bar = (0.5 * math.pi * j / M / (C_2 + 1)).sin() ** 2
+        u = torch.zeros_like(j)
+        for i in range(M, 0, -1):
+            ratio = (alpha_bar[i - 1] / alpha_bar[i]).clip(min=C_1)
+            u[i - 1] = ((u[i] ** 2 + 1) / ratio - 1).sqrt()
+        self.M = M
+        self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
+        self.register_buffer("u", u)
+        self.model = _unet_class(model_type)(
+            img_resolution, img_channels, 2 * img_channels, label_dim=label_dim, **model_kwargs
+        )
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return Scalings(
+            c_skip=torch.ones_like(sigma),
+            c_out=-sigma,
+            c_in=(sigma**2 + 1).rsqrt(),
+            c_noise=self.M - 1 - self.nearest_level(sigma).to(torch.float32),
+        )
+
+    def nearest_level(self, sigma: Tensor) -> Tensor:
+        """Index j of the u_j nearest to sigma, int64 of the same shape."""
+        return (sigma[..., None].to(torch.float32) - self.u).abs().argmin(dim=-1)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.u[self.nearest_level(sigma)].to(sigma.dtype)
+
+
 class EDMPrecond(Preconditioner):
-    """EDM's own: unit variance of the network's input and of its training target."""
+    """EDM: the network's input and what it must predict both have unit variance.
+
+    Args:
+        sigma_min, sigma_max: noise levels that the model supports.
+        sigma_data: standard deviation of the data.
+        model_type: U-Net to build; `model_kwargs` are its options.
+    """
 
     def __init__(
         self,
@@ -188,29 +272,67 @@ class EDMPrecond(Preconditioner):
         label_dim: int = 0,
         use_fp16: bool = False,
         sigma_min: float = 0.0,
-        sigma_max: float = float("inf"),
+        sigma_max: float = math.inf,
         sigma_data: float = 0.5,
         model_type: str = "DhariwalUNet",
         **model_kwargs: Any,
     ) -> None:
-        super().__init__(
-            img_resolution,
-            img_channels,
-            label_dim=label_dim,
-            use_fp16=use_fp16,
-            sigma_min=sigma_min,
-            sigma_max=sigma_max,
-            model_type=model_type,
-            model_kwargs=model_kwargs,
-        )
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16)
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
         self.sigma_data = sigma_data
+        self.model = _unet_class(model_type)(
+            img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
+        )
 
     def scalings(self, sigma: Tensor) -> Scalings:
-        return edm_scalings(sigma, self.sigma_data)
+        return _edm_scalings(sigma, self.sigma_data)
 
 
-def edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
-    """EDM's c_skip, c_out, c_in and c_noise for data of standard deviation sigma_data."""
+class EDM2Precond(Preconditioner):
+    """EDM2 (arXiv:2312.02696): EDM's scalings, a magnitude-preserving U-Net, and the loss's
+    logarithm of variance as a function of the noise level. `Precond` in EDM2's snapshots.
+
+    Args:
+        sigma_data: standard deviation of the data.
+        logvar_channels: Fourier features of the log variance.
+        unet_kwargs: the U-Net's options.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        *,
+        label_dim: int = 0,
+        use_fp16: bool = True,
+        sigma_data: float = 0.5,
+        logvar_channels: int = 128,
+        **unet_kwargs: Any,
+    ) -> None:
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16)
+        self.sigma_min = 0.0
+        self.sigma_max = math.inf
+        self.sigma_data = sigma_data
+        self.unet = EDM2UNet(img_resolution, img_channels, label_dim=label_dim, **unet_kwargs)
+        self.logvar_fourier = MPFourier(logvar_channels)
+        self.logvar_linear = MPConv(logvar_channels, 1)
+
+    @property
+    def model(self) -> nn.Module:  # type: ignore[override]
+        """The U-Net, under the name that it has in the other denoisers."""
+        return self.unet
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return _edm_scalings(sigma, self.sigma_data)
+
+    def logvar(self, sigma: Tensor) -> Tensor:
+        """Learned logarithm of the loss's variance at noise levels sigma [B], float32 [B]."""
+        c_noise = self.scalings(sigma.to(torch.float32)).c_noise
+        return self.logvar_linear(self.logvar_fourier(c_noise)).flatten()
+
+
+def _edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
     variance = sigma**2 + sigma_data**2
     return Scalings(
         c_skip=sigma_data**2 / variance,
@@ -220,21 +342,26 @@ def edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
     )
 
 
+# The names that configurations and published snapshots use.
 PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "VPPrecond": VPPrecond,
+    "VEPrecond": VEPrecond,
+    "iDDPMPrecond": iDDPMPrecond,
     "EDMPrecond": EDMPrecond,
+    "Precond": EDM2Precond,
 }
+UNETS: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 
 
-def build_network(config: Mapping[str, Any]) -> nn.Module:
-    """A new network from a flat configuration.
+def build_network(config: Mapping[str, Any]) -> Preconditioner:
+    """A new denoiser from a flat configuration.
 
     Args:
-        config: `class_name` of the preconditioner (a key of PRECONDITIONERS), and the keywords of
-            its constructor and of the U-Net's that `model_type` names, as in EDM.
+        config: `class_name`, a key of PRECONDITIONERS, and the keywords of that constructor and
+            of the U-Net that `model_type` names, as in EDM.
 
     Returns:
-        The denoiser, in training mode, its weights initialized for training.
+        The denoiser in training mode, with weights initialized for training.
 
     Raises:
         ConfigError: a class or keyword is unknown or missing, or a value does not fit.
@@ -243,32 +370,37 @@ def build_network(config: Mapping[str, Any]) -> nn.Module:
     class_name = keywords.pop("class_name", None)
     if class_name not in PRECONDITIONERS:
         raise ConfigError(
-            f"class_name {class_name!r} is no preconditioner that memaudit knows; it must be one "
-            f"of {', '.join(PRECONDITIONERS)}."
+            f"class_name is {class_name!r}, which memaudit does not know; it must be one of "
+            f"{', '.join(PRECONDITIONERS)}."
         )
     precond = PRECONDITIONERS[class_name]
     try:
-        default_type = inspect.signature(precond).parameters["model_type"].default
-        unet = _unet_class(keywords.get("model_type", default_type))
-        accepted = {*_keywords(precond), *_keywords(unet)} - {"in_channels", "out_channels"}
-        unknown = sorted(set(keywords) - accepted)
-        if unknown:
-            raise ValueError(
-                f"unknown keyword {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
-            )
+        _check_keywords(precond, keywords)
         return precond(**keywords)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{class_name} cannot be built from its configuration: {error}."
-        ) from error
+        raise ConfigError(f"{class_name} cannot be built as configured: {error}.") from error
+
+
+def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(precond).parameters
+    unet: type[nn.Module] = EDM2UNet
+    if precond is not EDM2Precond:
+        unet = _unet_class(keywords.get("model_type", parameters["model_type"].default))
+    accepted = {*_named_arguments(precond), *_named_arguments(unet)}
+    accepted -= {"in_channels", "out_channels"}
+    unknown = sorted(set(keywords) - accepted)
+    if unknown:
+        raise ValueError(
+            f"unknown keyword {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
+        )
+
+
+def _named_arguments(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
 
 
 def _unet_class(model_type: str) -> type[nn.Module]:
     if model_type not in UNETS:
         raise ValueError(f"model_type must be one of {', '.join(UNETS)}; got {model_type!r}")
     return UNETS[model_type]
-
-
-def _keywords(function: Callable[..., Any]) -> list[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
