@@ -26,9 +26,8 @@ def demo(out: Path, device: str) -> None:
     \b
     memaudit demo --out memaudit-demo
     """
-    from memaudit.cli.console import err
+    from memaudit.cli.console import err, progress_bars
     from memaudit.cli.console import out as console
-    from memaudit.cli.console import progress_bars
     from memaudit.cli.scan import describe, render
     from memaudit.experiments.demo import DemoRun, run_demo
 

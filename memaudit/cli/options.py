@@ -170,7 +170,7 @@ batch_size_option = click.option(
 
 
 def sampler_options(command: Command) -> Command:
-    """Options of EDM's Algorithm 2, named as in the paper."""
+    """Options of EDM's samplers, named as in the paper; the fields of SamplerConfig."""
     for option in reversed(
         [
             click.option(
@@ -190,10 +190,16 @@ def sampler_options(command: Command) -> Command:
                 help="Heun steps; 2N-1 network evaluations an image.",
             ),
             click.option(
-                "--sigma-min", type=float, default=0.002, show_default=True, metavar="SIGMA"
+                "--sigma-min",
+                type=float,
+                metavar="SIGMA",
+                help="Lowest noise level above 0.  [default: 0.002]",
             ),
             click.option(
-                "--sigma-max", type=float, default=80.0, show_default=True, metavar="SIGMA"
+                "--sigma-max",
+                type=float,
+                metavar="SIGMA",
+                help="Noise level to start from.  [default: 80]",
             ),
             click.option("--rho", type=float, default=7.0, show_default=True, metavar="RHO"),
             click.option(
@@ -219,6 +225,14 @@ def sampler_options(command: Command) -> Command:
             click.option(
                 "--S_noise", "S_noise", type=float, default=1.0, show_default=True, metavar="S"
             ),
+            click.option(
+                "--solver",
+                type=click.Choice(["euler", "heun"]),
+                help="This or any of the next three chooses EDM's general sampler.",
+            ),
+            click.option("--discretization", type=click.Choice(["vp", "ve", "iddpm", "edm"])),
+            click.option("--schedule", type=click.Choice(["vp", "ve", "linear"])),
+            click.option("--scaling", type=click.Choice(["vp", "none"])),
         ]
     ):
         command = option(command)
