@@ -17,6 +17,7 @@ from memaudit.files import atomic_write
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.contents import Contents
 from memaudit.models.checkpoints.tensors import read_tensors
+from memaudit.models.checkpoints.wording import shown
 
 NAME = "memaudit"
 VERSION = 1
@@ -49,20 +50,20 @@ def save_checkpoint(
 
 
 def recognizes(contents: Contents) -> bool:
-    return contents.container == "safetensors" and contents.metadata.get("format") == NAME
+    return contents.file.container == "safetensors" and contents.metadata.get("format") == NAME
 
 
 def read(contents: Contents) -> StoredNetwork:
     version = contents.metadata.get("format_version", "")
     if version != str(VERSION):
         raise CheckpointError(
-            f"it is a native checkpoint of version {version[:20]!r}; this memaudit reads version "
+            f"it is a native checkpoint of version {shown(version)}; this memaudit reads version "
             f"{VERSION}. Install a newer memaudit, or save the checkpoint again."
         )
     return StoredNetwork(
         format=NAME,
         config=json_object(contents.metadata, "config"),
-        tensors=read_tensors(contents.value, num_bytes=contents.num_bytes),
+        tensors=read_tensors(contents.value, num_bytes=len(contents.file.data)),
         provenance=json_object(contents.metadata, "provenance"),
     )
 

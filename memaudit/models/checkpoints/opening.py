@@ -8,10 +8,11 @@ from typing import Protocol
 import torch
 
 from memaudit.errors import CheckpointError
-from memaudit.models.checkpoints import native
+from memaudit.models.checkpoints import edm, native
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
-from memaudit.models.checkpoints.contents import Contents, read_contents
+from memaudit.models.checkpoints.contents import Contents, decode, read_file
+from memaudit.models.checkpoints.pickles import Budget
 
 
 class Format(Protocol):
@@ -26,7 +27,7 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (native,)
+FORMATS: tuple[Format, ...] = (native, edm)
 """In the order they are asked."""
 
 
@@ -38,17 +39,18 @@ def open_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
         device: where the network goes.
 
     Raises:
+        UnsafeCheckpointError: it needs something that only running its code could give.
         CheckpointError: it is missing, broken, or of a form that memaudit does not know.
     """
     with _named(path):
-        contents = read_contents(Path(path))
+        contents = decode(read_file(Path(path)), Budget())
         stored = _find_format(contents).read(contents)
         network = assemble(stored, device=device)
     return Checkpoint(
         network=network,
         config=dict(stored.config),
         provenance=dict(stored.provenance),
-        sha256=contents.sha256,
+        sha256=contents.file.sha256,
         format=stored.format,
         path=str(path),
         warnings=stored.warnings,
@@ -60,7 +62,7 @@ def _find_format(contents: Contents) -> Format:
         if format.recognizes(contents):
             return format
     raise CheckpointError(
-        f"it is a {contents.container} file of no format that memaudit knows (see "
+        f"it is a {contents.file.container} file of no format that memaudit knows (see "
         "docs/checkpoints.md)."
     )
 

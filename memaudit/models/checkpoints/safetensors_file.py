@@ -11,6 +11,7 @@ import torch
 
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.tensors import StoredTensor
+from memaudit.models.checkpoints.wording import shown
 
 MAX_HEADER = 16 << 20
 """Bytes. A network of a thousand tensors needs 0.1 MB."""
@@ -79,21 +80,19 @@ def _tensor(name: str, entry: Any, body: memoryview) -> StoredTensor:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(stop)]}:
             pass
         case _:
-            raise CheckpointError(f"the safetensors entry {name!r} has no dtype, shape and range.")
+            raise CheckpointError(
+                f"the safetensors entry {shown(name)} has no dtype, shape and range."
+            )
     if dtype not in DTYPES:
-        raise CheckpointError(f"tensor {name!r} is stored as {dtype}, which no checkpoint needs.")
+        raise CheckpointError(
+            f"tensor {shown(name)} is stored as {shown(dtype)}, which no checkpoint needs."
+        )
     if not 0 <= start <= stop <= len(body):
         raise CheckpointError(
-            f"tensor {name!r} should lie at bytes {start}:{stop}, but only {len(body):,} are "
+            f"tensor {shown(name)} should lie at bytes {start}:{stop}, but only {len(body):,} are "
             "there: the file is cut short or was altered."
         )
     try:
-        tensor = StoredTensor.contiguous(DTYPES[dtype], body[start:stop], shape)
+        return StoredTensor.contiguous(DTYPES[dtype], shape, body[start:stop])
     except CheckpointError as error:
-        raise CheckpointError(f"tensor {name!r}: {error}") from error
-    if tensor.num_elements * tensor.dtype.itemsize != stop - start:
-        raise CheckpointError(
-            f"tensor {name!r} of shape {shape} and dtype {dtype} does not fill its "
-            f"{stop - start:,} bytes."
-        )
-    return tensor
+        raise CheckpointError(f"tensor {shown(name)}: {error}") from error

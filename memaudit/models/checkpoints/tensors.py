@@ -1,4 +1,4 @@
-"""A tensor as it lies in a file: announced, checked against the bytes present, read when asked.
+"""Tensors as they lie in a file: announced, checked against the bytes present, read when asked.
 
 Nothing is allocated for what a file merely announces.
 """
@@ -15,66 +15,92 @@ from memaudit.errors import CheckpointError
 MAX_DIMENSIONS = 8
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor inside `storage`, whose bytes are those of the file."""
+@dataclass
+class Storage:
+    """The flat memory behind one or more tensors."""
 
     dtype: torch.dtype
-    storage: memoryview = field(repr=False)
-    """uint8: the bytes of the whole storage."""
+    num_elements: int
+    """As announced."""
+    data: memoryview | None = field(default=None, repr=False)
+    """uint8; None until the place in the file is known."""
+
+    def fill(self, data: memoryview) -> None:
+        """Say where the bytes are; as many as announced are needed."""
+        needed = self.num_elements * self.dtype.itemsize
+        if len(data) != needed:
+            raise CheckpointError(
+                f"a storage of {self.num_elements:,} elements needs {needed:,} bytes, but "
+                f"{len(data):,} are there: the file is cut short or was altered."
+            )
+        self.data = data
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor within a storage: the same element is never met twice, and none is left out."""
+
+    storage: Storage
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     """In elements."""
     offset: int = 0
-    """First element, counted in elements."""
+    """First element."""
 
     def __post_init__(self) -> None:
-        numbers = (*self.shape, *self.stride, self.offset)
         if len(self.shape) != len(self.stride) or len(self.shape) > MAX_DIMENSIONS:
             raise CheckpointError(
                 f"a tensor announces {len(self.shape)} sizes and {len(self.stride)} strides; "
                 f"as many of both, at most {MAX_DIMENSIONS}, are needed."
             )
+        numbers = (*self.shape, *self.stride, self.offset)
         if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise CheckpointError("a tensor announces a size, stride or offset that is no count.")
-        present = len(self.storage) // self.dtype.itemsize
+        if not self.num_elements:
+            return
         last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-        if self.num_elements and last + 1 != self.num_elements:
+        if last + 1 != self.num_elements:
             raise CheckpointError(
                 f"a tensor of shape {list(self.shape)} has strides {list(self.stride)}, which "
                 "leave gaps or repeat elements; no checkpoint needs that."
             )
-        if self.num_elements and self.offset + self.num_elements > present:
+        end = self.offset + self.num_elements
+        if end > self.storage.num_elements:
             raise CheckpointError(
-                f"a tensor of shape {list(self.shape)} needs {self.offset + self.num_elements} "
-                f"elements, but its storage holds {present}: the file is cut short or was altered."
+                f"a tensor of shape {list(self.shape)} ends at element {end:,} of its storage, "
+                f"which has {self.storage.num_elements:,}: the file was altered."
             )
 
     @classmethod
     def contiguous(
-        cls, dtype: torch.dtype, storage: memoryview, shape: Sequence[int]
+        cls, dtype: torch.dtype, shape: Sequence[int], data: memoryview
     ) -> "StoredTensor":
-        """A tensor in C order from the start of `storage`."""
-        if len(shape) > MAX_DIMENSIONS or not all(type(n) is int for n in shape):
-            raise CheckpointError(
-                f"a tensor announces {len(shape)} sizes, or one that is no count."
-            )
+        """A tensor in C order that fills `data`."""
+        if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+            raise CheckpointError("a tensor announces too many sizes, or one that is no count.")
+        storage = Storage(dtype, math.prod(shape))
+        storage.fill(data)
         stride = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-        return cls(dtype, storage, tuple(shape), tuple(stride))
+        return cls(storage, tuple(shape), tuple(stride))
 
     @property
     def num_elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * self.storage.dtype.itemsize
+
     def read(self) -> Tensor:
         """A copy of the tensor, in the dtype it is stored in, on the CPU."""
+        dtype, data = self.storage.dtype, self.storage.data
+        assert data is not None
         if not self.num_elements:
-            return torch.empty(self.shape, dtype=self.dtype)
-        start = self.offset * self.dtype.itemsize
-        stop = start + self.num_elements * self.dtype.itemsize
-        # Copied as bytes: a file need not align its tensors.
-        flat = torch.frombuffer(self.storage[start:stop], dtype=torch.uint8).clone()
-        return flat.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
+            return torch.empty(self.shape, dtype=dtype)
+        start = self.offset * dtype.itemsize
+        # Copied as bytes, since a file need not align its tensors.
+        flat = torch.frombuffer(data[start : start + self.num_bytes], dtype=torch.uint8).clone()
+        return flat.view(dtype).as_strided(self.shape, self.stride).contiguous()
 
 
 def read_tensors(tensors: Mapping[str, StoredTensor], *, num_bytes: int) -> dict[str, Tensor]:
@@ -82,7 +108,7 @@ def read_tensors(tensors: Mapping[str, StoredTensor], *, num_bytes: int) -> dict
 
     A file could otherwise announce one storage as thousands of tensors.
     """
-    needed = sum(t.num_elements * t.dtype.itemsize for t in tensors.values())
+    needed = sum(tensor.num_bytes for tensor in tensors.values())
     if needed > num_bytes:
         raise CheckpointError(
             f"the weights need {needed:,} bytes, but the file has {num_bytes:,}: tensors that "
