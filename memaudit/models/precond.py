@@ -7,7 +7,7 @@ float32 whatever the precision of F.
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -351,6 +351,15 @@ PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "Precond": EDM2Precond,
 }
 UNETS: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+# What a configuration may hold where a constructor's annotation is the key.
+KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (int, "an integer"),
+    float: ((int, float), "a number"),
+    str: (str, "a string"),
+    Sequence[int]: ((list, tuple), "a list of integers"),
+    Sequence[float]: ((list, tuple), "a list of numbers"),
+}
 
 
 def build_network(config: Mapping[str, Any]) -> Preconditioner:
@@ -377,27 +386,28 @@ def build_network(config: Mapping[str, Any]) -> Preconditioner:
     try:
         _check_keywords(precond, keywords)
         return precond(**keywords)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{class_name} cannot be built as configured: {error}.") from error
 
 
 def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(precond).parameters
+    accepted = dict(inspect.signature(precond).parameters)
     unet: type[nn.Module] = EDM2UNet
-    if precond is not EDM2Precond:
-        unet = _unet_class(keywords.get("model_type", parameters["model_type"].default))
-    accepted = {*_named_arguments(precond), *_named_arguments(unet)}
-    accepted -= {"in_channels", "out_channels"}
-    unknown = sorted(set(keywords) - accepted)
+    if "model_type" in accepted:
+        unet = _unet_class(keywords.get("model_type", accepted["model_type"].default))
+    accepted |= inspect.signature(unet).parameters
+    for name in ("in_channels", "out_channels", "model_kwargs", "unet_kwargs"):
+        accepted.pop(name, None)  # not the configuration's to set
+
+    unknown = sorted(set(keywords) - set(accepted))
     if unknown:
         raise ValueError(
             f"unknown keyword {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
         )
-
-
-def _named_arguments(function: Callable[..., Any]) -> list[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name, value in keywords.items():
+        types, words = KINDS.get(accepted[name].annotation, (object, ""))
+        if not isinstance(value, types):
+            raise ValueError(f"{name} must be {words}, got {value!r}")
 
 
 def _unet_class(model_type: str) -> type[nn.Module]:

@@ -35,15 +35,21 @@ def low_pass(taps: Sequence[float]) -> Tensor:
     return (f[:, None] * f / f.sum().square())[None, None]
 
 
-def resample(x: Tensor, direction: Direction, filter: Tensor) -> Tensor:
-    """Halve or double the resolution of x [B, C, H, W], every channel by the same filter."""
+def resample(
+    x: Tensor, direction: Direction, kernel: Tensor, *, padding: int | None = None
+) -> Tensor:
+    """Halve or double the resolution of x [B, C, H, W], every channel by the same filter.
+
+    `padding` is in pixels of the larger image; None keeps the images centred.
+    """
     channels = x.shape[1]
-    padding = (filter.shape[-1] - 1) // 2
+    if padding is None:
+        padding = (kernel.shape[-1] - 1) // 2
     if direction == "down":
-        weight = filter.to(x.dtype).repeat(channels, 1, 1, 1)
+        weight = kernel.to(x.dtype).repeat(channels, 1, 1, 1)
         return F.conv2d(x, weight, stride=2, padding=padding, groups=channels)
-    # Only one value in four is not zero before the filter: 4 keeps the mean.
-    weight = (4 * filter).to(x.dtype).repeat(channels, 1, 1, 1)
+    # Three values in four are zero before the filter: 4 keeps the mean.
+    weight = (4 * kernel).to(x.dtype).repeat(channels, 1, 1, 1)
     return F.conv_transpose2d(x, weight, stride=2, padding=padding, groups=channels)
 
 
@@ -88,7 +94,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.direction is not None:
             x = resample(x, self.direction, self.resample_filter)
-        return self._conv_forward(x, self.weight.to(x.dtype), _cast(self.bias, x))
+        return F.conv2d(x, self.weight.to(x.dtype), _cast(self.bias, x), padding=self.padding)
 
 
 class ConvThenDown(nn.Conv2d):
@@ -105,10 +111,8 @@ class ConvThenDown(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # The filter keeps constants, so the bias may be added before it.
-        x = self._conv_forward(x, self.weight.to(x.dtype), _cast(self.bias, x))
-        channels = x.shape[1]
-        weight = self.resample_filter.to(x.dtype).repeat(channels, 1, 1, 1)
-        return F.conv2d(x, weight, stride=2, groups=channels)
+        x = F.conv2d(x, self.weight.to(x.dtype), _cast(self.bias, x), padding=self.padding)
+        return resample(x, "down", self.resample_filter, padding=0)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -182,10 +186,9 @@ def attention(qkv: Tensor, num_heads: int) -> Tensor:
         [B, C, H, W]. The softmax is taken in float32 whatever the dtype of `qkv`.
     """
     B, _, H, W = qkv.shape
-    q, k, v = qkv.reshape(B * num_heads, -1, 3, H * W).unbind(2)  # each [B·heads, c, HW]
-    logits = torch.bmm(q.float().mT, k.float() / math.sqrt(k.shape[1]))  # [B·heads, HW, HW]
-    weights = logits.softmax(dim=2).to(v.dtype)
-    return torch.bmm(v, weights.mT).reshape(B, -1, H, W)
+    qkv = qkv.reshape(B, num_heads, -1, 3, H * W).permute(3, 0, 1, 4, 2)  # [3, B, heads, HW, c]
+    q, k, v = qkv.contiguous()  # the fused kernels want the channels of a pixel side by side
+    return F.scaled_dot_product_attention(q, k, v).mT.reshape(B, -1, H, W)
 
 
 class UNetBlock(nn.Module):

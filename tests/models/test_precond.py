@@ -1,0 +1,154 @@
+"""Preconditioners against the published implementation's numbers, and their construction."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from memaudit.errors import ConfigError
+from memaudit.models.denoiser import Denoiser
+from memaudit.models.precond import Preconditioner, build_network
+
+CLASSES = {"vp": "VPPrecond", "ve": "VEPrecond", "iddpm": "iDDPMPrecond", "edm": "EDMPrecond"}
+TINY: dict[str, Any] = {
+    "img_resolution": 8,
+    "img_channels": 3,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+}
+
+
+def tiny(class_name: str, **options: Any) -> Preconditioner:
+    return build_network({"class_name": class_name} | TINY | options).eval()
+
+
+@pytest.fixture(scope="module")
+def table(golden: Path) -> dict[str, Tensor]:
+    return load_file(golden / "precond.safetensors")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_scalings_agree_with_the_reference(table: dict[str, Tensor], name: str):
+    scalings = tiny(CLASSES[name]).scalings(table["sigma"])
+    for symbol in ("c_skip", "c_in", "c_noise"):
+        torch.testing.assert_close(
+            getattr(scalings, symbol), table[f"{name}.{symbol}"], rtol=1e-5, atol=1e-7
+        )
+    D_at_F1 = scalings.c_skip + scalings.c_out
+    torch.testing.assert_close(D_at_F1, table[f"{name}.D_at_F1"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_noise_range_is_the_published_one(golden: Path, name: str):
+    with safe_open(golden / "precond.safetensors", "pt") as file:
+        about = json.loads(file.metadata()[name])
+    network = tiny(CLASSES[name])
+    assert network.sigma_min == float(about["sigma_min"])
+    assert network.sigma_max == float(about["sigma_max"])
+
+
+def test_vp_time_and_noise_level_agree_with_the_reference(table: dict[str, Tensor]):
+    network = tiny("VPPrecond")
+    t = torch.linspace(1e-5, 1, 101, dtype=torch.float64)
+    torch.testing.assert_close(network.sigma(t), table["vp.sigma_of_t"], rtol=1e-9, atol=0)
+    sigma = table["sigma"].double()
+    torch.testing.assert_close(network.t(sigma), table["vp.t_of_sigma"], rtol=1e-9, atol=0)
+    torch.testing.assert_close(network.t(network.sigma(t)), t, rtol=1e-9, atol=1e-12)
+
+
+def test_iddpm_levels_are_the_reference_buffer(table: dict[str, Tensor]):
+    u = tiny("iDDPMPrecond").u
+    assert torch.equal(u, table["iddpm.u"])
+    nonzero = table["iddpm.u_f64"] > 0
+    assert ((u - table["iddpm.u_f64"]) / table["iddpm.u_f64"])[nonzero].abs().max() < 5e-4
+
+
+def test_iddpm_rounds_to_the_nearest_level(table: dict[str, Tensor]):
+    network, sigma = tiny("iDDPMPrecond"), table["sigma"]
+    assert torch.equal(network.nearest_level(sigma), table["iddpm.round_index"])
+    assert torch.equal(network.round_sigma(sigma), table["iddpm.round_sigma_f32"])
+    assert torch.equal(network.round_sigma(sigma.double()), table["iddpm.round_sigma_f64"])
+
+
+@pytest.mark.parametrize("class_name", ["VPPrecond", "VEPrecond", "EDMPrecond", "Precond"])
+def test_continuous_models_take_any_noise_level(class_name: str):
+    sigma = torch.tensor([0.0123, 7.5], dtype=torch.float64)
+    assert torch.equal(tiny(class_name).round_sigma(sigma), sigma)
+
+
+@pytest.mark.parametrize("class_name", [*CLASSES.values(), "Precond"])
+def test_every_model_is_a_denoiser(class_name: str):
+    network = tiny(class_name)
+    assert isinstance(network, Denoiser)
+    assert (network.img_channels, network.img_resolution, network.label_dim) == (3, 8, 0)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        out = network(x, torch.tensor(1.0, dtype=torch.float64), torch.eye(10)[:2])
+    assert out.shape == x.shape and out.dtype == torch.float32
+
+
+def test_denoised_is_c_skip_x_plus_c_out_F():
+    """With a U-Net that returns what it is given, D(x) = (c_skip + c_out c_in) x."""
+
+    class Echo(nn.Module):
+        def forward(self, x: Tensor, noise_labels: Tensor, class_labels: None) -> Tensor:
+            return torch.cat([x, torch.full_like(x, torch.nan)], dim=1)  # the variance is ignored
+
+    network = tiny("EDMPrecond", sigma_data=0.7)
+    network.model = Echo()
+    x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 5.0])
+    factor = (0.7**2 + 0.7 * sigma) / (sigma**2 + 0.7**2)
+    torch.testing.assert_close(network(x, sigma), factor[:, None, None, None] * x)
+
+
+def test_labels_of_another_width_are_refused():
+    network = tiny("EDMPrecond", label_dim=10)
+    with pytest.raises(ValueError, match=r"label_dim 10, got \[2, 5\]"):
+        network(torch.randn(2, 3, 8, 8), torch.tensor(1.0), torch.eye(5)[:2])
+
+
+@pytest.mark.parametrize("class_name", [*CLASSES.values(), "Precond"])
+def test_a_network_can_be_laid_out_without_memory(class_name: str):
+    """A checkpoint's names and shapes are compared before anything of that size is allocated."""
+    with torch.device("meta"):
+        network = build_network({"class_name": class_name} | TINY)
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert network.sigma_min == tiny(class_name).sigma_min
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_name": None}, "class_name is None.*VPPrecond, VEPrecond"),
+        ({"class_name": "CTPrecond"}, "class_name is 'CTPrecond'"),
+        ({"model_type": "UViT"}, "model_type must be one of SongUNet, DhariwalUNet; got 'UViT'"),
+        ({"depth": 3}, "VPPrecond .* unknown keyword depth; accepted are .*num_blocks"),
+        ({"in_channels": 3}, "unknown keyword in_channels"),
+        ({"sigma_data": 0.5}, "unknown keyword sigma_data"),
+        ({"model_channels": "128"}, "model_channels must be an integer, got '128'"),
+        ({"channel_mult": 2}, "channel_mult must be a list of integers, got 2"),
+        ({"dropout": "none"}, "dropout must be a number"),
+        ({"num_blocks": -4}, "cannot be built"),
+    ],
+)
+def test_a_bad_configuration_is_named(change: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        build_network({"class_name": "VPPrecond"} | TINY | change)
+
+
+def test_a_missing_keyword_is_named():
+    with pytest.raises(ConfigError, match="img_channels"):
+        build_network({"class_name": "VPPrecond", "img_resolution": 8})
+
+
+def test_keywords_follow_the_model_type():
+    config = {"class_name": "EDMPrecond"} | TINY
+    assert build_network(config | {"model_type": "SongUNet", "encoder_type": "skip"})
+    with pytest.raises(ConfigError, match="unknown keyword encoder_type"):
+        build_network(config | {"model_type": "DhariwalUNet", "encoder_type": "skip"})
