@@ -377,12 +377,12 @@ def build_network(config: Mapping[str, Any]) -> Preconditioner:
     """
     keywords = dict(config)
     class_name = keywords.pop("class_name", None)
-    if class_name not in PRECONDITIONERS:
+    precond = PRECONDITIONERS.get(class_name) if isinstance(class_name, str) else None
+    if precond is None:
         raise ConfigError(
             f"class_name is {class_name!r}, which memaudit does not know; it must be one of "
             f"{', '.join(PRECONDITIONERS)}."
         )
-    precond = PRECONDITIONERS[class_name]
     try:
         _check_keywords(precond, keywords)
         return precond(**keywords)

@@ -127,6 +127,7 @@ def test_a_network_can_be_laid_out_without_memory(class_name: str):
     [
         ({"class_name": None}, "class_name is None.*VPPrecond, VEPrecond"),
         ({"class_name": "CTPrecond"}, "class_name is 'CTPrecond'"),
+        ({"class_name": ["VPPrecond"]}, "class_name is .'VPPrecond'."),
         ({"model_type": "UViT"}, "model_type must be one of SongUNet, DhariwalUNet; got 'UViT'"),
         ({"depth": 3}, "VPPrecond .* unknown keyword depth; accepted are .*num_blocks"),
         ({"in_channels": 3}, "unknown keyword in_channels"),
