@@ -1,0 +1,254 @@
+"""Images from a denoiser, one a seed, rounded to bytes."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from memaudit.data.images import float_to_uint8
+from memaudit.errors import CheckpointError, ConfigError
+from memaudit.models.ablation import (
+    ABLATIONS,
+    Discretization,
+    Scaling,
+    Schedule,
+    Solver,
+    ablation_sampler,
+)
+from memaudit.models.denoiser import Denoiser
+from memaudit.models.sampler import heun_sampler
+from memaudit.models.seeds import PerImageRandom
+from memaudit.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How noise becomes an image. The defaults are EDM's Algorithm 2 as published for CIFAR-10.
+
+    Giving any of solver, discretization, schedule and scaling chooses EDM's general sampler.
+    """
+
+    num_steps: int = 18
+    """Number of steps; Heun takes 2·num_steps − 1 network evaluations."""
+    sigma_min: float | None = None
+    """Lowest noise level above 0. None: 0.002, or with a discretization its own."""
+    sigma_max: float | None = None
+    """Noise level to start from. None: 80, or with a discretization its own."""
+    rho: float = 7.0
+    """Exponent of EDM's time steps; larger means shorter steps near sigma_min."""
+    S_churn: float = 0.0
+    """Amount of noise added on the way, over all steps; 0 is deterministic."""
+    S_min: float = 0.0
+    """Noise is added only where S_min <= sigma <= S_max."""
+    S_max: float = math.inf
+    """See S_min."""
+    S_noise: float = 1.0
+    """Standard deviation of the added noise."""
+    solver: Solver | None = None
+    """euler or heun. None: heun."""
+    discretization: Discretization | None = None
+    """Which noise levels are visited: vp, ve, iddpm or edm. None: edm."""
+    schedule: Schedule | None = None
+    """Noise level as a function of time: vp, ve or linear. None: linear."""
+    scaling: Scaling | None = None
+    """Scale of the state as a function of time: vp or none. None: none."""
+
+    def __post_init__(self) -> None:
+        low = 0.0 if self.sigma_min is None else self.sigma_min
+        high = math.inf if self.sigma_max is None else self.sigma_max
+        checks = {
+            "num_steps": (self.num_steps >= 1, "at least 1"),
+            "sigma_min": (self.sigma_min is None or 0 < low < math.inf, "a number above 0"),
+            "sigma_max": (
+                self.sigma_max is None or (0 < high < math.inf and low <= high),
+                "a number above 0 and not below sigma_min",
+            ),
+            "rho": (0 < self.rho < math.inf, "a number above 0"),
+            "S_churn": (0 <= self.S_churn < math.inf, "a number from 0 up"),
+            "S_min": (0 <= self.S_min, "a number from 0 up"),
+            "S_max": (self.S_min <= self.S_max, "a number not below S_min"),
+            "S_noise": (0 <= self.S_noise < math.inf, "a number from 0 up"),
+        }
+        for name, choices in ABLATIONS.items():
+            checks[name] = (getattr(self, name) in (None, *choices), f"one of {', '.join(choices)}")
+        for name, (holds, needed) in checks.items():
+            if not holds:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; {needed} is needed.")
+
+
+@dataclass(frozen=True)
+class GeneratedBatch:
+    """Some images with what they were made from, all on the CPU."""
+
+    seeds: Tensor
+    """int64 [B]."""
+    images: Tensor
+    """uint8 [B, C, H, W]."""
+    class_index: Tensor | None
+    """int64 [B]: the class each was generated for; None for a model without classes."""
+
+
+def generate_images(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    *,
+    config: SamplerConfig | None = None,
+    class_index: int | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+) -> Iterator[GeneratedBatch]:
+    """Generate one image a seed.
+
+    An image depends on its seed alone. On a CPU the same seeds give the same bytes whatever the
+    batch size; on a GPU the network's kernels depend on the batch size, so that images agree to
+    its float tolerance.
+
+    Args:
+        denoiser: any denoiser, on `device`.
+        seeds: integers, one an image; initial noise, class and churn are drawn from it.
+        config: how to sample.
+        class_index: one class for all images. None: drawn from each seed, if there are classes.
+        batch_size: images handed out at a time, and on a GPU evaluated at a time.
+        device: where the denoiser is.
+        progress: told the images done, counting those under way by their steps.
+
+    Returns:
+        An iterator of batches of batch_size images (the last may be smaller), in order of seeds.
+
+    Raises:
+        ConfigError: a class that the model does not have; a batch_size below 1; while iterating,
+            noise levels outside the model's range.
+        CheckpointError: while iterating, an image with pixels that are not finite; names the seed.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; at least 1 is needed.")
+    if class_index is not None and not 0 <= class_index < denoiser.label_dim:
+        classes = f"classes 0 to {denoiser.label_dim - 1}" if denoiser.label_dim else "no classes"
+        raise ConfigError(f"Class {class_index} was asked for, but the model has {classes}.")
+    device = torch.device(device)
+    images = _images(
+        denoiser,
+        seeds,
+        config=config or SamplerConfig(),
+        class_index=class_index,
+        group_size=cpu_group_size(denoiser) if device.type == "cpu" else batch_size,
+        device=device,
+        progress=progress,
+    )
+    return _batches(seeds, images, batch_size)
+
+
+def cpu_group_size(denoiser: Denoiser) -> int:
+    """Images that a CPU evaluates at a time: a constant of the resolution.
+
+    Convolutions and linear layers choose their kernels by the size of the batch, and kernels differ
+    by up to 1e-6, which is enough to turn a byte. At one size, an image is the same beside any
+    others. 64 images, or 8192 pixels, are as fast as more, and little to waste on a last group.
+    """
+    group_size = 64
+    while group_size > 4 and group_size * denoiser.img_resolution**2 > 8192:
+        group_size //= 2
+    return group_size
+
+
+def _batches(
+    seeds: Sequence[int], images: Iterator[tuple[Tensor, Tensor | None]], batch_size: int
+) -> Iterator[GeneratedBatch]:
+    """Hand out images, made in groups of one size, in batches of another."""
+    for first in range(0, len(seeds), batch_size):
+        batch, classes = zip(*islice(images, batch_size), strict=True)
+        yield GeneratedBatch(
+            seeds=torch.tensor(seeds[first : first + batch_size], dtype=torch.int64),
+            images=torch.stack(batch),
+            class_index=None if classes[0] is None else torch.stack(classes),
+        )
+
+
+def _images(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    *,
+    config: SamplerConfig,
+    class_index: int | None,
+    group_size: int,
+    device: torch.device,
+    progress: Progress,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """One image a seed, uint8 [C, H, W], and its class, int64 [], made in groups."""
+    for first in range(0, len(seeds), group_size):
+        group = list(seeds[first : first + group_size])
+        # A last group that is not full is filled up with copies of its last image.
+        x, classes = _sample(
+            denoiser,
+            group + group[-1:] * (group_size - len(group)),
+            config=config,
+            class_index=class_index,
+            device=device,
+            progress=_in_images(progress, first, len(group), len(seeds), config.num_steps),
+        )
+        x = x[: len(group)]
+        _check_finite(x, group)
+        images = float_to_uint8(x).cpu()
+        for row, image in enumerate(images):
+            yield image, None if classes is None else classes[row]
+
+
+def _sample(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    *,
+    config: SamplerConfig,
+    class_index: int | None,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Tensor, Tensor | None]:
+    """Images of some seeds at once, float64 [B, C, H, W], and their classes, int64 [B]."""
+    random = PerImageRandom(seeds)
+    resolution = denoiser.img_resolution
+    noise = random.noise((denoiser.img_channels, resolution, resolution)).to(device)
+    classes = class_labels = None
+    if denoiser.label_dim:
+        classes = random.class_index(denoiser.label_dim)  # EDM draws it even where one is given
+        if class_index is not None:
+            classes = torch.full_like(classes, class_index)
+        class_labels = one_hot(classes, denoiser.label_dim).to(device, torch.float32)
+
+    options = {name: value for name, value in asdict(config).items() if value is not None}
+    sampler = ablation_sampler if ABLATIONS.keys() & options.keys() else heun_sampler
+    with torch.inference_mode():
+        x = sampler(
+            denoiser,
+            noise,
+            class_labels,
+            randn_like=random.randn_like,
+            progress=progress,
+            **options,
+        )
+    return x, classes
+
+
+def _in_images(
+    progress: Progress, first: int, group_size: int, num_images: int, num_steps: int
+) -> Progress:
+    """Tell `progress` of a group's steps as images done, so that the bar moves within a group."""
+
+    def step_done(task: str, done: int, total: int | None, note: str = "") -> None:
+        progress(task, first + group_size * done // num_steps, num_images, note)
+
+    return step_done
+
+
+def _check_finite(x: Tensor, seeds: Sequence[int]) -> None:
+    broken = (~x.isfinite()).flatten(1).any(1).tolist()
+    if any(broken):
+        raise CheckpointError(
+            f"The model gave pixels that are not finite for seed {seeds[broken.index(True)]} "
+            f"({sum(broken)} of {len(seeds)} images sampled with it); an image cannot be made of "
+            "them. Look for broken weights with `memaudit inspect`, or sample with another "
+            "sigma_min, sigma_max or num_steps."
+        )

@@ -1,0 +1,39 @@
+"""One random stream an image, keyed by its seed, in EDM's order.
+
+The order of the draws is the published one: first the initial noise (float32), then one class
+index if the model has classes, then the noise of each step (float64). An image depends on its
+seed alone: not on the batch it is part of, nor on the device. (The published images were drawn on
+CUDA, whose generators give other numbers than the CPU's.)
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class PerImageRandom:
+    """One CPU generator an image. Calls advance every image's stream by one draw.
+
+    Args:
+        seeds: one integer an image, taken modulo 2^32 as EDM does.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(int(seed) % 2**32) for seed in seeds]
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Unit-variance noise to start from: float32 [B, *shape], shape being (C, H, W)."""
+        return self._randn(shape, torch.float32)
+
+    def class_index(self, label_dim: int) -> Tensor:
+        """A random class an image: int64 [B] in 0 … label_dim − 1."""
+        return torch.stack([torch.randint(label_dim, [], generator=g) for g in self._generators])
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Unit-variance noise of x's shape [B, C, H, W] and dtype, moved to its device."""
+        return self._randn(x.shape[1:], x.dtype).to(x.device)
+
+    def _randn(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        draws = [torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self._generators]
+        return torch.stack(draws)
