@@ -179,7 +179,7 @@ def scan(
         CheckpointError: the network gives numbers that are not finite.
     """
     config = config or ScanConfig()
-    name = source.source if isinstance(source, ImageSet) else str(source.path)
+    name = source.source if isinstance(source, ImageSet) else source.path
     check_comparable(source, name, data)
     started = time.perf_counter()
 
@@ -202,6 +202,7 @@ def scan(
             "format": source.format,
             "config": source.config,
             "provenance": source.provenance,
+            "warnings": list(source.warnings),
         }
     sampled = time.perf_counter()
 

@@ -13,23 +13,23 @@ from memaudit.progress import Progress, silent
 
 
 def open_source(
-    path: str | Path, *, device: str = "cpu", progress: Progress = silent
+    path: str | Path, *, device: str = "cpu", arch: str | None = None, progress: Progress = silent
 ) -> Checkpoint | ImageSet:
     """Open SOURCE as a checkpoint or as generated images, told apart by content.
 
     Args:
-        path: a checkpoint file, or a folder, zip, npz or npy of generated images.
+        path: whatever `open_checkpoint` opens, or a folder, zip, npz or npy of generated images.
         device: where the checkpoint's network goes.
+        arch: preset for weights that come without their configuration.
         progress: told how far the decoding of images is.
 
     Raises:
         CheckpointError: a checkpoint that is missing, broken or unknown.
         DataError: images that are missing or broken.
     """
-    path = Path(path)
-    if holds_images(path):
+    if holds_images(Path(path)):
         return open_images(path, progress=progress)
-    return open_checkpoint(path, device=device)
+    return open_checkpoint(path, device=device, arch=arch)
 
 
 def holds_images(path: Path) -> bool:

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "Train a diffusion model on a set of images.",
     "sample": "Generate images from a checkpoint.",
     "inspect": "Say what a checkpoint holds, without running anything in it.",
+    "convert": "Turn a checkpoint into safetensors, without running anything in it.",
     "demo": "Watch a model being caught copying, in about two minutes.",
 }
 """Name and first help line of each command; its code is in the file of the same name."""

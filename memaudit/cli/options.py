@@ -169,6 +169,14 @@ batch_size_option = click.option(
 )
 
 
+arch_option = click.option(
+    "--arch",
+    metavar="PRESET",
+    help="For weights that come without their configuration: the published network they are of, "
+    "such as cifar10-ddpmpp-edm.",
+)
+
+
 def sampler_options(command: Command) -> Command:
     """Options of EDM's samplers, named as in the paper; the fields of SamplerConfig."""
     for option in reversed(

@@ -7,6 +7,7 @@ import click
 
 from memaudit.cli.options import (
     SeedList,
+    arch_option,
     batch_size_option,
     choose_device,
     choose_seeds,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @sampler_options
 @batch_size_option
 @device_option
+@arch_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -39,12 +41,14 @@ def sample(
     class_index: int | None,
     batch_size: int,
     device: str,
+    arch: str | None,
     out: Path,
     **sampler: Any,
 ) -> None:
-    """Generate images from a checkpoint with EDM's Heun sampler.
+    """Generate images from a checkpoint.
 
-    An image depends on its seed alone: seed 17 is the same whatever the batch size.
+    Images are sampled with EDM's Heun sampler. An image depends on its seed alone: seed 17 is the
+    same whatever the batch size.
 
     \b
     # a look at 64 images, as one picture
@@ -64,7 +68,7 @@ def sample(
         raise ConfigError("0 samples were asked for; at least 1 is needed (--samples 64).")
     check_writable(out)
     where = choose_device(device)
-    checkpoint = open_checkpoint(source, device=where)
+    checkpoint = open_checkpoint(source, device=where, arch=arch)
     with progress_bars() as progress:
         batches = generate_images(
             checkpoint.network,

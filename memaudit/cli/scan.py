@@ -10,6 +10,7 @@ import click
 from memaudit.cli.options import (
     Ratio,
     SeedList,
+    arch_option,
     batch_size_option,
     choose_device,
     choose_seeds,
@@ -67,6 +68,7 @@ WORST_PAIRS = 8
 )
 @batch_size_option
 @device_option
+@arch_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -86,6 +88,7 @@ def scan(
     confidence: float,
     batch_size: int,
     device: str,
+    arch: str | None,
     out: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -94,7 +97,8 @@ def scan(
     """Measure how many generated images copy a training image.
 
     SOURCE is a checkpoint, which is sampled with EDM's Heun sampler, or a folder, .zip or .npz of
-    images that any generator made. Each generated image counts as memorized when its nearest
+    images that any generator made. No code in a checkpoint runs; only SOURCE written as
+    module:function runs Python of yours. A generated image counts as memorized when its nearest
     training image is less than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
 
     \b
@@ -126,7 +130,7 @@ def scan(
     if out is not None:
         check_output_folder(out, overwrite=overwrite)
     with progress_bars() as progress:
-        opened = open_source(source, device=config.device, progress=progress)
+        opened = open_source(source, device=config.device, arch=arch, progress=progress)
         if isinstance(opened, ImageSet) and samples is not None:
             opened = select(opened, size=samples)
         data = open_data(data_path, **selection, progress=progress)
@@ -136,6 +140,8 @@ def scan(
         click.echo(json.dumps(report_dict(result), indent=2, allow_nan=False))
     else:
         render(result)
+    for warning in result.source.get("warnings", ()):
+        err.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
     if page is not None:
         err.print(f"Report: {page}", highlight=False, soft_wrap=True)
 

@@ -1,0 +1,39 @@
+"""`memaudit convert`: any checkpoint as a safetensors file."""
+
+from pathlib import Path
+
+import click
+
+from memaudit.cli.options import arch_option
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN")
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT.safetensors")
+@arch_option
+@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
+def convert(source: Path, target: Path, arch: str | None, overwrite: bool) -> None:
+    """Turn a checkpoint into safetensors, without running anything in it.
+
+    The result holds the weights under EDM's names, the configuration and where it came from. It
+    is opened again and must denoise a probe to the very same bits, or nothing is written.
+
+    \b
+    memaudit convert edm-cifar10-32x32-uncond-vp.pkl cifar10.safetensors
+    # a bare state dict, which does not say what network it is
+    memaudit convert weights.pt ffhq.safetensors --arch ffhq-ddpmpp-edm
+    """
+    from memaudit.cli.console import err
+    from memaudit.errors import ConfigError
+    from memaudit.models.checkpoints import convert_checkpoint
+
+    if target.suffix != ".safetensors":
+        raise ConfigError(f"{target} must end in .safetensors, the one form that is written.")
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target} exists; name another file, or give --overwrite.")
+    converted = convert_checkpoint(source, target, arch=arch)
+    err.print(
+        f"{converted.path}: {converted.config['class_name']}, sha256 {converted.sha256}",
+        highlight=False,
+        soft_wrap=True,
+    )

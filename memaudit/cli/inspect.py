@@ -1,0 +1,92 @@
+"""`memaudit inspect`: what a checkpoint holds."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memaudit.cli.options import arch_option
+
+if TYPE_CHECKING:
+    from memaudit.models.checkpoints import CheckpointInfo
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@arch_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_context
+def inspect(ctx: click.Context, file: Path, arch: str | None, as_json: bool) -> None:
+    """Say what a checkpoint holds, without running anything in it.
+
+    Architecture, preconditioning, constructor arguments, noise levels, provenance, hash, what the
+    file's pickles name, and whether it can be opened safely. Exit status 2 where it cannot.
+
+    \b
+    memaudit inspect network-snapshot-010000.pkl
+    memaudit inspect model.safetensors --json
+    """
+    from memaudit.cli.main import COULD_NOT_RUN
+    from memaudit.models.checkpoints import inspect_checkpoint
+
+    info = inspect_checkpoint(file, arch=arch)
+    if as_json:
+        click.echo(json.dumps(_finite(asdict(info)), indent=2, allow_nan=False))
+    else:
+        _render(info)
+    if info.problem is not None:
+        ctx.exit(COULD_NOT_RUN)
+
+
+def _render(info: "CheckpointInfo") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from memaudit.cli.console import out
+
+    table = Table(show_header=False, show_edge=False, pad_edge=False, box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def row(name: str, value: object) -> None:
+        if value not in (None, "", (), {}):
+            table.add_row(name, escape(str(value)))
+
+    row("file", f"{info.path} ({info.num_bytes:,} bytes, {info.container})")
+    row("sha256", info.sha256)
+    row("safe", "yes: read to its end, nothing in it ran" if info.safe else "NO")
+    row("problem", info.problem)
+    if (network := info.network) is not None:
+        classes = f"{network.label_dim:,} classes" if network.label_dim else "no classes"
+        dtypes = ", ".join(f"{count:,} {name}" for name, count in network.dtypes.items())
+        row("format", network.format)
+        row("network", f"{network.architecture}, {network.num_parameters:,} parameters")
+        row("stored as", dtypes)
+        row("preconditioning", network.preconditioning)
+        row(
+            "images",
+            f"{network.img_channels} x {network.img_resolution} x {network.img_resolution}, "
+            f"{classes}",
+        )
+        row("noise levels", f"{network.sigma_min:g} to {network.sigma_max:g}")
+        for name, value in network.config.items():
+            row(f"  {name}", json.dumps(value))
+        for name, value in network.provenance.items():
+            row(f"  {name}", value if isinstance(value, str) else json.dumps(value))
+        for warning in network.warnings:
+            row("warning", warning)
+    row("pickle names", "\n".join(info.globals))
+    out.print(table)
+
+
+def _finite(value: Any) -> Any:
+    """Infinite noise levels as text: JSON has no number for them."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return str(value)
+    return value

@@ -1,0 +1,137 @@
+"""The other commands, and what all of them share."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from memaudit.cli.main import COMMANDS
+from memaudit.cli.train import train
+from memaudit.training.config import TrainingConfig
+
+Run = Callable[..., Result]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_starts_with_its_line_and_has_an_example(run: Run, command: str):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert COMMANDS[command] in " ".join(result.stdout.split())
+    assert f"memaudit {command}" in result.stdout.split("Usage:")[1].split("\n", 1)[1]
+
+
+def test_an_unknown_command_exits_with_2(run: Run):
+    result = run("scna")
+    assert result.exit_code == 2
+    assert "No such command" in result.stderr
+
+
+def test_sampling_writes_one_png_a_seed(run: Run, checkpoint: Path, tmp_path: Path):
+    result = run("sample", checkpoint, "--seeds", "5,17", "--out", tmp_path / "images")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [
+        "000005.png",
+        "000017.png",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".zip"])
+def test_sampled_images_can_be_scanned(
+    run: Run, checkpoint: Path, make_npz: Callable, tmp_path: Path, suffix: str
+):
+    out = tmp_path / f"generated{suffix}"
+    assert run("sample", checkpoint, "--samples", 5, "--out", out).exit_code == 0
+    given = json.loads(run("scan", out, "--data", make_npz(10), "--json").stdout)
+    sampled = json.loads(
+        run("scan", checkpoint, "--data", make_npz(10), "--samples", 5, "--json").stdout
+    )
+    assert given["ratios"] == sampled["ratios"]
+
+
+def test_a_grid_holds_all_images(run: Run, checkpoint: Path, tmp_path: Path):
+    out = tmp_path / "grid.png"
+    assert run("sample", checkpoint, "--samples", 9, "--out", out).exit_code == 0
+    with Image.open(out) as grid:
+        assert grid.size == (24, 24)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--samples", "0", "--out", "new"], "0 samples"),
+        (["--out", "images.gif"], "ends in .gif"),
+        (["--out", "."], "is not empty"),
+    ],
+)
+def test_sampling_refuses_what_it_cannot_do(
+    run: Run,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    result = run("sample", checkpoint, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_training_defaults_are_those_of_the_library():
+    defaults = TrainingConfig()
+    for option in train.params:
+        if hasattr(defaults, option.name) and option.default is not None:
+            assert option.default == getattr(defaults, option.name), option.name
+
+
+def test_a_trained_model_can_be_inspected_and_scanned(run: Run, make_npz: Callable, tmp_path: Path):
+    data = make_npz(8)
+    small = "--precond edm --model-channels 8 --channel-mult 1 --num-blocks 1 --dropout 0".split()
+    small += "--batch-size 8 --duration-images 64 --num-snapshots 2".split()
+    trained = run("train", "--data", data, "--out", tmp_path / "run", *small)
+    assert trained.exit_code == 0, trained.stderr
+    model = tmp_path / "run" / "model.safetensors"
+    assert str(model) in re.sub(r"\s", "", trained.stderr) or model.name in trained.stderr
+
+    inspected = json.loads(run("inspect", model, "--json").stdout)
+    assert inspected["network"]["config"]["model_channels"] == 8
+    assert inspected["safe"] is True
+
+    scanned = run("scan", model, "--data", data, "--samples", 3)
+    assert scanned.exit_code == 0, scanned.stderr
+    assert re.search(r"\d of 3 generated images", scanned.stdout)
+
+
+def test_training_refuses_options_that_cannot_be(run: Run, make_npz: Callable, tmp_path: Path):
+    result = run("train", "--data", make_npz(4), "--out", tmp_path / "run", "--epochs", 0)
+    assert result.exit_code == 2
+    assert "epochs is 0" in result.stderr
+
+
+def test_inspecting_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path):
+    text = tmp_path / "notes.txt"
+    text.write_text("not a checkpoint")
+    result = run("inspect", text)
+    assert result.exit_code == 2
+    assert "notes.txt" in result.stderr
+
+
+def test_the_order_of_images_is_random_by_seed_alone(run: Run, make_npz: Callable):
+    data = make_npz(50)
+
+    def fingerprint(*options: str) -> str:
+        return json.loads(run("scan", data, "--data", data, "--json", *options).stdout)["data"][
+            "fingerprint"
+        ]
+
+    chosen = ("--size", "10", "--order", "random", "--order-seed")
+    assert fingerprint(*chosen, "1") == fingerprint(*chosen, "1")
+    assert fingerprint(*chosen, "1") != fingerprint(*chosen, "2")
+    assert np.load(data)["images"].shape[0] == 50

@@ -1,0 +1,158 @@
+"""`memaudit scan`, as it is typed."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+
+def test_given_images_are_judged_and_the_table_says_so(
+    run: Run, make_npz: Callable, tmp_path: Path
+):
+    train = make_npz(100)
+    images = np.load(train)["images"]
+    generated = tmp_path / "generated.npz"
+    np.savez(generated, images=np.concatenate([images[:25], 255 - images[:75]]))
+
+    result = run("scan", generated, "--data", train, "--out", tmp_path / "report")
+
+    assert result.exit_code == 0, result.stderr
+    assert "25 of 100 generated images copy a training image" in result.stdout
+    assert "25.0 % (95 % interval 16.9 % to 34.7 %)" in result.stdout
+    assert "25 of 100 training images leak" in result.stdout
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["ratios"]["paper"]["count"] == 25
+    with (tmp_path / "report" / "leaks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(int(row["index"]) for row in rows) == list(range(25))
+    assert (tmp_path / "report" / "report.html").stat().st_size > 1000
+
+
+def test_json_goes_to_stdout_alone(run: Run, make_npz: Callable):
+    result = run("scan", make_npz(10), "--data", make_npz(10), "--json")
+    report = json.loads(result.stdout)
+    assert report["schema"] == "memaudit.report/1"
+    assert report["verdict"] is None
+    assert report["ratios"]["distinct"]["ratio"] == 1.0
+
+
+def test_a_checkpoint_is_sampled_by_seed(run: Run, checkpoint: Path, make_npz: Callable):
+    once = run("scan", checkpoint, "--data", make_npz(20), "--seeds", "3,7-8", "--json")
+    again = run(
+        "scan", checkpoint, "--data", make_npz(20), "--seeds", "3,7-8", "--json", "--batch-size", 1
+    )
+    assert once.exit_code == 0, once.stderr
+    first, second = json.loads(once.stdout), json.loads(again.stdout)
+    assert first["ratios"]["paper"]["total"] == 3
+    for report in (first, second):
+        for varying in ("timings", "environment"):
+            report.pop(varying)
+        report["sampling"].pop("batch_size")
+    assert first == second
+
+
+def test_a_part_of_the_given_images_can_be_judged(run: Run, make_npz: Callable):
+    images = make_npz(10)
+    report = json.loads(run("scan", images, "--data", images, "--samples", 4, "--json").stdout)
+    assert report["ratios"]["paper"]["total"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--samples", "0"], "0 samples were asked for; at least 1 is needed"),
+        (["--samples", "2", "--seeds", "0-1"], "give one"),
+        (["--seeds", "9-3"], "ends before it starts"),
+        (["--seeds", "many"], "is no list of seeds"),
+        (["--threshold", "2"], "The threshold is 2"),
+        (["--threshold", "third"], "is no share"),
+        (["--class", "3"], "the model has no classes"),
+        (["--steps", "0"], "num_steps is 0"),
+        (["--size", "50"], "50"),
+    ],
+)
+def test_options_that_cannot_be_met_exit_with_2(
+    run: Run, checkpoint: Path, make_npz: Callable, options: list[str], message: str
+):
+    result = run("scan", checkpoint, "--data", make_npz(20), *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_checkpoint_is_named(run: Run, make_npz: Callable, tmp_path: Path):
+    result = run("scan", tmp_path / "absent.safetensors", "--data", make_npz(4))
+    assert result.exit_code == 2
+    assert "absent.safetensors" in result.stderr
+
+
+def test_an_unreadable_checkpoint_is_named(run: Run, make_npz: Callable, tmp_path: Path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00 not JSON at all")
+    result = run("scan", broken, "--data", make_npz(4))
+    assert result.exit_code == 2
+    assert "broken.safetensors" in result.stderr
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 8)])
+def test_another_resolution_or_channel_count_is_refused_with_both_shapes(
+    run: Run, checkpoint: Path, make_npz: Callable, shape: tuple[int, int, int]
+):
+    result = run("scan", checkpoint, "--data", make_npz(4, shape))
+    assert result.exit_code == 2
+    assert "[3, 8, 8]" in result.stderr and str(list(shape)) in result.stderr
+
+
+def test_one_training_image_is_refused(run: Run, checkpoint: Path, make_npz: Callable):
+    result = run("scan", checkpoint, "--data", make_npz(1))
+    assert result.exit_code == 2
+    assert "holds 1 image" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_without_permission_is_refused(
+    run: Run, checkpoint: Path, make_npz: Callable, tmp_path: Path
+):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    result = run("scan", checkpoint, "--data", make_npz(4), "--out", locked)
+    assert result.exit_code == 2
+
+
+def test_an_output_that_is_a_file_is_refused_before_sampling(
+    run: Run, checkpoint: Path, make_npz: Callable, tmp_path: Path
+):
+    occupied = tmp_path / "occupied"
+    occupied.write_text("mine")
+    result = run("scan", checkpoint, "--data", make_npz(4), "--out", occupied)
+    assert result.exit_code == 2
+    assert "occupied" in result.stderr
+    assert "Sampling" not in result.stderr
+    assert occupied.read_text() == "mine"
+
+
+def test_a_report_is_not_overwritten_unasked(run: Run, make_npz: Callable, tmp_path: Path):
+    images = make_npz(4)
+    arguments = ("scan", images, "--data", images, "--out", tmp_path / "report")
+    assert run(*arguments).exit_code == 0
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert run(*arguments, "--overwrite").exit_code == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_asked_for_where_there_is_none_is_refused(
+    run: Run, checkpoint: Path, make_npz: Callable
+):
+    result = run("scan", checkpoint, "--data", make_npz(4), "--device", "cuda")
+    assert result.exit_code == 2
+    assert "no CUDA device" in result.stderr
