@@ -1,25 +1,26 @@
 """From stored weights to a network: every name, shape and number is checked on the way."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
+from memaudit.models.checkpoints.wording import listed, shown
 from memaudit.models.precond import build_network
 
 MAX_VALUE = 1 << 20
-MAX_BLOCKS = 256
+LIMITS = {"num_blocks": 256, "M": 10_000}
+"""Of options that cost time however few weights there are."""
 MAX_LIST = 64
+"""Entries of a list; the paper's longest, the skip connections of a deep network, has 25."""
 
 
 def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> nn.Module:
     """Build the network that `stored` describes and fill it with its weights.
-
-    The network is laid out on the meta device first, so that a configuration of any size costs no
-    memory before the weights are known to be there.
 
     Returns:
         A denoiser in evaluation mode, float32, without gradients.
@@ -28,24 +29,21 @@ def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> nn
         CheckpointError: an unknown class or keyword, a tensor that is missing, surplus or of
             another shape, or weights that are not finite.
     """
-    network = lay_out(stored.config)
-    expected = network.state_dict()
-    _check_names_and_shapes(
-        {name: list(t.shape) for name, t in expected.items()},
-        {name: list(t.shape) for name, t in stored.tensors.items()},
-    )
-    weights = {name: _checked(name, tensor) for name, tensor in stored.tensors.items()}
-    network.load_state_dict(weights, assign=True)
+    network = lay_out(stored.config, stored.build)
+    fill(network, stored.tensors)
     return network.to(device).eval().requires_grad_(False)
 
 
-def lay_out(config: Mapping[str, Any]) -> nn.Module:
-    """The network of `config` on the meta device: names and shapes without memory."""
+def lay_out(
+    config: Mapping[str, Any],
+    build: Callable[[Mapping[str, Any]], nn.Module] = build_network,
+) -> nn.Module:
+    """The network of `config` with weights that are not drawn: names and shapes."""
     for key, value in config.items():
-        _check_option(key, value)
+        check_option(key, value)
     try:
-        with torch.device("meta"):
-            return build_network(config)
+        with without_initialization():
+            return build(config)
     # The values come from a file that may be hostile: whatever they break is the file's fault.
     except (
         ConfigError,
@@ -58,20 +56,50 @@ def lay_out(config: Mapping[str, Any]) -> nn.Module:
         raise CheckpointError(f"its network is none that memaudit can build. {error}") from error
 
 
-def _check_option(key: str, value: Any) -> None:
-    """Refuse what no constructor takes, or what keeps even the meta device busy for long."""
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give `network` the weights `tensors`, in float32, if they are just what it calls for."""
+    _check_names_and_shapes(
+        {name: list(t.shape) for name, t in network.state_dict().items()},
+        {name: list(t.shape) for name, t in tensors.items()},
+    )
+    weights = {name: _checked(name, tensor) for name, tensor in tensors.items()}
+    network.load_state_dict(weights, assign=True)
+
+
+class without_initialization(TorchFunctionMode):
+    """Modules made in this context get weights without values.
+
+    Memory that is never written costs nothing, so that a file cannot ask for more than it holds.
+    (The meta device would do as well, but loads torch's compiler: many seconds.)
+    """
+
+    IN_PLACE = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.IN_PLACE or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func in (torch.randn, torch.rand):
+            func = torch.empty
+        return func(*args, **kwargs)
+
+
+def check_option(key: str, value: Any) -> None:
+    """Refuse what no constructor takes, or what takes long even without weights."""
     values = value if isinstance(value, list | tuple) else [value]
-    limit = MAX_BLOCKS if key == "num_blocks" else MAX_VALUE
+    limit = LIMITS.get(key, MAX_VALUE)
     number = all(isinstance(v, int | float) for v in values)
     if len(values) > MAX_LIST or any(isinstance(v, int) and abs(v) > limit for v in values):
         raise CheckpointError(
-            f"its configuration asks for {key} = {str(value)[:60]}; at most {limit:,}, and at "
+            f"its configuration asks for {key} = {shown(value)}; at most {limit:,}, and at "
             f"most {MAX_LIST} entries, are accepted."
         )
     text = isinstance(value, str) and (key == "class_name" or key.endswith("_type"))
     if not number and not text and value is not None:
         raise CheckpointError(
-            f"its configuration says {key} = {str(value)[:60]!r}, which is not a number or a list "
+            f"its configuration says {key} = {shown(value)}, which is not a number or a list "
             "of numbers."
         )
 
@@ -82,36 +110,30 @@ def _check_names_and_shapes(
     missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing:
         raise CheckpointError(
-            f"it lacks {_listed(missing)}, which its configuration calls for"
-            + (f", and has {_listed(surplus)} instead." if surplus else ".")
+            f"it lacks the tensor {listed(missing)}, which its configuration calls for"
+            + (f", and has {listed(surplus)} instead." if surplus else ".")
         )
     if surplus:
         raise CheckpointError(
-            f"it holds {_listed(surplus)}, for which its configuration has no place."
+            f"it holds the tensor {listed(surplus)}, for which its configuration has no place."
         )
     for name, shape in expected.items():
         if found[name] != shape:
             raise CheckpointError(
-                f"tensor {name!r} is {found[name]} in the file, but its configuration calls for "
-                f"{shape}."
+                f"tensor {shown(name)} is {found[name]} in the file, but its configuration calls "
+                f"for {shape}."
             )
-
-
-def _listed(names: Iterable[str]) -> str:
-    """A few names, and how many more."""
-    ordered = sorted(names)
-    first = ", ".join(map(repr, ordered[:3]))
-    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return f"the tensor{'s' if len(ordered) > 1 else ''} {first}{more}"
 
 
 def _checked(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
-        raise CheckpointError(f"tensor {name!r} holds {tensor.dtype}; weights must be floating.")
+        raise CheckpointError(
+            f"tensor {shown(name)} holds {tensor.dtype}; weights must be floating."
+        )
     finite = tensor.isfinite()
     if not finite.all():
         raise CheckpointError(
-            f"tensor {name!r} has {int((~finite).sum()):,} of {tensor.numel():,} values that are "
-            "NaN or infinite: the training diverged or the file is damaged."
+            f"tensor {shown(name)} has {int((~finite).sum()):,} of {tensor.numel():,} values that "
+            "are NaN or infinite: the training diverged or the file is damaged."
         )
     return tensor.to(torch.float32)

@@ -1,10 +1,12 @@
 """What opening a checkpoint gives, and what a format makes of a file on the way there."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+
+from memaudit.models.precond import build_network
 
 
 @dataclass(frozen=True)
@@ -37,3 +39,5 @@ class StoredNetwork:
     """By EDM's parameter names, in the dtype they are stored in."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    build: Callable[[Mapping[str, Any]], nn.Module] = build_network
+    """Builds the network of `config`."""

@@ -30,7 +30,7 @@ def recognizes(contents: Contents) -> bool:
     return isinstance(contents.value, dict) and _network(contents.value) is not None
 
 
-def read(contents: Contents) -> StoredNetwork:
+def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     values = contents.value
     network = _network(values)
     assert network is not None

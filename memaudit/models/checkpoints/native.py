@@ -53,18 +53,21 @@ def recognizes(contents: Contents) -> bool:
     return contents.file.container == "safetensors" and contents.metadata.get("format") == NAME
 
 
-def read(contents: Contents) -> StoredNetwork:
+def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     version = contents.metadata.get("format_version", "")
     if version != str(VERSION):
         raise CheckpointError(
             f"it is a native checkpoint of version {shown(version)}; this memaudit reads version "
             f"{VERSION}. Install a newer memaudit, or save the checkpoint again."
         )
+    provenance = json_object(contents.metadata, "provenance")
+    warnings = provenance.get("warnings")  # Of the file it was converted from.
     return StoredNetwork(
         format=NAME,
         config=json_object(contents.metadata, "config"),
         tensors=read_tensors(contents.value, num_bytes=len(contents.file.data)),
-        provenance=json_object(contents.metadata, "provenance"),
+        provenance=provenance,
+        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
     )
 
 

@@ -1,18 +1,22 @@
 """Open a checkpoint: the format is chosen by content, and nothing in the file runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from memaudit.errors import CheckpointError
-from memaudit.models.checkpoints import edm, native
+from memaudit.errors import CheckpointError, ConfigError
+from memaudit.models.checkpoints import edm, foreign, k_diffusion, native, openai, state_dict
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
 from memaudit.models.checkpoints.contents import Contents, decode, read_file
+from memaudit.models.checkpoints.diffusers import open_folder
 from memaudit.models.checkpoints.pickles import Budget
+from memaudit.models.checkpoints.python_function import is_reference, open_function
+from memaudit.models.checkpoints.wording import listed, shown
+from memaudit.models.presets import find_config
 
 
 class Format(Protocol):
@@ -22,29 +26,52 @@ class Format(Protocol):
         """True where `contents` are of this format, whole or not."""
         ...
 
-    def read(self, contents: Contents) -> StoredNetwork:
-        """The network in `contents`; a CheckpointError where it is broken or not ours."""
+    def read(self, contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+        """The network in `contents`; a CheckpointError where it is broken or not ours.
+
+        `config` is what the user says; formats that carry their own do not look at it.
+        """
         ...
 
 
-FORMATS: tuple[Format, ...] = (native, edm)
-"""In the order they are asked."""
+FORMATS: tuple[Format, ...] = (native, k_diffusion, edm, openai, state_dict, foreign)
+"""In the order they are asked: the first that recognizes a file reads it."""
+WITHOUT_CONFIG = (openai, state_dict)
+"""Those whose files do not say what network they are of."""
 
 
-def open_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> Checkpoint:
+def open_checkpoint(
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    arch: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Checkpoint:
     """Open a checkpoint of any format.
 
     Args:
-        path: a checkpoint file.
+        path: a checkpoint file, a diffusers folder, or `module:function` (the only form that runs
+            code of the user's).
         device: where the network goes.
+        arch: name of a preset (models/presets.py), for weights without a configuration.
+        config: the same in full: `class_name` and the constructor's keywords.
 
     Raises:
         UnsafeCheckpointError: it needs something that only running its code could give.
         CheckpointError: it is missing, broken, or of a form that memaudit does not know.
+        ConfigError: the configuration given is unknown, or not the file's own.
     """
-    with _named(path):
+    if arch is not None:
+        if config is not None:
+            raise ValueError("give arch or config, not both")
+        config = find_config(arch)
+    with named(path):
+        if is_reference(str(path)):
+            return open_function(str(path), device=device)
+        if Path(path).is_dir():
+            return open_folder(Path(path), device=device)
         contents = decode(read_file(Path(path)), Budget())
-        stored = _find_format(contents).read(contents)
+        stored = read_network(contents, config)
         network = assemble(stored, device=device)
     return Checkpoint(
         network=network,
@@ -57,18 +84,31 @@ def open_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
     )
 
 
-def _find_format(contents: Contents) -> Format:
+def read_network(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+    """The network in a decoded file, by the format that recognizes it."""
     for format in FORMATS:
         if format.recognizes(contents):
-            return format
-    raise CheckpointError(
-        f"it is a {contents.file.container} file of no format that memaudit knows (see "
-        "docs/checkpoints.md)."
-    )
+            break
+    else:
+        raise CheckpointError(
+            f"it is a {contents.file.container} file of no format that memaudit knows: it holds "
+            f"{_description(contents.value)}. docs/checkpoints.md lists the formats."
+        )
+    if config is not None and format not in WITHOUT_CONFIG:
+        raise ConfigError(
+            f"{contents.file.path} carries its own configuration; leave out the one given."
+        )
+    return format.read(contents, config)
+
+
+def _description(value: Any) -> str:
+    if not isinstance(value, dict):
+        return shown(value)
+    return f"{len(value)} values by the names {listed(map(str, value))}"
 
 
 @contextmanager
-def _named(path: str | Path) -> Iterator[None]:
+def named(path: str | Path) -> Iterator[None]:
     """Put the file's name before the message of a CheckpointError."""
     try:
         yield
