@@ -45,10 +45,8 @@ def test_json_goes_to_stdout_alone(run: Run, make_npz: Callable):
 
 
 def test_a_checkpoint_is_sampled_by_seed(run: Run, checkpoint: Path, make_npz: Callable):
-    once = run("scan", checkpoint, "--data", make_npz(20), "--seeds", "3,7-8", "--json")
-    again = run(
-        "scan", checkpoint, "--data", make_npz(20), "--seeds", "3,7-8", "--json", "--batch-size", 1
-    )
+    arguments = ("scan", checkpoint, "--data", make_npz(20), "--seeds", "3,7-8", "--json")
+    once, again = run(*arguments), run(*arguments, "--batch-size", 1)
     assert once.exit_code == 0, once.stderr
     first, second = json.loads(once.stdout), json.loads(again.stdout)
     assert first["ratios"]["paper"]["total"] == 3
