@@ -1,8 +1,9 @@
 """Squared distances between images as exact integers.
 
 S(x, y) = Σ (x − y)² over the D = C·H·W pixel values. Floats carry the sums because processors are
-fastest at them, in blocks so short that every partial sum is an integer below 2²⁴, which float32
-holds exactly; blocks are added in float64 or int64.
+fastest at them, in blocks so short that every partial sum is an integer of at most 2²⁴, which
+float32 holds exactly; blocks are added in float64 or int64. Factors have at most 8 bits, so that
+products stay exact even where torch is told to multiply in TF32 or bfloat16.
 
 Legend: B queries, N training images, M pairs, D pixel values an image, K neighbors.
 """
@@ -14,72 +15,107 @@ import torch
 from torch import Tensor
 
 DIFFERENCE_BLOCK = 256  # 256 · 255² < 2²⁴
-PRODUCT_BLOCK = 1024  # 1024 · 128² = 2²⁴, pixel values less 128
-BLOCK_BYTES = 32 << 20  # of float32 at a time
+PRODUCT_BLOCK = 1024  # 1024 · 128² = 2²⁴, of pixel values less 128
+CPU_BLOCK_BYTES = 4 << 20  # a block of float32 rows that stays in the cache
+CUDA_BLOCK_BYTES = 256 << 20
+
+FARTHEST = np.iinfo(np.int64).max
 
 
-def blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Cut rows of `num_columns` float32 into slices that fit a bounded buffer."""
-    rows = max(1, BLOCK_BYTES // (4 * max(1, num_columns)))
+def row_blocks(num_rows: int, num_columns: int, device: torch.device) -> Iterator[slice]:
+    """Cut rows into slices of which float32 [rows, num_columns] is a block of fitting size."""
+    block_bytes = CPU_BLOCK_BYTES if device.type == "cpu" else CUDA_BLOCK_BYTES
+    rows = max(1, block_bytes // (4 * num_columns))
     for start in range(0, num_rows, rows):
         yield slice(start, min(start + rows, num_rows))
 
 
-def pair_distances(x: np.ndarray, y: np.ndarray, *, device: torch.device) -> np.ndarray:
-    """S(x_m, y_m) for M pairs.
+def to_float(images: np.ndarray, device: torch.device) -> Tensor:
+    """Pixel values 0…255 as float32 on the device; `images` may be memory-mapped, read-only."""
+    return torch.from_numpy(np.array(images)).to(device).to(torch.float32)
+
+
+def pair_distances(
+    x: np.ndarray,
+    y: np.ndarray,
+    x_index: np.ndarray,
+    y_index: np.ndarray,
+    *,
+    device: torch.device,
+) -> np.ndarray:
+    """S(x[i], y[j]) for M pairs (i, j).
 
     Args:
-        x, y: uint8 [M, D].
+        x, y: images, uint8 [B, D] and [N, D]; may be memory-mapped.
+        x_index, y_index: int64 [M] each.
         device: where to compute.
 
     Returns:
         int64 [M].
     """
-    num_pairs, D = x.shape
-    result = np.empty(num_pairs, dtype=np.int64)
+    D = x.shape[1]
     whole = D - D % DIFFERENCE_BLOCK
-    for part in blocks(num_pairs, D):
-        difference = _float(x[part], device).sub_(_float(y[part], device)).square_()
-        sums = difference[:, :whole].unflatten(1, (-1, DIFFERENCE_BLOCK)).sum(2)
-        total = sums.to(torch.int64).sum(1) + difference[:, whole:].sum(1).to(torch.int64)
+    result = np.empty(len(x_index), dtype=np.int64)
+    for part in row_blocks(len(x_index), D, device):
+        difference = to_float(x[x_index[part]], device) - to_float(y[y_index[part]], device)
+        squares = difference.square_()
+        sums = squares[:, :whole].unflatten(1, (-1, DIFFERENCE_BLOCK)).sum(2)
+        total = sums.to(torch.int64).sum(1) + squares[:, whole:].sum(1).to(torch.int64)
         result[part] = total.cpu().numpy()
     return result
 
 
 def nearest_by_brute_force(
-    queries: np.ndarray, images: np.ndarray, k: int, *, device: torch.device
+    x: np.ndarray, images: np.ndarray, k: int, *, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest training images by all B·N distances, ties to the lower index.
 
     Args:
-        queries: uint8 [B, D].
-        images: uint8 [N, D], which may be memory-mapped.
+        x: queries, uint8 [B, D].
+        images: uint8 [N, D]; may be memory-mapped.
         k: 1 … N.
         device: where to compute.
 
     Returns:
         index int64 [B, k] and squared distance int64 [B, k], in ascending order.
     """
-    B, D = queries.shape
-    x = _float(queries, device).sub_(128)
-    x_norm = _squared_norms(x)
-    index = np.empty((B, 0), dtype=np.int64)
-    squared_distance = np.empty((B, 0), dtype=np.int64)
-    for part in blocks(len(images), max(D, 2 * B)):
-        y = _float(images[part], device).sub_(128)
-        product = torch.zeros(B, len(y), dtype=torch.float64, device=device)
-        for start in range(0, D, PRODUCT_BLOCK):
-            stop = start + PRODUCT_BLOCK
-            product += x[:, start:stop] @ y[:, start:stop].T
-        exact = x_norm[:, None] + _squared_norms(y) - 2 * product  # [B, n]
-        # One integer orders by (distance, index): below 2⁶³ while D · n < 2⁴⁷.
-        key = exact.to(torch.int64) * len(y) + torch.arange(len(y), device=device)
-        best = key.topk(min(k, len(y)), largest=False).values.cpu().numpy()
+    index = np.empty((len(x), 0), dtype=np.int64)
+    squared_distance = np.empty((len(x), 0), dtype=np.int64)
+    for start, S in _all_distances(x, images, device):
+        n = S.shape[1]
+        best = _keys(S).topk(min(k, n), largest=False).values.cpu().numpy()
         squared_distance, index = smallest(
-            np.hstack([squared_distance, best // len(y)]),
-            np.hstack([index, best % len(y) + part.start]),
-            k,
+            np.hstack([squared_distance, best // n]), np.hstack([index, best % n + start]), k
         )
+    return index, squared_distance
+
+
+def nearest_distinct_by_brute_force(
+    x: np.ndarray, first: np.ndarray, images: np.ndarray, limit: int, *, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest training image y to each x with S(first, y) > limit, ties to the lower index.
+
+    Args:
+        x: queries, uint8 [B, D].
+        first: images whose duplicates do not count, uint8 [B, D].
+        images: uint8 [N, D]; may be memory-mapped.
+        limit: the largest S of a duplicate.
+        device: where to compute.
+
+    Returns:
+        index int64 [B] and squared distance int64 [B]; -1 where all images are duplicates.
+    """
+    index = np.full(len(x), -1, dtype=np.int64)
+    squared_distance = np.full(len(x), FARTHEST)
+    for (start, S), (_, apart) in zip(
+        _all_distances(x, images, device), _all_distances(first, images, device), strict=True
+    ):
+        n = S.shape[1]
+        best = _keys(S).masked_fill_(apart <= limit, FARTHEST).amin(1).cpu().numpy()
+        closer = (best < FARTHEST) & (best // n < squared_distance)
+        index[closer] = best[closer] % n + start
+        squared_distance[closer] = best[closer] // n
+    squared_distance[index < 0] = -1
     return index, squared_distance
 
 
@@ -91,10 +127,32 @@ def smallest(
     return np.take_along_axis(squared_distance, order, 1), np.take_along_axis(index, order, 1)
 
 
-def _float(images: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(images)).to(device).to(torch.float32)
+def squared_norms(x: Tensor) -> Tensor:
+    """‖x‖² of the rows, float64 [B]; exact where x holds integers and the sum stays below 2⁵³."""
+    return x.to(torch.float64, copy=True).square_().sum(1)
 
 
-def _squared_norms(x: Tensor) -> Tensor:
-    """‖x‖² of integer rows, float64 [B]: float64 holds every sum below 2⁵³ exactly."""
-    return x.to(torch.float64).square_().sum(1)
+def _all_distances(
+    x: np.ndarray, images: np.ndarray, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of images: the first one's index, and S of every query to each; int64 [B, n]."""
+    B, D = x.shape
+    centred = to_float(x, device).sub_(128)
+    norm = squared_norms(centred)
+    for part in row_blocks(len(images), max(B, D), device):
+        y = to_float(images[part], device).sub_(128)
+        product = torch.zeros(B, len(y), dtype=torch.float64, device=device)
+        for x_block, y_block in zip(
+            centred.split(PRODUCT_BLOCK, 1), y.split(PRODUCT_BLOCK, 1), strict=True
+        ):
+            product += x_block @ y_block.T
+        yield part.start, (norm[:, None] + squared_norms(y) - 2 * product).to(torch.int64)
+
+
+def _keys(S: Tensor) -> Tensor:
+    """One integer for (S, column), which orders rows with ties to the lower column; int64 [B, n].
+
+    S < 2⁴⁰ and n ≤ 2²³ by the size of a block.
+    """
+    n = S.shape[1]
+    return S * n + torch.arange(n, device=S.device)

@@ -1,11 +1,13 @@
 """The true nearest training images, whatever the backend, batch size, thread count or device.
 
-FAISS makes a shortlist, distances on it are recomputed in integers, and the bound that FAISS
-returns, less its float error, proves that nothing outside the shortlist can belong to the result.
-What is not proven is searched again with a longer shortlist, at last by brute force.
+FAISS makes a shortlist by distances of short projections, which are lower bounds. Those of the
+shortlist that may belong to the result are compared in integers, and the last bound, less its float
+error, proves that nothing outside can belong to it. What is not proven is searched again with a
+longer shortlist, at last by brute force. docs/neighbors.md has the proof.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,32 +16,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memaudit.audit.exact import nearest_by_brute_force, pair_distances, smallest
+from memaudit.audit.exact import (
+    nearest_by_brute_force,
+    nearest_distinct_by_brute_force,
+    pair_distances,
+    smallest,
+)
+from memaudit.audit.projection import Projection, nearest_projections
 from memaudit.errors import ConfigError, DataError
+from memaudit.progress import Progress, silent
 
-QUERY_BLOCK = 1024
+QUERY_BLOCK = 2048
+BRUTE_FORCE_BLOCK = 512
+INDEX_BLOCK = 8192
 SHORTLIST = 64
 WIDENING = 8
-UNIT_ROUNDOFF = 2.0**-24
+MORE_NEIGHBORS = 16  # among which nearly every query finds one that is no duplicate
+LONGEST_SHORTLIST = 2048  # FAISS on a GPU selects no more
+LARGEST_DIMENSION = 2**22  # the error bounds hold up to here
+
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""(t(x) float32 [B, R], K) → squared distances, float [B, K], ascending, and index int64 [B, K]."""
 
 
 @dataclass(frozen=True)
 class SearchStatistics:
-    """How the searches behind a result went."""
+    """How the searches behind a result went; `distinct_nearest` may search twice for a query."""
 
-    num_queries: int = 0
-    num_certified: int = 0
-    """Queries whose first shortlist was proven to hold the answer."""
-    num_widened: int = 0
-    """Queries that needed a longer shortlist, which was proven."""
-    num_brute_forced: int = 0
-    """Queries answered by all N distances."""
-    num_candidates: int = 0
-    """Integer distances computed for shortlisted images."""
+    backend: str
+    """What made the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
+    num_searches: int
+    num_certified: int
+    """Searches whose first shortlist was proven to hold the answer."""
+    num_widened: int
+    """Searches that needed a longer shortlist, which was proven."""
+    num_brute_forced: int
+    """Searches that took all N distances."""
+    num_candidates: int
+    """Distances computed in integers for shortlisted images."""
 
     def __add__(self, other: "SearchStatistics") -> "SearchStatistics":
         return SearchStatistics(
-            self.num_queries + other.num_queries,
+            self.backend,
+            self.num_searches + other.num_searches,
             self.num_certified + other.num_certified,
             self.num_widened + other.num_widened,
             self.num_brute_forced + other.num_brute_forced,
@@ -76,12 +95,19 @@ class DistinctNeighbors:
 class NeighborIndex:
     """Exact nearest neighbors among N training images."""
 
-    def __init__(self, images: np.ndarray, *, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        *,
+        device: str | torch.device = "cpu",
+        progress: Progress = silent,
+    ) -> None:
         """Prepare the search.
 
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             device: "cpu", or "cuda" to search on a GPU.
+            progress: told how many images are indexed.
 
         Raises:
             DataError: images are not uint8 [N, C, H, W], or there are none.
@@ -95,9 +121,20 @@ class NeighborIndex:
             raise ConfigError("device is cuda, but this machine shows no CUDA GPU; use cpu.")
         self.images = images
         self._rows = images.reshape(len(images), -1)
-        self._centre = self._rows.mean(0, dtype=np.float64).round().astype(np.float32)
-        self._projected = self._rows - self._centre
-        self._largest_norm = float(np.sqrt((self._projected**2).sum(1, dtype=np.float64).max()))
+        if self._rows.shape[1] > LARGEST_DIMENSION:
+            raise DataError(
+                f"Training images are {list(images.shape)}, {self._rows.shape[1]} values each; the "
+                f"search is proven up to {LARGEST_DIMENSION}. Use a lower resolution."
+            )
+        self._projection = Projection(self._rows, device=self.device)
+        projected = np.empty((len(images), self._projection.width), dtype=np.float32)
+        self._largest_norm = 0.0
+        for start in range(0, len(images), INDEX_BLOCK):
+            part = slice(start, start + INDEX_BLOCK)
+            projected[part], norm = self._projection(self._rows[part])
+            self._largest_norm = max(self._largest_norm, float(norm.max()))
+            progress("Indexing training images", min(part.stop, len(images)), len(images))
+        self.backend, self._search = _open_search(projected, self.device)
 
     def nearest(self, queries: np.ndarray | Tensor, k: int) -> Neighbors:
         """The k nearest training images in ℓ2, ties to the lower index.
@@ -113,14 +150,7 @@ class NeighborIndex:
         x = self._query_rows(queries)
         if not 1 <= k <= len(self.images):
             raise ValueError(f"k must be 1 … {len(self.images)}, the training images; got {k}")
-        index = np.empty((len(x), k), dtype=np.int64)
-        squared_distance = np.empty((len(x), k), dtype=np.int64)
-        statistics = SearchStatistics()
-        for start in range(0, len(x), QUERY_BLOCK):
-            part = slice(start, start + QUERY_BLOCK)
-            index[part], squared_distance[part], of_part = self._search(x[part], k)
-            statistics += of_part
-        return Neighbors(index, squared_distance, statistics)
+        return self._nearest(x, k)
 
     def distinct_nearest(
         self, queries: np.ndarray | Tensor, *, duplicate_rms: float | Fraction = 8
@@ -145,106 +175,148 @@ class NeighborIndex:
             raise ValueError(f"duplicate_rms must be ≥ 0 and finite, got {duplicate_rms}")
         limit = math.floor(Fraction(duplicate_rms) ** 2 * D)
         x = self._query_rows(queries)
-        found = self.nearest(queries, 2)
+        found = self._nearest(x, 2)
+        first = found.index[:, 0]
         statistics = found.statistics
-        index_distinct = np.full(len(x), -1, dtype=np.int64)
-        squared_distance_distinct = np.full(len(x), -1, dtype=np.int64)
+        index, squared_distance = self._first_distinct(found, limit)
 
-        k, todo, index, squared_distance = 2, np.arange(len(x)), found.index, found.squared_distance
-        while len(todo):
-            first = np.repeat(index[:, 0], k)
-            apart = pair_distances(
-                self._rows[first], self._rows[index.ravel()], device=self.device
-            ).reshape(-1, k)
-            is_distinct = apart > limit
-            done, column = is_distinct.any(1), is_distinct.argmax(1)
-            rows = np.flatnonzero(done)
-            index_distinct[todo[rows]] = index[rows, column[rows]]
-            squared_distance_distinct[todo[rows]] = squared_distance[rows, column[rows]]
-            todo = todo[~done]
-            if k == num_images or not len(todo):
-                break
-            k = min(WIDENING * k, num_images)
-            wider = self.nearest(np.asarray(queries)[todo], k)
-            index, squared_distance = wider.index, wider.squared_distance
-            statistics += wider.statistics
+        missing = np.flatnonzero(index < 0)
+        if len(missing):
+            near = self._nearest(x[missing], min(MORE_NEIGHBORS, num_images))
+            index[missing], squared_distance[missing] = self._first_distinct(near, limit)
+            statistics += near.statistics
+
+        missing = np.flatnonzero(index < 0)
+        for part in _parts(missing, BRUTE_FORCE_BLOCK):
+            index[part], squared_distance[part] = nearest_distinct_by_brute_force(
+                x[part], self._rows[first[part]], self._rows, limit, device=self.device
+            )
+        statistics += SearchStatistics(
+            self.backend,
+            num_searches=len(missing),
+            num_certified=0,
+            num_widened=0,
+            num_brute_forced=len(missing),
+            num_candidates=0,
+        )
         return DistinctNeighbors(
-            found.index,
-            found.squared_distance,
-            index_distinct,
-            squared_distance_distinct,
-            statistics,
+            found.index, found.squared_distance, index, squared_distance, statistics
         )
 
     def _query_rows(self, queries: np.ndarray | Tensor) -> np.ndarray:
         """Queries as uint8 [B, D], checked against the training images."""
-        array = np.asarray(queries)
+        array = queries.numpy(force=True) if isinstance(queries, Tensor) else queries
         _check_images("Generated", array)
         if array.shape[1:] != self.images.shape[1:]:
             raise DataError(
                 f"Generated images are {list(array.shape)} but the training images are "
                 f"{list(self.images.shape)}. Pass training images of the generated ones' shape."
             )
-        return array.reshape(len(array), -1)
+        return array.reshape(len(array), self._rows.shape[1])
 
-    def _search(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, SearchStatistics]:
-        """The k nearest of queries x, uint8 [B, D]."""
+    def _nearest(self, x: np.ndarray, k: int) -> Neighbors:
+        """The k nearest training images of queries uint8 [B, D]."""
         index = np.empty((len(x), k), dtype=np.int64)
         squared_distance = np.empty((len(x), k), dtype=np.int64)
-        projected = x - self._centre
-        norm = np.sqrt((projected**2).sum(1, dtype=np.float64))
-        error = self._bound_error(norm)
-        todo = np.arange(len(x))
-        num_answered, num_candidates = [], 0
-        for width in (max(SHORTLIST, 4 * k), WIDENING * max(SHORTLIST, 4 * k)):
-            if not len(todo) or width >= len(self.images):
-                num_answered.append(0)
-                continue
-            bound, shortlist = faiss.knn(projected[todo], self._projected, width)
-            bound = bound - error[todo, None]  # ≤ S, in float64
-            exact = np.full(shortlist.shape, np.iinfo(np.int64).max)
-            exact[:, :k] = self._distances(x, todo, shortlist[:, :k])
-            check = bound <= exact[:, :k].max(1, keepdims=True)
-            check[:, :k] = False
-            query, column = np.nonzero(check)
-            exact[query, column] = pair_distances(
-                x[todo[query]], self._rows[shortlist[query, column]], device=self.device
+        num_candidates = 0
+        shortlist = max(SHORTLIST, 4 * k)
+        attempts = (shortlist, WIDENING * shortlist)
+        answered_by = np.full(len(x), len(attempts))
+        for attempt, width in enumerate(attempts):
+            if width >= len(self._rows) or width > LONGEST_SHORTLIST:
+                break
+            for part in _parts(np.flatnonzero(answered_by > attempt), QUERY_BLOCK):
+                index[part], squared_distance[part], proven, checked = self._try(x[part], k, width)
+                answered_by[part[proven]] = attempt
+                num_candidates += checked
+        for part in _parts(np.flatnonzero(answered_by == len(attempts)), BRUTE_FORCE_BLOCK):
+            index[part], squared_distance[part] = nearest_by_brute_force(
+                x[part], self._rows, k, device=self.device
             )
-            num_candidates += len(todo) * k + len(query)
-            best_distance, best_index = smallest(exact, shortlist, k)
-            proven = bound[:, -1] > best_distance[:, -1]
-            index[todo[proven]] = best_index[proven]
-            squared_distance[todo[proven]] = best_distance[proven]
-            num_answered.append(int(proven.sum()))
-            todo = todo[~proven]
-        if len(todo):
-            index[todo], squared_distance[todo] = nearest_by_brute_force(
-                x[todo], self._rows, k, device=self.device
-            )
+        num_certified, num_widened, num_brute_forced = np.bincount(answered_by, minlength=3)
+        statistics = SearchStatistics(
+            self.backend,
+            num_searches=len(x),
+            num_certified=int(num_certified),
+            num_widened=int(num_widened),
+            num_brute_forced=int(num_brute_forced),
+            num_candidates=num_candidates,
+        )
+        return Neighbors(index, squared_distance, statistics)
+
+    def _first_distinct(self, near: Neighbors, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest found with S > limit to the first found; index and S, or -1; int64 [B]."""
+        B, k = near.index.shape
+        first = np.repeat(near.index[:, 0], k)
+        apart = pair_distances(
+            self._rows, self._rows, first, near.index.ravel(), device=self.device
+        )
+        is_distinct = apart.reshape(B, k) > limit
+        rows, rank = np.arange(B), is_distinct.argmax(1)
+        some = is_distinct[rows, rank]
         return (
-            index,
-            squared_distance,
-            SearchStatistics(
-                num_queries=len(x),
-                num_certified=num_answered[0],
-                num_widened=num_answered[1],
-                num_brute_forced=len(todo),
-                num_candidates=num_candidates,
-            ),
+            np.where(some, near.index[rows, rank], -1),
+            np.where(some, near.squared_distance[rows, rank], -1),
         )
 
-    def _distances(self, x: np.ndarray, todo: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """S between each query of todo and its images, index int64 [T, K] → int64 [T, K]."""
-        query = np.repeat(todo, index.shape[1])
-        return pair_distances(x[query], self._rows[index.ravel()], device=self.device).reshape(
-            index.shape
-        )
+    def _try(
+        self, x: np.ndarray, k: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Search uint8 [B, D] by a shortlist of `width`.
 
-    def _bound_error(self, norm: np.ndarray) -> np.ndarray:
-        """How far FAISS's float32 squared distances may be above the truth, float64 [B]."""
-        n = self._projected.shape[1] + 4
-        gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
-        return gamma * (norm + self._largest_norm) ** 2
+        Returns:
+            index and squared distance [B, k], whether they are proven to be right [B], and the
+            number of distances computed.
+        """
+        t, norm = self._projection(x)
+        float_bound, shortlist = self._search(t, width)
+        error = self._projection.bound_error(norm, self._largest_norm)
+        bound = float_bound.astype(np.float64) - error[:, None]  # ≤ S, ascending
+
+        # The first 2k give a limit; all that may lie within it are compared.
+        exact = np.full(shortlist.shape, np.iinfo(np.int64).max)
+        first = np.zeros(shortlist.shape, dtype=bool)
+        first[:, : 2 * k] = True
+        exact[first] = self._checked(x, first, shortlist)
+        limit = np.partition(exact, k - 1, axis=1)[:, k - 1 : k]
+        within = (bound <= limit) & ~first
+        exact[within] = self._checked(x, within, shortlist)
+        squared_distance, index = smallest(exact, shortlist, k)
+
+        proven = bound[:, -1] > squared_distance[:, -1]  # strictly: an equal one could come first
+        return index, squared_distance, proven, int(first.sum() + within.sum())
+
+    def _checked(self, x: np.ndarray, mask: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
+        """S of each query to the images of its shortlist that the mask picks, int64 [M]."""
+        query, column = np.nonzero(mask)
+        return pair_distances(x, self._rows, query, shortlist[query, column], device=self.device)
+
+
+def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Search]:
+    """The backend's name, and the search for the nearest of `projected`, float32 [N, R]."""
+    if device.type == "cpu":
+
+        def search_cpu(t: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            faiss.omp_set_num_threads(torch.get_num_threads())  # one setting for both
+            return faiss.knn(t, projected, k)
+
+        return "faiss-cpu", search_cpu
+    if faiss.get_num_gpus():
+        config = faiss.GpuIndexFlatConfig()
+        config.device = device.index or 0
+        config.use_cuvs = False  # the error bound is that of float32 products, as FAISS's own are
+        resources = faiss.StandardGpuResources()
+        index = faiss.GpuIndexFlatL2(resources, projected.shape[1], config)
+        index.add(projected)
+        return "faiss-cuda", index.search
+
+    y = torch.from_numpy(projected).to(device)
+    return "torch-cuda", lambda t, k: nearest_projections(torch.from_numpy(t).to(device), y, k)
+
+
+def _parts(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(array), size):
+        yield array[start : start + size]
 
 
 def _check_images(whose: str, images: np.ndarray) -> None:

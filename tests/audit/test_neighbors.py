@@ -1,50 +1,391 @@
 """NeighborIndex against all distances in int64: equal, always."""
 
+import io
+import math
+import zipfile
+from fractions import Fraction
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file
 
+from memaudit.audit import exact, neighbors, projection
 from memaudit.audit.neighbors import NeighborIndex
-from memaudit.errors import DataError
+from memaudit.audit.ratio import memorized
+from memaudit.errors import ConfigError, DataError
+
+
+def all_distances(x, y):
+    """Σ (x − y)² for every pair, in integers from the differences themselves; int64 [B, N]."""
+    x, y = (a.reshape(len(a), -1).astype(np.int32) for a in (x, y))
+    return np.stack([np.square(row - y).sum(1, dtype=np.int64) for row in x])
 
 
 def brute_force(queries, images, k):
-    """index and squared distance [B, k] from every difference, in int64; a stable sort for ties."""
-    x = queries.reshape(len(queries), -1).astype(np.int64)
-    y = images.reshape(len(images), -1).astype(np.int64)
-    S = np.stack([((row - y) ** 2).sum(1) for row in x])
+    """index and squared distance [B, k]; the stable sort leaves ties in order of index."""
+    S = all_distances(queries, images)
     index = np.argsort(S, axis=1, kind="stable")[:, :k]
     return index, np.take_along_axis(S, index, 1)
 
 
-def random_images(seed, *shape, low=0, high=256):
-    return np.random.default_rng(seed).integers(low, high, shape, dtype=np.uint8)
+def brute_force_distinct(queries, images, duplicate_rms):
+    """The nearest image outside the duplicates of the nearest; -1 where there is none."""
+    limit = Fraction(duplicate_rms) ** 2 * images[0].size
+    found = []
+    for S in all_distances(queries, images):
+        apart = all_distances(images[[S.argmin()]], images)[0]
+        rest = [i for i in np.argsort(S, kind="stable") if apart[i] > limit]
+        found.append((rest[0], S[rest[0]]) if rest else (-1, -1))
+    return np.array(found).T
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 8), (3, 8, 8), (3, 32, 32)])
-@pytest.mark.parametrize("num_images", [2, 65, 1_000])
-def test_nearest_equals_brute_force_on_noise(shape, num_images):
-    images, queries = random_images(0, num_images, *shape), random_images(1, 20, *shape)
-    found = NeighborIndex(images).nearest(queries, 2)
-    index, squared_distance = brute_force(queries, images, 2)
-    assert (found.index == index).all()
-    assert (found.squared_distance == squared_distance).all()
+def assert_exact(images, queries, k=2):
+    return assert_equal(NeighborIndex(images).nearest(queries, k), brute_force(queries, images, k))
 
 
-def test_nearest_agrees_with_the_field_s_reference(golden):
+def assert_equal(found, expected):
+    index, squared_distance = expected
+    np.testing.assert_array_equal(found.squared_distance, squared_distance)
+    np.testing.assert_array_equal(found.index, index)
+    assert found.index.dtype == found.squared_distance.dtype == np.int64
+    of = found.statistics
+    assert of.num_certified + of.num_widened + of.num_brute_forced == of.num_searches
+    return of
+
+
+def noise(rng, num_images, shape, low=0, high=256):
+    return rng.integers(low, high, (num_images, *shape), dtype=np.uint8)
+
+
+def few_levels(rng, num_images, shape):
+    return noise(rng, num_images, shape, 100, 102)
+
+
+def flat(rng, num_images, shape):
+    return np.broadcast_to(noise(rng, num_images, (1, 1, 1)), (num_images, *shape))
+
+
+def identical(rng, num_images, shape):
+    return np.broadcast_to(noise(rng, 1, shape), (num_images, *shape))
+
+
+def extremes(rng, num_images, shape):
+    return 255 * noise(rng, num_images, shape, 0, 2)
+
+
+def near_duplicates(rng, num_images, shape):
+    """A few images with ±1 on some pixels."""
+    images = noise(rng, 3, shape, 1, 255)[rng.integers(0, 3, num_images)]
+    return images + noise(rng, num_images, shape, 0, 3) - 1
+
+
+def smooth(rng, num_images, shape):
+    """Few principal components, as photographs have."""
+    C, H, W = shape
+    waves = np.cos(np.outer(np.arange(4), np.linspace(0, np.pi, H * W))).reshape(4, 1, H, W)
+    images = np.tensordot(rng.normal(size=(num_images, C, 4)), waves[:, 0], 1) * 40 + 128
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+KINDS = [noise, few_levels, flat, identical, extremes, near_duplicates, smooth]
+SHAPES = [(1, 1, 1), (1, 8, 8), (3, 8, 8), (1, 17, 19), (3, 16, 16), (3, 32, 32)]
+
+
+@pytest.fixture(scope="module")
+def cifar(shared_data):
+    """1,500 training images and 100 others, uint8 [N, 3, 32, 32]."""
+    with zipfile.ZipFile(shared_data / "cifar10-jpeg-train.zip") as archive:
+        files = sorted(name for name in archive.namelist() if name.endswith((".jpg", ".jpeg")))
+        images = np.stack(
+            [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in files[::31][:1600]]
+        )
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order[:1500]], images[order[1500:]]
+
+
+@pytest.fixture(scope="module")
+def copies(cifar):
+    """Copies of CIFAR-10 images, near-copies, blends at the 1/3 edge and off it, and others."""
+    images, others = cifar
+    rng = np.random.default_rng(1)
+    one, two = images[:40], images[40:80]
+    noisy = np.clip(one + rng.normal(0, 3, one.shape), 0, 255).astype(np.uint8)
+    one_pixel = one.copy()
+    one_pixel[:, 0, 3, 5] ^= 1
+    blends = [((1 - w) * one + w * two).round().astype(np.uint8) for w in (1 / 4, 0.249, 1 / 2)]
+    return np.concatenate([one, noisy, one_pixel, *blends, others[:40]])
+
+
+@pytest.fixture(scope="module")
+def truth(cifar, copies):
+    """The two nearest of `copies` among `cifar`."""
+    return brute_force(copies, cifar[0], 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    kind=st.sampled_from(KINDS),
+    shape=st.sampled_from(SHAPES),
+    num_images=st.integers(2, 400),
+    k=st.integers(1, 5),
+)
+def test_nearest_equals_all_distances(seed, kind, shape, num_images, k):
+    rng = np.random.default_rng(seed)
+    images = kind(rng, num_images, shape)
+    queries = np.concatenate([noise(rng, 5, shape), kind(rng, 5, shape), images[:5]])
+    assert_exact(images, queries, min(k, num_images))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    kind=st.sampled_from(KINDS),
+    shape=st.sampled_from(SHAPES),
+    num_images=st.integers(2, 150),
+    duplicate_rms=st.sampled_from([0, 1, 8, Fraction(1, 3), 0.1, 60, 100.5, 255]),
+)
+def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, duplicate_rms):
+    rng = np.random.default_rng(seed)
+    images = kind(rng, num_images, shape)
+    images = images[rng.integers(0, num_images, num_images)]  # some of them repeated
+    queries = np.concatenate([noise(rng, 4, shape), images[:4]])
+    found = NeighborIndex(images).distinct_nearest(queries, duplicate_rms=duplicate_rms)
+    index, squared_distance = brute_force_distinct(queries, images, duplicate_rms)
+    np.testing.assert_array_equal(found.squared_distance_distinct, squared_distance)
+    np.testing.assert_array_equal(found.index_distinct, index)
+    np.testing.assert_array_equal(found.index, brute_force(queries, images, 2)[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 10), (3, 32, 32)])
+@pytest.mark.parametrize("centre", [20, 128, 240])
+def test_distances_that_differ_by_one_are_told_apart(shape, centre):
+    """Images one grey level off a query at n or n + 1 pixels: S is n or n + 1, ties by the hundred.
+
+    No float32 distance at these norms can tell which; the proof must fail and the integers decide.
+    """
+    rng = np.random.default_rng(centre)
+    D = math.prod(shape)
+    query = noise(rng, 1, (D,), centre - 15, centre + 15)
+    images = np.repeat(query, 1200, 0)
+    for image in images:
+        image[rng.choice(D, 200 + rng.integers(2), replace=False)] += 1
+    statistics = assert_exact(images.reshape(-1, *shape), query.reshape(1, *shape), 3)
+    assert statistics.num_brute_forced == 1
+
+
+def test_adversarially_close_images_far_from_the_mean_are_told_apart():
+    """Half of the images black, half white: the float error is largest, the gaps 1 to 3."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((3000, 1, 40, 40), dtype=np.uint8)
+    rows = images.reshape(3000, -1)
+    for i, row in enumerate(rows):
+        row[rng.choice(1600, 1 + i % 97, replace=False)] = 1
+    rows[1500:] = 255 - rows[1500:]
+    queries = np.zeros((2, 1, 40, 40), dtype=np.uint8)
+    queries[1] = 255
+    assert_exact(images, queries, 5)
+
+
+@pytest.mark.parametrize("kind", [noise, near_duplicates, smooth])
+def test_nearest_is_exact_at_64_by_64(kind):
+    rng = np.random.default_rng(0)
+    images = kind(rng, 300, (3, 64, 64))
+    assert_exact(images, np.concatenate([images[:3], noise(rng, 3, (3, 64, 64))]))
+
+
+def test_noise_whose_principal_components_say_nothing_is_brute_forced():
+    rng = np.random.default_rng(0)
+    statistics = assert_exact(noise(rng, 1200, (3, 16, 16)), noise(rng, 10, (3, 16, 16)))
+    assert statistics.num_brute_forced == 10
+
+
+def test_copies_and_blends_are_exact_and_nearly_all_certified(cifar, copies, truth):
+    statistics = assert_equal(NeighborIndex(cifar[0]).nearest(copies, 2), truth)
+    assert statistics.backend == "faiss-cpu"
+    assert statistics.num_certified > 0.9 * len(copies)
+    assert statistics.num_candidates < 30 * len(copies)
+
+
+def test_a_copy_is_at_distance_0_from_its_original(cifar):
+    found = NeighborIndex(cifar[0]).nearest(cifar[0][40:50], 1)
+    assert found.index[:, 0].tolist() == list(range(40, 50))
+    assert (found.squared_distance == 0).all()
+
+
+def test_the_result_does_not_depend_on_the_batch_size(cifar, copies, truth, monkeypatch):
+    index = NeighborIndex(cifar[0])
+    assert_equal(index.nearest(copies[7:8], 2), (truth[0][7:8], truth[1][7:8]))
+    for block in (1, 37):
+        monkeypatch.setattr(neighbors, "QUERY_BLOCK", block)
+        assert_equal(index.nearest(copies, 2), truth)
+
+
+@pytest.mark.parametrize("threads", [2, 1])  # 1 comes last, as conftest.py has it
+def test_the_result_does_not_depend_on_the_number_of_threads(cifar, copies, truth, threads):
+    torch.set_num_threads(threads)
+    assert_equal(NeighborIndex(cifar[0]).nearest(copies, 2), truth)
+
+
+def test_the_result_does_not_depend_on_how_precisely_torch_multiplies(cifar, copies, truth):
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert_equal(NeighborIndex(cifar[0]).nearest(copies, 2), truth)
+        images, queries = cifar[0][:300, :, ::2, ::2], copies[:9, :, ::2, ::2]
+        found = exact.nearest_by_brute_force(
+            queries.reshape(9, -1), images.reshape(300, -1), 4, device=torch.device("cpu")
+        )
+        np.testing.assert_array_equal(found[0], brute_force(queries, images, 4)[0])
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_the_order_of_the_training_set_decides_nothing_but_ties(cifar, copies):
+    images = np.concatenate([cifar[0], cifar[0][:100]])
+    order = np.random.default_rng(0).permutation(len(images))
+    straight = NeighborIndex(images).distinct_nearest(copies)
+    shuffled = NeighborIndex(images[order]).distinct_nearest(copies)
+    np.testing.assert_array_equal(straight.squared_distance, shuffled.squared_distance)
+    np.testing.assert_array_equal(
+        straight.squared_distance_distinct, shuffled.squared_distance_distinct
+    )
+    np.testing.assert_array_equal(
+        images[straight.index_distinct], images[order][shuffled.index_distinct]
+    )
+
+
+def test_memory_mapped_images_are_searched(cifar, copies, truth, tmp_path):
+    np.save(tmp_path / "images.npy", cifar[0])
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert_equal(NeighborIndex(mapped).nearest(copies, 2), truth)
+
+
+def test_ties_go_to_the_lower_index():
+    images = np.full((200, 3, 16, 16), 7, dtype=np.uint8)
+    images[[30, 60]] = 9
+    query = np.full((1, 3, 16, 16), 9, dtype=np.uint8)
+    assert NeighborIndex(images).nearest(query, 5).index.tolist() == [[30, 60, 0, 1, 2]]
+
+
+def test_copies_of_duplicated_images_are_seen_by_the_distinct_rule_alone(cifar):
+    """The published rule compares the copy with the original's twin: 0 %; outside twins: 100 %."""
+    images = np.concatenate([cifar[0], cifar[0]])
+    found = NeighborIndex(images).distinct_nearest(cifar[0][:50], duplicate_rms=0)
+    S, S_distinct = found.squared_distance, found.squared_distance_distinct
+    assert not memorized(S[:, 0], S[:, 1], Fraction(1, 3)).any()
+    assert memorized(S[:, 0], S_distinct, Fraction(1, 3)).all()
+
+
+def test_near_duplicates_within_the_radius_are_passed_over(cifar):
+    """A twin 8 grey levels off everywhere is a duplicate at 8, and none just below."""
+    twin = np.where(cifar[0] < 128, cifar[0] + 8, cifar[0] - 8)
+    index = NeighborIndex(np.concatenate([cifar[0], twin]))
+    queries = cifar[0][:20]
+    at_8 = index.distinct_nearest(queries, duplicate_rms=8)
+    below = index.distinct_nearest(queries, duplicate_rms=Fraction(8) - Fraction(1, 10**9))
+    assert (below.index_distinct == np.arange(20) + len(cifar[0])).all()
+    assert (at_8.squared_distance_distinct > below.squared_distance_distinct).all()
+
+
+def test_a_second_image_is_found_outside_hundreds_of_duplicates(cifar):
+    images = np.concatenate([np.repeat(cifar[0][:1], 700, 0), cifar[0][1:40]])
+    found = NeighborIndex(images).distinct_nearest(cifar[0][:1])
+    index, squared_distance = brute_force_distinct(cifar[0][:1], images, 8)
+    assert found.index_distinct == index >= 700
+    assert found.squared_distance_distinct == squared_distance
+
+
+def test_a_set_of_one_image_and_its_duplicates_has_no_distinct_second():
+    images = np.full((300, 1, 20, 20), 100, dtype=np.uint8)
+    images[::2] += 3
+    found = NeighborIndex(images).distinct_nearest(images[:4], duplicate_rms=3)
+    assert found.index_distinct.tolist() == found.squared_distance_distinct.tolist() == [-1] * 4
+
+
+def test_nearest_agrees_with_the_reference_of_the_field(golden):
     knn = load_file(golden / "mem_knn.safetensors")
     found = NeighborIndex(knn["train_uint8"]).nearest(knn["generated_uint8"], 2)
-    assert (found.index == knn["index"]).all()
-    assert (found.squared_distance == knn["squared_distance_int"]).all()
+    np.testing.assert_array_equal(found.index, knn["index"])
+    np.testing.assert_array_equal(found.squared_distance, knn["squared_distance_int"])
 
 
-def test_k_beyond_the_training_set_is_refused():
-    images = random_images(0, 5, 1, 4, 4)
-    with pytest.raises(ValueError, match="k must be 1 … 5"):
-        NeighborIndex(images).nearest(images, 6)
+def test_the_search_in_torch_gives_the_same_neighbors(cifar, copies, truth, monkeypatch):
+    """What a GPU without FAISS runs, here on the CPU."""
+
+    def open_search(projected, device):
+        y = torch.from_numpy(projected)
+        return "torch", lambda t, k: projection.nearest_projections(torch.from_numpy(t), y, k)
+
+    monkeypatch.setattr(neighbors, "_open_search", open_search)
+    statistics = assert_equal(NeighborIndex(cifar[0]).nearest(copies, 2), truth)
+    assert statistics.num_certified > 0.9 * len(copies)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_neighbors(cifar, copies):
+    found = NeighborIndex(cifar[0], device="cuda").distinct_nearest(copies)
+    expected = NeighborIndex(cifar[0]).distinct_nearest(copies)
+    np.testing.assert_array_equal(found.index, expected.index)
+    np.testing.assert_array_equal(found.index_distinct, expected.index_distinct)
+    assert found.statistics.num_brute_forced == expected.statistics.num_brute_forced
+
+
+def test_torch_tensors_are_taken_as_queries(cifar):
+    found = NeighborIndex(cifar[0]).nearest(torch.from_numpy(cifar[0][:3]), 1)
+    assert found.index[:, 0].tolist() == [0, 1, 2]
+
+
+def test_no_queries_have_no_neighbors(cifar):
+    index = NeighborIndex(cifar[0])
+    assert index.nearest(cifar[0][:0], 2).index.shape == (0, 2)
+    assert index.distinct_nearest(cifar[0][:0]).index_distinct.shape == (0,)
+
+
+def test_indexing_tells_how_far_it_is(cifar):
+    told = []
+    NeighborIndex(cifar[0], progress=lambda task, done, total, note="": told.append((done, total)))
+    assert told[-1] == (1500, 1500)
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_k_outside_1_to_n_is_refused(k):
+    images = noise(np.random.default_rng(0), 5, (1, 4, 4))
+    with pytest.raises(ValueError, match=f"k must be 1 … 5, the training images; got {k}"):
+        NeighborIndex(images).nearest(images, k)
 
 
 def test_queries_of_another_shape_are_refused():
-    index = NeighborIndex(random_images(0, 5, 3, 8, 8))
+    rng = np.random.default_rng(0)
+    index = NeighborIndex(noise(rng, 5, (3, 8, 8)))
     with pytest.raises(DataError, match=r"\[2, 1, 8, 8\].*\[5, 3, 8, 8\]"):
-        index.nearest(random_images(0, 2, 1, 8, 8), 1)
+        index.nearest(noise(rng, 2, (1, 8, 8)), 1)
+    with pytest.raises(DataError, match="float64"):
+        index.nearest(rng.random((2, 3, 8, 8)), 1)
+
+
+def test_training_images_that_cannot_be_searched_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(DataError, match="no training images"):
+        NeighborIndex(noise(rng, 0, (3, 8, 8)))
+    with pytest.raises(DataError, match="at least 2"):
+        NeighborIndex(noise(rng, 1, (3, 8, 8))).distinct_nearest(noise(rng, 1, (3, 8, 8)))
+    with pytest.raises(DataError, match="lower resolution"):
+        NeighborIndex(np.zeros((1, 1, 2**11, 2**11 + 1), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("duplicate_rms", [-1, math.inf, math.nan])
+def test_a_duplicate_radius_that_is_no_radius_is_refused(duplicate_rms):
+    images = noise(np.random.default_rng(0), 5, (1, 4, 4))
+    with pytest.raises(ValueError, match="duplicate_rms must be ≥ 0"):
+        NeighborIndex(images).distinct_nearest(images, duplicate_rms=duplicate_rms)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="no CUDA GPU"):
+        NeighborIndex(noise(np.random.default_rng(0), 5, (1, 4, 4)), device="cuda")
