@@ -1,6 +1,7 @@
 """Networks as records: the tree of modules that a pickle holds, walked without running it."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ def _plain(value: Any) -> Any:
 def _plain_item(value: Any) -> Any:
     if isinstance(value, str):
         return value[:1000]
-    return value if value is None or isinstance(value, int | float) else shown(value)
+    number = isinstance(value, int | float) and not math.isnan(value)
+    return value if number or value is None else shown(value)
 
 
 def _walk(module: ModuleRecord) -> Iterator[tuple[str, ModuleRecord]]:

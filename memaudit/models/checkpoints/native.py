@@ -21,6 +21,8 @@ from memaudit.models.checkpoints.wording import shown
 
 NAME = "memaudit"
 VERSION = 1
+MAX_DEPTH = 16
+"""Of the JSON in the metadata."""
 
 
 def save_checkpoint(
@@ -74,9 +76,24 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
 def json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     """The JSON object under `key` of the metadata."""
     try:
-        value = json.loads(metadata.get(key, ""))
+        value = json.loads(metadata.get(key, ""), parse_constant=_infinity)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its metadata entry {key!r} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"its metadata entry {key!r} is not a JSON object.")
+    _check_depth(value, key, MAX_DEPTH)
     return value
+
+
+def _infinity(text: str) -> float:
+    if text == "NaN":
+        raise ValueError("NaN is no value")
+    return float(text)
+
+
+def _check_depth(value: Any, key: str, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise CheckpointError(f"its metadata entry {key!r} nests deeper than {MAX_DEPTH}.")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, key, left - 1)
