@@ -42,13 +42,14 @@ EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
-def open_folder(folder: Path, *, device: torch.device | str) -> Checkpoint:
+def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
     """Open a pipeline's folder, or that of its U-Net with the scheduler's configuration beside it.
 
     Raises:
         ConfigError: diffusers is not installed.
         CheckpointError: files are missing or broken, or the model is of another kind.
     """
+    folder = Path(path)
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
     unet_config, unet_hash = _json_file(unet_folder / "config.json")
     scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
@@ -68,7 +69,7 @@ def open_folder(folder: Path, *, device: torch.device | str) -> Checkpoint:
         provenance={"unet": unet_config, "scheduler": scheduler},
         sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         format=NAME,
-        path=str(folder),
+        path=path,
     )
 
 

@@ -1,5 +1,6 @@
 """Open a checkpoint: the format is chosen by content, and nothing in the file runs."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ FORMATS: tuple[Format, ...] = (native, k_diffusion, edm, openai, state_dict, for
 """In the order they are asked: the first that recognizes a file reads it."""
 WITHOUT_CONFIG = (openai, state_dict)
 """Those whose files do not say what network they are of."""
+NOT_ONE_FILE = ((is_reference, open_function), (os.path.isdir, open_folder))
+"""What else can be opened: how it is recognized, and by what it is opened."""
 
 
 def open_checkpoint(
@@ -66,10 +69,11 @@ def open_checkpoint(
             raise ValueError("give arch or config, not both")
         config = find_config(arch)
     with named(path):
-        if is_reference(str(path)):
-            return open_function(str(path), device=device)
-        if Path(path).is_dir():
-            return open_folder(Path(path), device=device)
+        for is_of_it, open_it in NOT_ONE_FILE:
+            if is_of_it(str(path)):
+                if config is not None:
+                    raise ConfigError(f"{path} says what it is; leave out the configuration.")
+                return open_it(str(path), device=device)
         contents = decode(read_file(Path(path)), Budget())
         stored = read_network(contents, config)
         network = assemble(stored, device=device)
@@ -96,7 +100,7 @@ def read_network(contents: Contents, config: Mapping[str, Any] | None) -> Stored
         )
     if config is not None and format not in WITHOUT_CONFIG:
         raise ConfigError(
-            f"{contents.file.path} carries its own configuration; leave out the one given."
+            f"{contents.file.path} has a configuration of its own; leave out the one given."
         )
     return format.read(contents, config)
 

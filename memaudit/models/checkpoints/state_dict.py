@@ -60,12 +60,11 @@ def find_tensors(value: Any) -> tuple[dict[str, StoredTensor], str | None]:
 
 
 def by_precond_names(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Names as a denoiser's: without wrappers, and with the U-Net under `model.` or `unet.`."""
+    """Names as a denoiser's: without wrappers, and with the U-Net under `model.`."""
     bare = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     if not any(UNET_NAME.match(name) for name in bare):
         return bare
-    prefix = "unet." if "out_gain" in bare else "model."  # EDM2 has output gains.
-    return {f"{prefix}{name}": tensor for name, tensor in bare.items()}
+    return {f"model.{name}": tensor for name, tensor in bare.items()}
 
 
 def _within_unet(name: str) -> str:

@@ -1,0 +1,120 @@
+"""`module:function` runs the user's code, and only where nothing else can be meant."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from memaudit.errors import CheckpointError
+from memaudit.models.checkpoints import open_checkpoint
+from memaudit.models.denoiser import Denoiser
+
+MODULE = """
+import torch
+
+class Shrink(torch.nn.Module):
+    img_channels, img_resolution = 1, 4
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.25))
+    def forward(self, x, sigma, class_labels=None):
+        return x * self.scale / (self.scale + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+def shrink():
+    return Shrink()
+
+def plain():
+    def denoise(x, sigma, class_labels=None):
+        return x[:1]
+    denoise.img_channels, denoise.img_resolution, denoise.label_dim = 1, 4, 3
+    denoise.sigma_min, denoise.sigma_max = 0.1, 10
+    denoise.round_sigma = lambda sigma: sigma.round()
+    return denoise
+
+def without_size():
+    return lambda x, sigma, class_labels: x
+
+def failing():
+    raise KeyError("weights.pt")
+
+def number():
+    return 7
+
+constant = 7
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch, request):
+    """Name of a module of the user's in the current folder."""
+    name = f"user_{abs(hash(request.node.nodeid))}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_a_users_denoiser_is_one_of_ours(module):
+    checkpoint = open_checkpoint(f"{module}:shrink")
+    network = checkpoint.network
+    assert isinstance(network, Denoiser)
+    assert (network.label_dim, network.sigma_min, network.sigma_max) == (0, 0.0, math.inf)
+    x, sigma = torch.randn(2, 1, 4, 4), torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(
+        network(x, sigma), x * 0.25 / (0.25 + sigma[:, None, None, None] ** 2)
+    )
+    assert torch.equal(network.round_sigma(sigma), sigma)
+    assert not any(p.requires_grad for p in network.parameters())
+    assert checkpoint.provenance["module"].endswith(f"{module}.py")
+    assert "not of the weights" in checkpoint.warnings[0]
+
+
+def test_its_attributes_and_rounding_are_the_users(module):
+    network = open_checkpoint(f"{module}:plain").network
+    assert (network.label_dim, network.sigma_min, network.sigma_max) == (3, 0.1, 10.0)
+    assert float(network.round_sigma(torch.tensor(1.2))) == 1
+    with pytest.raises(CheckpointError, match=r"returned \[1, 1, 4, 4\] for x of \[2, 1, 4, 4\]"):
+        network(torch.zeros(2, 1, 4, 4), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("absent", "has no function absent"),
+        ("constant", "has no function constant"),
+        ("failing", r"failing\(\) failed with KeyError: 'weights.pt'"),
+        ("number", "it returned int; a callable D"),
+        ("without_size", "img_channels is None; a number from 1"),
+    ],
+)
+def test_a_function_that_gives_no_denoiser_is_refused_by_what_it_gives(module, function, message):
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(f"{module}:{function}")
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="module no_such_module could not be imported"):
+        open_checkpoint("no_such_module:denoiser")
+
+
+@pytest.mark.parametrize(
+    "text", ["a/b:c", "./user:shrink", "user.py:shrink.x", "user", "user:", "1:2"]
+)
+def test_a_text_that_could_be_a_path_runs_nothing(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user.py").write_text("open('ran', 'w').close()\ndef shrink(): pass\n")
+    with pytest.raises(CheckpointError, match="no such file"):
+        open_checkpoint(text)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_of_that_name_is_opened_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user.py").write_text("open('ran', 'w').close()\ndef shrink(): pass\n")
+    (tmp_path / "user:shrink").write_bytes(b"\x80\x04N.")
+    with pytest.raises(CheckpointError, match="no format"):
+        open_checkpoint("user:shrink")
+    assert not (tmp_path / "ran").exists()
