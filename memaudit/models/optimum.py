@@ -1,0 +1,471 @@
+"""The closed-form optimum of denoising score matching over a training set: it can only copy.
+
+    D*(x; σ) = Σᵢ wᵢ yᵢ,    w = softmaxᵢ(−‖x − yᵢ‖² / 2σ²)
+
+EDM, arXiv:2206.00364, App. B.3; Gu et al., arXiv:2310.02664, §2. With a class condition the sum
+runs over the images of that class. docs/optimum.md derives the bounds that are used here.
+
+All sums are in grey levels less a mean image of whole numbers: the training images are then small
+whole numbers, which float32 holds exactly. ℓᵢ = (x·yᵢ − ‖yᵢ‖²/2) / σ² is the log-weight of image i
+up to a constant.
+
+Legend: B batch, R rows of it, n training images of one class or all, K candidates, D = C·H·W.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memaudit.errors import ConfigError, DataError
+
+NEGLIGIBLE = math.log(1e-7)
+"""Log of the share of the posterior that is dropped where a bound proves that it is no more."""
+CANDIDATES = 64
+"""Leading images that a row remembers."""
+LEADERS = 4
+"""Leading images of a full sum whose weights are computed in float64, where float32 is too coarse:
+what is left then has weights below 1/LEADERS, and errors that average out."""
+ROUNDING_HARMLESS, ROUNDING_TOLERABLE = 1e-5, 1e-4
+"""Errors of float32 log-weights: what the denoised image may suffer from them before the leading
+weights are computed in float64, and what they may be before all that matter are."""
+SMALLEST_SIGMA = 1e-4
+"""In [-1, 1]. Below it only ties share the posterior, and the rounding of x itself decides them."""
+BLOCK_BYTES = 8 << 20
+"""float32 images at a time: what a processor's cache holds."""
+LOGIT_BYTES = 256 << 20
+UNIT_ROUNDOFF = 2.0**-24
+
+
+class Evaluation(NamedTuple):
+    """D* and how many training images share it."""
+
+    denoised: Tensor
+    """float32 [B, C, H, W]."""
+    num_effective: Tensor
+    """float64 [B]: 1/Σwᵢ², from 1 (one training image alone) to N (all alike)."""
+
+
+class Posterior(NamedTuple):
+    """The posterior over some of the training images, for each row of a batch."""
+
+    log_mass: Tensor
+    """float64 [R]: log Σ exp(ℓᵢ)."""
+    log_square_mass: Tensor
+    """float64 [R]: log Σ exp(2ℓᵢ)."""
+    mean: Tensor
+    """float64 [R, D]: Σ exp(ℓᵢ) yᵢ / Σ exp(ℓᵢ)."""
+
+    @classmethod
+    def empty_like(cls, x: Tensor) -> "Posterior":
+        """Room for the rows of x, float64 [R, D]."""
+        return cls(torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0]), torch.empty_like(x))
+
+    def put(self, rows: Tensor | slice, posterior: "Posterior") -> None:
+        """Set some rows."""
+        for mine, given in zip(self, posterior, strict=True):
+            mine[rows] = given
+
+    def merge(self, other: "Posterior") -> "Posterior":
+        """The posterior over both sets of images."""
+        log_mass = torch.logaddexp(self.log_mass, other.log_mass)
+        log_square_mass = torch.logaddexp(self.log_square_mass, other.log_square_mass)
+        share = (self.log_mass - log_mass).exp()[:, None]
+        return Posterior(log_mass, log_square_mass, share * self.mean + (1 - share) * other.mean)
+
+
+class Rays(NamedTuple):
+    """Where each row was searched for last, and which images were in reach.
+
+    A sampler moves x along the ray from the centre c = D(x₀; σ₀) through x₀, and along it the
+    posterior only narrows as σ falls: one search serves the steps that follow.
+    """
+
+    centre: Tensor
+    """float64 [R, D]: c."""
+    direction: Tensor
+    """float64 [R, D]: x₀ − c."""
+    variance: Tensor
+    """float64 [R]: σ₀²."""
+    candidates: Tensor
+    """int64 [R, K]: the images with the largest weights, in descending order."""
+    log_weight: Tensor
+    """float64 [R, K + 1]: upper bounds of ℓᵢ less the centre's ℓ, the last for all other images."""
+
+
+class ClosedFormOptimum:
+    """D* of a training set, as a denoiser.
+
+    The relative error of the denoised image is at most 1e-5 at every sigma. The cost falls with
+    sigma: where few images carry the posterior only they are summed, and along a trajectory they
+    are not searched for again. To that end each row of a batch remembers its last search. The
+    memory saves work and changes nothing else, but one object cannot serve two threads at a time.
+    """
+
+    sigma_min = 0.0
+    sigma_max = math.inf
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        label_dim: int | None = None,
+        device: str | torch.device = "cpu",
+        resident_bytes: int = 4 << 30,
+    ) -> None:
+        """Prepare the training images.
+
+        Args:
+            images: uint8 [N, C, H, W], N ≥ 1, H = W; may be memory-mapped.
+            labels: int64 [N], for a class-conditional optimum; None for an unconditional one.
+            label_dim: number of classes; by default the largest label + 1.
+            device: where to compute.
+            resident_bytes: up to this size the images are kept on the device as float32; a larger
+                set is converted block by block in every evaluation.
+
+        Raises:
+            DataError: images are not square and uint8 [N, C, H, W], or there are none.
+            ValueError: labels that do not match the images or label_dim.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+            raise DataError(
+                f"Training images are {images.dtype} {list(images.shape)}; square uint8 "
+                "[N, C, H, W] is needed."
+            )
+        if not len(images):
+            raise DataError("There are no training images, so there is no optimum.")
+        self.img_channels, self.img_resolution = images.shape[1], images.shape[3]
+        self.device = torch.device(device)
+
+        # Each class is a range of rows.
+        self.label_dim, order = 0, np.arange(len(images))
+        if labels is not None:
+            self.label_dim = label_dim or int(labels.max()) + 1
+            if (
+                labels.shape != (len(images),)
+                or not 0 <= labels.min() <= labels.max() < self.label_dim
+            ):
+                raise ValueError(
+                    f"labels are {list(labels.shape)} from {labels.min()} to {labels.max()}; "
+                    f"[{len(images)}] from 0 to {self.label_dim - 1} is needed"
+                )
+            order = np.argsort(labels, kind="stable")
+            self._class_bounds = np.searchsorted(labels[order], np.arange(self.label_dim + 1))
+        self._rows = _Rows(images, order, self.device, resident_bytes)
+        self._rays: dict[tuple[int, int], Rays] = {}
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """Every noise level is supported."""
+        return sigma
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None
+    ) -> Tensor:
+        """D*(x; sigma): see `evaluate`, which also tells how many training images share it."""
+        return self.evaluate(x, sigma, class_labels).denoised
+
+    @torch.no_grad()
+    def evaluate(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None
+    ) -> Evaluation:
+        """D*(x; sigma) and the effective number of training images in it.
+
+        Args:
+            x: noisy images, float [B, C, H, W], data scale [-1, 1]. float64 is made use of.
+            sigma: noise level ≥ 0, a number or [B]. Towards 0, D* becomes the nearest training
+                image, or the mean of the nearest where they tie.
+            class_labels: one-hot float [B, label_dim]. None: all training images count.
+
+        Raises:
+            ValueError: x of another shape or not finite, sigma below 0, labels not one-hot.
+            ConfigError: a class without training images.
+        """
+        shape = (self.img_channels, self.img_resolution, self.img_resolution)
+        if tuple(x.shape[1:]) != shape:
+            raise ValueError(f"x is {list(x.shape)}; [B, {', '.join(map(str, shape))}] is needed")
+        to_grey_levels = 127.5 - self._rows.centre
+        noisy = to_grey_levels + 127.5 * x.flatten(1).to(self.device, torch.float64)  # [B, D]
+        if not torch.linalg.vector_norm(noisy, dim=1).isfinite().all():
+            raise ValueError("x is not finite")
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
+        if not (sigma >= 0).all():
+            raise ValueError("sigma must be 0 or more")
+        variance = ((127.5 * sigma.clamp(SMALLEST_SIGMA)) ** 2).expand(len(x))  # [B]
+
+        classes = self._class_index(class_labels, len(x))
+
+        posterior = Posterior.empty_like(noisy)
+        latest = {}
+        some = max(1, LOGIT_BYTES // (4 * len(self._rows)))
+        with _full_precision():
+            for start in range(0, len(x), some):
+                batch = slice(start, start + some)
+                of_batch = Posterior(*(whole[batch] for whole in posterior))
+                for part, rows in self._parts(None if classes is None else classes[batch]):
+                    key = (start, part.start)
+                    found, latest[key] = self._evaluate(
+                        noisy[batch][rows], variance[batch][rows], part, self._rays.get(key)
+                    )
+                    of_batch.put(rows, found)
+        self._rays = latest
+        denoised = (posterior.mean - to_grey_levels) / 127.5
+        num_effective = (2 * posterior.log_mass - posterior.log_square_mass).exp().clamp(min=1)
+        return Evaluation(
+            denoised.to(x.device, torch.float32).view(x.shape), num_effective.to(x.device)
+        )
+
+    def _class_index(self, class_labels: Tensor | None, batch_size: int) -> Tensor | None:
+        """int64 [B], or None where no row has a class."""
+        if class_labels is None or not self.label_dim:
+            return None
+        is_one = class_labels == 1
+        one_hot = class_labels.shape == (batch_size, self.label_dim) and bool(
+            (is_one.sum(1) == 1).all() and (is_one | (class_labels == 0)).all()
+        )
+        if not one_hot:
+            raise ValueError(
+                f"class_labels are {list(class_labels.shape)}; one-hot [{batch_size}, "
+                f"{self.label_dim}] is needed"
+            )
+        return class_labels.argmax(1).to(self.device)
+
+    def _parts(self, class_index: Tensor | None) -> Iterator[tuple[slice, Tensor | slice]]:
+        """Ranges of training images, each with the rows of a batch that it is summed for."""
+        if class_index is None:
+            yield slice(0, len(self._rows)), slice(None)
+        else:
+            for c in class_index.unique().tolist():
+                yield self._class_range(c), class_index == c
+
+    def _class_range(self, c: int) -> slice:
+        start, stop = self._class_bounds[c : c + 2].tolist()
+        if start == stop:
+            raise ConfigError(
+                f"Class {c} has no training images, so that it has no optimum; ask for one of the "
+                "classes that the training images have."
+            )
+        return slice(start, stop)
+
+    def _evaluate(
+        self, x: Tensor, variance: Tensor, part: slice, rays: Rays | None
+    ) -> tuple[Posterior, Rays]:
+        """The posterior of rows x, float64 [R, D], over `part`, and what to remember."""
+        if rays is None or len(rays.centre) != len(x):
+            return self._search(x, variance, part)
+        known, posterior = self._recall(rays, x, variance, part)
+        if known.all():
+            return posterior, rays
+        found, new_rays = self._search(x[~known], variance[~known], part)
+        posterior.put(~known, found)
+        rays = Rays(*(old.clone() for old in rays))
+        for old, new in zip(rays, new_rays, strict=True):
+            old[~known] = new
+        return posterior, rays
+
+    def _recall(
+        self, rays: Rays, x: Tensor, variance: Tensor, part: slice
+    ) -> tuple[Tensor, Posterior]:
+        """Which rows, bool [R], provably need no more than their candidates, and what these give.
+
+        Let x = c + s·(x₀ − c) + e with 0 ≤ s ≤ 1. An image whose weight was at most exp(b) times
+        the centre's at x₀ has at most exp(s·b·σ₀²/σ² + min(‖e‖²/(1 − s), 2‖e‖r)/2σ²) times it at x,
+        where r ≥ ‖c − yᵢ‖ (docs/optimum.md).
+        """
+        log_images = math.log(part.stop - part.start)
+        gain = rays.variance / variance
+        posterior = Posterior.empty_like(x)
+        known = gain * rays.log_weight[:, -1] + log_images <= NEGLIGIBLE
+        if not known.any():  # too many images are in reach, whatever x is
+            return known, posterior
+
+        offset = x - rays.centre
+        along, length = _dot(offset, rays.direction), _dot(rays.direction, rays.direction)
+        s = (along / length).clamp(0, 1)
+        squared_norm = _dot(offset, offset)
+        # Its own rounding errors count as distance from the ray.
+        error = (squared_norm - s * (2 * along - s * length)).clamp(min=0) + 1e-13 * squared_norm
+        radius = torch.linalg.vector_norm(rays.centre, dim=1) + self._rows.largest_norm
+        detour = torch.minimum(error / (1 - s).clamp(min=1e-9), 2 * error.sqrt() * radius)
+        bound = (s * gain)[:, None] * rays.log_weight
+        bound += (detour / (2 * variance) + log_images)[:, None]  # [R, K + 1]
+
+        num_needed = (~(bound <= NEGLIGIBLE)).sum(1).clamp(min=1)
+        known = num_needed < bound.shape[1]
+        if known.any():
+            rows = _where(known)
+            columns = _leading(rays.candidates[rows], num_needed[rows])
+            near = self._exact(x[rows], variance[rows], columns)
+            posterior.put(rows, near)
+            # The bounds are against the centre's weight. What counts is the candidates'.
+            of_centre = _log_weight(rays.centre[rows], x[rows], variance[rows])
+            outside = bound[rows].gather(1, num_needed[rows, None])[:, 0]
+            proven = outside + of_centre - near.log_mass <= NEGLIGIBLE
+            known = known.masked_scatter(known, proven)
+        return known, posterior
+
+    def _search(self, x: Tensor, variance: Tensor, part: slice) -> tuple[Posterior, Rays]:
+        """The posterior of rows x over `part` from all weights, and what to remember."""
+        num_images = part.stop - part.start
+        logits = self._logits(x, variance, part)  # float32 [n, R]
+        top = logits.T.topk(min(CANDIDATES + 1, num_images))
+        log_weight, candidates = top.values.double(), top.indices[:, :CANDIDATES] + part.start
+        if num_images <= CANDIDATES:  # there are no others
+            log_weight = torch.nn.functional.pad(log_weight, (0, 1), value=-math.inf)
+
+        # Errors of float32: as large as they are found to be, and as large as they could be.
+        x_norm = torch.linalg.vector_norm(x, dim=1)
+        rounding = UNIT_ROUNDOFF * x_norm * self._rows.largest_norm / variance
+        error = (x.shape[1] + 4) * rounding
+        lowest = log_weight[:, 0] - 2 * error + NEGLIGIBLE - math.log(num_images)
+        num_needed = (log_weight > lowest[:, None]).sum(1)
+        narrow = num_needed < log_weight.shape[1]
+
+        posterior = Posterior.empty_like(x)
+        columns = _leading(candidates[narrow], num_needed[narrow])
+        if 4 * len(columns) > num_images:  # no saving
+            narrow = torch.zeros_like(narrow)
+        if narrow.any():
+            rows = _where(narrow)
+            posterior.put(rows, self._exact(x[rows], variance[rows], columns))
+        if not narrow.all():
+            rows = _where(~narrow)
+            # Errors average out over the images that share the posterior.
+            suffered = rounding * log_weight.softmax(1)[:, 0].sqrt()
+            leaders = candidates[~narrow & (suffered > ROUNDING_HARMLESS), :LEADERS].flatten()
+            hard = ~narrow & (rounding > ROUNDING_TOLERABLE)
+            in_reach = (logits[:, hard] > lowest[hard]).any(1).nonzero()[:, 0] + part.start
+            columns = torch.cat([leaders, in_reach]).unique()
+            found = self._sum(x[rows], variance[rows], part, logits[:, rows], columns)
+            posterior.put(rows, found)
+
+        centre = posterior.mean
+        log_weight += (error - _log_weight(centre, x, variance))[:, None]
+        return posterior, Rays(centre, x - centre, variance, candidates, log_weight)
+
+    def _logits(self, x: Tensor, variance: Tensor, part: slice) -> Tensor:
+        """ℓ of every image of `part`, float32 [n, R]."""
+        scaled = (x / variance[:, None]).float().T
+        logits = torch.empty(part.stop - part.start, len(x), device=self.device)
+        for block, y in self._rows.blocks(part):
+            inside = logits[block.start - part.start : block.stop - part.start]
+            torch.mm(y, scaled, out=inside)
+            inside.addr_(self._rows.half_squared_norm[block].float(), (-1 / variance).float())
+        return logits
+
+    def _sum(
+        self, x: Tensor, variance: Tensor, part: slice, logits: Tensor, columns: Tensor
+    ) -> Posterior:
+        """The posterior over `part`: by float32 logits, which are spent, `columns` in float64."""
+        logits[columns - part.start] = -math.inf
+        largest = logits.amax(0).clamp(min=torch.finfo(torch.float32).min)
+        mass, square_mass = torch.zeros_like(variance), torch.zeros_like(variance)
+        total = torch.zeros_like(x)
+        for block, y in self._rows.blocks(part):
+            inside = logits[block.start - part.start : block.stop - part.start]
+            weights = inside.sub_(largest).exp_()
+            mass += weights.sum(0)
+            total += weights.T @ y
+            square_mass += weights.square_().sum(0)
+        rest = Posterior(
+            mass.log() + largest,
+            square_mass.log() + 2 * largest.double(),
+            total / mass.clamp(min=1)[:, None],
+        )
+        return rest if not len(columns) else self._exact(x, variance, columns).merge(rest)
+
+    def _exact(self, x: Tensor, variance: Tensor, columns: Tensor) -> Posterior:
+        """The posterior over the images `columns`, int64 [M], M ≥ 1, in float64."""
+        posterior = None
+        for index in columns.split(max(1, BLOCK_BYTES // (4 * x.shape[1]))):
+            y = self._rows.take(index).double()
+            logits = (x @ y.T - self._rows.half_squared_norm[index]) / variance[:, None]
+            block = Posterior(logits.logsumexp(1), (2 * logits).logsumexp(1), logits.softmax(1) @ y)
+            posterior = block if posterior is None else posterior.merge(block)
+        assert posterior is not None
+        return posterior
+
+
+class _Rows:
+    """The training images as rows of whole numbers in float32: grey levels less a mean image."""
+
+    def __init__(
+        self, images: np.ndarray, order: np.ndarray, device: torch.device, resident_bytes: int
+    ) -> None:
+        self._images = images.reshape(len(images), -1)
+        self._order = order
+        self._device = device
+        self._resident: Tensor | None = None
+        self.centre = torch.from_numpy(self._images.mean(0, dtype=np.float64).round()).to(device)
+        """float64 [D]: the mean image, rounded."""
+        self.half_squared_norm = torch.empty(len(order), dtype=torch.float64, device=device)
+        """float64 [N]: ‖yᵢ‖²/2, exact."""
+
+        resident = None
+        if 4 * self._images.size <= resident_bytes:
+            resident = torch.empty(self._images.shape, device=device)
+        for block, y in self.blocks(slice(0, len(order))):
+            self.half_squared_norm[block] = y.double().square_().sum(1) / 2
+            if resident is not None:
+                resident[block] = y
+        self._resident = resident
+        self.largest_norm = math.sqrt(2 * float(self.half_squared_norm.max()))
+        """The largest ‖yᵢ‖."""
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def blocks(self, part: slice) -> Iterator[tuple[slice, Tensor]]:
+        """`part` in slices, each with its rows, float32 [n, D]."""
+        size = max(1, BLOCK_BYTES // (4 * self._images.shape[1]))
+        for start in range(part.start, part.stop, size):
+            block = slice(start, min(start + size, part.stop))
+            if self._resident is not None:
+                yield block, self._resident[block]
+            else:
+                yield block, self._read(self._order[block])
+
+    def take(self, index: Tensor) -> Tensor:
+        """The rows `index`, int64 [M] → float32 [M, D]."""
+        if self._resident is not None:
+            return self._resident[index]
+        return self._read(self._order[index.cpu().numpy()])
+
+    def _read(self, index: np.ndarray) -> Tensor:
+        images = torch.from_numpy(self._images[index]).to(self._device)
+        return images.float() - self.centre.float()
+
+
+def _leading(candidates: Tensor, num_needed: Tensor) -> Tensor:
+    """The first num_needed, int64 [R], of each row's candidates, [R, K], without repeats."""
+    place = torch.arange(candidates.shape[1], device=candidates.device)
+    return candidates[place < num_needed[:, None]].unique()
+
+
+def _where(mask: Tensor) -> Tensor | slice:
+    """An index of the rows where `mask`, bool [R], holds: one that copies nothing if all do."""
+    return slice(None) if mask.all() else mask
+
+
+def _log_weight(y: Tensor, x: Tensor, variance: Tensor) -> Tensor:
+    """ℓ of one image y a row, float64 [R]."""
+    return (_dot(x, y) - _dot(y, y) / 2) / variance
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a, b)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep TF32 and bfloat16 out of float32 products, whatever the caller allows elsewhere."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(allowed)
