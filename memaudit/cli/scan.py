@@ -22,6 +22,8 @@ from memaudit.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from memaudit.audit.scan import ScanResult
     from memaudit.audit.statistics import Proportion
 
@@ -148,6 +150,7 @@ def scan(
 
 def render(result: "ScanResult") -> None:
     """Print the headline, the ratios, and the pairs that are closest to being copies."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -161,16 +164,16 @@ def render(result: "ScanResult") -> None:
         ),
         soft_wrap=True,
     )
-    table = Table(show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rule")
     table.add_column("memorized", justify="right")
     table.add_column("ratio", justify="right")
     table.add_column(f"{100 * headline.confidence:g} % interval", justify="right")
     rms = result.config.duplicate_rms
     for name, rule in (
-        ("paper", "paper: first and second nearest"),
-        ("distinct", f"distinct: duplicates within {rms:g} grey levels set aside"),
-        ("distinct_at_0", "distinct: exact duplicates set aside"),
+        ("distinct", f"distinct (duplicates: {rms:g} levels)"),
+        ("distinct_at_0", "distinct (exact duplicates)"),
+        ("paper", "paper"),
     ):
         ratio = result.ratios[name]
         table.add_row(
@@ -190,11 +193,12 @@ def render(result: "ScanResult") -> None:
 
 
 def _closest_pairs(result: "ScanResult") -> Any:
+    from rich import box
     from rich.table import Table
 
     matches, data = result.matches, result.data
     scale = 1 / data.images[0].size
-    table = Table(title="Closest pairs", title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(title="Closest pairs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("seed" if result.source["kind"] == "checkpoint" else "image")
     table.add_column("nearest training image", overflow="fold")
     table.add_column("RMS distance", justify="right")
@@ -202,13 +206,20 @@ def _closest_pairs(result: "ScanResult") -> Any:
     table.add_column("copy")
     for row in matches.distance_ratio.argsort(kind="stable")[:WORST_PAIRS]:
         table.add_row(
-            str(result.keys[row]),
-            data.names[matches.nn1[row]],
+            printable(str(result.keys[row])),
+            printable(data.names[matches.nn1[row]]),
             f"{(matches.squared_distance1[row] * scale) ** 0.5:.2f}",
             f"{matches.distance_ratio[row]:.3f}",
             "yes" if matches.memorized_distinct[row] else "no",
         )
     return table
+
+
+def printable(name: str) -> "Text":
+    """A file name as it is: no markup in it, and bytes that are no text as escapes."""
+    from rich.text import Text
+
+    return Text(name.encode(errors="backslashreplace").decode())
 
 
 def percent(share: float) -> str:
