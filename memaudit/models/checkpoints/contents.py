@@ -22,7 +22,8 @@ from memaudit.models.checkpoints.torch_file import (
     parse_zip,
 )
 
-MAX_BYTES = 64 << 30
+MAX_BYTES = 32 << 30
+"""The whole file is held in memory; EDM2's largest has 3 GB."""
 Container = Literal["safetensors", "torch zip", "torch stream", "pickle"]
 
 LOOKS_LIKE = (
@@ -66,11 +67,11 @@ def read_file(path: Path) -> RawFile:
     Raises:
         CheckpointError: it is missing, unreadable, or of no known container.
     """
-    if not path.exists():
-        raise CheckpointError("there is no such file; check the path.")
-    if not path.is_file():
-        raise CheckpointError("it is not a regular file; a checkpoint file is needed.")
     try:
+        if not path.exists():
+            raise CheckpointError("there is no such file; check the path.")
+        if not path.is_file():
+            raise CheckpointError("it is not a regular file; a checkpoint file is needed.")
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))

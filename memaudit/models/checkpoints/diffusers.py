@@ -55,7 +55,7 @@ def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
     scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
     scheduler, scheduler_hash = _json_file(scheduler_folder / "scheduler_config.json")
     _check_supported(unet_config, scheduler)
-    weights = next((path for name in WEIGHTS if (path := unet_folder / name).is_file()), None)
+    weights = next((unet_folder / name for name in WEIGHTS if (unet_folder / name).is_file()), None)
     if weights is None:
         raise CheckpointError(f"{unet_folder} has none of the weights {', '.join(WEIGHTS)}.")
     contents = decode(read_file(weights), Budget())

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
@@ -10,9 +11,12 @@ from memaudit.models.checkpoints.records import ModuleRecord, PersistentRecord
 from memaudit.models.checkpoints.tensors import StoredTensor
 from memaudit.models.checkpoints.wording import shown
 
+TREE = ("_parameters", "_buffers", "_modules")
+"""What a module's state holds its parts in."""
 MAX_DEPTH = 16
-MAX_MODULES = 20_000
-MAX_ENTRIES = 64
+MAX_ENTRIES = 1_000_000
+"""Of all modules' states together; ADM for ImageNet has some 30,000."""
+MAX_OPTIONS = 64
 
 
 def state_dict(module: ModuleRecord) -> dict[str, StoredTensor]:
@@ -26,6 +30,8 @@ def state_dict(module: ModuleRecord) -> dict[str, StoredTensor]:
     for prefix, part in _walk(module):
         _check_hooks(part)
         transient = part.state.get("_non_persistent_buffers_set", set())
+        if not isinstance(transient, set):
+            raise CheckpointError("its network does not say which buffers it keeps.")
         buffers = _mapping(part, "_buffers")
         own = {name: value for name, value in buffers.items() if name not in transient}
         for name, value in {**_mapping(part, "_parameters"), **own}.items():
@@ -46,11 +52,11 @@ def flat(options: Any) -> dict[str, Any]:
     """Options as plain JSON: numbers, texts and lists of them. The rest is only named by kind."""
     if not isinstance(options, dict):
         return {}
-    return {str(key)[:80]: _plain(value) for key, value in list(options.items())[:MAX_ENTRIES]}
+    return {str(key)[:80]: _plain(value) for key, value in islice(options.items(), MAX_OPTIONS)}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple) and len(value) <= MAX_ENTRIES:
+    if isinstance(value, list | tuple) and len(value) <= MAX_OPTIONS:
         return [_plain_item(item) for item in value]
     return _plain_item(value)
 
@@ -69,11 +75,12 @@ def _walk(module: ModuleRecord) -> Iterator[tuple[str, ModuleRecord]]:
     count = 0
     while pending:
         prefix, depth, part = pending.pop()
-        count += 1
-        if depth > MAX_DEPTH or count > MAX_MODULES:
+        parts = (part.state, *(part.state.get(key) for key in TREE))
+        count += sum(len(mapping) for mapping in parts if isinstance(mapping, dict))
+        if depth > MAX_DEPTH or count > MAX_ENTRIES:
             raise CheckpointError(
                 f"its network nests modules deeper than {MAX_DEPTH}, or has more than "
-                f"{MAX_MODULES:,}."
+                f"{MAX_ENTRIES:,} parts."
             )
         yield prefix, part
         for name, child in _mapping(part, "_modules").items():

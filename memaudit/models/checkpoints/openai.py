@@ -101,13 +101,12 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 
 def _check_variant(tensors: Mapping[str, StoredTensor]) -> None:
     """Refuse networks whose arithmetic no DhariwalUNet has."""
-    model_channels = tensors["input_blocks.0.0.weight"].shape[0]
-    affine = tensors.get("input_blocks.1.0.emb_layers.1.weight")
+    model_channels = _outputs(tensors, "input_blocks.0.0")
     if model_channels < MIN_CHANNELS:
         problem = f"norms of 32 groups on {model_channels} channels"
     elif any(name.endswith((".op.weight", ".conv.weight")) for name in tensors):
         problem = "up- and downsampling outside residual blocks (resblock_updown is off)"
-    elif affine is not None and affine.shape[0] == model_channels:
+    elif _outputs(tensors, "input_blocks.1.0.emb_layers.1") == model_channels:
         problem = "norms without scale and shift (use_scale_shift_norm is off, as for LSUN)"
     else:
         return
@@ -115,6 +114,12 @@ def _check_variant(tensors: Mapping[str, StoredTensor]) -> None:
         f"it holds an ADM network of OpenAI's with {problem}, which EDM's DhariwalUNet has not. "
         "Give it to memaudit as a Python denoiser (module:function)."
     )
+
+
+def _outputs(tensors: Mapping[str, StoredTensor], module: str) -> int:
+    """Output channels of a module; 0 where it has no such weight."""
+    tensor = tensors.get(f"{module}.weight")
+    return tensor.shape[0] if tensor is not None and tensor.shape else 0
 
 
 def _converted(network: nn.Module, weights: Mapping[str, Tensor], order: str) -> dict[str, Tensor]:
@@ -131,9 +136,9 @@ def _converted(network: nn.Module, weights: Mapping[str, Tensor], order: str) ->
         if theirs not in left:
             raise CheckpointError(f"it lacks the tensor {shown(theirs)}, which ADM calls for.")
         tensor = left.pop(theirs)
-        if module == "model.map_label":
+        if module == "model.map_label" and tensor.ndim == 2:
             tensor = tensor.T.contiguous()
-        if tensor.ndim == 3:
+        elif tensor.ndim == 3:
             tensor = tensor[..., None]
         if module.endswith(".qkv") and tensor.shape == expected.shape:
             tensor = _reordered(tensor, order)

@@ -17,18 +17,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
-from memaudit.models.checkpoints.wording import shown
+from memaudit.models.checkpoints.wording import printable, shown
 
 MAX_OPCODES = 1_000_000
 """In a whole file; the largest of EDM's snapshots need some tens of thousands."""
 MAX_TEXT = 1 << 20
 """Bytes of one text; the source code in a snapshot has 36,000."""
 MAX_NAME = 1000
-"""Bytes of a module's and a global's name."""
+"""Bytes or characters of a module's name, and of a global's."""
 MAX_INTEGER = 16
 """Bytes of one integer."""
 MAX_MARKS = 256
 """Containers begun and not yet ended."""
+MAX_TOLD = 10
+"""Reasons that a message gives; `Budget.named` has them all."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Global:
     name: str
 
     def __str__(self) -> str:
-        return shown(f"{self.module}.{self.name}")[1:-1]
+        return printable(f"{self.module}.{self.name}")
 
 
 Construct = Callable[[tuple[Any, ...]], Any]
@@ -73,6 +75,14 @@ class Budget:
 
     opcodes: int = MAX_OPCODES
     named: set[Global] = field(default_factory=set)
+
+    def spend(self, opcodes: int) -> None:
+        """Take work off the budget, counted in opcodes."""
+        self.opcodes -= opcodes
+        if self.opcodes < 0:
+            raise CheckpointError(
+                f"its pickle has more than {MAX_OPCODES:,} instructions; no checkpoint needs that."
+            )
 
 
 _OPCODES = {ord(info.code): info for info in pickletools.opcodes}
@@ -141,10 +151,12 @@ class Unpickler:
 
     def _check_refused(self) -> None:
         if self._refused:
+            reasons = list(self._refused)
+            more = f" and {len(reasons) - MAX_TOLD} more" if len(reasons) > MAX_TOLD else ""
             raise UnsafeCheckpointError(
-                f"it {' and '.join(self._refused)}, which no checkpoint needs; it was not loaded "
-                "and nothing in it ran. If you trust where it comes from, report this so that it "
-                "can be looked at."
+                f"it {' and '.join(reasons[:MAX_TOLD])}{more}, which no checkpoint needs; it was "
+                "not loaded and nothing in it ran. If you trust where it comes from, report this "
+                "so that it can be looked at."
             )
 
     # Reading.
@@ -160,11 +172,7 @@ class Unpickler:
 
     def _opcode(self) -> pickletools.OpcodeInfo:
         """The next opcode; its argument is left in `_argument`."""
-        self.budget.opcodes -= 1
-        if self.budget.opcodes < 0:
-            raise CheckpointError(
-                f"its pickle has more than {MAX_OPCODES:,} instructions; no checkpoint needs that."
-            )
+        self.budget.spend(1)
         code = self._take(1)[0]
         opcode = _OPCODES.get(code)
         if opcode is None:
@@ -339,6 +347,8 @@ class Unpickler:
                 f"its pickle calls {called if isinstance(called, Global) else shown(called)}, "
                 "which no checkpoint does. Nothing in it ran."
             )
+        # One list may be the argument of many calls.
+        self.budget.spend(sum(len(part) for part in arguments if isinstance(part, list)))
         self._stack.append(construct(arguments))
 
     def _set_state(self) -> None:
@@ -361,8 +371,8 @@ class Unpickler:
 
 
 def _checked_name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise CheckpointError(f"its pickle names a global by {shown(name)}, which is no text.")
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise CheckpointError(f"its pickle names a global by {shown(name)}, which is no name.")
     return name
 
 

@@ -41,6 +41,8 @@ MODULE_DICT = Global("torch.nn.modules.container", "ModuleDict")
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
 """Numbers that numpy may have left in a network's configuration, as struct reads them."""
 NUMPY_ITEM_SIZES = {"f8": 8, "f4": 4, "f2": 2, "i8": 8, "i4": 4, "i2": 2, "i1": 1, "u1": 1, "b1": 1}
+MAX_ENCODED = 256
+"""Characters of bytes that protocol 2 writes as text: numbers of numpy's."""
 
 
 @dataclass
@@ -183,12 +185,12 @@ def numpy_array(arguments: tuple[Any, ...]) -> NumpyArray:
 
 def latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
     match arguments:
-        case (str(text), "latin1"):
+        case (str(text), "latin1") if len(text) <= MAX_ENCODED:
             try:
                 return text.encode("latin-1")
             except UnicodeEncodeError:
                 pass
-    raise UnsafeCheckpointError("it encodes a text by something else than latin1.")
+    raise UnsafeCheckpointError("it encodes something else than a short text as latin1.")
 
 
 RECORDS: dict[Global, Construct | None] = {

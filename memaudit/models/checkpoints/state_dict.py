@@ -22,6 +22,8 @@ KEYS = (*EMA_KEYS, "state_dict", "model_state_dict", "model", "net", "network", 
 """Where a file keeps its weights, the average before the network that was trained."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 UNET_NAME = re.compile(r"^(?:enc|dec)\.\d+x\d+_")
+BLOCK_PART = re.compile(r"^enc\.(?P<res>\d{1,5})x(?P=res)_block(?P<block>\d{1,3})\.")
+MAX_LEVELS = 10
 
 
 def recognizes(contents: Contents) -> bool:
@@ -62,6 +64,8 @@ def find_tensors(value: Any) -> tuple[dict[str, StoredTensor], str | None]:
 def by_precond_names(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Names as a denoiser's: without wrappers, and with the U-Net under `model.`."""
     bare = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(bare) != len(tensors):
+        raise CheckpointError("it holds a tensor twice, with and without a wrapper's prefix.")
     if not any(UNET_NAME.match(name) for name in bare):
         return bare
     return {f"model.{name}": tensor for name, tensor in bare.items()}
@@ -87,28 +91,28 @@ def _hint(tensors: Mapping[str, StoredTensor]) -> str:
 
 
 def _fits(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> bool:
+    # Most presets differ in width already, which spares laying them out.
+    if shapes.get("model.map_layer0.bias") != [4 * config["model_channels"]]:
+        return False
     expected = {name: list(t.shape) for name, t in lay_out(config).state_dict().items()}
     expected.pop("u", None)
     return expected == {name: shape for name, shape in shapes.items() if name != "u"}
 
 
 def _facts(shapes: Mapping[str, list[int]]) -> str:
-    """Options of the constructors that shapes give away, as keyword = value."""
+    """Options of the constructors that names and shapes give away, as keyword = value."""
     inner = {_within_unet(name): shape for name, shape in shapes.items()}
-    found: dict[str, Any] = {}
-    adm = "out_conv.weight" in inner and "out_gain" not in inner
-    found["model_type"] = "DhariwalUNet" if adm else "SongUNet"
-    levels = sorted({int(m[1]) for m in map(re.compile(r"enc\.(\d+)x").match, inner) if m})
-    if levels:
-        found["img_resolution"] = levels[-1]
-        found["channels of the levels"] = [
-            inner.get(f"enc.{res}x{res}_block0.conv1.weight", [0])[0] for res in reversed(levels)
-        ]
-        top = f"enc.{levels[-1]}x{levels[-1]}_block"
-        found["num_blocks"] = len({n.split(".")[1] for n in inner if n.startswith(top)})
-        found["attn_resolutions"] = sorted(
-            {int(m[1]) for m in map(re.compile(r"enc\.(\d+)x\d+_block\d+\.qkv").match, inner) if m}
-        )
-    for name, option in (("map_label", "label_dim"), ("map_augment", "augment_dim")):
-        found[option] = inner.get(f"{name}.weight", [0, 0])[-1]
-    return ", ".join(f"{option} = {value}" for option, value in found.items())
+    blocks = [match for name in inner if (match := BLOCK_PART.match(name))]
+    levels = sorted({int(match["res"]) for match in blocks}, reverse=True)[:MAX_LEVELS]
+    facts = {
+        "model_type": "DhariwalUNet" if "out_conv.weight" in inner else "SongUNet",
+        "levels": [f"{res}x{res}" for res in levels],
+        "channels": [inner.get(f"enc.{res}x{res}_block0.norm1.bias") for res in levels],
+        "num_blocks": len({match["block"] for match in blocks}),
+        "attn_resolutions": [
+            res for res in levels if f"enc.{res}x{res}_block0.qkv.weight" in inner
+        ],
+        "label_dim": (inner.get("map_label.weight") or [0])[-1],
+        "augment_dim": (inner.get("map_augment.weight") or [0])[-1],
+    }
+    return ", ".join(f"{option} = {value}" for option, value in facts.items())

@@ -99,12 +99,14 @@ def parse_legacy(data: memoryview, budget: Budget, *, admitted: Admitted = RECOR
     value = unpickler.load()
     unpickler.admitted, unpickler.persistent = {}, None
     keys = unpickler.load()
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages.by_key):
+    # Nothing is done with a key before it is known to be a text: it may be a huge structure.
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not texts or sorted(keys) != sorted(storages.by_key):
         raise CheckpointError("its list of storages is not the one that its tensors need.")
 
     position = unpickler.position
     for key in keys:
-        storage = storages.by_key[str(key)]
+        storage = storages.by_key[key]
         start = position + 8
         stop = start + storage.num_elements * storage.dtype.itemsize
         announced = int.from_bytes(data[position:start], "little")

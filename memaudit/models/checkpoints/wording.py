@@ -2,21 +2,22 @@
 
 from collections.abc import Iterable
 
+MAX_SHOWN = 80
+"""Characters."""
 
-def shown(value: object, limit: int = 80) -> str:
-    """`value` in quotes, without control characters and cut to `limit` characters.
 
-    Only texts and numbers are shown by their value: another one may be as large as its file.
-    """
+def printable(text: str) -> str:
+    """`text` cut short, with what could move a cursor or hide in it written as escapes."""
+    escaped = text[:MAX_SHOWN].encode("unicode_escape").decode("ascii")
+    return escaped if len(text) <= MAX_SHOWN else f"{escaped}…"
+
+
+def shown(value: object) -> str:
+    """A text in quotes, a number as it is; of other values, which may be huge, the kind alone."""
     if isinstance(value, str):
-        text = ascii(value[:limit])
-        return text if len(value) <= limit else f"{text}…"
-    if (
-        value is None
-        or isinstance(value, bool | float)
-        or (type(value) is int and -1e18 < value < 1e18)
-    ):
-        return repr(value)
+        return f"'{printable(value)}'"
+    if isinstance(value, int | float | None):
+        return printable(repr(value))
     return f"a {type(value).__name__}"
 
 

@@ -36,9 +36,11 @@ def zip_entries(data: memoryview) -> dict[str, Entry]:
             if entry.name in entries:
                 raise CheckpointError(f"its archive has two entries {shown(entry.name)}.")
             entries[entry.name] = entry
-        return entries
     except (struct.error, OverflowError, UnicodeDecodeError) as error:
         raise CheckpointError("its zip directory is damaged or cut short.") from error
+    if sum(len(entry.data) for entry in entries.values()) > len(data):
+        raise CheckpointError("its archive's entries overlap; no checkpoint needs that.")
+    return entries
 
 
 def read_entry(entry: Entry) -> memoryview:

@@ -4,8 +4,10 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from edm_pickles import Persistent
 from safetensors import safe_open
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
@@ -139,6 +141,11 @@ def altered(ema, change):
         (lambda m, s, k: k.update(channel_mult={}), CheckpointError, "channel_mult = 'a dict'"),
         (lambda m, s, k: k.update(dropout=float("nan")), CheckpointError, "dropout = 'nan'"),
         (lambda m, s, k: s.update(_init_args=(1,) * 9), CheckpointError, "positional arguments"),
+        (
+            lambda m, s, k: s.update(_non_persistent_buffers_set=3),
+            CheckpointError,
+            "does not say which buffers",
+        ),
         (lambda m, s, k: s.pop("_modules"), CheckpointError, "a module without _modules"),
         (
             lambda m, s, k: s["_forward_hooks"].update({0: 1}),
@@ -158,6 +165,46 @@ def test_an_altered_snapshot_is_refused_by_what_is_wrong(
 ):
     snapshot.write_bytes(pickle.dumps({"ema": altered(as_persistent(network), change)}))
     with pytest.raises(error, match=message):
+        open_checkpoint(snapshot)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_an_encoder_with_arrays_of_numbers_is_passed_over(
+    snapshot, network, as_persistent, same_output, protocol
+):
+    """EDM2's snapshots for latents hold the statistics of their encoder as numpy arrays."""
+    arrays = {"raw_mean": np.zeros(4, np.float32), "raw_std": np.ones((1, 4))}
+    values = {"encoder": Persistent("StabilityVAEEncoder", arrays), "net": as_persistent(network)}
+    torch.save(values, snapshot, pickle_protocol=protocol)
+    assert same_output(open_checkpoint(snapshot).network)
+
+
+@pytest.mark.parametrize("array", [np.array([print]), np.zeros(1, ">f4"), np.zeros(1, "f4,f4")])
+def test_an_array_of_anything_else_is_refused(snapshot, network, as_persistent, array):
+    values = {"encoder": Persistent("Encoder", {"a": array}), "ema": as_persistent(network)}
+    snapshot.write_bytes(pickle.dumps(values))
+    with pytest.raises(UnsafeCheckpointError, match="numpy|builtins.print"):
+        open_checkpoint(snapshot)
+
+
+def test_modules_that_share_their_parts_are_counted_each_time(snapshot, network, as_persistent):
+    shared = torch.nn.ModuleDict()
+    for _ in range(12):  # 8^12 modules in all.
+        outer = torch.nn.ModuleDict()
+        outer._modules.update({str(i): shared for i in range(8)})
+        shared = outer
+    ema = as_persistent(network)
+    ema.meta["state"]["_modules"]["shared"] = shared
+    snapshot.write_bytes(pickle.dumps({"ema": ema}))
+    with pytest.raises(CheckpointError, match="more than 1,000,000 parts"):
+        open_checkpoint(snapshot)
+
+
+def test_a_chain_of_many_records_does_not_exhaust_the_stack(snapshot):
+    link = b"ctorch.nn.modules.container\nModuleDict\n)\x81}X\x01\0\0\0a"
+    depth = 50_000
+    snapshot.write_bytes(b"\x80\x02" + b"(" + link * depth + b"N" + b"sb" * depth + b"t.")
+    with pytest.raises(CheckpointError, match="no format"):
         open_checkpoint(snapshot)
 
 

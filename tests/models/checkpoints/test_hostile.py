@@ -115,7 +115,7 @@ UNSAFE = {
     ),
     "a codec that is code": (
         proto(stack_global("_codecs", "encode") + text("x") + text("rot13") + b"\x86R."),
-        "by something else than latin1",
+        "else than a short text as latin1",
     ),
     "a numpy dtype of objects": (
         proto(stack_global("numpy", "dtype") + text("O8") + b"\x89\x88\x87R."),
@@ -196,6 +196,19 @@ def compressed() -> bytes:
     return out.getvalue()
 
 
+def overlapping() -> bytes:
+    """A zip archive with an entry inside the data of another."""
+    inner = zipped(inner=b"N" * 1000)
+    directory, end = inner.index(b"PK\1\2"), inner.index(b"PK\5\6")
+    content = zipped(outer=inner[:directory])
+    position, close = content.index(inner[:directory]), content.rindex(b"PK\5\6")
+    entry = inner[directory : directory + 42] + struct.pack("<I", position)
+    entry += inner[directory + 46 : end]
+    closing = bytearray(content[close:])
+    closing[8:12] = struct.pack("<HH", 2, 2)
+    return content[:close] + entry + closing
+
+
 def wrong_checksum() -> bytes:
     return zipped(data_pkl=b"\x80\x02N.").replace(b"\x80\x02N.", b"\x80\x02\x88.")
 
@@ -226,6 +239,23 @@ BROKEN = {
         proto(b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60)) + b"}h<Ns."),
         "a tuple as a key",
     ),
+    "one list made a set again and again": (
+        proto(
+            b"](" + b"K\1" * 100_000 + b"e\x85\x94" + stack_global("builtins", "set") + b"\x94"
+            b"h\0R" + b"h\1h\0R" * 100_000 + b"."
+        ),
+        "more than 1,000,000 instructions",
+    ),
+    "one text encoded again and again": (
+        proto(stack_global("_codecs", "encode") + b"X\0\0\x0f\0" + b"a" * 983_040)
+        + text("latin1")
+        + b"\x86R.",
+        "a short text",
+    ),
+    "a name of a megabyte": (
+        proto(b"X\0\0\x0f\0" + b"a" * 983_040 + text("b") + b"\x93."),
+        "is no name",
+    ),
     "a value that was never stored": (proto(b"h\5."), "never stored"),
     "an end without values": (proto(b"."), "a value that is not there"),
     "values from under a mark": (proto(b"N(\x85."), "a value that is not there"),
@@ -234,7 +264,7 @@ BROKEN = {
     "a text that is not UTF-8": (proto(b"\x8c\1\xff."), "not UTF-8"),
     "a byte that is no instruction": (proto(b"\xff"), "no instruction"),
     "a name without end": (proto(b"c" + b"a" * 2000), "a name without end"),
-    "a name that is no text": (proto(b"NN\x93."), "is no text"),
+    "a name that is no text": (proto(b"NN\x93."), "is no name"),
     "a zip archive for a storage": (nested(zipped(data_pkl=b"N.")), "a zip archive where"),
     "a storage without magic": (nested(b"\x80\x02N." * 5), "no stream of torch.save"),
     "a storage of a big-endian machine": (
@@ -251,6 +281,17 @@ BROKEN = {
     ),
     "a storage under another key": (
         nested(legacy_stream(storage().replace(b"]X\1\0\0\0000", b"]X\1\0\0\0001"))),
+        "list of storages",
+    ),
+    "a list of storages that would take for ever to write": (
+        nested(
+            legacy_stream(
+                storage().partition(b"\x80\x02]")[0]
+                + proto(
+                    b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60)) + b"]h<a."
+                )
+            )
+        ),
         "list of storages",
     ),
     "something else for a storage": (nested(legacy_stream(b"N.].")), "holds something else"),
@@ -274,6 +315,7 @@ BROKEN = {
     "a compressed zip archive": (compressed(), "is compressed or encrypted"),
     "a zip archive with a size that is not there": (with_zip_size(10**9), "is cut short"),
     "a zip archive with another checksum": (wrong_checksum(), "does not have the checksum"),
+    "a zip archive whose entries overlap": (overlapping(), "entries overlap"),
     "a zip archive without a pickle": (zipped(weights=b"1"), "with 0 data.pkl"),
     "a zip archive with two pickles": (zipped(data_pkl=b"N.", **{"a/data_pkl": b"N."}), "with 2"),
     "a zip archive without its storage": (

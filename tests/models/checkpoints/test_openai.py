@@ -116,6 +116,8 @@ def lsun(weights):
         (lambda w: w.update({"input_blocks.0.0.weight": torch.ones(64, 3, 3, 3)}), "32 groups"),
         (lambda w: w.pop("middle_block.1.qkv.bias"), "lacks the tensor 'middle_block.1.qkv.bias'"),
         (lambda w: w.update({"input_blocks.9.0": torch.ones(1)}), "tensor 'input_blocks.9.0'"),
+        (lambda w: w.update({"input_blocks.0.0.weight": torch.ones([])}), "on 0 channels"),
+        (lambda w: w.update({"label_emb.weight": torch.ones(2)}), r"map_label.weight' is \[2\]"),
         (lambda w: w.update({"out.2.bias": torch.ones(4)}), r"'model.out_conv.bias' is \[4\]"),
     ],
 )

@@ -16,6 +16,8 @@ from memaudit.models.checkpoints.assembly import lay_out
 from memaudit.models.precond import build_network
 from memaudit.models.presets import PRESETS, find_config
 
+WEIGHT = "model.enc.4x4_conv.weight"
+
 
 def save_old(weights, path):
     torch.save(weights, path, _use_new_zipfile_serialization=False)
@@ -89,6 +91,19 @@ def test_weights_alone_name_the_presets_that_fit(tmp_path, network):
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize("shape", [[], [0], [3], [2, 3, 4, 5, 6]])
+def test_weights_of_odd_shapes_are_refused_and_not_stumbled_over(tmp_path, network, shape):
+    path = tmp_path / "weights.pt"
+    odd = {name: torch.zeros(shape) for name in network.state_dict()}
+    torch.save(odd, path)
+    for config in (None, TINY):
+        with pytest.raises(CheckpointError, match="in the file, but|without a configuration"):
+            open_checkpoint(path, config=config)
+    torch.save(odd | {f"module.{WEIGHT}": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="holds a tensor twice"):
+        open_checkpoint(path, config=TINY)
+
+
 def test_a_preset_opens_what_was_trained_as_it(tmp_path, monkeypatch, network, same_output):
     monkeypatch.setattr("memaudit.models.checkpoints.opening.find_config", lambda name: TINY)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
@@ -112,7 +127,7 @@ def test_every_published_network_has_a_preset():
     assert sum(preset.file.startswith("edm-") for preset in PRESETS) == 9
     assert find_config("edm-cifar10-32x32-uncond-vp.pkl") == find_config("cifar10-ddpmpp-edm")
     for preset in PRESETS:
-        build_network(preset.config | {"model_channels": 64})
+        lay_out(preset.config)
 
 
 @pytest.mark.parametrize("case", ["cifar10_uncond_vp", "cifar10_cond_ve", "ffhq64_uncond_vp"])
