@@ -1,0 +1,60 @@
+"""The training set on the device, and which images each step sees."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from memaudit.data.images import ImageSet, uint8_to_float
+
+
+class Batch(NamedTuple):
+    """Images of one step."""
+
+    y: Tensor
+    """Clean images, float32 [B, C, H, W] in [-1, 1]."""
+    class_labels: Tensor | None
+    """One-hot float32 [B, label_dim], or None."""
+
+
+class Batches:
+    """Batches by step, from a training set that lies on the device as uint8.
+
+    The images come in one shuffled order that repeats (numpy's RandomState(seed)), as published: a
+    batch may hold the end of one pass and the start of the next, or an image several times.
+
+    Args:
+        images: the training images; their labels are used where label_dim is not 0.
+        batch_size: images a step.
+        seed: of the order.
+        label_dim: number of classes; 0 for batches without labels.
+        device: where the training set and the batches lie.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        seed: int,
+        label_dim: int,
+        device: torch.device,
+    ) -> None:
+        self.order = np.arange(len(images))
+        np.random.RandomState(seed).shuffle(self.order)
+        self.batch_size = batch_size
+        self.label_dim = label_dim
+        # torch.tensor copies: a read-only memory map is no ground for a tensor.
+        self._images = torch.tensor(images.images, device=device)
+        self._labels = torch.tensor(images.labels, device=device) if label_dim else None
+
+    def at(self, step: int) -> Batch:
+        """The batch of step 0, 1, …"""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        indices = torch.from_numpy(self.order[positions % len(self.order)]).to(self._images.device)
+        y = uint8_to_float(self._images[indices])
+        if self._labels is None:
+            return Batch(y, None)
+        return Batch(y, F.one_hot(self._labels[indices], self.label_dim).to(torch.float32))

@@ -1,0 +1,125 @@
+"""The record of a run: loss and rate, one JSON object a line."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memaudit.errors import ConfigError
+from memaudit.files import atomic_write
+from memaudit.training.trainer import Trainer
+
+DIVERGED_STEPS = 10
+"""So many steps in a row, or one whole entry if it is longer, without a finite loss end a run."""
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """The steps since the entry before."""
+
+    images_seen: int
+    """Since the beginning of the run."""
+    epochs: float
+    """The same over the number of training images."""
+    loss: float | None
+    """Mean over the steps, per pixel, weighted as in training; None where none was finite."""
+    num_nonfinite: int
+    """Steps whose loss was not finite; the mean leaves them out."""
+    lr: float
+    """Learning rate of the next step."""
+    ema_beta: float
+    """Decay of the average in the next step."""
+    images_per_second: float
+    """Over these steps."""
+    seconds: float
+    """Spent training since the beginning of the run, without interruptions and snapshots."""
+
+
+class TrainingLog:
+    """Gathers losses, and writes entries that are on disk as soon as they are made.
+
+    Args:
+        path: a file of JSON lines. Of an earlier part of the run, entries of steps that are still
+            done are kept; those of steps that were lost with their state are dropped.
+        trainer: whose steps are recorded.
+    """
+
+    def __init__(self, path: Path, trainer: Trainer) -> None:
+        self.path = path
+        self.trainer = trainer
+        self.entries = [e for e in _read(path) if e.images_seen <= trainer.images_seen]
+        with atomic_write(path) as file:
+            file.writelines(map(_line, self.entries))
+        self._losses: list[Tensor] = []
+        self._nonfinite_in_a_row = 0
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count time from now on."""
+        self._started = time.monotonic()
+
+    def add(self, loss: Tensor) -> None:
+        """Note the loss of a step, a scalar tensor on any device."""
+        self._losses.append(loss)
+
+    @property
+    def seconds(self) -> float:
+        """Spent training up to the last entry."""
+        return self.entries[-1].seconds if self.entries else 0.0
+
+    def write_entry(self) -> None:
+        """Make an entry of the steps since the last one, if there were any.
+
+        Raises:
+            ConfigError: the loss is not finite any more.
+        """
+        if not self._losses:
+            return
+        trainer, losses = self.trainer, torch.stack(self._losses)
+        num_nonfinite = int((~losses.isfinite()).sum())  # waits for the device
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        entry = LogEntry(
+            images_seen=trainer.images_seen,
+            epochs=trainer.images_seen / trainer.schedule.num_images,
+            loss=_finite_mean(losses),
+            num_nonfinite=num_nonfinite,
+            lr=trainer.schedule.lr(trainer.images_seen),
+            ema_beta=trainer.schedule.ema_beta(trainer.images_seen),
+            images_per_second=len(losses) * trainer.config.batch_size / elapsed,
+            seconds=self.seconds + elapsed,
+        )
+        self.entries.append(entry)
+        with self.path.open("ab") as file:
+            file.write(_line(entry))
+        self._losses.clear()
+        self.start_clock()
+
+        if num_nonfinite < len(losses):
+            self._nonfinite_in_a_row = 0
+            return
+        self._nonfinite_in_a_row += num_nonfinite
+        if self._nonfinite_in_a_row >= DIVERGED_STEPS:
+            raise ConfigError(
+                f"The loss is not finite any more after {entry.images_seen:,} images: training "
+                f"has diverged at a learning rate of {entry.lr:g}. Train again, into another "
+                "folder, with a lower lr or a longer lr_rampup_epochs; the snapshots made before "
+                f"are in {self.path.parent}."
+            )
+
+
+def _finite_mean(losses: Tensor) -> float | None:
+    finite = losses[losses.isfinite()]
+    return finite.mean().item() if len(finite) else None
+
+
+def _read(path: Path) -> list[LogEntry]:
+    """Entries of a log; a last line that was cut off by a kill is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    return [LogEntry(**json.loads(line)) for line in lines]
+
+
+def _line(entry: LogEntry) -> bytes:
+    return json.dumps(asdict(entry)).encode() + b"\n"

@@ -1,0 +1,169 @@
+"""A training run: steps, and what is written and told between them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from memaudit import __version__
+from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
+from memaudit.models.checkpoints import save_checkpoint
+from memaudit.progress import Progress, silent
+from memaudit.training.config import TrainingConfig
+from memaudit.training.folder import RunFolder, Snapshot
+from memaudit.training.interrupts import deferred_interrupt
+from memaudit.training.log import LogEntry, TrainingLog
+from memaudit.training.state import load_state, save_state
+from memaudit.training.trainer import Trainer
+
+LOG_ENTRIES = 100
+"""Entries of the log in a whole run. To read the loss, each waits for the device."""
+PROGRESS_EVERY = 0.2
+"""Seconds between two reports of progress."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left behind."""
+
+    model: Path
+    """The last snapshot under a name that does not change, `model.safetensors`."""
+    snapshots: tuple[Snapshot, ...]
+    """All snapshots of the run, those of earlier parts included, oldest first."""
+    images_seen: int
+    seconds: float
+    """Spent training, earlier parts included."""
+    log: tuple[LogEntry, ...]
+    """Loss and rate over the run, as in `log.jsonl`."""
+    interrupted: bool
+    """Whether Ctrl-C ended it before its budget did."""
+
+
+def train(
+    images: ImageSet,
+    config: TrainingConfig | None = None,
+    *,
+    out: str | Path,
+    device: str | torch.device = "cpu",
+    resume: bool = False,
+    progress: Progress = silent,
+    on_snapshot: Callable[[Path, int], None] | None = None,
+) -> TrainingResult:
+    """Train a denoiser on a CPU or a GPU.
+
+    Writes into `out`: `snapshot-<images seen>.safetensors` on the configuration's schedule, and
+    `model.safetensors`, the last of them, both with the averaged weights;
+    `training-state.safetensors`, from which a resumed run goes on; `log.jsonl`. Ctrl-C lets the
+    step at hand end, and leaves a snapshot and the state.
+
+    On a CPU the weights depend on images, configuration and number of threads alone, whether the
+    run was interrupted or not.
+
+    Args:
+        images: square training images, put on the device as a whole.
+        config: network, optimizer, budget, average and snapshots; the paper's base set-up by
+            default.
+        out: folder of the run, made where it is missing.
+        device: `cpu` or `cuda`.
+        resume: go on from the state in `out`, where there is one.
+        progress: told the images seen and the loss.
+        on_snapshot: called with path and images seen of each snapshot on the schedule, once all
+            is written.
+
+    Raises:
+        ConfigError: options that do not fit the images or the device; a folder that holds another
+            run or cannot be written; a loss that is not finite any more.
+        DataError: images that cannot be trained on.
+        CheckpointError: a training state that cannot be read.
+    """
+    config = config or TrainingConfig()
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"Training on {device} was asked for, but torch finds no GPU. Use cpu.")
+
+    # Steps seed torch's generators; the caller's come back as they were.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        trainer = Trainer(images, config, device=device)
+        folder = RunFolder(Path(out), resume=resume)
+        if folder.state.exists():
+            load_state(folder.state, trainer, fingerprint=images.fingerprint)
+        log = TrainingLog(folder.log, trainer)
+        _run(trainer, images, folder, log, progress, on_snapshot)
+
+    return TrainingResult(
+        model=folder.model,
+        snapshots=tuple(s for s in folder.snapshots() if s.images_seen <= trainer.images_seen),
+        images_seen=trainer.images_seen,
+        seconds=log.seconds,
+        log=tuple(log.entries),
+        interrupted=trainer.images_seen < trainer.schedule.duration_images,
+    )
+
+
+def _run(
+    trainer: Trainer,
+    images: ImageSet,
+    folder: RunFolder,
+    log: TrainingLog,
+    progress: Progress,
+    on_snapshot: Callable[[Path, int], None] | None,
+) -> None:
+    """Do the steps that are left."""
+    schedule = trainer.schedule
+    log_every = max(1, schedule.num_steps // LOG_ENTRIES)
+    shown = float("-inf")
+
+    with deferred_interrupt() as interrupt:
+        try:
+            while trainer.images_seen < schedule.duration_images and not interrupt.requested:
+                log.add(trainer.step())
+                is_snapshot = schedule.is_snapshot(trainer.images_seen)
+                if is_snapshot or trainer.num_steps % log_every == 0:
+                    log.write_entry()
+                if is_snapshot:
+                    path = _write_snapshot(trainer, images, folder)
+                    if on_snapshot is not None:
+                        on_snapshot(path, trainer.images_seen)
+                    log.start_clock()
+                if time.monotonic() - shown >= PROGRESS_EVERY:
+                    _show(progress, trainer, log)
+                    shown = time.monotonic()
+        except KeyboardInterrupt:
+            # A second Ctrl-C may have cut a step in two; what a callback raises has not.
+            if interrupt.requested:
+                raise
+
+    if trainer.images_seen < schedule.duration_images:
+        log.write_entry()
+        _write_snapshot(trainer, images, folder)
+    _show(progress, trainer, log)
+
+
+def _show(progress: Progress, trainer: Trainer, log: TrainingLog) -> None:
+    total = trainer.schedule.num_steps * trainer.config.batch_size
+    loss = log.entries[-1].loss if log.entries else None
+    note = "" if loss is None else f"loss {loss:.4f}"
+    progress("Training", trainer.images_seen, total, note)
+
+
+def _write_snapshot(trainer: Trainer, images: ImageSet, folder: RunFolder) -> Path:
+    """Write the averaged weights under both names, then the state that goes with them."""
+    provenance = {
+        "memaudit_version": __version__,
+        "data_source": images.source,
+        "data_fingerprint": images.fingerprint,
+        "num_images": len(images),
+        "images_seen": trainer.images_seen,
+        "epochs": trainer.images_seen / len(images),
+        "ema_mode": trainer.config.ema_mode,
+        "seed": trainer.config.seed,
+        "training_config": trainer.config.as_dict(),
+    }
+    snapshot = folder.snapshot(trainer.images_seen)
+    for path in (snapshot, folder.model):
+        save_checkpoint(path, trainer.average, trainer.network_config, provenance=provenance)
+    save_state(folder.state, trainer, fingerprint=images.fingerprint)
+    return snapshot

@@ -1,0 +1,102 @@
+"""The training state on disk: all that an exact continuation needs, as safetensors.
+
+Tensors are `network.*`, `average.*` and `optimizer.<parameter>.<quantity>`; the metadata holds one
+JSON `state` with the number of steps and what they were made with.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from memaudit.errors import CheckpointError, ConfigError
+from memaudit.files import atomic_write
+from memaudit.training.trainer import Trainer
+
+MAY_CHANGE = frozenset(
+    {"epochs", "duration_images", "num_snapshots", "snapshot_epochs", "snapshot_images"}
+)
+"""Options that a run may be continued with another value of: no step done so far depends on it."""
+
+
+def save_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
+    """Write the state of `trainer`, whole or not at all."""
+    tensors = {
+        **{f"network.{name}": t for name, t in trainer.network.state_dict().items()},
+        **{f"average.{name}": t for name, t in trainer.average.state_dict().items()},
+    }
+    for parameter, quantities in trainer.optimizer.state_dict()["state"].items():
+        for name, t in quantities.items():
+            tensors[f"optimizer.{parameter}.{name}"] = t
+    state = {**_identity(trainer, fingerprint), "num_steps": trainer.num_steps}
+    data = safetensors.torch.save(
+        {name: t.contiguous() for name, t in tensors.items()}, {"state": json.dumps(state)}
+    )
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def load_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
+    """Put `trainer` into the state that was saved.
+
+    Raises:
+        CheckpointError: the file is broken, or no training state.
+        ConfigError: it belongs to other images or options; says which.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is no training state that can be read ({error}). Train into another folder, "
+            "or delete this one to begin anew."
+        ) from error
+
+    changed = _differences(state, _identity(trainer, fingerprint))
+    if changed:
+        raise ConfigError(
+            f"{path.parent} was trained with {'; '.join(changed)}. Continue it with the images and "
+            "options it began with, or train into another folder."
+        )
+    trainer.network.load_state_dict(_strip(tensors, "network."))
+    trainer.average.load_state_dict(_strip(tensors, "average."))
+    quantities: dict[int, dict[str, Tensor]] = {}
+    for key, t in _strip(tensors, "optimizer.").items():
+        parameter, name = key.split(".")
+        quantities.setdefault(int(parameter), {})[name] = t
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    trainer.optimizer.load_state_dict({"state": quantities, "param_groups": groups})
+    trainer.num_steps = state["num_steps"]
+
+
+def _identity(trainer: Trainer, fingerprint: str) -> dict[str, Any]:
+    """What a continuation must share with the run it continues."""
+    config = trainer.config.as_dict()
+    return {
+        "training images": fingerprint,
+        "network": trainer.network_config,
+        "options": {name: value for name, value in config.items() if name not in MAY_CHANGE},
+    }
+
+
+def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Options whose values differ, or the larger things that do."""
+    if saved["training images"] != given["training images"]:
+        return ["other training images"]
+    changed = [
+        f"{name} = {saved['options'].get(name)} (now {value})"
+        for name, value in given["options"].items()
+        if saved["options"].get(name) != value
+    ]
+    if not changed and saved["network"] != given["network"]:
+        return [f"the network {saved['network']} (now {given['network']})"]
+    return changed
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,111 @@
+"""One training step, and everything that it changes."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from memaudit.data.images import ImageSet
+from memaudit.models.precond import build_network
+from memaudit.training.batches import Batches
+from memaudit.training.config import TrainingConfig
+from memaudit.training.ema import copy_for_average, update_average
+from memaudit.training.loss import LOSSES
+from memaudit.training.schedule import Schedule
+
+
+class Trainer:
+    """A network in training: its weights, their average, the optimizer and the steps done.
+
+    What a step does follows from these, the configuration and the images alone: every step seeds
+    torch's generators anew, so no random state needs to be kept between steps.
+
+    Args:
+        images: the training images; all of them are put on the device.
+        config: network, optimizer and schedule.
+        device: where the network and the images are.
+
+    Raises:
+        ConfigError, DataError: the network does not fit the images, or cannot be built.
+    """
+
+    def __init__(self, images: ImageSet, config: TrainingConfig, *, device: torch.device) -> None:
+        self.config = config
+        self.schedule = Schedule(config, len(images))
+        self.network_config = config.network_config(images)
+        self.num_steps = 0
+        # Weights are drawn on the CPU: the same on every device.
+        torch.manual_seed(config.seed)
+        self.network = build_network(self.network_config).train().to(device)
+        self.average = copy_for_average(self.network)
+        self.optimizer = _optimizer(config, self.network)
+        self._loss = LOSSES[config.precond]()
+        self._batches = Batches(
+            images,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            label_dim=self.network_config["label_dim"],
+            device=device,
+        )
+
+    @property
+    def images_seen(self) -> int:
+        """Images in all steps done."""
+        return self.num_steps * self.config.batch_size
+
+    def step(self) -> Tensor:
+        """Do one step.
+
+        Returns:
+            The loss before it, weighted as in training and averaged over pixels: a scalar on the
+            device, so that nobody waits for it.
+        """
+        torch.manual_seed(_step_seed(self.config.seed, self.num_steps))
+        y, class_labels = self._batches.at(self.num_steps)
+        loss = self._loss(self.network, y, class_labels)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss.sum() / len(y)).backward()
+        sanitize_gradients(self.network.parameters())
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.lr(self.images_seen)
+        self.optimizer.step()
+        update_average(self.average, self.network, self.schedule.ema_beta(self.images_seen))
+
+        self.num_steps += 1
+        return loss.detach().mean()
+
+
+def sanitize_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace NaN by 0 and ±inf by ±1e5 in the gradients, as published."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+
+
+def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
+    # One fused kernel for all weights, where torch has one.
+    fused = all(p.device.type in ("cpu", "cuda") for p in network.parameters())
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=fused,
+        )
+    return torch.optim.Adam(
+        network.parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """Seed of one step's noise and dropout: unrelated to those of other steps and other seeds."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
