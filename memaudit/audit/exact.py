@@ -5,6 +5,9 @@ fastest at them, in blocks so short that every partial sum is an integer of at m
 float32 holds exactly; blocks are added in float64 or int64. Factors have at most 8 bits, so that
 products stay exact even where torch is told to multiply in TF32 or bfloat16.
 
+A key S·N + index is one integer that orders images by distance, ties to the lower index. As
+S < D·2¹⁶, keys stay below 2⁶³ for training sets under 128 TiB.
+
 Legend: B queries, N training images, M pairs, D pixel values an image, K neighbors.
 """
 
@@ -19,7 +22,7 @@ PRODUCT_BLOCK = 1024  # 1024 · 128² = 2²⁴, of pixel values less 128
 CPU_BLOCK_BYTES = 4 << 20  # a block of float32 rows that stays in the cache
 CUDA_BLOCK_BYTES = 256 << 20
 
-FARTHEST = np.iinfo(np.int64).max
+FARTHEST = np.iinfo(np.int64).max  # the key of an image that is not to be found
 
 
 def row_blocks(num_rows: int, num_columns: int, device: torch.device) -> Iterator[slice]:
@@ -30,9 +33,14 @@ def row_blocks(num_rows: int, num_columns: int, device: torch.device) -> Iterato
         yield slice(start, min(start + rows, num_rows))
 
 
+def to_device(images: np.ndarray, device: torch.device) -> Tensor:
+    """Images as a tensor to read, uint8; they may be memory-mapped, or not writable."""
+    return torch.from_numpy(np.require(images, requirements="W")).to(device)
+
+
 def to_float(images: np.ndarray, device: torch.device) -> Tensor:
-    """Pixel values 0…255 as float32 on the device; `images` may be memory-mapped, read-only."""
-    return torch.from_numpy(np.array(images)).to(device).to(torch.float32)
+    """Pixel values 0…255 as float32, a tensor of its own."""
+    return to_device(images, device).to(torch.float32)
 
 
 def pair_distances(
@@ -56,9 +64,9 @@ def pair_distances(
     D = x.shape[1]
     whole = D - D % DIFFERENCE_BLOCK
     result = np.empty(len(x_index), dtype=np.int64)
-    for part in row_blocks(len(x_index), D, device):
-        difference = to_float(x[x_index[part]], device) - to_float(y[y_index[part]], device)
-        squares = difference.square_()
+    for part in row_blocks(len(x_index), 2 * D, device):  # x and y
+        squares = to_float(x[x_index[part]], device)
+        squares.sub_(to_device(y[y_index[part]], device)).square_()
         sums = squares[:, :whole].unflatten(1, (-1, DIFFERENCE_BLOCK)).sum(2)
         total = sums.to(torch.int64).sum(1) + squares[:, whole:].sum(1).to(torch.int64)
         result[part] = total.cpu().numpy()
@@ -79,15 +87,11 @@ def nearest_by_brute_force(
     Returns:
         index int64 [B, k] and squared distance int64 [B, k], in ascending order.
     """
-    index = np.empty((len(x), 0), dtype=np.int64)
-    squared_distance = np.empty((len(x), 0), dtype=np.int64)
-    for start, S in _all_distances(x, images, device):
-        n = S.shape[1]
-        best = _keys(S).topk(min(k, n), largest=False).values.cpu().numpy()
-        squared_distance, index = smallest(
-            np.hstack([squared_distance, best // n]), np.hstack([index, best % n + start]), k
-        )
-    return index, squared_distance
+    best = torch.empty(len(x), 0, dtype=torch.int64, device=device)
+    for keys in _all_keys(x, images, device):
+        keys = torch.cat([best, keys], 1)
+        best = keys.topk(min(k, keys.shape[1]), largest=False).values
+    return split_keys(best.cpu().numpy(), len(images))
 
 
 def nearest_distinct_by_brute_force(
@@ -105,26 +109,20 @@ def nearest_distinct_by_brute_force(
     Returns:
         index int64 [B] and squared distance int64 [B]; -1 where all images are duplicates.
     """
-    index = np.full(len(x), -1, dtype=np.int64)
-    squared_distance = np.full(len(x), FARTHEST)
-    for (start, S), (_, apart) in zip(
-        _all_distances(x, images, device), _all_distances(first, images, device), strict=True
+    best = torch.full((len(x),), FARTHEST, device=device)
+    for keys, apart in zip(
+        _all_keys(x, images, device), _all_keys(first, images, device), strict=True
     ):
-        n = S.shape[1]
-        best = _keys(S).masked_fill_(apart <= limit, FARTHEST).amin(1).cpu().numpy()
-        closer = (best < FARTHEST) & (best // n < squared_distance)
-        index[closer] = best[closer] % n + start
-        squared_distance[closer] = best[closer] // n
-    squared_distance[index < 0] = -1
-    return index, squared_distance
+        keys.masked_fill_(apart // len(images) <= limit, FARTHEST)
+        best = torch.minimum(best, keys.amin(1))
+    return split_keys(best.cpu().numpy(), len(images))
 
 
-def smallest(
-    squared_distance: np.ndarray, index: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k smallest of each row by (squared distance, index), ascending; int64 [B, M] → [B, k]."""
-    order = np.lexsort((index, squared_distance), axis=1)[:, :k]
-    return np.take_along_axis(squared_distance, order, 1), np.take_along_axis(index, order, 1)
+def split_keys(keys: np.ndarray, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """index and S of keys S·N + index, int64; -1 both where the key is FARTHEST."""
+    squared_distance, index = np.divmod(keys, num_images)
+    none = keys == FARTHEST
+    return np.where(none, -1, index), np.where(none, -1, squared_distance)
 
 
 def squared_norms(x: Tensor) -> Tensor:
@@ -132,27 +130,17 @@ def squared_norms(x: Tensor) -> Tensor:
     return x.to(torch.float64, copy=True).square_().sum(1)
 
 
-def _all_distances(
-    x: np.ndarray, images: np.ndarray, device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of images: the first one's index, and S of every query to each; int64 [B, n]."""
+def _all_keys(x: np.ndarray, images: np.ndarray, device: torch.device) -> Iterator[Tensor]:
+    """Keys of every query and the images, block by block; int64 [B, n]."""
     B, D = x.shape
-    centred = to_float(x, device).sub_(128)
-    norm = squared_norms(centred)
+    centred_x = to_float(x, device).sub_(128)
+    norm = squared_norms(centred_x)
     for part in row_blocks(len(images), max(B, D), device):
         y = to_float(images[part], device).sub_(128)
         product = torch.zeros(B, len(y), dtype=torch.float64, device=device)
         for x_block, y_block in zip(
-            centred.split(PRODUCT_BLOCK, 1), y.split(PRODUCT_BLOCK, 1), strict=True
+            centred_x.split(PRODUCT_BLOCK, 1), y.split(PRODUCT_BLOCK, 1), strict=True
         ):
             product += x_block @ y_block.T
-        yield part.start, (norm[:, None] + squared_norms(y) - 2 * product).to(torch.int64)
-
-
-def _keys(S: Tensor) -> Tensor:
-    """One integer for (S, column), which orders rows with ties to the lower column; int64 [B, n].
-
-    S < 2⁴⁰ and n ≤ 2²³ by the size of a block.
-    """
-    n = S.shape[1]
-    return S * n + torch.arange(n, device=S.device)
+        S = (norm[:, None] + squared_norms(y) - 2 * product).to(torch.int64)
+        yield S * len(images) + torch.arange(part.start, part.stop, device=device)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from memaudit.audit.exact import (
+    FARTHEST,
     nearest_by_brute_force,
     nearest_distinct_by_brute_force,
     pair_distances,
-    smallest,
+    split_keys,
 )
 from memaudit.audit.projection import Projection, nearest_projections
 from memaudit.errors import ConfigError, DataError
@@ -29,7 +30,7 @@ from memaudit.progress import Progress, silent
 QUERY_BLOCK = 2048
 BRUTE_FORCE_BLOCK = 512
 INDEX_BLOCK = 8192
-SHORTLIST = 64
+SHORTLIST = 128
 WIDENING = 8
 MORE_NEIGHBORS = 16  # among which nearly every query finds one that is no duplicate
 LONGEST_SHORTLIST = 2048  # FAISS on a GPU selects no more
@@ -173,7 +174,7 @@ class NeighborIndex:
             raise DataError("The training set holds 1 image. A second neighbor needs at least 2.")
         if not 0 <= duplicate_rms < math.inf:
             raise ValueError(f"duplicate_rms must be ≥ 0 and finite, got {duplicate_rms}")
-        limit = math.floor(Fraction(duplicate_rms) ** 2 * D)
+        limit = min(math.floor(Fraction(duplicate_rms) ** 2 * D), D * 255**2)
         x = self._query_rows(queries)
         found = self._nearest(x, 2)
         first = found.index[:, 0]
@@ -274,22 +275,25 @@ class NeighborIndex:
         bound = float_bound.astype(np.float64) - error[:, None]  # ≤ S, ascending
 
         # The first 2k give a limit; all that may lie within it are compared.
-        exact = np.full(shortlist.shape, np.iinfo(np.int64).max)
+        keys = np.full(shortlist.shape, FARTHEST)
         first = np.zeros(shortlist.shape, dtype=bool)
         first[:, : 2 * k] = True
-        exact[first] = self._checked(x, first, shortlist)
-        limit = np.partition(exact, k - 1, axis=1)[:, k - 1 : k]
+        keys[first] = self._keys(x, first, shortlist)
+        limit = np.partition(keys[:, : 2 * k], k - 1)[:, k - 1 : k] // len(self._rows)
         within = (bound <= limit) & ~first
-        exact[within] = self._checked(x, within, shortlist)
-        squared_distance, index = smallest(exact, shortlist, k)
+        keys[within] = self._keys(x, within, shortlist)
+        nearest = np.sort(np.partition(keys, k - 1)[:, :k])
+        index, squared_distance = split_keys(nearest, len(self._rows))
 
         proven = bound[:, -1] > squared_distance[:, -1]  # strictly: an equal one could come first
         return index, squared_distance, proven, int(first.sum() + within.sum())
 
-    def _checked(self, x: np.ndarray, mask: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
-        """S of each query to the images of its shortlist that the mask picks, int64 [M]."""
+    def _keys(self, x: np.ndarray, mask: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
+        """Keys of each query and the images of its shortlist that the mask picks, int64 [M]."""
         query, column = np.nonzero(mask)
-        return pair_distances(x, self._rows, query, shortlist[query, column], device=self.device)
+        index = shortlist[query, column]
+        S = pair_distances(x, self._rows, query, index, device=self.device)
+        return S * len(self._rows) + index
 
 
 def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Search]:

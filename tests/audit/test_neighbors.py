@@ -148,7 +148,7 @@ def test_nearest_equals_all_distances(seed, kind, shape, num_images, k):
     kind=st.sampled_from(KINDS),
     shape=st.sampled_from(SHAPES),
     num_images=st.integers(2, 150),
-    duplicate_rms=st.sampled_from([0, 1, 8, Fraction(1, 3), 0.1, 60, 100.5, 255]),
+    duplicate_rms=st.sampled_from([0, 1, 8, Fraction(1, 3), 0.1, 60, 100.5, 255, 1e30]),
 )
 def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, duplicate_rms):
     rng = np.random.default_rng(seed)

@@ -1,0 +1,262 @@
+"""How fast are exact neighbors, against the paper's method and FAISS alone?
+
+    OMP_NUM_THREADS=2 python benchmarks/neighbors.py cifar10-train.zip cifar10-test.zip
+
+The two nearest training images of 1,000 and of 10,000 queries, from uint8 to indices, by
+
+- the paper's method: torch.cdist and topk over batches of queries, float32;
+- faiss.IndexFlatL2 on the pixels, float32;
+- memaudit's NeighborIndex: exact, with proof.
+
+The methods alternate, so that other work on the machine meets all alike; medians are shown, and
+what takes over a minute runs once. Ours must equal all distances in integers for the first 1,000
+queries, and no method may find a nearer image than ours for any. Writes a table to
+benchmarks/results/.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+
+from memaudit.audit.exact import nearest_by_brute_force, pair_distances
+from memaudit.audit.neighbors import NeighborIndex
+from memaudit.data.sources import open_images
+
+K = 2
+ONCE_ABOVE_SECONDS = 60
+Search = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class Method:
+    """A way to find neighbors, with its timings."""
+
+    name: str
+    build: Callable[[np.ndarray, torch.device], Search]
+    """Training images, uint8 [N, C, H, W] → a function of queries that gives index int64 [B, K]."""
+    build_seconds: list[float] = field(default_factory=list)
+    search_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def searching(self) -> float:
+        return statistics.median(self.search_seconds)
+
+    @property
+    def total(self) -> float:
+        return statistics.median(np.add(self.build_seconds, self.search_seconds))
+
+
+def build_cdist(batch_size: int) -> Callable[[np.ndarray, torch.device], Search]:
+    """The paper's method."""
+
+    def build(images: np.ndarray, device: torch.device) -> Search:
+        y = torch.from_numpy(np.array(images)).to(device).flatten(1).float()
+
+        def search(queries: np.ndarray) -> np.ndarray:
+            x = torch.from_numpy(np.array(queries)).to(device).flatten(1).float()
+            found = [torch.cdist(b, y).topk(K, largest=False).indices for b in x.split(batch_size)]
+            return torch.cat(found).cpu().numpy()
+
+        return search
+
+    return build
+
+
+def build_faiss(images: np.ndarray, device: torch.device) -> Search:
+    """FAISS alone: on the GPU where it has one, else on the CPU."""
+    index = faiss.IndexFlatL2(images[0].size)
+    if device.type == "cuda" and faiss.get_num_gpus():
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    index.add(images.reshape(len(images), -1).astype(np.float32))
+    return lambda queries: index.search(queries.reshape(len(queries), -1).astype(np.float32), K)[1]
+
+
+def build_ours(images: np.ndarray, device: torch.device) -> Search:
+    """NeighborIndex."""
+    index = NeighborIndex(images, device=device)
+    return lambda queries: index.nearest(queries, K).index
+
+
+def methods() -> list[Method]:
+    return [
+        Method("torch.cdist + topk, batch 64 (the paper's)", build_cdist(64)),
+        Method("torch.cdist + topk, batch 500", build_cdist(500)),
+        Method("faiss.IndexFlatL2", build_faiss),
+        Method("memaudit, exact", build_ours),
+    ]
+
+
+def measure(
+    contenders: list[Method],
+    images: np.ndarray,
+    queries: np.ndarray,
+    device: torch.device,
+    *,
+    rounds: int,
+) -> dict[str, np.ndarray]:
+    """Time all in turn, `rounds` times; what each found."""
+    found = {}
+    for _ in range(rounds):
+        for method in contenders:
+            if method.search_seconds and method.search_seconds[0] > ONCE_ABOVE_SECONDS:
+                continue
+            start = time.perf_counter()
+            search = method.build(images, device)
+            built = time.perf_counter()
+            found[method.name] = search(queries)
+            method.build_seconds.append(built - start)
+            method.search_seconds.append(time.perf_counter() - built)
+            print(f"  {method.name}: {method.search_seconds[-1]:.2f} s", file=sys.stderr)
+    return found
+
+
+def check(found: dict[str, np.ndarray], images: np.ndarray, queries: np.ndarray) -> list[str]:
+    """Compare with integers; a line for each method that a query's answer of it differs."""
+    cpu = torch.device("cpu")
+    x, y = queries.reshape(len(queries), -1), images.reshape(len(images), -1)
+    rows = np.repeat(np.arange(len(x)), K)
+    distance = {
+        name: pair_distances(x, y, rows, index.ravel(), device=cpu).reshape(-1, K)
+        for name, index in found.items()
+    }
+    ours, our_distance = found["memaudit, exact"], distance["memaudit, exact"]
+    for start in range(0, min(1000, len(x)), 500):
+        part = slice(start, start + 500)
+        index, squared_distance = nearest_by_brute_force(x[part], y, K, device=cpu)
+        assert (ours[part] == index).all(), "ours differs from all distances in integers"
+        assert (our_distance[part] == squared_distance).all()
+    lines = []
+    for name, index in found.items():
+        assert (np.sort(distance[name], 1) >= our_distance).all(), f"{name} found nearer images"
+        lines.append(f"{name}: {int((index != ours).any(1).sum())} of {len(x)} queries differ")
+    return lines
+
+
+def timing_table(contenders: list[Method]) -> list[str]:
+    """Seconds, and how many times as fast as FAISS and as the paper's method."""
+    paper, flat = contenders[0], contenders[2]
+    lines = [
+        "| method | build + search | × FAISS | × paper | search, index kept | × FAISS | × paper |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method in contenders:
+        lines.append(
+            f"| {method.name} | {method.total:.2f} s | {flat.total / method.total:.2f} "
+            f"| {paper.total / method.total:.1f} | {method.searching:.2f} s "
+            f"| {flat.searching / method.searching:.2f} "
+            f"| {paper.searching / method.searching:.1f} |"
+        )
+    return lines
+
+
+def growth_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -> list[str]:
+    """Seconds for 1,000 queries as the training set grows."""
+    lines = ["| N | faiss.IndexFlatL2, search | ours, build | ours, search |", "|---|---|---|---|"]
+    for num_images in (len(images) // 8, len(images) // 4, len(images) // 2, len(images)):
+        flat, ours = contenders = methods()[2:]
+        measure(contenders, images[:num_images], queries, device, rounds=3)
+        lines.append(
+            f"| {num_images:,} | {flat.searching:.2f} s "
+            f"| {statistics.median(ours.build_seconds):.2f} s | {ours.searching:.2f} s |"
+        )
+    return lines
+
+
+def proof_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -> list[str]:
+    """How hard different queries are to prove."""
+    rng = np.random.default_rng(0)
+    copies = images[rng.choice(len(images), 1000, replace=False)]
+    others = images[rng.choice(len(images), 1000, replace=False)].astype(np.float64)
+    noisy = np.clip(copies + rng.normal(0, 30, copies.shape), 0, 255).astype(np.uint8)
+    kinds = {
+        "held-out images": queries[:1000],
+        "copies": copies,
+        "copies with noise of 30 grey levels": noisy,
+        "blends, 3/4 of one image and 1/4 of another": (0.75 * copies + 0.25 * others).astype(
+            np.uint8
+        ),
+        "noise": rng.integers(0, 256, (100, *images.shape[1:]), dtype=np.uint8),
+    }
+    index = NeighborIndex(images, device=device)
+    lines = [
+        "| queries | certified at once | widened | brute force | candidates a query | ms a query |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, batch in kinds.items():
+        start = time.perf_counter()
+        of = index.nearest(batch, K).statistics
+        milliseconds = 1e3 * (time.perf_counter() - start) / len(batch)
+        lines.append(
+            f"| {len(batch):,} {name} | {of.num_certified} | {of.num_widened} "
+            f"| {of.num_brute_forced} | {of.num_candidates / len(batch):.1f} "
+            f"| {milliseconds:.2f} |"
+        )
+    return lines
+
+
+def hardware(device: torch.device) -> str:
+    """Such as "2 cores of AMD EPYC", or the GPU's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} cores of {name}"
+
+
+def main() -> None:
+    """Measure, check, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("train", type=Path, help="training images: folder, zip, npz, …")
+    parser.add_argument("queries", type=Path, help="10,000 images of the same shape")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    images = open_images(options.train).images
+    queries = open_images(options.queries).images
+
+    today = datetime.date.today().isoformat()
+    report = [
+        f"# Exact neighbors on {hardware(device)}, {today}",
+        "",
+        f"`python benchmarks/{Path(__file__).name} {options.train.name} {options.queries.name} "
+        f"--device {device.type} --rounds {options.rounds}`",
+        f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}. Training images "
+        f"uint8 {list(images.shape)}; the top {K}; medians of alternating rounds.",
+        f"Python {platform.python_version()}, torch {torch.__version__}, FAISS {faiss.__version__},"
+        f" NumPy {np.__version__}.",
+    ]
+    measure(methods()[2:], images[:2000], queries[:100], device, rounds=1)  # warms up
+    for num_queries in (1000, len(queries)):
+        contenders = methods()
+        batch = queries[:num_queries]
+        found = measure(contenders, images, batch, device, rounds=options.rounds)
+        report += ["", f"## {num_queries:,} queries", "", *timing_table(contenders), ""]
+        report += [f"- {line}" for line in check(found, images, batch)]
+    report += ["", "## 1,000 queries, growing N", ""]
+    report += growth_table(images, queries[:1000], device)
+    report += ["", "## How much is proven", "", *proof_table(images, queries, device)]
+
+    text = "\n".join(report) + "\n"
+    print(text)
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
+    target = Path(__file__).parent / "results" / f"neighbors_{slug}_{today}.md"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
