@@ -1,0 +1,126 @@
+"""Proof of the instrument on this machine and these images: what is known must be measured.
+
+The closed-form optimum can only copy, held-out images are no copies, and of planted copies there
+are as many as were planted. All of them pass through the search and the rule that judge a model.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.scan import ScanConfig, match
+from memaudit.audit.source import check_comparable
+from memaudit.audit.statistics import Proportion, clopper_pearson
+from memaudit.data.images import ImageSet
+from memaudit.models.generate import generate_images
+from memaudit.models.optimum import ClosedFormOptimum
+from memaudit.progress import Progress, silent
+
+TOLERANCE = 0.01
+"""Of natural held-out images a few in a thousand are near-copies by chance."""
+PLANTED = 0.3
+"""Share of copies in the third control."""
+PARTNERS = 8
+"""Images among which the partner of a mixture is the farthest: no duplicate, where possible."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Images whose memorization ratio is known."""
+
+    name: str
+    """`optimum`, `held-out images` or `mixtures of training images`, and `planted copies`."""
+    expected: float
+    """The ratio to be measured, in [0, 1]."""
+    tolerance: float
+    """How far the truth may be from it."""
+    measured: Proportion
+    """Images that are memorized by the distinct rule."""
+    passed: bool
+    """Whether the interval and expected ± tolerance overlap."""
+
+
+@dataclass(frozen=True)
+class SelftestResult:
+    """What the controls gave."""
+
+    controls: tuple[Control, ...]
+    passed: bool
+    """Whether all of them passed."""
+
+
+def selftest(
+    images: ImageSet,
+    *,
+    holdout: ImageSet | None = None,
+    config: ScanConfig | None = None,
+    progress: Progress = silent,
+) -> SelftestResult:
+    """Measure images whose memorization ratio is known.
+
+    Args:
+        images: training images, square, at least 2.
+        holdout: images like them that are none of them. Without any, mixtures of two training
+            images each take their place.
+        config: how to sample and judge, as in a scan: one image of each control a seed, 256 by
+            default; of held-out images at most as many as there are.
+        progress: told how far each step is.
+
+    Raises:
+        DataError: images that cannot be judged or compared.
+    """
+    config = config or ScanConfig(seeds=tuple(range(256)))
+    check_comparable(images if holdout is None else holdout, "The held-out set", images)
+    rng = np.random.default_rng(0)
+    index = NeighborIndex(images.images, device=config.device)
+
+    def control(name: str, made: np.ndarray, expected: float, tolerance: float) -> Control:
+        memorized = match(index, made, config=config, progress=progress).memorized_distinct
+        measured = clopper_pearson(int(memorized.sum()), len(memorized), config.confidence)
+        passed = measured.low <= expected + tolerance and expected - tolerance <= measured.high
+        return Control(name, expected, tolerance, measured, passed)
+
+    num_images = len(config.seeds)
+    optimal = [
+        batch.images.numpy()
+        for batch in generate_images(
+            ClosedFormOptimum(images.images, device=config.device),
+            config.seeds,
+            config=config.sampler,
+            batch_size=config.batch_size,
+            device=config.device,
+            progress=progress,
+        )
+    ]
+    if holdout is None:
+        name, others = "mixtures of training images", _mixtures(images.images, num_images, rng)
+    else:
+        chosen = rng.choice(len(holdout), min(num_images, len(holdout)), replace=False)
+        name, others = "held-out images", holdout.images[np.sort(chosen)]
+    num_copies = round(PLANTED * len(others))
+    planted = np.concatenate([_copies(images.images, num_copies, rng), others[num_copies:]])
+
+    controls = (
+        control("optimum", np.concatenate(optimal), 1, TOLERANCE),
+        control(name, others, 0, TOLERANCE),
+        control("planted copies", planted, num_copies / len(planted), 0),
+    )
+    return SelftestResult(controls, all(control.passed for control in controls))
+
+
+def _mixtures(images: np.ndarray, num_mixtures: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of two training images far from each other: uint8 [M, C, H, W]."""
+    mixtures = []
+    for first in rng.integers(len(images), size=num_mixtures):
+        a = images[first].astype(np.int64)
+        others = images[rng.integers(len(images), size=PARTNERS)]
+        b = others[((others - a) ** 2).sum((1, 2, 3)).argmax()]
+        mixtures.append((a + b) // 2)
+    return np.stack(mixtures).astype(np.uint8)
+
+
+def _copies(images: np.ndarray, num_copies: int, rng: np.random.Generator) -> np.ndarray:
+    """Training images with each value off by at most one grey level: uint8 [M, C, H, W]."""
+    chosen = images[rng.integers(len(images), size=num_copies)].astype(np.int64)
+    return (chosen + rng.integers(-1, 2, size=chosen.shape)).clip(0, 255).astype(np.uint8)
