@@ -68,11 +68,10 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 of the shape and the pixels in order; names and labels are not part of it."""
         digest = hashlib.sha256(f"uint8 {list(self.images.shape)}\n".encode())
-        rows = max(
-            1, (16 << 20) // max(1, self.images[:1].nbytes)
-        )  # 16 MiB at a time: may be a map
+        # 16 MiB at a time: the images may be a map of a file larger than memory.
+        rows = max(1, (16 << 20) // max(1, self.images[:1].nbytes))
         for start in range(0, len(self.images), rows):
-            digest.update(np.ascontiguousarray(self.images[start : start + rows]))
+            digest.update(np.ascontiguousarray(self.images[start : start + rows]).data)
         return digest.hexdigest()
 
     def take(self, indices: np.ndarray) -> "ImageSet":
