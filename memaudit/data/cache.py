@@ -1,0 +1,125 @@
+"""Decoded images kept on disk, so that a large source is decoded once and then mapped.
+
+One folder a source and resolution: `images.npy` (uint8 [N, C, H, W]) and `about.json`. It is used
+only as long as the source's files have the sizes and times they had, and the pixels the SHA-256.
+Only the user can read it, since training images may be private.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from memaudit.data.contents import Contents
+from memaudit.data.images import ImageSet
+from memaudit.progress import Progress
+
+_VERSION = 1
+"""Changes when the same files would give other pixels, names or labels."""
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """The place of one source's decoded images, filled or not."""
+
+    folder: Path
+    signature: str
+    """Digest of the names, sizes and times of the files that decide the images."""
+
+    def load(self, source: str) -> ImageSet | None:
+        """The images, or None where the entry is missing, outdated or damaged."""
+        try:
+            about = json.loads((self.folder / "about.json").read_bytes())
+            if about["signature"] != self.signature:
+                return None
+            images = _image_set(self.folder / "images.npy", about, source)
+            return images if images.fingerprint == about["fingerprint"] else None
+        except Exception:  # whatever a damaged file leads to, it is decoded again
+            return None
+
+    def store(self, contents: Contents, progress: Progress) -> ImageSet:
+        """Read the pixels into the cache and map them.
+
+        Raises:
+            OSError: the cache cannot be written.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=self.folder.parent, prefix="part-", ignore_cleanup_errors=True
+        ) as part:
+            pixels = Path(part, "images.npy")
+            with pixels.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": contents.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                done = 0
+                for batch in contents.batches():
+                    file.write(np.ascontiguousarray(batch).data)
+                    done += len(batch)
+                    progress("Reading images", done, len(contents.names))
+            about = {
+                "signature": self.signature,
+                "names": list(contents.names),
+                "labels": None if contents.labels is None else contents.labels.tolist(),
+                "class_names": contents.class_names,
+            }
+            images = _image_set(pixels, about, contents.source)
+            about["fingerprint"] = images.fingerprint
+            Path(part, "about.json").write_text(json.dumps(about))
+            # Another process may be as far: then its entry stays, and this map outlives its file.
+            with contextlib.suppress(OSError):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                os.rename(part, self.folder)
+        return images
+
+
+def cache_entry(
+    cache_dir: str | Path | None,
+    path: Path,
+    files: Mapping[str, os.stat_result],
+    resolution: int | None,
+) -> CacheEntry:
+    """The entry of a source.
+
+    Args:
+        cache_dir: where entries lie; None means `default_cache_dir`.
+        path: the source.
+        files: all files that decide its images.
+        resolution: what the images are resized to.
+    """
+    place = hashlib.sha256(f"{path.resolve()}\n{resolution}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{_VERSION}\n".encode())
+    for name, stat in sorted(files.items()):
+        digest.update(
+            f"{name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
+    root = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    return CacheEntry(root / "images" / place[:32], digest.hexdigest())
+
+
+def default_cache_dir() -> Path:
+    """$MEMAUDIT_CACHE, else the system's folder for what can be made again."""
+    if chosen := os.environ.get("MEMAUDIT_CACHE"):
+        return Path(chosen)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base, "memaudit")
+    caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(os.path.expanduser(caches), "memaudit")
+
+
+def _image_set(pixels: Path, about: dict, source: str) -> ImageSet:
+    labels = about["labels"]
+    return ImageSet(
+        images=np.load(pixels, mmap_mode="r"),
+        names=about["names"],
+        labels=None if labels is None else np.array(labels, dtype=np.int64),
+        class_names=tuple(about["class_names"]),
+        source=source,
+    )

@@ -1,0 +1,113 @@
+"""What a source turned out to hold, before its pixels are read: the form that all sources share."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from memaudit.errors import DataError
+
+BATCH_BYTES = 4 << 20
+"""Pixels that are read, decoded and reported at a time."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything about the images of a source but their pixels, and the way to those."""
+
+    source: str
+    """The path as the user wrote it."""
+    shape: tuple[int, int, int, int]
+    """(N, C, H, W)."""
+    names: Sequence[str]
+    """[N]."""
+    batches: Callable[[], Iterator[np.ndarray]]
+    """Reads the pixels from the start: uint8 [B, C, H, W] in order, N in all."""
+    labels: np.ndarray | None = None
+    """int64 [N]."""
+    class_names: tuple[str, ...] = ()
+    array: np.ndarray | None = None
+    """uint8 [N, C, H, W], where the pixels are an array already."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all pixels."""
+        return math.prod(self.shape)
+
+    def resized(self, resolution: int) -> "Contents":
+        """The same images at resolution×resolution (Lanczos)."""
+        N, C, H, W = self.shape
+        if (H, W) == (resolution, resolution):
+            return self
+        check_square(self.source, H, W, resolution)
+
+        def batches() -> Iterator[np.ndarray]:
+            for batch in self.batches():
+                yield np.stack([resize(image, resolution) for image in batch])
+
+        return replace(self, shape=(N, C, resolution, resolution), batches=batches, array=None)
+
+
+def array_contents(
+    array: np.ndarray,
+    source: str,
+    names: Sequence[str],
+    labels: Any = None,
+    class_names: tuple[str, ...] = (),
+) -> Contents:
+    """The contents of a source that holds its pixels as an array, uint8 [N, C, H, W]."""
+    num_images = len(array)
+    if num_images == 0:
+        raise DataError(f"{source} holds no images.")
+    rows = batch_rows(array[0].nbytes)
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in range(0, num_images, rows):
+            yield array[start : start + rows]
+
+    if labels is not None:
+        labels = as_labels(labels, num_images, source)
+    _, C, H, W = array.shape
+    return Contents(source, (num_images, C, H, W), names, batches, labels, class_names, array)
+
+
+def as_labels(labels: Any, num_images: int, source: str) -> np.ndarray:
+    """`labels` as int64 [N], or a DataError that says what is wrong with them."""
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        raise DataError(
+            f"The labels of {source} are {labels.dtype} {list(labels.shape)}; one integer an "
+            f"image is needed, [{num_images}]."
+        )
+    if len(labels) != num_images:
+        raise DataError(f"{source} holds {num_images} images but {len(labels)} labels.")
+    if labels.min() < 0:
+        raise DataError(f"{source} holds the label {labels.min()}; labels count from 0.")
+    return labels.astype(np.int64)
+
+
+def batch_rows(image_bytes: int) -> int:
+    """How many images of `image_bytes` bytes make a batch."""
+    return max(1, BATCH_BYTES // image_bytes)
+
+
+def resize(image: np.ndarray, resolution: int) -> np.ndarray:
+    """uint8 [C, H, W] → uint8 [C, resolution, resolution] by PIL's Lanczos filter, as EDM does."""
+    if image.shape[1:] == (resolution, resolution):
+        return image
+    # A filter works on each channel alone, so each is an image by itself.
+    size = (resolution, resolution)
+    planes = [Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS) for plane in image]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+def check_square(what: str, H: int, W: int, resolution: int) -> None:
+    """Refuse to squeeze an image that is not square."""
+    if H != W:
+        raise DataError(
+            f"{what}: {H}×{W} pixels (height×width) cannot become {resolution}×{resolution}; only "
+            "square images are resized. Crop them first."
+        )

@@ -1,0 +1,50 @@
+"""Small pictures to store in every form, and a cache that no other test sees."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MEMAUDIT_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """Six RGB images, uint8 [6, 3, 8, 8]."""
+    return np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), np.uint8)
+
+
+@pytest.fixture
+def grey_pixels() -> np.ndarray:
+    """Six grey images, uint8 [6, 1, 8, 8]."""
+    return np.random.default_rng(1).integers(0, 256, (6, 1, 8, 8), np.uint8)
+
+
+@pytest.fixture
+def encode():
+    """(uint8 [C, H, W] or a PIL image, format="PNG", options) → the bytes of an image file."""
+
+    def encode(image: np.ndarray | Image.Image, form: str = "PNG", **options) -> bytes:
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+        file = io.BytesIO()
+        image.save(file, form, **options)
+        return file.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    """Smooth in places and noisy in others, of odd height and width."""
+    rng = np.random.default_rng(2)
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8)).resize((67, 45))
+    noise = rng.integers(-20, 21, (45, 67, 3))
+    return Image.fromarray(np.clip(np.asarray(smooth) + noise, 0, 255).astype(np.uint8))

@@ -1,0 +1,353 @@
+"""Folders and zips of image files, with and without classes."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memaudit.data.sources import open_images
+from memaudit.errors import DataError
+
+
+def write(path: Path, files: dict[str, bytes]) -> Path:
+    """Write files as a zip or a folder, as the suffix says."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    else:
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    return path
+
+
+both = pytest.mark.parametrize("name", ["set", "set.zip"])
+
+
+@both
+def test_flat_images_come_in_the_order_of_their_names(name, tmp_path, pixels, encode):
+    names = ["10.png", "2.png", "a.PNG", "b.bmp", "c.tif", "d.webp"]
+    files = {
+        file: encode(image, form, **options)
+        for file, image, form, options in zip(
+            names, pixels, ["PNG", "PNG", "PNG", "BMP", "TIFF", "WEBP"],
+            [{}, {}, {}, {}, {}, {"lossless": True}], strict=True,
+        )
+    }  # fmt: skip
+    shuffled = dict(sorted(files.items(), key=lambda item: item[1]))
+    images = open_images(write(tmp_path / name, shuffled))
+    np.testing.assert_array_equal(images.images, pixels)
+    assert list(images.names) == names
+    assert images.labels is None and images.class_names == ()
+    assert images.source == str(tmp_path / name)
+
+
+@both
+def test_class_folders_give_labels_sorted_by_name(name, tmp_path, grey_pixels, encode):
+    folders = ["dog", "cat", "dog", "cat", "bird", "dog"]
+    files = {f"{c}/{i}.png": encode(grey_pixels[i]) for i, c in enumerate(folders)}
+    images = open_images(write(tmp_path / name, files))
+    assert images.class_names == ("bird", "cat", "dog")
+    assert images.labels.tolist() == [0, 1, 1, 2, 2, 2]
+    assert images.labels.dtype == np.int64
+    assert list(images.names) == sorted(files)
+    np.testing.assert_array_equal(images.images, grey_pixels[[4, 1, 3, 0, 2, 5]])
+
+
+def test_a_zip_may_hold_its_own_name_as_an_outer_folder(tmp_path, pixels, encode):
+    files = {f"pets/{'cat' if i < 3 else 'dog'}/{i}.png": encode(pixels[i]) for i in range(6)}
+    images = open_images(write(tmp_path / "pets.zip", files))
+    assert images.class_names == ("cat", "dog")
+    assert images.names[0] == "pets/cat/0.png"
+
+
+@both
+def test_edm_form_takes_labels_from_dataset_json(name, tmp_path, pixels, encode):
+    names = [f"00000/img{i:08d}.png" for i in range(6)]
+    files = {file: encode(image) for file, image in zip(names, pixels, strict=True)}
+    labels = [[file, i % 3] for i, file in enumerate(names)]
+    files["dataset.json"] = json.dumps({"labels": labels[::-1]}).encode()
+    images = open_images(write(tmp_path / name, files))
+    assert images.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert images.class_names == ()
+    assert list(images.names) == names
+    np.testing.assert_array_equal(images.images, pixels)
+
+
+@both
+def test_edm_form_may_be_without_labels(name, tmp_path, pixels, encode):
+    files = {f"0000{i % 2}/{i}.png": encode(pixels[i]) for i in range(6)}
+    files["dataset.json"] = b'{"labels": null}'
+    assert open_images(write(tmp_path / name, files)).labels is None
+
+
+def test_what_memaudit_writes_it_reads(tmp_path, pixels):
+    from memaudit.data.writers import NamedImage, write_images
+
+    named = [NamedImage(f"{i:06d}", image, i % 2) for i, image in enumerate(pixels)]
+    for name in ("out.zip", "out.npz"):
+        write_images(tmp_path / name, named)
+        images = open_images(tmp_path / name)
+        np.testing.assert_array_equal(images.images, pixels)
+        assert images.labels.tolist() == [0, 1, 0, 1, 0, 1]
+        assert images.names[5].removesuffix(".png").endswith("000005")
+
+
+@both
+def test_hidden_files_and_other_files_are_not_seen(name, tmp_path, pixels, encode):
+    files = {f"{i}.png": encode(pixels[i]) for i in range(6)}
+    junk = {".DS_Store": b"x", "__MACOSX/._0.png": b"x", ".git/a.png": b"x", "._0.png": b"x"}
+    images = open_images(write(tmp_path / name, files | junk | {"readme.txt": b"x"}))
+    assert list(images.names) == sorted(files)
+
+
+def test_linked_class_folders_are_followed_and_loops_are_not(tmp_path, pixels, encode):
+    real = write(tmp_path / "real", {f"{i}.png": encode(pixels[i]) for i in range(6)})
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "dog").symlink_to(real)
+    (folder / "loop").symlink_to(folder)
+    images = open_images(folder)
+    assert images.class_names == ("dog",) and len(images) == 6
+
+
+def test_stored_members_are_read_like_packed_ones(tmp_path, pixels, encode):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_STORED) as archive:
+        for i, image in enumerate(pixels):
+            info = zipfile.ZipInfo(f"{i}.png")
+            info.extra = b"\x99\x99\x02\x00ab"  # the local header's length varies with this
+            archive.writestr(info, encode(image))
+    np.testing.assert_array_equal(open_images(tmp_path / "set.zip").images, pixels)
+
+
+def test_progress_counts_images_to_the_last(tmp_path, pixels, encode):
+    calls = []
+    write(tmp_path / "set", {f"{i}.png": encode(pixels[i]) for i in range(6)})
+    open_images(tmp_path / "set", progress=lambda *call: calls.append(call))
+    assert calls[-1] == ("Reading images", 6, 6)
+
+
+def test_resolution_resizes_by_lanczos(tmp_path, pixels, encode):
+    from PIL import Image
+
+    write(tmp_path / "set", {f"{i}.png": encode(pixels[i]) for i in range(6)})
+    images = open_images(tmp_path / "set", resolution=4)
+    for image, original in zip(images.images, pixels, strict=True):
+        picture = Image.fromarray(original.transpose(1, 2, 0)).resize((4, 4), Image.LANCZOS)
+        np.testing.assert_array_equal(image.transpose(1, 2, 0), np.asarray(picture))
+
+
+def test_resolution_makes_square_images_of_any_size_alike(tmp_path, pixels, encode):
+    files = {"a.png": encode(pixels[0]), "b.png": encode(pixels[1][:, :6, :6])}
+    assert open_images(write(tmp_path / "set", files), resolution=6).images.shape == (2, 3, 6, 6)
+
+
+# ------------------------------------------------------------------------------------------------
+# Bad input
+
+
+@both
+def test_nothing_to_read_is_refused(name, tmp_path):
+    write(tmp_path / name, {"notes.txt": b"x"})
+    with pytest.raises(DataError, match=r"set(\.zip)? holds no images; looked for \.bmp, \.gif"):
+        open_images(tmp_path / name)
+
+
+def test_a_missing_path_is_refused(tmp_path):
+    with pytest.raises(DataError, match="There is no file or folder .*nowhere"):
+        open_images(tmp_path / "nowhere")
+
+
+def test_a_resolution_below_one_is_a_wrong_argument(tmp_path):
+    with pytest.raises(ValueError, match="resolution must be at least 1, got 0"):
+        open_images(tmp_path, resolution=0)
+
+
+@both
+def test_a_broken_image_is_named(name, tmp_path, pixels, encode):
+    files = {f"{i}.png": encode(pixels[i]) for i in range(6)}
+    files["3.png"] = files["3.png"][:60]
+    with pytest.raises(DataError, match=r"set(\.zip)?: 3.png cannot be decoded"):
+        open_images(write(tmp_path / name, files))
+
+
+@both
+def test_the_first_image_of_another_size_is_named(name, tmp_path, pixels, encode):
+    files = {f"{i}.png": encode(pixels[i]) for i in range(6)}
+    files["2.png"] = files["4.png"] = encode(pixels[2][:, :5])
+    message = r"2.png is \[3, 5, 8\] \(RGB\), but 0.png is \[3, 8, 8\] \(RGB\)"
+    with pytest.raises(DataError, match=message):
+        open_images(write(tmp_path / name, files))
+
+
+def test_an_image_of_another_mode_is_named(tmp_path, pixels, grey_pixels, encode):
+    files = {"0.png": encode(pixels[0]), "1.png": encode(grey_pixels[1])}
+    message = r"1.png is \[1, 8, 8\] \(grey\), but 0.png is \[3, 8, 8\] \(RGB\)"
+    with pytest.raises(DataError, match=message):
+        open_images(write(tmp_path / "set", files))
+
+
+def test_an_image_that_is_not_square_is_not_squeezed(tmp_path, pixels, encode):
+    write(tmp_path / "set", {"0.png": encode(pixels[0][:, :5])})
+    with pytest.raises(DataError, match=r"0.png: 5×8 pixels .* cannot become 4×4; only square"):
+        open_images(tmp_path / "set", resolution=4)
+
+
+@both
+def test_images_in_and_beside_class_folders_are_refused(name, tmp_path, pixels, encode):
+    files = {"0.png": encode(pixels[0]), "cat/1.png": encode(pixels[1])}
+    with pytest.raises(DataError, match="cat/1.png and 0.png are not in folders alike"):
+        open_images(write(tmp_path / name, files))
+
+
+@both
+def test_folders_in_class_folders_are_refused(name, tmp_path, pixels, encode):
+    files = {"train/cat/0.png": encode(pixels[0]), "test/cat/1.png": encode(pixels[1])}
+    with pytest.raises(DataError, match="test/cat/1.png lies 2 folders deep"):
+        open_images(write(tmp_path / name, files))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ('{"labels": [["0.png", 1]]}', "has no label for 1.png"),
+        ('{"labels": [["0.png", 1], ["1.png", 0.5]]}', "labels 1.png as 0.5; a class index"),
+        ('{"labels": [["0.png", 1], ["1.png", -1]]}', "holds the label -1; labels count from 0"),
+        ('{"labels": [["0.png", 1], ["1.png", 1], ["2.png", 1]]}', "labels 2.png, which is not"),
+        ('{"labels": [["0.png"]]}', r'neither {"labels": \[\[name, label\], ...\]} nor'),
+        ('{"tags": null}', 'neither {"labels"'),
+        ("[]", 'neither {"labels"'),
+        ("{", 'neither {"labels"'),
+    ],
+)
+def test_labels_that_do_not_match_are_refused(labels, message, tmp_path, pixels, encode):
+    files = {"0.png": encode(pixels[0]), "1.png": encode(pixels[1])}
+    write(tmp_path / "set.zip", files | {"dataset.json": labels.encode()})
+    with pytest.raises(DataError, match=message):
+        open_images(tmp_path / "set.zip")
+
+
+def test_a_dataset_json_below_the_top_is_refused(tmp_path, pixels, encode):
+    files = {"train/0.png": encode(pixels[0]), "train/dataset.json": b'{"labels": null}'}
+    with pytest.raises(DataError, match="has a train/dataset.json; a dataset.json must lie at"):
+        open_images(write(tmp_path / "set", files))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_image_without_permission_is_named(tmp_path, pixels, encode):
+    write(tmp_path / "set", {"0.png": encode(pixels[0])})
+    (tmp_path / "set" / "0.png").chmod(0)
+    with pytest.raises(DataError, match="0.png cannot be read: .*denied"):
+        open_images(tmp_path / "set")
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "0.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="set/0.png cannot be read: No such file"):
+        open_images(tmp_path / "set")
+
+
+# ------------------------------------------------------------------------------------------------
+# Zips that are not what they say
+
+
+def test_a_damaged_member_is_named(tmp_path, pixels, encode):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("0.png", encode(pixels[0]))
+        archive.writestr("1.png", encode(pixels[1]))
+        offset = archive.getinfo("1.png").header_offset
+    data = bytearray((tmp_path / "set.zip").read_bytes())
+    data[offset + 80] ^= 1
+    (tmp_path / "set.zip").write_bytes(data)
+    with pytest.raises(DataError, match="1.png cannot be read: its checksum does not match"):
+        open_images(tmp_path / "set.zip")
+
+
+def test_a_member_that_unpacks_to_more_than_announced_is_refused(tmp_path, encode):
+    path = write(tmp_path / "set.zip", {"0.png": bytes(1 << 20)})
+    data = path.read_bytes()
+    announced = (1 << 20).to_bytes(4, "little")
+    path.write_bytes(data.replace(announced, (100).to_bytes(4, "little")))
+    with pytest.raises(DataError, match="0.png cannot be read: its checksum does not match"):
+        open_images(path)
+
+
+def test_a_member_beyond_the_limit_is_not_read(tmp_path):
+    path = write(tmp_path / "set.zip", {"0.png": bytes(1 << 20)})
+    announced = (1 << 20).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(announced, (1 << 31).to_bytes(4, "little")))
+    with pytest.raises(DataError, match="0.png is said to be 2147483648 bytes long"):
+        open_images(path)
+
+
+def test_an_encrypted_member_is_refused(tmp_path, pixels, encode):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0.png", encode(pixels[0]))
+        central = archive.start_dir
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    assert central > 0
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="0.png cannot be read: it is encrypted"):
+        open_images(path)
+
+
+def test_other_ways_of_packing_are_refused(tmp_path, pixels, encode):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("0.png", encode(pixels[0]))
+    with pytest.raises(DataError, match="it is packed by method 14, not deflate"):
+        open_images(tmp_path / "set.zip")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, pixels, encode):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("0.png", encode(pixels[0]))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("0.png", encode(pixels[1]))
+    with pytest.raises(DataError, match="holds two files of one name"):
+        open_images(tmp_path / "set.zip")
+
+
+def test_a_zip_that_is_cut_short_is_refused(tmp_path, pixels, encode):
+    path = write(tmp_path / "set.zip", {"0.png": encode(pixels[0])})
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="set.zip is no readable zip"):
+        open_images(path)
+
+
+# ------------------------------------------------------------------------------------------------
+# CIFAR-10
+
+
+@pytest.mark.parametrize(
+    ("name", "num_images"),
+    [
+        ("cifar10-jpeg-test.zip", 10_000),
+        pytest.param("cifar10-jpeg-train.zip", 50_000, marks=pytest.mark.slow),
+    ],
+)
+def test_cifar_as_jpeg_equals_pil(name, num_images, shared_data, cache_dir):
+    import io
+
+    from PIL import Image
+
+    images = open_images(shared_data / name)
+    assert images.images.shape == (num_images, 3, 32, 32)
+    assert images.class_names[0] == "airplane" and len(images.class_names) == 10
+    assert np.bincount(images.labels).tolist() == [num_images // 10] * 10
+    with zipfile.ZipFile(shared_data / name) as archive:
+        for i in range(0, num_images, num_images // 500):
+            picture = Image.open(io.BytesIO(archive.read(images.names[i])))
+            np.testing.assert_array_equal(images.images[i].transpose(1, 2, 0), np.asarray(picture))
+    if images.images.nbytes >= 64 << 20:
+        calls = []
+        again = open_images(shared_data / name, progress=lambda *call: calls.append(call))
+        assert isinstance(again.images, np.memmap) and calls == []
+        assert again.fingerprint == images.fingerprint
+        assert again.names == images.names
