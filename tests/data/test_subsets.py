@@ -1,0 +1,138 @@
+"""Some of the images: a number, a class, equally many of each class."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memaudit.data.images import ImageSet
+from memaudit.data.subsets import select
+from memaudit.errors import DataError
+
+
+def image_set(labels=None, num_images: int = 12, class_names=("cat", "dog", "fox")) -> ImageSet:
+    """Images whose first pixel is their index."""
+    pixels = np.zeros((num_images, 1, 2, 2), np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(num_images)
+    if labels is not None:
+        labels = np.array(labels, dtype=np.int64)
+    names = [f"{i}.png" for i in range(num_images)]
+    return ImageSet(pixels, names, labels, class_names if labels is not None else (), "set")
+
+
+@pytest.fixture
+def labelled() -> ImageSet:
+    return image_set([0, 1, 2, 2, 1, 0, 0, 0, 1, 2, 0, 1])  # 5 cats, 4 dogs, 3 foxes
+
+
+def chosen(images: ImageSet) -> list[int]:
+    """Indices of the images, checked against everything that travels with them."""
+    indices = images.images[:, 0, 0, 0].tolist()
+    assert list(images.names) == [f"{i}.png" for i in indices]
+    if images.indices is not None:
+        assert images.indices.tolist() == indices
+    return indices
+
+
+def test_nothing_asked_for_is_everything(labelled):
+    assert select(labelled) is labelled
+
+
+def test_the_first_images(labelled):
+    assert chosen(select(labelled, size=4)) == [0, 1, 2, 3]
+    assert select(labelled, size=4).labels.tolist() == [0, 1, 2, 2]
+
+
+def test_random_images_are_those_of_edm(golden):
+    """EDM's `max_size` and `random_seed`; origin in golden/README.md."""
+    for case in json.loads((golden / "training_numbers.json").read_text())["dataset_max_size"]:
+        images = image_set(num_images=case["n"])
+        part = select(images, size=case["max_size"], order="random", seed=case["random_seed"])
+        assert chosen(part) == case["indices"]
+
+
+@given(st.integers(1, 12), st.integers(0, 2**40))
+def test_random_images_are_distinct_and_in_order(size, seed):
+    indices = chosen(select(image_set(), size=size, order="random", seed=seed))
+    assert len(set(indices)) == size and indices == sorted(indices)
+    assert indices == chosen(select(image_set(), size=size, order="random", seed=seed))
+
+
+def test_another_seed_takes_other_images():
+    parts = {tuple(chosen(select(image_set(), size=6, order="random", seed=s))) for s in range(20)}
+    assert len(parts) > 15
+
+
+@pytest.mark.parametrize("label", [1, "dog", [1], ["dog"]])
+def test_one_class_by_index_or_name(label, labelled):
+    part = select(labelled, label=label)
+    assert chosen(part) == [1, 4, 8, 11]
+    assert part.labels.tolist() == [1] * 4 and part.class_names == ("cat", "dog", "fox")
+
+
+def test_several_classes_stay_in_order(labelled):
+    assert chosen(select(labelled, label=["fox", "dog"])) == [1, 2, 3, 4, 8, 9, 11]
+    assert chosen(select(labelled, label=["fox", 1], size=3)) == [1, 2, 3]
+
+
+def test_balanced_takes_the_first_of_each_class(labelled):
+    """The paper's subsets: the first |D|/C of each class."""
+    assert chosen(select(labelled, size=6, balanced=True)) == [0, 1, 2, 3, 4, 5]
+    assert chosen(select(labelled, size=9, balanced=True)) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert chosen(select(labelled, size=4, balanced=True, label=["cat", "fox"])) == [0, 2, 3, 5]
+
+
+def test_balanced_and_random(labelled):
+    part = select(labelled, size=9, order="random", seed=3, balanced=True)
+    assert np.bincount(part.labels).tolist() == [3, 3, 3]
+    assert chosen(part) == sorted(chosen(part))
+    assert chosen(part) != chosen(select(labelled, size=9, balanced=True))
+
+
+def test_a_part_of_a_part_still_knows_the_source(labelled):
+    assert chosen(select(select(labelled, label="cat"), size=3)) == [0, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 13}, "13 images of set are asked for; there are 12"),
+        ({"size": 4, "label": "fox"}, "4 images of fox are asked for; there are 3"),
+        ({"size": 12, "balanced": True}, "4 images of fox are asked for; there are 3"),
+        ({"size": 8, "balanced": True}, "8 images cannot be shared out equally among the 3 class"),
+        ({"label": "cow"}, "set has no class 'cow'; its classes are cat, dog, fox"),
+        ({"label": 3}, "set has no class 3; its classes are cat, dog, fox"),
+        ({"label": -1}, "set has no class -1"),
+    ],
+)
+def test_what_is_not_there_is_refused(options, message, labelled):
+    with pytest.raises(DataError, match=message):
+        select(labelled, **options)
+
+
+@pytest.mark.parametrize("options", [{"label": 0}, {"size": 2, "balanced": True}])
+def test_choosing_by_class_needs_labels(options):
+    with pytest.raises(DataError, match="set has no labels to choose by; put its images in one"):
+        select(image_set(), **options)
+
+
+def test_a_class_without_a_name_is_called_by_its_number():
+    images = image_set([0, 0, 2] * 4, class_names=())
+    with pytest.raises(DataError, match="1 images of class 1 are asked for; there are 0"):
+        select(images, size=3, balanced=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "last"}, "order must be 'first' or 'random', got 'last'"),
+        ({"label": []}, "label is an empty list; give at least one class"),
+        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"balanced": True}, "a balanced selection needs a size"),
+    ],
+)
+def test_wrong_arguments(options, message, labelled):
+    with pytest.raises(ValueError, match=message):
+        select(labelled, **options)
