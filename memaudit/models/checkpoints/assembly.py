@@ -17,6 +17,8 @@ LIMITS = {"num_blocks": 256, "M": 10_000}
 """Of options that cost time however few weights there are."""
 MAX_LIST = 64
 """Entries of a list; the paper's longest, the skip connections of a deep network, has 25."""
+MAX_TEXT = 80
+"""Characters of a keyword or of a text."""
 
 
 def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> nn.Module:
@@ -88,19 +90,21 @@ class without_initialization(TorchFunctionMode):
 
 def check_option(key: str, value: Any) -> None:
     """Refuse what no constructor takes, or what takes long even without weights."""
+    if not key.isidentifier() or len(key) > MAX_TEXT:
+        raise CheckpointError(f"its configuration has a keyword {shown(key)}, which is no name.")
     values = value if isinstance(value, list | tuple) else [value]
     limit = LIMITS.get(key, MAX_VALUE)
-    number = all(isinstance(v, int | float) for v in values)
     if len(values) > MAX_LIST or any(isinstance(v, int) and abs(v) > limit for v in values):
         raise CheckpointError(
-            f"its configuration asks for {key} = {shown(value)}; at most {limit:,}, and at "
-            f"most {MAX_LIST} entries, are accepted."
+            f"its configuration asks for {key} = {shown(value)}; at most {limit:,}, and at most "
+            f"{MAX_LIST} entries, are accepted."
         )
-    text = isinstance(value, str) and (key == "class_name" or key.endswith("_type"))
-    if not number and not text and value is not None:
+    if not all(v is None or isinstance(v, int | float | str) for v in values) or any(
+        v != v or (isinstance(v, str) and len(v) > MAX_TEXT) for v in values
+    ):
         raise CheckpointError(
-            f"its configuration says {key} = {shown(value)}, which is not a number or a list "
-            "of numbers."
+            f"its configuration says {key} = {shown(value)}, which is no number, short text or "
+            "list of them."
         )
 
 

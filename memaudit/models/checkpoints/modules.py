@@ -64,8 +64,9 @@ def _plain(value: Any) -> Any:
 def _plain_item(value: Any) -> Any:
     if isinstance(value, str):
         return value[:1000]
-    number = isinstance(value, int | float) and not math.isnan(value)
-    return value if number or value is None else shown(value)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value if value is None or isinstance(value, int | float) else shown(value)
 
 
 def _walk(module: ModuleRecord) -> Iterator[tuple[str, ModuleRecord]]:

@@ -39,6 +39,9 @@ def save_checkpoint(
         network: what `build_network(config)` gives, with trained weights on any device.
         config: `class_name` and constructor keywords, plain JSON values.
         provenance: anything about its training that JSON can say.
+
+    Raises:
+        CheckpointError: the provenance nests too deep to be read again.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     metadata = {
@@ -47,6 +50,7 @@ def save_checkpoint(
         "config": json.dumps(dict(config)),
         "provenance": json.dumps(dict(provenance or {})),
     }
+    json_object(metadata, "provenance")
     with atomic_write(Path(path)) as file:
         file.write(save(tensors, metadata))
 
@@ -76,7 +80,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
 def json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     """The JSON object under `key` of the metadata."""
     try:
-        value = json.loads(metadata.get(key, ""), parse_constant=_infinity)
+        value = json.loads(metadata.get(key, ""), parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its metadata entry {key!r} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
@@ -85,10 +89,9 @@ def json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     return value
 
 
-def _infinity(text: str) -> float:
-    if text == "NaN":
-        raise ValueError("NaN is no value")
-    return float(text)
+def _constant(text: str) -> float | None:
+    """Python's JSON knows Infinity, which some options are, and NaN, which says nothing."""
+    return None if text == "NaN" else float(text)
 
 
 def _check_depth(value: Any, key: str, left: int) -> None:

@@ -138,8 +138,12 @@ def altered(ema, change):
         (lambda m, s, k: m.update(class_name="PFGMPrecond"), CheckpointError, "'PFGMPrecond'"),
         (lambda m, s, k: k.update(mask_ratio=0.5), CheckpointError, "keyword mask_ratio"),
         (lambda m, s, k: k.update(num_blocks=2), CheckpointError, "lacks the tensor 'model.dec."),
-        (lambda m, s, k: k.update(channel_mult={}), CheckpointError, "channel_mult = 'a dict'"),
-        (lambda m, s, k: k.update(dropout=float("nan")), CheckpointError, "dropout = 'nan'"),
+        (lambda m, s, k: k.update(channel_mult={}), CheckpointError, "channel_mult must be a list"),
+        (
+            lambda m, s, k: k.update(dropout=float("nan")),
+            CheckpointError,
+            "dropout must be a number",
+        ),
         (lambda m, s, k: s.update(_init_args=(1,) * 9), CheckpointError, "positional arguments"),
         (
             lambda m, s, k: s.update(_non_persistent_buffers_set=3),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,11 @@ def test_a_failed_save_leaves_the_old_file_alone(saved):
         ),
         ({"config": CONFIG | {"num_blocks": 10**9}}, "asks for num_blocks = 1000000000"),
         ({"config": CONFIG | {"channel_mult": [1] * 1000}}, "at most 64 entries"),
-        ({"config": CONFIG | {"sigma_data": "0.5"}}, "sigma_data = '0.5', which is not a number"),
+        ({"config": CONFIG | {"sigma_data": "0.5"}}, "sigma_data must be a number"),
+        ({"config": CONFIG | {"sigma_data": math.nan}}, "sigma_data must be a number"),
+        ({"config": CONFIG | {"channel_mult": [[1]]}}, "channel_mult = a list, which is no"),
+        ({"config": CONFIG | {"x\x1b[2J": 1}}, r"a keyword 'x\\x1b\[2J', which is no name"),
+        ({"config": CONFIG | {"model_type": "a" * 100}}, "which is no number, short text"),
         ({"config": [1]}, "'config' is not a JSON object"),
         ({"config": {}}, "class_name is None"),
     ],
@@ -156,6 +161,17 @@ def test_a_broken_file_is_refused_by_what_is_wrong_with_it(tmp_path, content, me
     with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(path)
     assert str(path) in str(caught.value)
+
+
+def test_provenance_without_sense_is_harmless(saved):
+    network = build_network(CONFIG)
+    save_checkpoint(saved, network, CONFIG, provenance={"loss": math.nan, "lr": math.inf})
+    assert open_checkpoint(saved).provenance == {"loss": None, "lr": math.inf}
+    nested: dict[str, Any] = {}
+    for _ in range(20):
+        nested = {"a": nested}
+    with pytest.raises(CheckpointError, match="'provenance' nests deeper than 16"):
+        save_checkpoint(saved, network, CONFIG, provenance=nested)
 
 
 def test_a_file_cut_short_anywhere_is_refused(saved):
