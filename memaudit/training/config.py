@@ -11,33 +11,12 @@ from typing import Any
 
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.presets import ADM, DDPMPP, NCSNPP
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
-    "ddpmpp": {
-        "model_type": "SongUNet",
-        "embedding_type": "positional",
-        "encoder_type": "standard",
-        "decoder_type": "standard",
-        "channel_mult_noise": 1,
-        "resample_filter": [1, 1],
-        "model_channels": 128,
-        "channel_mult": [2, 2, 2],
-    },
-    "ncsnpp": {
-        "model_type": "SongUNet",
-        "embedding_type": "fourier",
-        "encoder_type": "residual",
-        "decoder_type": "standard",
-        "channel_mult_noise": 2,
-        "resample_filter": [1, 3, 3, 1],
-        "model_channels": 128,
-        "channel_mult": [2, 2, 2],
-    },
-    "adm": {
-        "model_type": "DhariwalUNet",
-        "model_channels": 192,
-        "channel_mult": [1, 2, 3, 4],
-    },
+    "ddpmpp": {**DDPMPP, "channel_mult": [2, 2, 2]},
+    "ncsnpp": {**NCSNPP, "channel_mult": [2, 2, 2]},
+    "adm": ADM,
 }
 """U-Nets by EDM's names for them, as keywords of their constructors."""
 
@@ -103,7 +82,8 @@ class TrainingConfig:
     ema_mode: str = "mode4"
     """Decay of the average of the weights: `mode1` … `mode4` or `plain`, see `ema_beta`."""
     ema_halflife_epochs: float = 10
-    """Half-life H of modes 1, 2 and 4 in epochs, in whole thousands of images."""
+    """Half-life of modes 1, 2 and 4 in epochs, in whole thousands of images: 0, which is no average,
+    with fewer than 100 images."""
     ema_decay: float = 0.99929
     """Decay a step that modes `mode4` and `plain` end at."""
     ema_rampup_ratio: float = 0.05

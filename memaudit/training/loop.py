@@ -89,7 +89,7 @@ def train(
         trainer = Trainer(images, config, device=device)
         folder = RunFolder(Path(out), resume=resume)
         if folder.state.exists():
-            load_state(folder.state, trainer, fingerprint=images.fingerprint)
+            load_state(folder.state, trainer, images)
         log = TrainingLog(folder.log, trainer)
         _run(trainer, images, folder, log, progress, on_snapshot)
 
@@ -165,5 +165,5 @@ def _write_snapshot(trainer: Trainer, images: ImageSet, folder: RunFolder) -> Pa
     snapshot = folder.snapshot(trainer.images_seen)
     for path in (snapshot, folder.model):
         save_checkpoint(path, trainer.average, trainer.network_config, provenance=provenance)
-    save_state(folder.state, trainer, fingerprint=images.fingerprint)
+    save_state(folder.state, trainer, images)
     return snapshot

@@ -4,6 +4,7 @@ Tensors are `network.*`, `average.*` and `optimizer.<parameter>.<quantity>`; the
 JSON `state` with the number of steps and what they were made with.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from memaudit.data.images import ImageSet
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.files import atomic_write
 from memaudit.training.trainer import Trainer
@@ -23,8 +25,8 @@ MAY_CHANGE = frozenset(
 """Options that a run may be continued with another value of: no step done so far depends on it."""
 
 
-def save_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
-    """Write the state of `trainer`, whole or not at all."""
+def save_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
+    """Write the state of `trainer`, which trains on `images`: whole or not at all."""
     tensors = {
         **{f"network.{name}": t for name, t in trainer.network.state_dict().items()},
         **{f"average.{name}": t for name, t in trainer.average.state_dict().items()},
@@ -32,7 +34,7 @@ def save_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
     for parameter, quantities in trainer.optimizer.state_dict()["state"].items():
         for name, t in quantities.items():
             tensors[f"optimizer.{parameter}.{name}"] = t
-    state = {**_identity(trainer, fingerprint), "num_steps": trainer.num_steps}
+    state = {**_identity(trainer, images), "num_steps": trainer.num_steps}
     data = safetensors.torch.save(
         {name: t.contiguous() for name, t in tensors.items()}, {"state": json.dumps(state)}
     )
@@ -40,7 +42,7 @@ def save_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
         file.write(data)
 
 
-def load_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
+def load_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
     """Put `trainer` into the state that was saved.
 
     Raises:
@@ -57,7 +59,7 @@ def load_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
             "or delete this one to begin anew."
         ) from error
 
-    changed = _differences(state, _identity(trainer, fingerprint))
+    changed = _differences(state, _identity(trainer, images))
     if changed:
         raise ConfigError(
             f"{path.parent} was trained with {'; '.join(changed)}. Continue it with the images and "
@@ -74,28 +76,31 @@ def load_state(path: Path, trainer: Trainer, *, fingerprint: str) -> None:
     trainer.num_steps = state["num_steps"]
 
 
-def _identity(trainer: Trainer, fingerprint: str) -> dict[str, Any]:
+def _identity(trainer: Trainer, images: ImageSet) -> dict[str, Any]:
     """What a continuation must share with the run it continues."""
+    labels = None
+    if trainer.config.conditional and images.labels is not None:
+        labels = hashlib.sha256(images.labels.astype("<i8").tobytes()).hexdigest()
     config = trainer.config.as_dict()
     return {
-        "training images": fingerprint,
-        "network": trainer.network_config,
+        "images": images.fingerprint,
+        "labels": labels,
         "options": {name: value for name, value in config.items() if name not in MAY_CHANGE},
+        "network": trainer.network_config,
     }
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Options whose values differ, or the larger things that do."""
-    if saved["training images"] != given["training images"]:
-        return ["other training images"]
-    changed = [
+    """What the run began with that is not what it is to be continued with."""
+    options = [
         f"{name} = {saved['options'].get(name)} (now {value})"
         for name, value in given["options"].items()
         if saved["options"].get(name) != value
     ]
-    if not changed and saved["network"] != given["network"]:
-        return [f"the network {saved['network']} (now {given['network']})"]
-    return changed
+    others = [f"other {name}" for name in ("images", "labels") if saved[name] != given[name]]
+    if options or others or saved["network"] == given["network"]:
+        return options + others
+    return [f"the network {saved['network']} (now {given['network']})"]
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -115,6 +115,14 @@ def test_every_loss_and_optimizer_trains(tmp_path: Path, precond: str, optimizer
     assert open_checkpoint(result.model).config["class_name"].lower() == f"{precond}precond"
 
 
+@pytest.mark.parametrize("arch", ["ncsnpp", "adm"])
+def test_every_architecture_trains(tmp_path: Path, arch: str):
+    config = dataclasses.replace(TINY, arch=arch, channel_mult=(1, 2), duration_images=12)
+    result = train(image_set(), config, out=tmp_path)
+    assert all(entry.num_nonfinite == 0 for entry in result.log)
+    assert open_checkpoint(result.model).network.training is False
+
+
 def test_two_runs_are_bitwise_equal_and_another_seed_is_not(tmp_path: Path):
     first = train(image_set(), TINY, out=tmp_path / "first")
     torch.manual_seed(99)
@@ -288,8 +296,15 @@ def test_a_run_is_not_resumed_with_other_options_or_images(tmp_path: Path):
     train(image_set(), TINY, out=tmp_path)
     with pytest.raises(ConfigError, match=r"lr = 0\.002 \(now 0\.1\)"):
         train(image_set(), dataclasses.replace(TINY, lr=0.1), out=tmp_path, resume=True)
-    with pytest.raises(ConfigError, match="other training images"):
+    with pytest.raises(ConfigError, match="other images"):
         train(image_set(seed=1), TINY, out=tmp_path, resume=True)
+
+
+def test_a_conditional_run_is_not_resumed_with_other_labels(tmp_path: Path):
+    config = dataclasses.replace(TINY, conditional=True)
+    train(image_set(labels=np.array([0, 1, 2, 0, 1, 2])), config, out=tmp_path)
+    with pytest.raises(ConfigError, match="other labels"):
+        train(image_set(labels=np.array([0, 1, 2, 2, 1, 0])), config, out=tmp_path, resume=True)
 
 
 def test_a_broken_training_state_is_named(tmp_path: Path):
