@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -113,7 +113,7 @@ def _write_zip(file: BinaryIO, images: Iterable[NamedImage]) -> None:
 
 def _write_npz(file: BinaryIO, images: Iterable[NamedImage]) -> None:
     names, pixels, labels = zip(*images, strict=True)
-    arrays = {"images": np.stack(pixels), "names": np.array(names)}
+    arrays: dict[str, Any] = {"images": np.stack(pixels), "names": np.array(names)}
     if None not in labels:
         arrays["labels"] = np.array(labels, dtype=np.int64)
     np.savez(file, **arrays)
