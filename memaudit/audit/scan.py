@@ -189,6 +189,7 @@ def scan(
     indexed = time.perf_counter()
 
     keys: tuple[int, ...] | tuple[str, ...]
+    described: dict[str, Any]
     if isinstance(source, ImageSet):
         generated, class_index, keys = source.images, source.labels, tuple(source.names)
         described = {"kind": "images", "path": name, "sha256": source.fingerprint}

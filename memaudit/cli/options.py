@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -134,7 +134,7 @@ def open_data(
     path: Path,
     *,
     size: int | None,
-    order: str,
+    order: Literal["first", "random"],
     order_seed: int,
     balanced: bool,
     label: int | None,

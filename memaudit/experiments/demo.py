@@ -100,22 +100,29 @@ def run_demo(
     for size in SIZES:
         folder = out / f"{size}-images"
         data = select(images, size=size, order="random")
-        task = f"Training on {size:,} images"
-
-        def renamed(_: str, done: int, total: int | None, note: str = "", task: str = task) -> None:
-            progress(task, done, total, note)
-
         trained = train(
-            data, NETWORK, out=folder / "training", device=device, resume=True, progress=renamed
+            data,
+            NETWORK,
+            out=folder / "training",
+            device=device,
+            resume=True,
+            progress=_of_size(progress, size),
         )
         result = scan(
             open_checkpoint(trained.model, device=device),
             data,
-            config=ScanConfig(seeds=tuple(range(NUM_SAMPLES)), batch_size=250, device=device),
-            progress=lambda task, done, total, note="", size=size: progress(
-                f"{task} ({size:,})", done, total, note
-            ),
+            config=ScanConfig(seeds=tuple(range(NUM_SAMPLES)), device=device),
+            progress=_of_size(progress, size),
         )
         runs.append(DemoRun(data, trained.model, result, write_report(result, folder)))
         on_run(runs[-1])
     return runs
+
+
+def _of_size(progress: Progress, size: int) -> Progress:
+    """`progress`, with the number of training images beside each task's name."""
+
+    def named(task: str, done: int, total: int | None, note: str = "") -> None:
+        progress(f"{task} ({size:,} images)", done, total, note)
+
+    return named
