@@ -18,6 +18,8 @@ from memaudit.models.checkpoints.wording import listed, shown
 
 POSITIONAL = ("img_resolution", "img_channels", "label_dim", "use_fp16")
 """What every preconditioner's constructor takes first."""
+RGB_ENCODER = "StandardRGBEncoder"
+"""EDM2's encoder for pixels, which scales to [-1, 1] as ours does."""
 KNOWN_SOURCES = {
     "5db27dcd96674b95c72d5e6491b879cdc35e24039ada3411b4b46a28ed1fe284": "EDM, since November 2022",
     "2294828d5f59f5fd008f7141e6b8af2095918f2ce019f280a933e4779b5c3cef": "EDM, first release",
@@ -45,6 +47,12 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
         warnings.append(
             f"Its network was stored with source code that memaudit does not know (SHA-256 "
             f"{listed(unknown)}). Names and shapes fit, but a fork may compute something else."
+        )
+    encoder = values.get("encoder")
+    if isinstance(encoder, PersistentRecord) and encoder.class_name != RGB_ENCODER:
+        warnings.append(
+            f"It was trained on the latents of a {shown(encoder.class_name)}: what it denoises "
+            "are not images, and can only be compared with latents."
         )
     return StoredNetwork(
         format=_name(values, network),
@@ -76,9 +84,9 @@ def _config(network: PersistentRecord) -> dict[str, Any]:
         )
     positional = dict(zip(POSITIONAL, arguments, strict=False))
     return {
-        "class_name": network.class_name,
         **flat(positional),
         **flat(network.state.get("_init_kwargs")),
+        "class_name": network.class_name,
     }
 
 

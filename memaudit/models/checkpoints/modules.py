@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
@@ -14,9 +13,10 @@ from memaudit.models.checkpoints.wording import shown
 TREE = ("_parameters", "_buffers", "_modules")
 """What a module's state holds its parts in."""
 MAX_DEPTH = 16
-MAX_ENTRIES = 1_000_000
+MAX_ENTRIES = 200_000
 """Of all modules' states together; ADM for ImageNet has some 30,000."""
 MAX_OPTIONS = 64
+MAX_NAME = 100
 
 
 def state_dict(module: ModuleRecord) -> dict[str, StoredTensor]:
@@ -52,7 +52,9 @@ def flat(options: Any) -> dict[str, Any]:
     """Options as plain JSON: numbers, texts and lists of them. The rest is only named by kind."""
     if not isinstance(options, dict):
         return {}
-    return {str(key)[:80]: _plain(value) for key, value in islice(options.items(), MAX_OPTIONS)}
+    if len(options) > MAX_OPTIONS:
+        raise CheckpointError(f"it has {len(options):,} options where {MAX_OPTIONS} make sense.")
+    return {str(key)[:MAX_NAME]: _plain(value) for key, value in options.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -93,8 +95,10 @@ def _walk(module: ModuleRecord) -> Iterator[tuple[str, ModuleRecord]]:
 
 def _mapping(module: ModuleRecord, key: str) -> Mapping[str, Any]:
     value = module.state.get(key)
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, dict):
         raise CheckpointError(f"its network has a module without {key}: it was altered.")
+    if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in value):
+        raise CheckpointError(f"its network has {key} under something else than short names.")
     return value
 
 
