@@ -30,7 +30,9 @@ EMA_MODES = ("mode1", "mode2", "mode3", "mode4", "plain")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Network, optimizer, budget, average and snapshots of a run. Training is in float32.
+    """Network, optimizer, budget, average and snapshots of a run.
+
+    Training is in float32; whether a GPU may round its products to TF32 is torch's setting.
 
     Raises:
         ConfigError: a value out of its range, or two that contradict each other.
@@ -82,8 +84,8 @@ class TrainingConfig:
     ema_mode: str = "mode4"
     """Decay of the average of the weights: `mode1` … `mode4` or `plain`, see `ema_beta`."""
     ema_halflife_epochs: float = 10
-    """Half-life of modes 1, 2 and 4 in epochs, in whole thousands of images: 0, which is no average,
-    with fewer than 100 images."""
+    """Half-life of modes 1, 2 and 4 in epochs, in whole thousands of images. With fewer than 100
+    training images these 10 epochs are 0 thousand, as published: no average."""
     ema_decay: float = 0.99929
     """Decay a step that modes `mode4` and `plain` end at."""
     ema_rampup_ratio: float = 0.05
