@@ -69,7 +69,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the installed command."""
     try:
-        cli.main(standalone_mode=False)
+        sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:

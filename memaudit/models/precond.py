@@ -289,6 +289,13 @@ class EDMPrecond(Preconditioner):
         return _edm_scalings(sigma, self.sigma_data)
 
 
+class ConsistencyPrecond(EDMPrecond):
+    """EDM's scalings with the noise label of OpenAI's consistency_models, c_noise = 250 ln(σ)."""
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return super().scalings(sigma)._replace(c_noise=250 * (sigma + 1e-44).log())
+
+
 class EDM2Precond(Preconditioner):
     """EDM2 (arXiv:2312.02696): EDM's scalings, a magnitude-preserving U-Net, and the loss's
     logarithm of variance as a function of the noise level. `Precond` in EDM2's snapshots.
@@ -348,6 +355,7 @@ PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "VEPrecond": VEPrecond,
     "iDDPMPrecond": iDDPMPrecond,
     "EDMPrecond": EDMPrecond,
+    "ConsistencyPrecond": ConsistencyPrecond,
     "Precond": EDM2Precond,
 }
 UNETS: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from memaudit.cli.main import COMMANDS
+from memaudit.cli.main import COMMANDS, main
 from memaudit.cli.train import train
 from memaudit.training.config import TrainingConfig
 
@@ -123,6 +123,32 @@ def test_inspecting_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path):
     result = run("inspect", text)
     assert result.exit_code == 2
     assert "notes.txt" in result.stderr
+
+
+def test_an_unsafe_file_is_described_and_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Through the installed entry point, whose exit status is what a script sees."""
+    hostile = tmp_path / "hostile.pkl"
+    hostile.write_bytes(b"\x80\x04cos\nsystem\n\x8c\x05false\x85R.")
+    monkeypatch.setattr("sys.argv", ["memaudit", "inspect", str(hostile)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    shown = capsys.readouterr().out
+    assert "os.system" in shown and "NO" in shown
+
+
+def test_a_checkpoint_is_converted_to_one_that_opens(
+    run: Run, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    source = golden / "pkl" / "edm_ddpmpp_uncond_vp_torch113.pkl"
+    assert run("convert", source, "out.safetensors").exit_code == 0
+    assert run("inspect", "out.safetensors").exit_code == 0
+    refused = run("convert", source, "out.safetensors")
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
 
 
 def test_the_order_of_images_is_random_by_seed_alone(run: Run, make_npz: Callable):

@@ -1,6 +1,6 @@
 """From stored weights to a network: every name, shape and number is checked on the way."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.wording import listed, shown
-from memaudit.models.precond import build_network
+from memaudit.models.precond import Preconditioner, build_network
 
 MAX_VALUE = 1 << 20
 LIMITS = {"num_blocks": 256, "M": 10_000}
@@ -21,7 +21,7 @@ MAX_TEXT = 80
 """Characters of a keyword or of a text."""
 
 
-def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> nn.Module:
+def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> Preconditioner:
     """Build the network that `stored` describes and fill it with its weights.
 
     Returns:
@@ -31,21 +31,18 @@ def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> nn
         CheckpointError: an unknown class or keyword, a tensor that is missing, surplus or of
             another shape, or weights that are not finite.
     """
-    network = lay_out(stored.config, stored.build)
+    network = lay_out(stored.config)
     fill(network, stored.tensors)
     return network.to(device).eval().requires_grad_(False)
 
 
-def lay_out(
-    config: Mapping[str, Any],
-    build: Callable[[Mapping[str, Any]], nn.Module] = build_network,
-) -> nn.Module:
+def lay_out(config: Mapping[str, Any]) -> Preconditioner:
     """The network of `config` with weights that are not drawn: names and shapes."""
     for key, value in config.items():
         check_option(key, value)
     try:
         with without_initialization():
-            return build(config)
+            return build_network(config)
     # The values come from a file that may be hostile: whatever they break is the file's fault.
     except (
         ConfigError,

@@ -1,20 +1,20 @@
 """What opening a checkpoint gives, and what a format makes of a file on the way there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from memaudit.models.precond import build_network
+from memaudit.models.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained model, ready to denoise."""
 
-    network: nn.Module
-    """A Denoiser in evaluation mode: float32, without gradients, on the device asked for."""
+    network: Denoiser
+    """A torch module in evaluation mode: float32, without gradients, on the device asked for."""
     config: dict[str, Any]
     """`class_name` and the constructor's keywords, as EDM's; empty for a model of other make."""
     provenance: dict[str, Any]
@@ -39,5 +39,3 @@ class StoredNetwork:
     """By EDM's parameter names, in the dtype they are stored in."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    build: Callable[[Mapping[str, Any]], nn.Module] = build_network
-    """Builds the network of `config`."""

@@ -11,7 +11,7 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import Checkpoint
 from memaudit.models.checkpoints.native import save_checkpoint
 from memaudit.models.checkpoints.opening import open_checkpoint
-from memaudit.models.precond import PRECONDITIONERS
+from memaudit.models.precond import Preconditioner
 
 PROBE_SIGMAS = (0.05, 5.0)
 
@@ -39,7 +39,8 @@ def convert_checkpoint(
         CheckpointError: the source cannot be opened or has no native form.
     """
     checkpoint = open_checkpoint(source, arch=arch, config=config)
-    if checkpoint.config.get("class_name") not in PRECONDITIONERS:
+    network = checkpoint.network
+    if not isinstance(network, Preconditioner):
         raise CheckpointError(
             f"{source}: a {checkpoint.format} has no native form, since its network is none of "
             "EDM's. Use the file as it is."
@@ -56,7 +57,7 @@ def convert_checkpoint(
     target = Path(target)
     unproven = target.with_name(f".{target.name}.{os.getpid()}.unproven")
     try:
-        save_checkpoint(unproven, checkpoint.network, checkpoint.config, provenance=provenance)
+        save_checkpoint(unproven, network, checkpoint.config, provenance=provenance)
         if not torch.equal(_probe(open_checkpoint(unproven)), _probe(checkpoint)):
             raise CheckpointError(
                 f"{source}: the converted network does not denoise as the source does; nothing "

@@ -27,7 +27,6 @@ from memaudit.models.checkpoints.state_dict import find_tensors
 from memaudit.models.checkpoints.tensors import StoredTensor, read_tensors
 from memaudit.models.checkpoints.wording import listed, shown
 from memaudit.models.networks.dhariwal import CHANNELS_PER_HEAD
-from memaudit.models.precond import EDMPrecond, Scalings, build_network
 from memaudit.models.presets import OPENAI_PRESETS
 
 NAME = "OpenAI ADM state dict"
@@ -54,13 +53,6 @@ ATTENTION = {"norm2": "norm", "qkv": "qkv", "proj": "proj_out"}
 """Modules of a DhariwalUNet, and what OpenAI calls them."""
 
 
-class ConsistencyPrecond(EDMPrecond):
-    """EDM's scalings with the noise label of OpenAI's consistency_models, c_noise = 250 ln(σ)."""
-
-    def scalings(self, sigma: Tensor) -> Scalings:
-        return super().scalings(sigma)._replace(c_noise=250 * (sigma + 1e-44).log())
-
-
 def recognizes(contents: Contents) -> bool:
     tensors, _ = find_tensors(contents.value)
     return {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} <= tensors.keys()
@@ -81,22 +73,14 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
         raise ConfigError(
             f"qkv_order is {order!r}; a network of OpenAI's needs one of {', '.join(QKV_ORDERS)}."
         )
-    network = lay_out(options, build)
+    network = lay_out(options)
     weights = read_tensors(tensors, num_bytes=len(contents.file.data))
     return StoredNetwork(
         format=NAME,
         config=options,
         tensors=_converted(network, weights, order),
         warnings=(f"That its attention layers are ordered {order!r} is the user's word.",),
-        build=build,
     )
-
-
-def build(config: Mapping[str, Any]) -> nn.Module:
-    """As `build_network`, and ConsistencyPrecond too."""
-    if config.get("class_name") != ConsistencyPrecond.__name__:
-        return build_network(config)
-    return ConsistencyPrecond(**{key: v for key, v in config.items() if key != "class_name"})
 
 
 def _check_variant(tensors: Mapping[str, StoredTensor]) -> None:

@@ -93,15 +93,15 @@ def test_without_a_configuration_the_message_lists_the_presets(tmp_path):
         open_checkpoint(tmp_path / "ema.pt", config=EDM | {"qkv_order": "head first", "depth": 3})
 
 
-def test_a_network_of_no_native_form_is_not_converted(tmp_path):
+def test_it_is_converted_to_a_native_file_that_needs_no_preset(tmp_path):
     torch.save(unet("head first").state_dict(), tmp_path / "ema.pt")
-    with pytest.raises(CheckpointError, match="has no native form"):
-        convert_checkpoint(
-            tmp_path / "ema.pt",
-            tmp_path / "native.safetensors",
-            config=EDM | {"qkv_order": "head first"},
-        )
-    assert not (tmp_path / "native.safetensors").exists()
+    native = convert_checkpoint(
+        tmp_path / "ema.pt",
+        tmp_path / "native.safetensors",
+        config=EDM | {"qkv_order": "head first"},
+    )
+    assert native.config["class_name"] == "ConsistencyPrecond"
+    assert open_checkpoint(tmp_path / "native.safetensors").config == native.config
 
 
 def lsun(weights):

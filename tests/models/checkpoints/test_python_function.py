@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memaudit.errors import CheckpointError
-from memaudit.models.checkpoints import open_checkpoint
+from memaudit.models.checkpoints import convert_checkpoint, open_checkpoint
 from memaudit.models.denoiser import Denoiser
 
 MODULE = """
@@ -69,6 +69,11 @@ def test_a_users_denoiser_is_one_of_ours(module):
     assert not any(p.requires_grad for p in network.parameters())
     assert checkpoint.provenance["module"].endswith(f"{module}.py")
     assert "not of the weights" in checkpoint.warnings[0]
+
+
+def test_it_has_no_native_form(module):
+    with pytest.raises(CheckpointError, match="Python denoiser has no native form"):
+        convert_checkpoint(f"{module}:shrink", "native.safetensors")
 
 
 def test_its_attributes_and_rounding_are_the_users(module):
