@@ -108,6 +108,8 @@ def run_demo(
             resume=True,
             progress=_of_size(progress, size),
         )
+        if trained.interrupted:
+            raise KeyboardInterrupt
         result = scan(
             open_checkpoint(trained.model, device=device),
             data,

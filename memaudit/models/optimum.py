@@ -15,7 +15,7 @@ Legend: B batch, R rows of it, n training images of one class or all, K candidat
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ CANDIDATES = 64
 LEADERS = 4
 """Leading images of a full sum whose weights are computed in float64, where float32 is too coarse:
 what is left then has weights below 1/LEADERS, and errors that average out."""
-ROUNDING_HARMLESS, ROUNDING_TOLERABLE = 1e-5, 1e-4
+ROUNDING_HARMLESS, ROUNDING_TOLERABLE = 2e-5, 1e-4
 """Errors of float32 log-weights: what the denoised image may suffer from them before the leading
 weights are computed in float64, and what they may be before all that matter are."""
 SMALLEST_SIGMA = 1e-4
@@ -60,22 +60,12 @@ class Posterior(NamedTuple):
     mean: Tensor
     """float64 [R, D]: Σ exp(ℓᵢ) yᵢ / Σ exp(ℓᵢ)."""
 
-    @classmethod
-    def empty_like(cls, x: Tensor) -> "Posterior":
-        """Room for the rows of x, float64 [R, D]."""
-        return cls(torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0]), torch.empty_like(x))
-
-    def put(self, rows: Tensor | slice, posterior: "Posterior") -> None:
-        """Set some rows."""
-        for mine, given in zip(self, posterior, strict=True):
-            mine[rows] = given
-
     def merge(self, other: "Posterior") -> "Posterior":
         """The posterior over both sets of images."""
         log_mass = torch.logaddexp(self.log_mass, other.log_mass)
         log_square_mass = torch.logaddexp(self.log_square_mass, other.log_square_mass)
         share = (self.log_mass - log_mass).exp()[:, None]
-        return Posterior(log_mass, log_square_mass, share * self.mean + (1 - share) * other.mean)
+        return Posterior(log_mass, log_square_mass, other.mean.lerp(self.mean, share))
 
 
 class Rays(NamedTuple):
@@ -85,16 +75,19 @@ class Rays(NamedTuple):
     posterior only narrows as σ falls: one search serves the steps that follow.
     """
 
+    x: Tensor
+    """float64 [R, D]: x₀."""
     centre: Tensor
     """float64 [R, D]: c."""
-    direction: Tensor
-    """float64 [R, D]: x₀ − c."""
     variance: Tensor
     """float64 [R]: σ₀²."""
     candidates: Tensor
     """int64 [R, K]: the images with the largest weights, in descending order."""
     log_weight: Tensor
     """float64 [R, K + 1]: upper bounds of ℓᵢ less the centre's ℓ, the last for all other images."""
+
+
+RowsT = TypeVar("RowsT", Posterior, Rays)
 
 
 class ClosedFormOptimum:
@@ -189,35 +182,32 @@ class ClosedFormOptimum:
         if tuple(x.shape[1:]) != shape:
             raise ValueError(f"x is {list(x.shape)}; [B, {', '.join(map(str, shape))}] is needed")
         to_grey_levels = 127.5 - self._rows.centre
-        noisy = to_grey_levels + 127.5 * x.flatten(1).to(self.device, torch.float64)  # [B, D]
+        noisy = x.flatten(1).to(self.device, torch.float64).mul(127.5).add_(to_grey_levels)
         if not torch.linalg.vector_norm(noisy, dim=1).isfinite().all():
             raise ValueError("x is not finite")
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
         if not (sigma >= 0).all():
             raise ValueError("sigma must be 0 or more")
         variance = ((127.5 * sigma.clamp(SMALLEST_SIGMA)) ** 2).expand(len(x))  # [B]
-
         classes = self._class_index(class_labels, len(x))
 
-        posterior = Posterior.empty_like(noisy)
+        denoised = torch.empty(noisy.shape, device=self.device)
+        num_effective = torch.empty_like(variance)
         latest = {}
         some = max(1, LOGIT_BYTES // (4 * len(self._rows)))
         with _full_precision():
             for start in range(0, len(x), some):
                 batch = slice(start, start + some)
-                of_batch = Posterior(*(whole[batch] for whole in posterior))
                 for part, rows in self._parts(None if classes is None else classes[batch]):
                     key = (start, part.start)
                     found, latest[key] = self._evaluate(
                         noisy[batch][rows], variance[batch][rows], part, self._rays.get(key)
                     )
-                    of_batch.put(rows, found)
+                    log_sum = 2 * found.log_mass - found.log_square_mass
+                    num_effective[batch][rows] = log_sum.exp().clamp(min=1)
+                    denoised[batch][rows] = (found.mean - to_grey_levels).div_(127.5).float()
         self._rays = latest
-        denoised = (posterior.mean - to_grey_levels) / 127.5
-        num_effective = (2 * posterior.log_mass - posterior.log_square_mass).exp().clamp(min=1)
-        return Evaluation(
-            denoised.to(x.device, torch.float32).view(x.shape), num_effective.to(x.device)
-        )
+        return Evaluation(denoised.view(x.shape).to(x.device), num_effective.to(x.device))
 
     def _class_index(self, class_labels: Tensor | None, batch_size: int) -> Tensor | None:
         """int64 [B], or None where no row has a class."""
@@ -255,22 +245,21 @@ class ClosedFormOptimum:
         self, x: Tensor, variance: Tensor, part: slice, rays: Rays | None
     ) -> tuple[Posterior, Rays]:
         """The posterior of rows x, float64 [R, D], over `part`, and what to remember."""
-        if rays is None or len(rays.centre) != len(x):
+        if rays is None or len(rays.x) != len(x):
             return self._search(x, variance, part)
-        known, posterior = self._recall(rays, x, variance, part)
+        recalled = self._recall(rays, x, variance, part)
+        if recalled is None:
+            return self._search(x, variance, part)
+        known, near = recalled
         if known.all():
-            return posterior, rays
-        found, new_rays = self._search(x[~known], variance[~known], part)
-        posterior.put(~known, found)
-        rays = Rays(*(old.clone() for old in rays))
-        for old, new in zip(rays, new_rays, strict=True):
-            old[~known] = new
-        return posterior, rays
+            return near, rays
+        found, latest = self._search(x[~known], variance[~known], part)
+        return _interleave(known, near, found), _interleave(known, _take(rays, known), latest)
 
     def _recall(
         self, rays: Rays, x: Tensor, variance: Tensor, part: slice
-    ) -> tuple[Tensor, Posterior]:
-        """Which rows, bool [R], provably need no more than their candidates, and what these give.
+    ) -> tuple[Tensor, Posterior] | None:
+        """Which rows, bool [R], provably need no more than their candidates, and their posterior.
 
         Let x = c + s·(x₀ − c) + e with 0 ≤ s ≤ 1. An image whose weight was at most exp(b) times
         the centre's at x₀ has at most exp(s·b·σ₀²/σ² + min(‖e‖²/(1 − s), 2‖e‖r)/2σ²) times it at x,
@@ -278,13 +267,13 @@ class ClosedFormOptimum:
         """
         log_images = math.log(part.stop - part.start)
         gain = rays.variance / variance
-        posterior = Posterior.empty_like(x)
         known = gain * rays.log_weight[:, -1] + log_images <= NEGLIGIBLE
         if not known.any():  # too many images are in reach, whatever x is
-            return known, posterior
+            return None
 
         offset = x - rays.centre
-        along, length = _dot(offset, rays.direction), _dot(rays.direction, rays.direction)
+        direction = rays.x - rays.centre
+        along, length = _dot(offset, direction), _dot(direction, direction)
         s = (along / length).clamp(0, 1)
         squared_norm = _dot(offset, offset)
         # Its own rounding errors count as distance from the ray.
@@ -296,17 +285,16 @@ class ClosedFormOptimum:
 
         num_needed = (~(bound <= NEGLIGIBLE)).sum(1).clamp(min=1)
         known = num_needed < bound.shape[1]
-        if known.any():
-            rows = _where(known)
-            columns = _leading(rays.candidates[rows], num_needed[rows])
-            near = self._exact(x[rows], variance[rows], columns)
-            posterior.put(rows, near)
-            # The bounds are against the centre's weight. What counts is the candidates'.
-            of_centre = _log_weight(rays.centre[rows], x[rows], variance[rows])
-            outside = bound[rows].gather(1, num_needed[rows, None])[:, 0]
-            proven = outside + of_centre - near.log_mass <= NEGLIGIBLE
-            known = known.masked_scatter(known, proven)
-        return known, posterior
+        if not known.any():
+            return None
+        rows = _where(known)
+        num_needed, bound = num_needed[rows], bound[rows]
+        near = self._exact(x[rows], variance[rows], _leading(rays.candidates[rows], num_needed))
+        # The bounds are against the centre's weight. What counts is the candidates'.
+        of_centre = _log_weight(rays.centre[rows], x[rows], variance[rows])
+        outside = bound.gather(1, num_needed[:, None])[:, 0] + of_centre - near.log_mass
+        proven = outside <= NEGLIGIBLE
+        return known.masked_scatter(known, proven), _take(near, proven)
 
     def _search(self, x: Tensor, variance: Tensor, part: slice) -> tuple[Posterior, Rays]:
         """The posterior of rows x over `part` from all weights, and what to remember."""
@@ -317,21 +305,23 @@ class ClosedFormOptimum:
         if num_images <= CANDIDATES:  # there are no others
             log_weight = torch.nn.functional.pad(log_weight, (0, 1), value=-math.inf)
 
-        # Errors of float32: as large as they are found to be, and as large as they could be.
-        x_norm = torch.linalg.vector_norm(x, dim=1)
-        rounding = UNIT_ROUNDOFF * x_norm * self._rows.largest_norm / variance
-        error = (x.shape[1] + 4) * rounding
+        # Errors of float32 products: at worst, in whatever order they add up, and as found, where
+        # those grow with the sum that is left.
+        scale = UNIT_ROUNDOFF * torch.linalg.vector_norm(x, dim=1) * self._rows.largest_norm
+        error = (x.shape[1] + 8) * scale / variance
+        product = log_weight[:, 0] + self._rows.half_squared_norm[candidates[:, 0]] / variance
+        rounding = 8 * UNIT_ROUNDOFF * product.abs() + scale / (2 * variance)
         lowest = log_weight[:, 0] - 2 * error + NEGLIGIBLE - math.log(num_images)
         num_needed = (log_weight > lowest[:, None]).sum(1)
         narrow = num_needed < log_weight.shape[1]
 
-        posterior = Posterior.empty_like(x)
+        near = rest = None
         columns = _leading(candidates[narrow], num_needed[narrow])
         if 4 * len(columns) > num_images:  # no saving
             narrow = torch.zeros_like(narrow)
         if narrow.any():
             rows = _where(narrow)
-            posterior.put(rows, self._exact(x[rows], variance[rows], columns))
+            near = self._exact(x[rows], variance[rows], columns)
         if not narrow.all():
             rows = _where(~narrow)
             # Errors average out over the images that share the posterior.
@@ -340,16 +330,15 @@ class ClosedFormOptimum:
             hard = ~narrow & (rounding > ROUNDING_TOLERABLE)
             in_reach = (logits[:, hard] > lowest[hard]).any(1).nonzero()[:, 0] + part.start
             columns = torch.cat([leaders, in_reach]).unique()
-            found = self._sum(x[rows], variance[rows], part, logits[:, rows], columns)
-            posterior.put(rows, found)
+            rest = self._sum(x[rows], variance[rows], part, logits[:, rows], columns)
 
-        centre = posterior.mean
-        log_weight += (error - _log_weight(centre, x, variance))[:, None]
-        return posterior, Rays(centre, x - centre, variance, candidates, log_weight)
+        posterior = _interleave(narrow, near, rest)
+        log_weight += (error - _log_weight(posterior.mean, x, variance))[:, None]
+        return posterior, Rays(x, posterior.mean, variance, candidates, log_weight)
 
     def _logits(self, x: Tensor, variance: Tensor, part: slice) -> Tensor:
         """ℓ of every image of `part`, float32 [n, R]."""
-        scaled = (x / variance[:, None]).float().T
+        scaled = x.float().div_(variance.float()[:, None]).T
         logits = torch.empty(part.stop - part.start, len(x), device=self.device)
         for block, y in self._rows.blocks(part):
             inside = logits[block.start - part.start : block.stop - part.start]
@@ -374,7 +363,7 @@ class ClosedFormOptimum:
         rest = Posterior(
             mass.log() + largest,
             square_mass.log() + 2 * largest.double(),
-            total / mass.clamp(min=1)[:, None],
+            total.div_(mass.clamp(min=1)[:, None]),
         )
         return rest if not len(columns) else self._exact(x, variance, columns).merge(rest)
 
@@ -444,6 +433,25 @@ def _leading(candidates: Tensor, num_needed: Tensor) -> Tensor:
     """The first num_needed, int64 [R], of each row's candidates, [R, K], without repeats."""
     place = torch.arange(candidates.shape[1], device=candidates.device)
     return candidates[place < num_needed[:, None]].unique()
+
+
+def _take(rows: RowsT, mask: Tensor) -> RowsT:
+    """The rows where `mask` holds."""
+    return type(rows)(*(tensor[mask] for tensor in rows))
+
+
+def _interleave(mask: Tensor, yes: RowsT | None, no: RowsT | None) -> RowsT:
+    """Rows of `yes` where `mask` holds, of `no` elsewhere. One that has no rows may be None."""
+    if yes is None or no is None:
+        rows = no if yes is None else yes
+        assert rows is not None
+        return rows
+    whole = []
+    for a, b in zip(yes, no, strict=True):
+        tensor = a.new_empty(len(mask), *a.shape[1:])
+        tensor[mask], tensor[~mask] = a, b
+        whole.append(tensor)
+    return type(yes)(*whole)
 
 
 def _where(mask: Tensor) -> Tensor | slice:

@@ -52,7 +52,21 @@ def save_checkpoint(
     }
     json_object(metadata, "provenance")
     with atomic_write(Path(path)) as file:
-        file.write(save(tensors, metadata))
+        file.write(_in_one_order(save(tensors, metadata)))
+
+
+def _in_one_order(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted.
+
+    The library writes them in an order that changes from run to run; equal networks are to be
+    equal files, so that a hash says which network a report is about.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def recognizes(contents: Contents) -> bool:
