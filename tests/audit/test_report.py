@@ -1,0 +1,143 @@
+"""The report folder: whole or not there, and its numbers follow from its tables."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memaudit.audit import report as report_module
+from memaudit.audit.ratio import memorized
+from memaudit.audit.report import (
+    check_output_folder,
+    matches_csv,
+    ranges,
+    report_dict,
+    write_report,
+)
+from memaudit.audit.scan import ScanResult
+from memaudit.audit.statistics import clopper_pearson
+from memaudit.cli.options import SeedList
+from memaudit.errors import ConfigError
+
+Make = Callable[..., ScanResult]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_report_has_what_other_programs_rely_on(make_result: Make):
+    result = make_result()
+    report = json.loads(json.dumps(report_dict(result), allow_nan=False))
+    assert report["schema"] == "memaudit.report/1"
+    assert report["verdict"] is None
+    for rule in ("paper", "distinct"):
+        assert report["ratios"][rule].keys() == {
+            "count",
+            "total",
+            "ratio",
+            "low",
+            "high",
+            "confidence",
+        }
+    assert report["ratios"]["distinct"]["count"] == 20
+    assert report["num_leaking_images"] == 20
+    assert report["num_degenerate"] == 0
+    assert report["threshold"] == 1 / 3 and report["threshold_fraction"] == "1/3"
+    assert report["duplicate_rms"] == 8
+    assert report["source"]["sha256"] == result.source["sha256"]
+    assert report["data"]["fingerprint"] == result.data.fingerprint
+    assert report["data"]["num_images"] == 60
+
+
+def test_ratios_and_intervals_follow_from_the_tables(make_result: Make, tmp_path: Path):
+    write_report(make_result(), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = rows_of(tmp_path / "matches.csv")
+
+    def column(name: str) -> np.ndarray:
+        return np.array([int(row[name]) for row in rows])
+
+    first = column("squared_distance1")
+    for rule, second in (
+        ("paper", "squared_distance2"),
+        ("distinct", "squared_distance2_distinct"),
+        ("distinct_at_0", "squared_distance2_distinct_at_0"),
+    ):
+        hits = memorized(first, column(second), Fraction(report["threshold_fraction"]))
+        np.testing.assert_array_equal(hits, column(f"memorized_{rule}") == 1)
+        again = clopper_pearson(int(hits.sum()), len(hits))
+        assert report["ratios"][rule]["count"] == again.count
+        assert report["ratios"][rule]["low"] == pytest.approx(again.low)
+        assert report["ratios"][rule]["high"] == pytest.approx(again.high)
+
+    leaks = rows_of(tmp_path / "leaks.csv")
+    hits = column("memorized_distinct") == 1
+    assert sum(int(leak["hits"]) for leak in leaks) == hits.sum()
+    assert {int(leak["index"]) for leak in leaks} == set(column("nn1")[hits])
+    assert [leak["names"] for leak in leaks if leak["index"] == "3"] == ["generated/003.png"]
+
+
+def test_the_report_holds_the_hashes_of_its_files(make_result: Make, tmp_path: Path):
+    write_report(make_result(), tmp_path)
+    files = json.loads((tmp_path / "report.json").read_text())["files"]
+    assert files.keys() == {"matches.csv", "leaks.csv", "report.html"}
+    for name, digest in files.items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "report.json"])
+
+
+def test_a_failure_midway_leaves_no_report(
+    make_result: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_report(make_result(copies=3), tmp_path)
+    write = report_module._write
+
+    def failing(path: Path, content: bytes) -> None:
+        if path.name == "leaks.csv":
+            raise OSError("No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(report_module, "_write", failing)
+    with pytest.raises(OSError, match="No space"):
+        write_report(make_result(), tmp_path)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_names_that_are_no_text_are_written_as_escapes(make_result: Make, tmp_path: Path):
+    write_report(make_result(name='train/\udcff,"{:03d}\n.png'), tmp_path)
+    names = [row["name"] for row in rows_of(tmp_path / "leaks.csv")]
+    assert 'train/\\udcff,"000\n.png' in names
+
+
+def test_a_folder_is_checked_before_anything_is_done(make_result: Make, tmp_path: Path):
+    new = tmp_path / "deep" / "report"
+    check_output_folder(new)
+    assert new.is_dir() and not list(new.iterdir())
+    write_report(make_result(), new)
+    with pytest.raises(ConfigError, match="already holds a report.*--overwrite"):
+        check_output_folder(new)
+    check_output_folder(new, overwrite=True)
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        check_output_folder(tmp_path / "file")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        check_output_folder(tmp_path / "file" / "report")
+
+
+@pytest.mark.parametrize("numbers", [[5], [0, 1, 2, 3], [3, 7, 20, 21, 22], [9, 8, 7], [4, 4]])
+def test_ranges_read_back_as_the_seeds_they_were(numbers: list[int]):
+    assert list(SeedList().convert(ranges(numbers), None, None)) == numbers
+
+
+def test_there_is_one_row_a_generated_image(make_result: Make):
+    lines = matches_csv(make_result(copies=2, others=5)).splitlines()
+    assert len(lines) == 1 + 7
+    assert lines[0].startswith("name,nn1,nn2,nn2_distinct,")

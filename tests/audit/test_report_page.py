@@ -1,0 +1,139 @@
+"""The page, in a real browser where there is one."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memaudit.audit.report import report_dict, write_report
+from memaudit.audit.report_page import count_ticks, duration, percent, render_page, short
+from memaudit.audit.scan import ScanResult
+
+Make = Callable[..., ScanResult]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def page_of(result: ScanResult) -> str:
+    return render_page(result, report_dict(result) | {"files": {}})
+
+
+def test_the_headline_is_count_share_and_interval(make_result: Make):
+    text = page_of(make_result())
+    assert "20 of 60 generated images copy a training image" in text
+    assert "33&nbsp;%" in text or "33.3&nbsp;%" in text
+
+
+def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_result: Make):
+    text = page_of(make_result(copies=0, others=30))
+    assert "None of 30 generated images copies a training image" in text
+    assert re.search(r"At most\s+1[12](\.\d)?&nbsp;%", text)
+    assert "Closest pairs; none is a copy" in text
+    assert text.count('class="pictures"') == 30
+
+
+def test_hostile_names_are_text_and_nothing_else(make_result: Make):
+    text = page_of(make_result(name="<script>alert({})</script>\u202e\udcff"))
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(0)&lt;/script&gt;\\u202e\\udcff" in text
+    text.encode()
+
+
+def test_the_page_asks_nothing_of_the_network(make_result: Make):
+    text = page_of(make_result())
+    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png|\#)""", text)
+    assert "default-src 'none'" in text
+
+
+def test_headings_are_in_order_and_every_picture_has_words(make_result: Make):
+    class Outline(HTMLParser):
+        levels: list[int] = []
+        bare: list[Any] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if re.fullmatch("h[1-6]", tag):
+                self.levels.append(int(tag[1]))
+            if tag == "img" and not dict(attrs).get("alt"):
+                self.bare.append(attrs)
+
+    outline = Outline()
+    outline.feed(page_of(make_result()))
+    assert outline.levels[0] == 1 and outline.levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(outline.levels, outline.levels[1:], strict=False))
+    assert outline.bare == []
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0, "0"), (1, "100"), (0.5, "50.0"), (0.00037, "0.037"), (0.9996, "99.960")]
+)
+def test_percentages_tell_a_share_from_0_and_100(share: float, text: str):
+    assert percent(share) == text
+
+
+def test_durations_and_axes_are_round():
+    assert duration(0.4213) == "0.42 s"
+    assert duration(200) == "3 min 20 s"
+    assert duration(7500) == "2 h 5 min"
+    assert count_ticks(0)[0] == 0
+    for largest in (1, 7, 99, 100, 101, 9999):
+        ticks = count_ticks(largest)
+        assert 3 <= len(ticks) <= 7 and ticks[-1] >= largest
+    assert len(short("a" * 500)) <= 100
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"there is no browser here: none of {', '.join(BROWSERS)}")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_browser_shows_it_without_scripts_network_or_overflow(
+    browser: Any, make_result: Make, tmp_path: Path, width: int
+):
+    page_path = write_report(make_result(name="a-folder-with-a-long-name/" * 6 + "{}"), tmp_path)
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, java_script_enabled=False, offline=True
+    )
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("requestfailed", lambda request: problems.append(request.url))
+    page.goto(page_path.as_uri())
+    assert page.locator(".pairs li").count() > 20
+    assert page.locator(".pairs li").first.is_visible()
+    box = page.locator("main").bounding_box()
+    assert box["width"] <= width
+    pictures = page.locator(".pairs li").first.locator("img")
+    for i in range(pictures.count()):
+        shown = pictures.nth(i).bounding_box()
+        assert shown["x"] >= 0 and shown["x"] + shown["width"] <= width
+    assert problems == []
+    context.close()
+
+
+def test_the_page_does_not_scroll_sideways_on_a_phone(
+    browser: Any, make_result: Make, tmp_path: Path
+):
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.goto(write_report(make_result(), tmp_path).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.close()
+
+
+def test_it_prints(browser: Any, make_result: Make, tmp_path: Path):
+    page = browser.new_page()
+    page.goto(write_report(make_result(), tmp_path).as_uri())
+    assert page.pdf(format="A4")[:4] == b"%PDF"
+    page.close()
