@@ -30,7 +30,7 @@ CANDIDATES = 64
 LEADERS = 4
 """Leading images of a full sum whose weights are computed in float64, where float32 is too coarse:
 what is left then has weights below 1/LEADERS, and errors that average out."""
-ROUNDING_HARMLESS, ROUNDING_TOLERABLE = 2e-5, 1e-4
+ROUNDING_HARMLESS, ROUNDING_TOLERABLE = 1e-5, 1e-4
 """Errors of float32 log-weights: what the denoised image may suffer from them before the leading
 weights are computed in float64, and what they may be before all that matter are."""
 SMALLEST_SIGMA = 1e-4
