@@ -29,6 +29,7 @@ from memaudit.progress import Progress, silent
 
 QUERY_BLOCK = 2048
 BRUTE_FORCE_BLOCK = 512
+QUERY_BYTES = 64 << 20  # of pixels at a time, where images are large
 INDEX_BLOCK = 8192
 SHORTLIST = 128
 WIDENING = 8
@@ -118,6 +119,8 @@ class NeighborIndex:
         if not len(images):
             raise DataError("There are no training images to search.")
         self.device = torch.device(device)
+        if self.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu or cuda, got {device}")
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device is cuda, but this machine shows no CUDA GPU; use cpu.")
         self.images = images
@@ -188,7 +191,7 @@ class NeighborIndex:
             statistics += near.statistics
 
         missing = np.flatnonzero(index < 0)
-        for part in _parts(missing, BRUTE_FORCE_BLOCK):
+        for part in self._parts(missing, BRUTE_FORCE_BLOCK):
             index[part], squared_distance[part] = nearest_distinct_by_brute_force(
                 x[part], self._rows[first[part]], self._rows, limit, device=self.device
             )
@@ -226,11 +229,11 @@ class NeighborIndex:
         for attempt, width in enumerate(attempts):
             if width >= len(self._rows) or width > LONGEST_SHORTLIST:
                 break
-            for part in _parts(np.flatnonzero(answered_by > attempt), QUERY_BLOCK):
+            for part in self._parts(np.flatnonzero(answered_by > attempt), QUERY_BLOCK):
                 index[part], squared_distance[part], proven, checked = self._try(x[part], k, width)
                 answered_by[part[proven]] = attempt
                 num_candidates += checked
-        for part in _parts(np.flatnonzero(answered_by == len(attempts)), BRUTE_FORCE_BLOCK):
+        for part in self._parts(np.flatnonzero(answered_by == len(attempts)), BRUTE_FORCE_BLOCK):
             index[part], squared_distance[part] = nearest_by_brute_force(
                 x[part], self._rows, k, device=self.device
             )
@@ -259,6 +262,12 @@ class NeighborIndex:
             np.where(some, near.index[rows, rank], -1),
             np.where(some, near.squared_distance[rows, rank], -1),
         )
+
+    def _parts(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Cut positions of queries into parts of `size`, or fewer where images are large."""
+        size = max(1, min(size, QUERY_BYTES // self._rows.shape[1]))
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
 
     def _try(
         self, x: np.ndarray, k: int, width: int
@@ -316,11 +325,6 @@ def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Sear
 
     y = torch.from_numpy(projected).to(device)
     return "torch-cuda", lambda t, k: nearest_projections(torch.from_numpy(t).to(device), y, k)
-
-
-def _parts(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(array), size):
-        yield array[start : start + size]
 
 
 def _check_images(whose: str, images: np.ndarray) -> None:

@@ -22,6 +22,7 @@ LARGEST_WIDTH = 256
 SHRINKAGE = 6  # R = D / 6 up to there: measured on MNIST and on CIFAR-10 at 16 and 32 pixels
 SMALLEST_DIMENSION = 300  # up to it the pixels themselves are short enough
 SAMPLE_SIZE = 2048
+SAMPLE_VALUES = 2**27  # of all images of the sample together, where images are large
 COLUMN_BLOCK = 4096  # columns over which float32 sums integers up to 2²⁴
 LARGEST_FACTOR = 255  # entries of 8 bits multiply exactly even in bfloat16
 LARGEST_ERROR = 1e-8  # beyond it the rows are no basis worth having
@@ -41,7 +42,8 @@ class Projection:
             device: where to compute.
         """
         num_images, D = images.shape
-        picked = np.linspace(0, num_images - 1, min(num_images, SAMPLE_SIZE)).astype(np.int64)
+        size = min(num_images, SAMPLE_SIZE, SAMPLE_VALUES // D)
+        picked = np.linspace(0, num_images - 1, size).astype(np.int64)
         sample = to_float(images[picked], device)
         self.device = device
         self.centre = sample.mean(0).round_()
@@ -114,7 +116,9 @@ class Projection:
         scales = (LARGEST_FACTOR / rows.abs().amax(1, keepdim=True)).clamp_(max=scale)
         A = (rows * scales).round_()
 
-        gram = A.to(torch.float64) @ A.to(torch.float64).T  # integers below 2⁵³, exactly
+        gram = torch.zeros(len(A), len(A), dtype=torch.float64, device=self.device)
+        for block in A.split(COLUMN_BLOCK, 1):
+            gram += block.to(torch.float64) @ block.to(torch.float64).T  # integers, exactly
         L, failed = torch.linalg.cholesky_ex(gram)
         identity = torch.eye(len(A), dtype=torch.float64, device=self.device)
         W = torch.linalg.solve_triangular(L, identity, upper=False).T

@@ -211,9 +211,10 @@ def test_a_copy_is_at_distance_0_from_its_original(cifar):
 def test_the_result_does_not_depend_on_the_batch_size(cifar, copies, truth, monkeypatch):
     index = NeighborIndex(cifar[0])
     assert_equal(index.nearest(copies[7:8], 2), (truth[0][7:8], truth[1][7:8]))
-    for block in (1, 37):
-        monkeypatch.setattr(neighbors, "QUERY_BLOCK", block)
-        assert_equal(index.nearest(copies, 2), truth)
+    monkeypatch.setattr(neighbors, "QUERY_BLOCK", 37)
+    assert_equal(index.nearest(copies, 2), truth)
+    monkeypatch.setattr(neighbors, "QUERY_BYTES", 3 * 32 * 32)  # one image at a time
+    assert_equal(index.nearest(copies[:50], 2), (truth[0][:50], truth[1][:50]))
 
 
 @pytest.mark.parametrize("threads", [2, 1])  # 1 comes last, as conftest.py has it
@@ -379,3 +380,8 @@ def test_a_duplicate_radius_that_is_no_radius_is_refused(duplicate_rms):
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="no CUDA GPU"):
         NeighborIndex(noise(np.random.default_rng(0), 5, (1, 4, 4)), device="cuda")
+
+
+def test_other_devices_are_refused():
+    with pytest.raises(ValueError, match="device must be cpu or cuda, got mps"):
+        NeighborIndex(noise(np.random.default_rng(0), 5, (1, 4, 4)), device="mps")
