@@ -7,9 +7,9 @@ longer shortlist, at last by brute force. docs/neighbors.md has the proof.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import faiss
 import numpy as np
@@ -23,14 +23,17 @@ from memaudit.audit.exact import (
     pair_distances,
     split_keys,
 )
+from memaudit.audit.found import DistinctNeighbors, Neighbors, SearchStatistics
+from memaudit.audit.parallel import map_parts, one_thread
 from memaudit.audit.projection import Projection, nearest_projections
 from memaudit.errors import ConfigError, DataError
 from memaudit.progress import Progress, silent
 
-QUERY_BLOCK = 2048
-BRUTE_FORCE_BLOCK = 512
-QUERY_BYTES = 64 << 20  # of pixels at a time, where images are large
-INDEX_BLOCK = 8192
+QUERY_PART = 1024
+BRUTE_FORCE_PART = 512
+QUERY_BYTES = 64 << 20  # of pixels in a part, where images are large
+INDEX_PART = 2048
+INDEX_STEP = 65_536  # images between two reports of progress
 SHORTLIST = 128
 WIDENING = 8
 MORE_NEIGHBORS = 16  # among which nearly every query finds one that is no duplicate
@@ -39,59 +42,6 @@ LARGEST_DIMENSION = 2**22  # the error bounds hold up to here
 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """(t(x) float32 [B, R], K) → squared distances, float [B, K], ascending, and index int64 [B, K]."""
-
-
-@dataclass(frozen=True)
-class SearchStatistics:
-    """How the searches behind a result went; `distinct_nearest` may search twice for a query."""
-
-    backend: str
-    """What made the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
-    num_searches: int
-    num_certified: int
-    """Searches whose first shortlist was proven to hold the answer."""
-    num_widened: int
-    """Searches that needed a longer shortlist, which was proven."""
-    num_brute_forced: int
-    """Searches that took all N distances."""
-    num_candidates: int
-    """Distances computed in integers for shortlisted images."""
-
-    def __add__(self, other: "SearchStatistics") -> "SearchStatistics":
-        return SearchStatistics(
-            self.backend,
-            self.num_searches + other.num_searches,
-            self.num_certified + other.num_certified,
-            self.num_widened + other.num_widened,
-            self.num_brute_forced + other.num_brute_forced,
-            self.num_candidates + other.num_candidates,
-        )
-
-
-@dataclass(frozen=True)
-class Neighbors:
-    """The k nearest training images of each query, nearest first, ties to the lower index."""
-
-    index: np.ndarray
-    """int64 [B, K], positions in the training set."""
-    squared_distance: np.ndarray
-    """int64 [B, K]: Σ (x − y)² over the pixel values 0…255."""
-    statistics: SearchStatistics
-
-
-@dataclass(frozen=True)
-class DistinctNeighbors:
-    """The two nearest training images, and the nearest that is no duplicate of the first."""
-
-    index: np.ndarray
-    """int64 [B, 2]."""
-    squared_distance: np.ndarray
-    """int64 [B, 2]."""
-    index_distinct: np.ndarray
-    """int64 [B]; -1 where every training image is a duplicate of the nearest one."""
-    squared_distance_distinct: np.ndarray
-    """int64 [B]; -1 likewise."""
-    statistics: SearchStatistics
 
 
 class NeighborIndex:
@@ -130,14 +80,20 @@ class NeighborIndex:
                 f"Training images are {list(images.shape)}, {self._rows.shape[1]} values each; the "
                 f"search is proven up to {LARGEST_DIMENSION}. Use a lower resolution."
             )
-        self._projection = Projection(self._rows, device=self.device)
+        with one_thread():
+            self._projection = Projection(self._rows, device=self.device)
         projected = np.empty((len(images), self._projection.width), dtype=np.float32)
-        self._largest_norm = 0.0
-        for start in range(0, len(images), INDEX_BLOCK):
-            part = slice(start, start + INDEX_BLOCK)
-            projected[part], norm = self._projection(self._rows[part])
-            self._largest_norm = max(self._largest_norm, float(norm.max()))
-            progress("Indexing training images", min(part.stop, len(images)), len(images))
+        norms = np.empty(len(images))
+        for start in range(0, len(images), INDEX_STEP):
+            step = np.arange(start, min(start + INDEX_STEP, len(images)))
+            projected[step], norms[step] = map_parts(
+                lambda part: self._projection(self._rows[part[0] : part[-1] + 1]),
+                step,
+                largest=INDEX_PART,
+                device=self.device,
+            )
+            progress("Indexing training images", start + len(step), len(images))
+        self._largest_norm = float(norms.max())
         self.backend, self._search = _open_search(projected, self.device)
 
     def nearest(self, queries: np.ndarray | Tensor, k: int) -> Neighbors:
@@ -180,7 +136,6 @@ class NeighborIndex:
         limit = min(math.floor(Fraction(duplicate_rms) ** 2 * D), D * 255**2)
         x = self._query_rows(queries)
         found = self._nearest(x, 2)
-        first = found.index[:, 0]
         statistics = found.statistics
         index, squared_distance = self._first_distinct(found, limit)
 
@@ -191,18 +146,15 @@ class NeighborIndex:
             statistics += near.statistics
 
         missing = np.flatnonzero(index < 0)
-        for part in self._parts(missing, BRUTE_FORCE_BLOCK):
-            index[part], squared_distance[part] = nearest_distinct_by_brute_force(
-                x[part], self._rows[first[part]], self._rows, limit, device=self.device
+        if len(missing):
+            index[missing], squared_distance[missing] = self._map(
+                partial(self._search_all_distinct, x, found.index[:, 0], limit),
+                missing,
+                BRUTE_FORCE_PART,
             )
-        statistics += SearchStatistics(
-            self.backend,
-            num_searches=len(missing),
-            num_certified=0,
-            num_widened=0,
-            num_brute_forced=len(missing),
-            num_candidates=0,
-        )
+            statistics += SearchStatistics(
+                self.backend, num_searches=len(missing), num_brute_forced=len(missing)
+            )
         return DistinctNeighbors(
             found.index, found.squared_distance, index, squared_distance, statistics
         )
@@ -227,15 +179,18 @@ class NeighborIndex:
         attempts = (shortlist, WIDENING * shortlist)
         answered_by = np.full(len(x), len(attempts))
         for attempt, width in enumerate(attempts):
-            if width >= len(self._rows) or width > LONGEST_SHORTLIST:
+            todo = np.flatnonzero(answered_by > attempt)
+            if not len(todo) or width >= len(self._rows) or width > LONGEST_SHORTLIST:
                 break
-            for part in self._parts(np.flatnonzero(answered_by > attempt), QUERY_BLOCK):
-                index[part], squared_distance[part], proven, checked = self._try(x[part], k, width)
-                answered_by[part[proven]] = attempt
-                num_candidates += checked
-        for part in self._parts(np.flatnonzero(answered_by == len(attempts)), BRUTE_FORCE_BLOCK):
-            index[part], squared_distance[part] = nearest_by_brute_force(
-                x[part], self._rows, k, device=self.device
+            index[todo], squared_distance[todo], proven, checked = self._map(
+                partial(self._search_shortlist, x, k, width), todo, QUERY_PART
+            )
+            answered_by[todo[proven]] = attempt
+            num_candidates += int(checked.sum())
+        todo = np.flatnonzero(answered_by == len(attempts))
+        if len(todo):
+            index[todo], squared_distance[todo] = self._map(
+                partial(self._search_all, x, k), todo, BRUTE_FORCE_PART
             )
         num_certified, num_widened, num_brute_forced = np.bincount(answered_by, minlength=3)
         statistics = SearchStatistics(
@@ -251,34 +206,43 @@ class NeighborIndex:
     def _first_distinct(self, near: Neighbors, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest found with S > limit to the first found; index and S, or -1; int64 [B]."""
         B, k = near.index.shape
-        first = np.repeat(near.index[:, 0], k)
-        apart = pair_distances(
-            self._rows, self._rows, first, near.index.ravel(), device=self.device
-        )
-        is_distinct = apart.reshape(B, k) > limit
-        rows, rank = np.arange(B), is_distinct.argmax(1)
+
+        def apart(part: np.ndarray) -> tuple[np.ndarray]:
+            first = np.repeat(near.index[part, 0], k)
+            S = pair_distances(
+                self._rows, self._rows, first, near.index[part].ravel(), device=self.device
+            )
+            return (S.reshape(-1, k),)
+
+        rows = np.arange(B)
+        is_distinct = self._map(apart, rows, QUERY_PART)[0] > limit
+        rank = is_distinct.argmax(1)
         some = is_distinct[rows, rank]
         return (
             np.where(some, near.index[rows, rank], -1),
             np.where(some, near.squared_distance[rows, rank], -1),
         )
 
-    def _parts(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        """Cut positions of queries into parts of `size`, or fewer where images are large."""
-        size = max(1, min(size, QUERY_BYTES // self._rows.shape[1]))
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]
+    def _map(
+        self,
+        function: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+        queries: np.ndarray,
+        largest: int,
+    ) -> tuple[np.ndarray, ...]:
+        """What the function returns for parts of the queries, put together."""
+        largest = max(1, min(largest, QUERY_BYTES // self._rows.shape[1]))
+        return map_parts(function, queries, largest=largest, device=self.device)
 
-    def _try(
-        self, x: np.ndarray, k: int, width: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Search uint8 [B, D] by a shortlist of `width`.
+    def _search_shortlist(
+        self, x: np.ndarray, k: int, width: int, part: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Search the queries x[part], uint8 [B, D], by a shortlist of `width` each.
 
         Returns:
-            index and squared distance [B, k], whether they are proven to be right [B], and the
-            number of distances computed.
+            index and squared distance [B, k], whether they are proven to be right [B], and how many
+            distances were computed [B].
         """
-        t, norm = self._projection(x)
+        t, norm = self._projection(x[part])
         float_bound, shortlist = self._search(t, width)
         error = self._projection.bound_error(norm, self._largest_norm)
         bound = float_bound.astype(np.float64) - error[:, None]  # ≤ S, ascending
@@ -287,22 +251,34 @@ class NeighborIndex:
         keys = np.full(shortlist.shape, FARTHEST)
         first = np.zeros(shortlist.shape, dtype=bool)
         first[:, : 2 * k] = True
-        keys[first] = self._keys(x, first, shortlist)
+        keys[first] = self._keys(x, part, first, shortlist)
         limit = np.partition(keys[:, : 2 * k], k - 1)[:, k - 1 : k] // len(self._rows)
         within = (bound <= limit) & ~first
-        keys[within] = self._keys(x, within, shortlist)
+        keys[within] = self._keys(x, part, within, shortlist)
         nearest = np.sort(np.partition(keys, k - 1)[:, :k])
         index, squared_distance = split_keys(nearest, len(self._rows))
 
         proven = bound[:, -1] > squared_distance[:, -1]  # strictly: an equal one could come first
-        return index, squared_distance, proven, int(first.sum() + within.sum())
+        return index, squared_distance, proven, (first | within).sum(1)
 
-    def _keys(self, x: np.ndarray, mask: np.ndarray, shortlist: np.ndarray) -> np.ndarray:
-        """Keys of each query and the images of its shortlist that the mask picks, int64 [M]."""
+    def _keys(
+        self, x: np.ndarray, part: np.ndarray, mask: np.ndarray, shortlist: np.ndarray
+    ) -> np.ndarray:
+        """Keys of the queries x[part] and the images of their shortlists in the mask, int64 [M]."""
         query, column = np.nonzero(mask)
         index = shortlist[query, column]
-        S = pair_distances(x, self._rows, query, index, device=self.device)
+        S = pair_distances(x, self._rows, part[query], index, device=self.device)
         return S * len(self._rows) + index
+
+    def _search_all(self, x: np.ndarray, k: int, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return nearest_by_brute_force(x[part], self._rows, k, device=self.device)
+
+    def _search_all_distinct(
+        self, x: np.ndarray, first: np.ndarray, limit: int, part: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return nearest_distinct_by_brute_force(
+            x[part], self._rows[first[part]], self._rows, limit, device=self.device
+        )
 
 
 def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Search]:
@@ -310,7 +286,7 @@ def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Sear
     if device.type == "cpu":
 
         def search_cpu(t: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-            faiss.omp_set_num_threads(torch.get_num_threads())  # one setting for both
+            faiss.omp_set_num_threads(1)  # of the calling thread: parts run side by side
             return faiss.knn(t, projected, k)
 
         return "faiss-cpu", search_cpu

@@ -211,7 +211,7 @@ def test_a_copy_is_at_distance_0_from_its_original(cifar):
 def test_the_result_does_not_depend_on_the_batch_size(cifar, copies, truth, monkeypatch):
     index = NeighborIndex(cifar[0])
     assert_equal(index.nearest(copies[7:8], 2), (truth[0][7:8], truth[1][7:8]))
-    monkeypatch.setattr(neighbors, "QUERY_BLOCK", 37)
+    monkeypatch.setattr(neighbors, "QUERY_PART", 37)
     assert_equal(index.nearest(copies, 2), truth)
     monkeypatch.setattr(neighbors, "QUERY_BYTES", 3 * 32 * 32)  # one image at a time
     assert_equal(index.nearest(copies[:50], 2), (truth[0][:50], truth[1][:50]))
