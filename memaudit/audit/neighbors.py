@@ -62,7 +62,7 @@ class NeighborIndex:
             progress: told how many images are indexed.
 
         Raises:
-            DataError: images are not uint8 [N, C, H, W], or there are none.
+            DataError: images are not uint8 [N, C, H, W], too large, or there are none.
             ConfigError: a GPU is asked for where there is none.
         """
         _check_images("Training", images)
