@@ -153,7 +153,7 @@ class ClosedFormOptimum:
                 )
             order = np.argsort(labels, kind="stable")
             self._class_bounds = np.searchsorted(labels[order], np.arange(self.label_dim + 1))
-        self._rows = _Rows(images, order, self.device, resident_bytes)
+        self._training = _TrainingImages(images, order, self.device, resident_bytes)
         self._rays: dict[tuple[int, int], Rays] = {}
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
@@ -185,23 +185,23 @@ class ClosedFormOptimum:
         shape = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(x.shape[1:]) != shape:
             raise ValueError(f"x is {list(x.shape)}; [B, {', '.join(map(str, shape))}] is needed")
-        to_grey_levels = 127.5 - self._rows.centre
+        to_grey_levels = 127.5 - self._training.centre
         noisy = x.flatten(1).to(self.device, torch.float64).mul(127.5).add_(to_grey_levels)
         if not torch.linalg.vector_norm(noisy, dim=1).isfinite().all():
             raise ValueError("x is not finite")
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
         if not (sigma >= 0).all():
             raise ValueError("sigma must be 0 or more")
-        variance = ((127.5 * sigma.clamp(SMALLEST_SIGMA)) ** 2).expand(len(x))  # [B]
+        variance = ((127.5 * sigma.clamp(SMALLEST_SIGMA)) ** 2).flatten().expand(len(x))  # [B]
         classes = self._class_index(class_labels, len(x))
 
         denoised = torch.empty(noisy.shape, device=self.device)
         num_effective = torch.empty_like(variance)
         latest = {}
-        some = max(1, LOGIT_BYTES // (4 * len(self._rows)))
+        num_rows = max(1, LOGIT_BYTES // (4 * len(self._training)))
         with _full_precision():
-            for start in range(0, len(x), some):
-                batch = slice(start, start + some)
+            for start in range(0, len(x), num_rows):
+                batch = slice(start, start + num_rows)
                 for part, rows in self._parts(None if classes is None else classes[batch]):
                     key = (start, part.start)
                     found, latest[key] = self._evaluate(
@@ -231,7 +231,7 @@ class ClosedFormOptimum:
     def _parts(self, class_index: Tensor | None) -> Iterator[tuple[slice, Tensor | slice]]:
         """Ranges of training images, each with the rows of a batch that it is summed for."""
         if class_index is None:
-            yield slice(0, len(self._rows)), slice(None)
+            yield slice(0, len(self._training)), slice(None)
         else:
             for c in class_index.unique().tolist():
                 yield self._class_range(c), class_index == c
@@ -280,10 +280,11 @@ class ClosedFormOptimum:
         along, length = _dot(offset, direction), _dot(direction, direction)
         s = (along / length).clamp(0, 1)
         squared_norm = _dot(offset, offset)
-        # Its own rounding errors count as distance from the ray.
-        error = (squared_norm - s * (2 * along - s * length)).clamp(min=0) + 1e-13 * squared_norm
-        radius = torch.linalg.vector_norm(rays.centre, dim=1) + self._rows.largest_norm
-        detour = torch.minimum(error / (1 - s).clamp(min=1e-9), 2 * error.sqrt() * radius)
+        # Rounding errors count as distance from the ray, which is therefore never 0.
+        squared_error = squared_norm - s * (2 * along - s * length)
+        squared_error = squared_error.clamp(min=0) + 1e-13 * squared_norm
+        radius = torch.linalg.vector_norm(rays.centre, dim=1) + self._training.largest_norm
+        detour = torch.minimum(squared_error / (1 - s), 2 * squared_error.sqrt() * radius)
         bound = (s * gain)[:, None] * rays.log_weight
         bound += (detour / (2 * variance) + log_images)[:, None]  # [R, K + 1]
 
@@ -311,9 +312,9 @@ class ClosedFormOptimum:
 
         # Errors of float32 products: at worst, in whatever order they add up, and as found, where
         # those grow with the sum that is left.
-        scale = UNIT_ROUNDOFF * torch.linalg.vector_norm(x, dim=1) * self._rows.largest_norm
+        scale = UNIT_ROUNDOFF * torch.linalg.vector_norm(x, dim=1) * self._training.largest_norm
         error = (x.shape[1] + 8) * scale / variance
-        product = log_weight[:, 0] + self._rows.half_squared_norm[candidates[:, 0]] / variance
+        product = log_weight[:, 0] + self._training.half_squared_norm[candidates[:, 0]] / variance
         rounding = 8 * UNIT_ROUNDOFF * product.abs() + scale / (2 * variance)
         lowest = log_weight[:, 0] - 2 * error + NEGLIGIBLE - math.log(num_images)
         num_needed = (log_weight > lowest[:, None]).sum(1)
@@ -343,13 +344,13 @@ class ClosedFormOptimum:
     def _logits(self, x: Tensor, variance: Tensor, part: slice) -> Tensor:
         """ℓ of every image of `part`, float32 [n, R]."""
         missing = -len(x) % ROW_MULTIPLE
-        scaled = pad(x.float().div_(variance.float()[:, None]), (0, 0, 0, missing)).T
+        scaled = pad((x / variance[:, None]).float(), (0, 0, 0, missing)).T
         minus_precision = pad(-1 / variance, (0, missing)).float()
         logits = torch.empty(part.stop - part.start, scaled.shape[1], device=self.device)
-        for block, y in self._rows.blocks(part):
+        for block, y in self._training.blocks(part):
             inside = logits[block.start - part.start : block.stop - part.start]
             torch.mm(y, scaled, out=inside)
-            inside.addr_(self._rows.half_squared_norm[block].float(), minus_precision)
+            inside.addr_(self._training.half_squared_norm[block].float(), minus_precision)
         return logits[:, : len(x)]
 
     def _sum(
@@ -360,7 +361,7 @@ class ClosedFormOptimum:
         largest = logits.amax(0).clamp(min=torch.finfo(torch.float32).min)
         mass, square_mass = torch.zeros_like(variance), torch.zeros_like(variance)
         total = torch.zeros_like(x)
-        for block, y in self._rows.blocks(part):
+        for block, y in self._training.blocks(part):
             inside = logits[block.start - part.start : block.stop - part.start]
             weights = inside.sub_(largest).exp_()
             mass += weights.sum(0)
@@ -377,32 +378,32 @@ class ClosedFormOptimum:
         """The posterior over the images `columns`, int64 [M], M ≥ 1, in float64."""
         posterior = None
         for index in columns.split(max(1, BLOCK_BYTES // (4 * x.shape[1]))):
-            y = self._rows.take(index).double()
-            logits = (x @ y.T - self._rows.half_squared_norm[index]) / variance[:, None]
+            y = self._training.take(index).double()
+            logits = (x @ y.T - self._training.half_squared_norm[index]) / variance[:, None]
             block = Posterior(logits.logsumexp(1), (2 * logits).logsumexp(1), logits.softmax(1) @ y)
             posterior = block if posterior is None else posterior.merge(block)
         assert posterior is not None
         return posterior
 
 
-class _Rows:
-    """The training images as rows of whole numbers in float32: grey levels less a mean image."""
+class _TrainingImages:
+    """Rows of whole numbers in float32: grey levels of the training images less a mean image."""
 
     def __init__(
         self, images: np.ndarray, order: np.ndarray, device: torch.device, resident_bytes: int
     ) -> None:
-        self._images = images.reshape(len(images), -1)
+        self._pixels = images.reshape(len(images), -1)
         self._order = order
         self._device = device
         self._resident: Tensor | None = None
-        self.centre = torch.from_numpy(self._images.mean(0, dtype=np.float64).round()).to(device)
+        self.centre = torch.from_numpy(self._pixels.mean(0, dtype=np.float64).round()).to(device)
         """float64 [D]: the mean image, rounded."""
         self.half_squared_norm = torch.empty(len(order), dtype=torch.float64, device=device)
         """float64 [N]: ‖yᵢ‖²/2, exact."""
 
         resident = None
-        if 4 * self._images.size <= resident_bytes:
-            resident = torch.empty(self._images.shape, device=device)
+        if 4 * self._pixels.size <= resident_bytes:
+            resident = torch.empty(self._pixels.shape, device=device)
         for block, y in self.blocks(slice(0, len(order))):
             self.half_squared_norm[block] = y.double().square_().sum(1) / 2
             if resident is not None:
@@ -416,7 +417,7 @@ class _Rows:
 
     def blocks(self, part: slice) -> Iterator[tuple[slice, Tensor]]:
         """`part` in slices, each with its rows, float32 [n, D]."""
-        size = max(1, BLOCK_BYTES // (4 * self._images.shape[1]))
+        size = max(1, BLOCK_BYTES // (4 * self._pixels.shape[1]))
         for start in range(part.start, part.stop, size):
             block = slice(start, min(start + size, part.stop))
             if self._resident is not None:
@@ -431,7 +432,7 @@ class _Rows:
         return self._read(self._order[index.cpu().numpy()])
 
     def _read(self, index: np.ndarray) -> Tensor:
-        images = torch.from_numpy(self._images[index]).to(self._device)
+        images = torch.from_numpy(self._pixels[index]).to(self._device)
         return images.float() - self.centre.float()
 
 
