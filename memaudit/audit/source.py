@@ -1,4 +1,4 @@
-"""What is audited: a checkpoint that generates images, or images that were already generated."""
+"""What is audited: a checkpoint or the optimum, which generate images, or images as they are."""
 
 import zipfile
 from pathlib import Path
@@ -9,7 +9,43 @@ from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
+from memaudit.models.optimum import ClosedFormOptimum
 from memaudit.progress import Progress, silent
+
+OPTIMUM = "optimum"
+"""The SOURCE that names no file: the closed-form optimum of the training images."""
+
+
+def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu") -> Checkpoint:
+    """The closed-form optimum of `data`, in the place of a trained model.
+
+    Args:
+        data: training images, square.
+        conditional: one optimum a class, by the images' labels.
+        device: where it computes.
+
+    Raises:
+        DataError: images that are not square, or no labels for a conditional optimum.
+    """
+    if conditional and data.labels is None:
+        raise DataError(
+            f"One class of the optimum was asked for, but {data.source} has no labels. Use images "
+            "with labels, or leave the class out."
+        )
+    optimum = ClosedFormOptimum(
+        data.images,
+        data.labels if conditional else None,
+        label_dim=data.num_classes if conditional else None,
+        device=device,
+    )
+    return Checkpoint(
+        network=optimum,
+        config={},
+        provenance={"optimum_of": data.source, "conditional": conditional},
+        sha256=data.fingerprint,
+        format="closed-form optimum",
+        path=OPTIMUM,
+    )
 
 
 def open_source(

@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "Generate images from a checkpoint.",
     "inspect": "Say what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
+    "selftest": "Prove on your own images that the audit measures what is known.",
     "demo": "Watch a model being caught copying, in about two minutes.",
 }
 """Name and first help line of each command; its code is in the file of the same name."""
@@ -62,7 +63,7 @@ def cli() -> None:
     memaudit scan model.safetensors --data ./train    # audit a checkpoint
     memaudit scan ./generated --data ./train          # audit images of any generator
 
-    Exit status: 0 done, 2 could not run.
+    Exit status: 0 done, 1 a control of the selftest failed, 2 could not run.
     """
 
 

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), metavar="CHECKPOINT")
+@click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
+@click.option(
+    "--data",
+    "data_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Training images, where SOURCE is the word optimum.",
+)
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
 @click.option("--seeds", type=SeedList(), help="One seed per image, such as 0-63 or 3,7,20-29.")
 @sampler_options
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
 )
 def sample(
     source: Path,
+    data_path: Path | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
     class_index: int | None,
@@ -47,6 +55,7 @@ def sample(
 ) -> None:
     """Generate images from a checkpoint.
 
+    SOURCE is a checkpoint, or the word optimum: the closed-form denoiser of the images in --data.
     Images are sampled with EDM's Heun sampler. An image depends on its seed alone: seed 17 is the
     same whatever the batch size.
 
@@ -56,7 +65,9 @@ def sample(
     # 10,000 images as NNNNNN.png in a folder
     memaudit sample model.safetensors --samples 10000 --out ./generated
     """
+    from memaudit.audit.source import OPTIMUM, optimum_of
     from memaudit.cli.console import err, progress_bars
+    from memaudit.data.sources import open_images
     from memaudit.data.writers import NamedImage, check_writable, write_images
     from memaudit.errors import ConfigError
     from memaudit.models.checkpoints import open_checkpoint
@@ -68,8 +79,16 @@ def sample(
         raise ConfigError("0 samples were asked for; at least 1 is needed (--samples 64).")
     check_writable(out)
     where = choose_device(device)
-    checkpoint = open_checkpoint(source, device=where, arch=arch)
+    if (str(source) == OPTIMUM) != (data_path is not None):
+        raise ConfigError(
+            "--data belongs to the SOURCE optimum, which needs it; checkpoints do not."
+        )
     with progress_bars() as progress:
+        if data_path is None:
+            checkpoint = open_checkpoint(source, device=where, arch=arch)
+        else:
+            data = open_images(data_path, progress=progress)
+            checkpoint = optimum_of(data, conditional=class_index is not None, device=where)
         batches = generate_images(
             checkpoint.network,
             chosen,

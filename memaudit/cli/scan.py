@@ -98,8 +98,9 @@ def scan(
 ) -> None:
     """Measure how many generated images copy a training image.
 
-    SOURCE is a checkpoint, which is sampled with EDM's Heun sampler, or a folder, .zip or .npz of
-    images that any generator made. No code in a checkpoint runs; only SOURCE written as
+    SOURCE is a checkpoint, which is sampled with EDM's Heun sampler, a folder, .zip or .npz of
+    images that any generator made, or the word optimum: the best denoiser of the training images,
+    which can only copy. No code in a checkpoint runs; only SOURCE written as
     module:function runs Python of yours. A generated image counts as memorized when its nearest
     training image is less than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
 
@@ -108,11 +109,13 @@ def scan(
     memaudit scan model.safetensors --data ./train --out report
     # images that were generated elsewhere
     memaudit scan ./generated --data ./train
+    # what copying everything looks like
+    memaudit scan optimum --data ./train --samples 500
     """
     from memaudit.audit.report import check_output_folder, report_dict, write_report
     from memaudit.audit.scan import ScanConfig
     from memaudit.audit.scan import scan as run_scan
-    from memaudit.audit.source import open_source
+    from memaudit.audit.source import OPTIMUM, open_source, optimum_of
     from memaudit.cli.console import err, progress_bars
     from memaudit.data.images import ImageSet
     from memaudit.data.subsets import select
@@ -132,10 +135,14 @@ def scan(
     if out is not None:
         check_output_folder(out, overwrite=overwrite)
     with progress_bars() as progress:
-        opened = open_source(source, device=config.device, arch=arch, progress=progress)
+        opened = None
+        if str(source) != OPTIMUM:
+            opened = open_source(source, device=config.device, arch=arch, progress=progress)
         if isinstance(opened, ImageSet) and samples is not None:
             opened = select(opened, size=samples)
         data = open_data(data_path, **selection, progress=progress)
+        if opened is None:
+            opened = optimum_of(data, conditional=class_index is not None, device=config.device)
         result = run_scan(opened, data, config=config, progress=progress)
         page = None if out is None else write_report(result, out)
     if as_json:

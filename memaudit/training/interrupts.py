@@ -18,13 +18,13 @@ def deferred_interrupt() -> Iterator[Interrupt]:
     """Note the first Ctrl-C instead of raising KeyboardInterrupt; a second one raises it.
 
     So a loop can end between two steps, with its state whole. Only the main thread receives
-    signals: in any other this does nothing.
+    signals, and a shell's background job ignores Ctrl-C: there this does nothing.
     """
     interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous == signal.SIG_IGN:
         yield interrupt
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def note(signum: int, frame: FrameType | None) -> None:
         interrupt.requested = True

@@ -60,6 +60,40 @@ def test_a_grid_holds_all_images(run: Run, checkpoint: Path, tmp_path: Path):
         assert grid.size == (24, 24)
 
 
+def test_the_optimum_is_sampled_into_its_training_images(
+    run: Run, make_npz: Callable, tmp_path: Path
+):
+    data, out = make_npz(20), tmp_path / "generated.npz"
+    result = run("sample", "optimum", "--data", data, "--samples", 6, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    train = {image.tobytes() for image in np.load(data)["images"]}
+    assert all(image.tobytes() in train for image in np.load(out)["images"])
+
+
+def test_data_belongs_to_the_optimum(
+    run: Run, checkpoint: Path, make_npz: Callable, tmp_path: Path
+):
+    for arguments in (("optimum",), (checkpoint, "--data", make_npz(20))):
+        result = run("sample", *arguments, "--out", tmp_path / "generated")
+        assert result.exit_code == 2
+        assert "--data belongs to the SOURCE optimum" in result.stderr
+
+
+def test_the_selftest_passes_and_shows_its_controls(run: Run, make_npz: Callable):
+    result = run("selftest", "--data", make_npz(60), "--holdout", make_npz(40, seed=1))
+    assert result.exit_code == 0, result.stderr
+    for control in ("optimum", "held-out images", "planted copies", "All controls passed"):
+        assert control in result.stdout
+
+
+def test_the_selftest_fails_where_held_out_images_are_training_images(run: Run, make_npz: Callable):
+    data = make_npz(60)
+    result = run("selftest", "--data", data, "--holdout", data, "--samples", 40, "--json")
+    assert result.exit_code == 1
+    passed = {one["name"]: one["passed"] for one in json.loads(result.stdout)["controls"]}
+    assert passed["optimum"] and not passed["held-out images"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

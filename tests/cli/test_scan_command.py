@@ -154,3 +154,28 @@ def test_a_gpu_asked_for_where_there_is_none_is_refused(
     result = run("scan", checkpoint, "--data", make_npz(4), "--device", "cuda")
     assert result.exit_code == 2
     assert "no CUDA device" in result.stderr
+
+
+def test_the_optimum_of_distinct_images_copies_all_it_makes(run: Run, make_npz: Callable):
+    report = json.loads(
+        run("scan", "optimum", "--data", make_npz(30), "--samples", 12, "--json").stdout
+    )
+    assert report["ratios"]["distinct"]["count"] == 12
+    assert report["source"]["format"] == "closed-form optimum"
+    assert report["source"]["sha256"] == report["data"]["fingerprint"]
+
+
+def test_one_class_of_the_optimum_copies_images_of_that_class(run: Run, tmp_path: Path):
+    data = tmp_path / "data.npz"
+    images = np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=np.uint8)
+    np.savez(data, images=images, labels=np.arange(30) % 3)
+    arguments = ("scan", "optimum", "--data", data, "--samples", 12, "--class", 2)
+    assert run(*arguments, "--out", tmp_path / "report").exit_code == 0
+    with (tmp_path / "report" / "leaks.csv").open(newline="") as file:
+        assert {int(row["index"]) % 3 for row in csv.DictReader(file)} == {2}
+
+
+def test_one_class_of_the_optimum_needs_labels(run: Run, make_npz: Callable):
+    result = run("scan", "optimum", "--data", make_npz(30), "--samples", 2, "--class", 0)
+    assert result.exit_code == 2
+    assert "has no labels" in result.stderr

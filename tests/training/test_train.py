@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,14 @@ def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
         return loss
 
     monkeypatch.setattr(Trainer, "step", wrapped)
+
+
+@pytest.fixture(autouse=True)
+def foreground() -> Iterator[None]:
+    """As at a terminal: a test runner in a shell's background inherits an ignored Ctrl-C."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
 
 
 def press_ctrl_c() -> None:
@@ -275,6 +284,12 @@ def test_ctrl_c_in_a_callback_ends_the_run_as_well(tmp_path: Path):
     result = train(image_set(), TINY, out=tmp_path, on_snapshot=interrupt)
     assert result.interrupted
     assert result.images_seen == 40
+
+
+def test_a_background_job_goes_on_ignoring_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    call_at_step(monkeypatch, 7, press_ctrl_c)
+    assert not train(image_set(), TINY, out=tmp_path).interrupted
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

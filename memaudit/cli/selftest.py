@@ -1,0 +1,94 @@
+"""`memaudit selftest`: positive and negative controls."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memaudit.cli.options import choose_device, data_options, device_option, open_data
+
+
+@click.command()
+@data_options
+@click.option(
+    "--holdout",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images like the training images that are none of them; mixtures of training images "
+    "take their place without.",
+)
+@click.option(
+    "--samples",
+    type=int,
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Images of each control.",
+)
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the controls as JSON.")
+@click.pass_context
+def selftest(
+    ctx: click.Context,
+    data_path: Path,
+    holdout: Path | None,
+    samples: int,
+    device: str,
+    as_json: bool,
+    **selection: Any,
+) -> None:
+    """Prove on your own images that the audit measures what is known.
+
+    Three controls pass through the search and the rule that judge a model: the closed-form optimum,
+    which can only copy; held-out images, which are no copies; and a planted share of copies. Exit
+    status 1 if a control is not met.
+
+    \b
+    memaudit selftest --data ./train --resolution 8 --holdout ./test
+    """
+    from memaudit.audit.scan import ScanConfig
+    from memaudit.audit.selftest import selftest as run_selftest
+    from memaudit.cli.console import progress_bars
+    from memaudit.data.sources import open_images
+
+    config = ScanConfig(seeds=tuple(range(samples)), device=choose_device(device))
+    with progress_bars() as progress:
+        images = open_data(data_path, **selection, progress=progress)
+        others = None
+        if holdout is not None:
+            others = open_images(holdout, resolution=selection["resolution"], progress=progress)
+        result = run_selftest(images, holdout=others, config=config, progress=progress)
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=2, allow_nan=False))
+    else:
+        _render(result)
+    if not result.passed:
+        ctx.exit(1)
+
+
+def _render(result: Any) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from memaudit.cli.console import out
+    from memaudit.cli.scan import interval, percent
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("control")
+    for column in ("expected", "measured", "ratio", "interval"):
+        table.add_column(column, justify="right")
+    table.add_column("passed")
+    for control in result.controls:
+        measured = control.measured
+        table.add_row(
+            control.name,
+            percent(control.expected),
+            f"{measured.count:,} / {measured.total:,}",
+            percent(measured.ratio),
+            interval(measured),
+            "yes" if control.passed else "[bold red]NO[/]",
+        )
+    out.print(table)
+    out.print("All controls passed." if result.passed else "[bold red]A control failed.[/]")
