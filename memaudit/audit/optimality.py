@@ -43,7 +43,7 @@ class OptimalityConfig:
     confidence: float = 0.95
     """Of the intervals."""
     batch_size: int = 64
-    """Images evaluated at a time."""
+    """Images evaluated at a time on a GPU; on a CPU the number is fixed, as in sampling."""
     device: str = "cpu"
     """Where the model is."""
 
@@ -248,8 +248,9 @@ def _denoise(
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
-    for start in range(0, size, config.batch_size):
-        part = slice(start, start + config.batch_size)
+    step = _group_size(denoiser, config)
+    for start in range(0, size, step):
+        part = slice(start, start + step)
         y = uint8_to_float(torch.from_numpy(chosen.images[part])).to(config.device, torch.float64)
         noise = torch.from_numpy(rng.standard_normal(y.shape)).to(config.device)
         class_labels = None
@@ -266,8 +267,13 @@ def _denoise(
             values["optimum_loss", sigma].append(_squared_distance(best.denoised, y))
             values["squared_distance", sigma].append(_squared_distance(D, best.denoised))
             values["num_effective", sigma].append(best.num_effective)
-        progress(f"Denoising {images.source}", min(start + config.batch_size, size), size)
+        progress(f"Denoising {images.source}", min(start + step, size), size)
     return _Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
+
+
+def _group_size(denoiser: Denoiser, config: OptimalityConfig) -> int:
+    """Images evaluated at a time: of one size on a CPU, so that no number depends on batch_size."""
+    return cpu_group_size(denoiser) if config.device == "cpu" else config.batch_size
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -305,7 +311,7 @@ def _follow_trajectories(
     """Sample both from the same noise, and hold them against each other where the model goes."""
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
     num_agreeing = 0
-    size = cpu_group_size(denoiser) if config.device == "cpu" else config.batch_size
+    size = _group_size(denoiser, config)
     for start in range(0, config.num_trajectories, size):
         seeds = range(start, min(start + size, config.num_trajectories))
         followed = _Followed(denoiser, optimum)

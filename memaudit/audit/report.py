@@ -129,6 +129,7 @@ def report_dict(result: ScanResult) -> dict[str, Any]:
             "indices": None if data.indices is None else ranges(data.indices.tolist()),
         },
         "sampling": sampling,
+        "optimality": None if result.optimality is None else asdict(result.optimality),
         "timings": result.timings,
         "environment": result.environment,
     }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from memaudit.audit.report_chart import charts
 from memaudit.audit.scan import Leak, Matches, ScanResult
 from memaudit.data.writers import to_picture
 
@@ -113,6 +114,8 @@ def render_page(result: ScanResult, report: dict[str, Any]) -> str:
         edge=[_pair(result, row) for row in edge],
         leaks=[_leak_row(result, leak) for leak in result.leaks[:SHOWN_LEAKS]],
         bins=bins,
+        optimality=result.optimality,
+        charts=[] if result.optimality is None else charts(result.optimality),
         ticks=count_ticks(max(bin.copies + bin.others for bin in bins)),
         timings=[(step, duration(seconds)) for step, seconds in result.timings.items()],
         no_second=int((result.matches.nn2_distinct < 0).sum()),

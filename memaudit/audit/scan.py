@@ -1,4 +1,8 @@
-"""The audit: generate, find each image's nearest training images, count the copies."""
+"""The audit: generate, find each image's nearest training images, count the copies.
+
+A model is also held against the closed-form optimum, which tells how close it is to copying before
+a single copy appears.
+"""
 
 import platform
 import time
@@ -16,6 +20,7 @@ import torch
 
 import memaudit
 from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.optimality import Optimality, OptimalityConfig, compare_with_optimum
 from memaudit.audit.ratio import memorized
 from memaudit.audit.source import check_comparable
 from memaudit.audit.statistics import Proportion, clopper_pearson
@@ -44,7 +49,11 @@ class ScanConfig:
     duplicate_rms: float = 8.0
     """Training images within so many RMS grey levels are duplicates of each other."""
     confidence: float = 0.95
-    """Of the Clopper–Pearson intervals."""
+    """Of all intervals."""
+    optimum_images: int = 256
+    """Training images to compare model and optimum on, at most one a seed; 0 for no comparison."""
+    optimum_trajectories: int = 64
+    """Images to sample from both, from the same noise; at most one a seed."""
     batch_size: int = 64
     """Images sampled at a time; the result does not depend on it."""
     device: str = "cpu"
@@ -70,6 +79,11 @@ class ScanConfig:
             raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
+        if self.optimum_images != 0 and min(self.optimum_images, self.optimum_trajectories) < 2:
+            raise ConfigError(
+                f"The optimum is to be compared on {self.optimum_images} images and "
+                f"{self.optimum_trajectories} trajectories; an interval needs at least 2 of each."
+            )
 
 
 @dataclass(frozen=True)
@@ -144,8 +158,11 @@ class ScanResult:
     """Images at distance 0 from both neighbours, which the published rule cannot call copies."""
     leaks: tuple[Leak, ...] = field(repr=False)
     """Training images that leaked by the `distinct` rule, most copied first."""
+    optimality: Optimality | None = field(repr=False)
+    """The model against the optimum of its training images; None where there is no model, or one
+    with classes that the training images do not have."""
     timings: dict[str, float]
-    """Seconds: sampling, index, search, total."""
+    """Seconds: index, sampling, search, optimum, total."""
     environment: dict[str, str]
     """Versions, device and time."""
 
@@ -159,6 +176,7 @@ def scan(
     source: Checkpoint | ImageSet,
     data: ImageSet,
     *,
+    holdout: ImageSet | None = None,
     config: ScanConfig | None = None,
     progress: Progress = silent,
 ) -> ScanResult:
@@ -170,6 +188,7 @@ def scan(
     Args:
         source: a checkpoint to sample from, or images that were already generated.
         data: the training images, at the source's shape; at least 2.
+        holdout: images like them that the model was not trained on, to compare its loss on.
         config: how to generate and judge.
         progress: told how far each step is.
 
@@ -181,6 +200,8 @@ def scan(
     config = config or ScanConfig()
     name = source.source if isinstance(source, ImageSet) else source.path
     check_comparable(source, name, data)
+    if holdout is not None:
+        check_comparable(source, name, holdout)
     started = time.perf_counter()
 
     progress("Preparing the search", 0, 1)
@@ -209,6 +230,11 @@ def scan(
 
     matches = match(index, generated, config=config, progress=progress)
     searched = time.perf_counter()
+
+    optimality = None
+    if isinstance(source, Checkpoint) and config.optimum_images:
+        optimality = _compare(source, data, holdout, index, config, progress)
+    compared = time.perf_counter()
     return ScanResult(
         source=described,
         generated=generated,
@@ -229,11 +255,13 @@ def scan(
             ((matches.squared_distance1 == 0) & (matches.squared_distance2 == 0)).sum()
         ),
         leaks=tuple(find_leaks(matches, data)),
+        optimality=optimality,
         timings={
             "index": indexed - started,
             "sampling": sampled - indexed,
             "search": searched - sampled,
-            "total": searched - started,
+            "optimum": compared - searched,
+            "total": compared - started,
         },
         environment=describe_environment(config.device),
     )
@@ -349,6 +377,38 @@ def _sample(
     if batches[0].class_index is None:
         return images, None
     return images, np.concatenate([np.asarray(batch.class_index) for batch in batches])
+
+
+def _compare(
+    checkpoint: Checkpoint,
+    data: ImageSet,
+    holdout: ImageSet | None,
+    index: NeighborIndex,
+    config: ScanConfig,
+    progress: Progress,
+) -> Optimality | None:
+    """The model against the optimum, on no more images than were generated."""
+    label_dim = checkpoint.network.label_dim
+    sets = [data] if holdout is None else [data, holdout]
+    if label_dim and any(not 0 < images.num_classes <= label_dim for images in sets):
+        return None
+    at_most = max(2, len(config.seeds))
+    return compare_with_optimum(
+        checkpoint.network,
+        data,
+        holdout=holdout,
+        index=index,
+        config=OptimalityConfig(
+            num_images=min(config.optimum_images, at_most),
+            num_trajectories=min(config.optimum_trajectories, at_most),
+            sampler=config.sampler,
+            class_index=config.class_index,
+            confidence=config.confidence,
+            batch_size=config.batch_size,
+            device=config.device,
+        ),
+        progress=progress,
+    )
 
 
 def _batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:

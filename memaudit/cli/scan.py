@@ -68,6 +68,29 @@ WORST_PAIRS = 8
     metavar="P",
     help="Of the Clopper-Pearson intervals.",
 )
+@click.option(
+    "--holdout",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images like the training images that the model never saw: compares its loss on both.",
+)
+@click.option(
+    "--optimum-images",
+    type=int,
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Training images to hold model and closed-form optimum against each other on.",
+)
+@click.option(
+    "--optimum-trajectories",
+    type=int,
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Images to sample from both, from the same noise.",
+)
+@click.option("--no-optimum", is_flag=True, help="Leave that comparison out.")
 @batch_size_option
 @device_option
 @arch_option
@@ -88,6 +111,10 @@ def scan(
     threshold: Fraction,
     duplicate_rms: float,
     confidence: float,
+    holdout: Path | None,
+    optimum_images: int,
+    optimum_trajectories: int,
+    no_optimum: bool,
     batch_size: int,
     device: str,
     arch: str | None,
@@ -118,6 +145,7 @@ def scan(
     from memaudit.audit.source import OPTIMUM, open_source, optimum_of
     from memaudit.cli.console import err, progress_bars
     from memaudit.data.images import ImageSet
+    from memaudit.data.sources import open_images
     from memaudit.data.subsets import select
     from memaudit.models.generate import SamplerConfig
 
@@ -129,6 +157,8 @@ def scan(
         threshold=threshold,
         duplicate_rms=duplicate_rms,
         confidence=confidence,
+        optimum_images=0 if no_optimum else optimum_images,
+        optimum_trajectories=optimum_trajectories,
         batch_size=batch_size,
         device=choose_device(device),
     )
@@ -143,7 +173,10 @@ def scan(
         data = open_data(data_path, **selection, progress=progress)
         if opened is None:
             opened = optimum_of(data, conditional=class_index is not None, device=config.device)
-        result = run_scan(opened, data, config=config, progress=progress)
+        others = None
+        if holdout is not None:
+            others = open_images(holdout, resolution=selection["resolution"], progress=progress)
+        result = run_scan(opened, data, holdout=others, config=config, progress=progress)
         page = None if out is None else write_report(result, out)
     if as_json:
         click.echo(json.dumps(report_dict(result), indent=2, allow_nan=False))
@@ -196,6 +229,13 @@ def render(result: "ScanResult") -> None:
     out.print(
         f"{len(result.leaks):,} of {len(result.data):,} training images leak.", soft_wrap=True
     )
+    if result.optimality is not None:
+        same = result.optimality.agreement
+        out.print(
+            "From the same noise, model and closed-form optimum end at the same training image for "
+            f"{same.count} of {same.total} seeds: {describe(same)}",
+            soft_wrap=True,
+        )
     out.print(_closest_pairs(result))
 
 

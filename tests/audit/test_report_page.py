@@ -7,11 +7,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from memaudit.audit.report import report_dict, write_report
+from memaudit.audit.report_chart import HEIGHT, WIDTH, charts
 from memaudit.audit.report_page import count_ticks, duration, percent, render_page, short
-from memaudit.audit.scan import ScanResult
+from memaudit.audit.scan import ScanConfig, ScanResult, scan
+from memaudit.audit.source import optimum_of
+from memaudit.data.images import ImageSet
 
 Make = Callable[..., ScanResult]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -64,6 +68,27 @@ def test_headings_are_in_order_and_every_picture_has_words(make_result: Make):
     assert outline.levels[0] == 1 and outline.levels.count(1) == 1
     assert all(b <= a + 1 for a, b in zip(outline.levels, outline.levels[1:], strict=False))
     assert outline.bare == []
+
+
+def test_the_curves_against_the_optimum_are_drawn_and_told_in_numbers():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    train, held = (
+        ImageSet(part, [str(i) for i in range(20)], source=name)
+        for part, name in ((images[:20], "train"), (images[20:], "holdout"))
+    )
+    result = scan(optimum_of(train), train, holdout=held, config=ScanConfig(seeds=tuple(range(12))))
+    text = page_of(result)
+    assert "for 12 of 12 seeds" in text
+    losses, distances, gap = charts(result.optimality)
+    assert [len(chart.lines) for chart in (losses, distances, gap)] == [3, 3, 1]
+    for line in losses.lines:
+        points = [tuple(map(float, point.split(","))) for point in line.points.split()]
+        assert len(points) == 18
+        assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+    # The optimum's own MemGap is 1: a third of the way down an axis from 2 to -1.
+    heights = {point.split(",")[1] for point in gap.lines[0].points.split()}
+    assert heights == {f"{HEIGHT / 3:.1f}"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
@@ -112,7 +113,11 @@ def test_the_threshold_is_strict():
 def test_the_report_does_not_depend_on_the_batch_size(checkpoint: Checkpoint):
     train = image_set(noise_images(40))
     results = [
-        scan(checkpoint, train, config=ScanConfig(seeds=tuple(range(23)), batch_size=batch_size))
+        scan(
+            checkpoint,
+            train,
+            config=ScanConfig(seeds=tuple(range(23)), batch_size=batch_size, optimum_images=0),
+        )
         for batch_size in (23, 5, 1)
     ]
     for other in results[1:]:
@@ -151,6 +156,8 @@ def test_one_training_image_is_refused():
         ({"duplicate_rms": -1}, "duplicate_rms is -1"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"optimum_images": 1}, "at least 2 of each"),
+        ({"optimum_trajectories": 0}, "at least 2 of each"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, message: str):
@@ -170,3 +177,33 @@ def test_cifar_images_and_their_copies(shared_data: Path):
     result = scan(generated, train)
     assert result.ratios["distinct"].count == 100
     assert {leak.name for leak in result.leaks} == set(copies.names)
+
+
+def test_a_scan_holds_the_model_against_the_optimum(checkpoint: Checkpoint):
+    train, held = image_set(noise_images(40)), image_set(noise_images(30), "holdout")
+    config = ScanConfig(seeds=tuple(range(8)))
+    optimality = scan(checkpoint, train, holdout=held, config=config).optimality
+    assert optimality is not None
+    assert len(optimality.at_sigma) == config.sampler.num_steps
+    # No more work than the scan itself: an image a seed.
+    assert optimality.num_train == optimality.num_holdout == optimality.agreement.total == 8
+
+
+def test_the_optimum_against_itself_agrees_on_every_seed():
+    train = image_set(noise_images(40))
+    result = scan(optimum_of(train), train, config=ScanConfig(seeds=tuple(range(8))))
+    assert result.optimality is not None
+    assert result.optimality.agreement.count == 8
+    assert result.ratios["distinct"].count == 8
+
+
+def test_there_is_no_comparison_without_a_model_or_when_it_is_left_out(checkpoint: Checkpoint):
+    train = image_set(noise_images(40))
+    assert scan(image_set(noise_images(5)), train).optimality is None
+    config = ScanConfig(seeds=(0,), optimum_images=0)
+    assert scan(checkpoint, train, config=config).optimality is None
+    labelled = dataclasses.replace(train, labels=np.arange(40) % 4)
+    conditional = optimum_of(labelled, conditional=True)
+    # A model with classes has no counterpart in training images without labels.
+    assert scan(conditional, train, config=ScanConfig(seeds=(0, 1))).optimality is None
+    assert scan(conditional, labelled, config=ScanConfig(seeds=(0, 1))).optimality is not None
