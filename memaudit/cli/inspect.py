@@ -41,18 +41,16 @@ def inspect(ctx: click.Context, file: Path, arch: str | None, as_json: bool) -> 
 
 
 def _render(info: "CheckpointInfo") -> None:
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     from memaudit.cli.console import out
-
-    table = Table(show_header=False, show_edge=False, pad_edge=False, box=None)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    from memaudit.cli.scan import printable
 
     def row(name: str, value: object) -> None:
         if value not in (None, "", (), {}):
-            table.add_row(name, escape(str(value)))
+            # Not a table: a hash cut in two is of no use.
+            line = Text.assemble((f"{name:<20} ", "bold"), printable(str(value)))
+            out.print(line, soft_wrap=True)
 
     row("file", f"{info.path} ({info.num_bytes:,} bytes, {info.container})")
     row("sha256", info.sha256)
@@ -61,15 +59,12 @@ def _render(info: "CheckpointInfo") -> None:
     if (network := info.network) is not None:
         classes = f"{network.label_dim:,} classes" if network.label_dim else "no classes"
         dtypes = ", ".join(f"{count:,} {name}" for name, count in network.dtypes.items())
+        resolution = network.img_resolution
         row("format", network.format)
         row("network", f"{network.architecture}, {network.num_parameters:,} parameters")
         row("stored as", dtypes)
         row("preconditioning", network.preconditioning)
-        row(
-            "images",
-            f"{network.img_channels} x {network.img_resolution} x {network.img_resolution}, "
-            f"{classes}",
-        )
+        row("images", f"{network.img_channels} x {resolution} x {resolution}, {classes}")
         row("noise levels", f"{network.sigma_min:g} to {network.sigma_max:g}")
         for name, value in network.config.items():
             row(f"  {name}", json.dumps(value))
@@ -77,8 +72,8 @@ def _render(info: "CheckpointInfo") -> None:
             row(f"  {name}", value if isinstance(value, str) else json.dumps(value))
         for warning in network.warnings:
             row("warning", warning)
-    row("pickle names", "\n".join(info.globals))
-    out.print(table)
+    for name in info.globals:
+        row("pickle names", name)
 
 
 def _finite(value: Any) -> Any:
