@@ -137,6 +137,25 @@ def test_ranges_read_back_as_the_seeds_they_were(numbers: list[int]):
     assert list(SeedList().convert(ranges(numbers), None, None)) == numbers
 
 
+def test_a_sampled_report_names_seeds_and_infinities_in_strict_json(
+    make_result: Make, tmp_path: Path
+):
+    write_report(make_result(copies=3, others=5, sampled=True), tmp_path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert report["source"]["config"]["sigma_max"] == "inf"
+    assert report["sampling"]["seeds"] == "100-107"
+    assert report["sampling"]["sampler"]["num_steps"] == 18
+    assert report["sampling"]["sampler"]["S_max"] == "inf"
+    assert [row["seed"] for row in rows_of(tmp_path / "matches.csv")] == [
+        *map(str, range(100, 108))
+    ]
+    assert {row["seeds"] for row in rows_of(tmp_path / "leaks.csv")} == {"100", "101", "102"}
+
+
 def test_there_is_one_row_a_generated_image(make_result: Make):
     lines = matches_csv(make_result(copies=2, others=5)).splitlines()
     assert len(lines) == 1 + 7

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import pytest
 
 from memaudit.audit.report import report_dict, write_report
 from memaudit.audit.report_chart import HEIGHT, WIDTH, charts
-from memaudit.audit.report_page import count_ticks, duration, percent, render_page, short
+from memaudit.audit.report_page import (
+    count_ticks,
+    duration,
+    histogram,
+    percent,
+    render_page,
+    rows_to_show,
+    short,
+)
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.audit.source import optimum_of
 from memaudit.data.images import ImageSet
@@ -37,6 +46,38 @@ def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_resul
     assert re.search(r"At most\s+1[12](\.\d)?&nbsp;%", text)
     assert "Closest pairs; none is a copy" in text
     assert text.count('class="pictures"') == 30
+
+
+def test_the_bins_part_copies_from_others_and_miss_none(make_result: Make):
+    matches = make_result().matches
+    bins = histogram(matches, 1 / 3)
+    assert sum(bin.copies for bin in bins) == 20 and sum(bin.others for bin in bins) == 40
+    assert min(abs(bin.low - 1 / 3) for bin in bins) < 1e-9
+    assert bins[0].low == 0 and bins[-1].high == 1
+
+
+def test_beyond_the_closest_pairs_both_sides_of_the_threshold_are_shown(make_result: Make):
+    matches = make_result(copies=60, others=20).matches
+    closest, edge = rows_to_show(matches)
+    assert len(closest) == 48 and len(edge) == 12
+    assert not set(closest) & set(edge)
+    np.testing.assert_array_equal(matches.memorized_distinct[edge], [True] * 6 + [False] * 6)
+
+
+def test_a_pair_without_a_second_neighbour_says_so(make_result: Make):
+    result = make_result(copies=1, others=0)
+    none = np.array([-1])
+    matches = replace(result.matches, nn2_distinct=none, squared_distance2_distinct=none)
+    text = page_of(replace(result, matches=matches))
+    assert "none: every training image is a duplicate of the nearest" in text
+    assert "Second nearest training image" not in text
+
+
+def test_a_sampled_page_shows_what_redoes_it(make_result: Make):
+    text = page_of(make_result(copies=3, others=5, sampled=True))
+    assert "<span>Seed 100</span>" in text
+    assert '<th scope="row">Seeds</th><td>100-107</td>' in text
+    assert '<th scope="row">sigma_max</th><td>inf</td>' in text
 
 
 def test_hostile_names_are_text_and_nothing_else(make_result: Make):
@@ -151,8 +192,10 @@ def test_a_browser_shows_it_without_scripts_network_or_overflow(
 def test_the_page_does_not_scroll_sideways_on_a_phone(
     browser: Any, make_result: Make, tmp_path: Path
 ):
+    result = make_result(name="no_place_to_break" * 20 + "{}")
+    result = replace(result, keys=tuple(f"{'neither_here' * 20}{key}" for key in result.keys))
     page = browser.new_page(viewport={"width": 400, "height": 900})
-    page.goto(write_report(make_result(), tmp_path).as_uri())
+    page.goto(write_report(result, tmp_path).as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     page.close()
 
