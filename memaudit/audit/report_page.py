@@ -49,8 +49,8 @@ class Picture:
 class Pair:
     """A generated image beside its neighbours."""
 
-    row: int
     key: int | str
+    """Seed or name."""
     class_index: int | None
     is_copy: bool
     distance_ratio: float
@@ -216,7 +216,6 @@ def _pair(result: ScanResult, row: int) -> Pair:
     )
     squared_distance2 = int(matches.squared_distance2_distinct[row])
     return Pair(
-        row=int(row),
         key=result.keys[row],
         class_index=None if result.class_index is None else int(result.class_index[row]),
         is_copy=bool(matches.memorized_distinct[row]),
