@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from memaudit.audit.report_chart import charts
 from memaudit.audit.scan import Leak, Matches, ScanResult
+from memaudit.audit.statistics import percent
 from memaudit.data.writers import to_picture
 
 CLOSEST_PAIRS = 48
@@ -157,14 +158,6 @@ def count_ticks(largest: int) -> list[int]:
 def rms_grey_levels(squared_distance: int, image_shape: tuple[int, int, int]) -> float:
     """sqrt(S/D): 0 where images are equal, 255 for black against white."""
     return math.sqrt(squared_distance / math.prod(image_shape))
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as a percentage, with at least two digits that tell it from 0 and 100."""
-    nearest_end = 100 * min(share, 1 - share)
-    if nearest_end <= 0:
-        return f"{100 * share:.0f}"
-    return f"{100 * share:.{max(1, 1 - math.floor(math.log10(nearest_end)))}f}"
 
 
 def duration(seconds: float) -> str:

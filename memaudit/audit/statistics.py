@@ -1,5 +1,6 @@
 """A fraction with its interval."""
 
+import math
 from dataclasses import dataclass
 
 from scipy.stats import beta
@@ -42,3 +43,11 @@ def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> Proport
     low = float(beta.ppf(tail, count, total - count + 1)) if count else 0.0
     high = float(beta.isf(tail, count + 1, total - count)) if count < total else 1.0
     return Proportion(count, total, low, high, confidence)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as a percentage, with at least two digits that tell it from 0 and 100."""
+    nearest_end = 100 * min(share, 1 - share)
+    if nearest_end <= 0:
+        return f"{100 * share:.0f}"
+    return f"{100 * share:.{max(1, 1 - math.floor(math.log10(nearest_end)))}f}"

@@ -270,10 +270,10 @@ def printable(name: str) -> "Text":
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as a percentage with the digits that matter near 0 and 100 %."""
-    value = 100 * share
-    digits = 1 if 1 <= value <= 99 or value in (0, 100) else 2 if 0.1 <= value <= 99.9 else 3
-    return f"{value:.{digits}f} %"
+    """A share in [0, 1] as `3.1 %`."""
+    from memaudit.audit import statistics
+
+    return f"{statistics.percent(share)} %"
 
 
 def interval(proportion: "Proportion") -> str:

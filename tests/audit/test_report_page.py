@@ -17,7 +17,6 @@ from memaudit.audit.report_page import (
     count_ticks,
     duration,
     histogram,
-    percent,
     render_page,
     rows_to_show,
     short,
@@ -130,13 +129,6 @@ def test_the_curves_against_the_optimum_are_drawn_and_told_in_numbers():
     # The optimum's own MemGap is 1: a third of the way down an axis from 2 to -1.
     heights = {point.split(",")[1] for point in gap.lines[0].points.split()}
     assert heights == {f"{HEIGHT / 3:.1f}"}
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0, "0"), (1, "100"), (0.5, "50.0"), (0.00037, "0.037"), (0.9996, "99.960")]
-)
-def test_percentages_tell_a_share_from_0_and_100(share: float, text: str):
-    assert percent(share) == text
 
 
 def test_durations_and_axes_are_round():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from memaudit.audit.statistics import clopper_pearson
+from memaudit.audit.statistics import clopper_pearson, percent
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,10 @@ def test_clopper_pearson_covers_at_least_as_often_as_it_says(total, confidence):
 def test_clopper_pearson_refuses_what_is_no_proportion(count, total, confidence):
     with pytest.raises(ValueError, match="must be"):
         clopper_pearson(count, total, confidence)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0, "0"), (1, "100"), (0.5, "50.0"), (0.00037, "0.037"), (0.9996, "99.960")]
+)
+def test_percentages_tell_a_share_from_0_and_100(share: float, text: str):
+    assert percent(share) == text
