@@ -41,7 +41,7 @@ BLOCK_BYTES = 8 << 20
 LOGIT_BYTES = 256 << 20
 """float32 logits at a time."""
 ROW_MULTIPLE = 16
-"""Matrix products of a number of rows that this does not divide take up to twice as long."""
+"""More than a few rows that this does not divide make a matrix product up to twice as slow."""
 UNIT_ROUNDOFF = 2.0**-24
 
 
@@ -320,30 +320,31 @@ class ClosedFormOptimum:
         num_needed = (log_weight > lowest[:, None]).sum(1)
         narrow = num_needed < log_weight.shape[1]
 
-        near = rest = None
+        # Rows with few images in reach, or for which float32 is too coarse: these images, exactly.
         columns = _leading(candidates[narrow], num_needed[narrow])
         if 4 * len(columns) > num_images:  # no saving
-            narrow = torch.zeros_like(narrow)
-        if narrow.any():
-            rows = _where(narrow)
-            near = self._exact(x[rows], variance[rows], columns)
-        if not narrow.all():
-            rows = _where(~narrow)
-            # Errors average out over the images that share the posterior.
+            narrow, columns = torch.zeros_like(narrow), columns[:0]
+        coarse = ~narrow & (rounding > ROUNDING_TOLERABLE)
+        in_reach = (logits[:, coarse] > lowest[coarse]).any(1).nonzero()[:, 0] + part.start
+        exact = narrow | coarse
+        near = rest = None
+        if exact.any():
+            rows = _where(exact)
+            near = self._exact(x[rows], variance[rows], torch.cat([columns, in_reach]).unique())
+        # The others: all images. Rounding errors average out over those that share the posterior.
+        if not exact.all():
             suffered = rounding * log_weight.softmax(1)[:, 0].sqrt()
-            leaders = candidates[~narrow & (suffered > ROUNDING_HARMLESS), :LEADERS].flatten()
-            hard = ~narrow & (rounding > ROUNDING_TOLERABLE)
-            in_reach = (logits[:, hard] > lowest[hard]).any(1).nonzero()[:, 0] + part.start
-            columns = torch.cat([leaders, in_reach]).unique()
-            rest = self._sum(x[rows], variance[rows], part, logits[:, rows], columns)
+            leaders = candidates[~exact & (suffered > ROUNDING_HARMLESS), :LEADERS].unique()
+            rows = _where(~exact)
+            rest = self._sum(x[rows], variance[rows], part, logits[:, rows], leaders)
 
-        posterior = _interleave(narrow, near, rest)
+        posterior = _interleave(exact, near, rest)
         log_weight += (error - _log_weight(posterior.mean, x, variance))[:, None]
         return posterior, Rays(x, posterior.mean, variance, candidates, log_weight)
 
     def _logits(self, x: Tensor, variance: Tensor, part: slice) -> Tensor:
         """ℓ of every image of `part`, float32 [n, R]."""
-        missing = -len(x) % ROW_MULTIPLE
+        missing = -len(x) % ROW_MULTIPLE if len(x) > 4 else 0
         scaled = pad((x / variance[:, None]).float(), (0, 0, 0, missing)).T
         minus_precision = pad(-1 / variance, (0, missing)).float()
         logits = torch.empty(part.stop - part.start, scaled.shape[1], device=self.device)
