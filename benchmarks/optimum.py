@@ -172,6 +172,7 @@ def main() -> None:
     noise = torch.randn(options.batch_size, *images.shape[1:], generator=generator).to(device)
 
     today = datetime.date.today().isoformat()
+    busy = os.getloadavg()[0]  # of other work
     summary = [
         "| N | build | paper | ours | ratio | ours, ms an image and evaluation |",
         "|---|---|---|---|---|---|",
@@ -199,7 +200,9 @@ def main() -> None:
         "",
         f"`python benchmarks/{Path(__file__).name} {options.train.name} --batch-size "
         f"{options.batch_size} --device {device.type} --rounds {options.rounds}`",
-        f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}. Images uint8 "
+        f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}, OMP_WAIT_POLICY="
+        f"{os.environ.get('OMP_WAIT_POLICY', '(not set)')}; load average before it: {busy:.1f}.",
+        "Images uint8 "
         f"{list(images.shape[1:])}; {len(noise)} at a time; medians of alternating rounds. Errors "
         f"are max|D − D*| / max|D*| against float64, on {CHECKED_ROWS} images.",
         f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}.",
