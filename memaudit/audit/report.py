@@ -29,7 +29,7 @@ MATCHES = "matches.csv"
 LEAKS = "leaks.csv"
 
 
-def check_output_folder(folder: Path, *, overwrite: bool = False) -> None:
+def check_output_folder(folder: str | Path, *, overwrite: bool = False) -> None:
     """Create the folder of a report, or refuse it before any work is done.
 
     Args:
@@ -39,6 +39,7 @@ def check_output_folder(folder: Path, *, overwrite: bool = False) -> None:
     Raises:
         ConfigError: a file, a folder that cannot be written, or one that holds a report.
     """
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; a report needs a folder. Name another one.")
     if (folder / REPORT).exists() and not overwrite:
@@ -54,7 +55,7 @@ def check_output_folder(folder: Path, *, overwrite: bool = False) -> None:
         ) from error
 
 
-def write_report(result: ScanResult, folder: Path) -> Path:
+def write_report(result: ScanResult, folder: str | Path) -> Path:
     """Write the four files of a report, replacing those of an earlier one.
 
     Args:
@@ -64,6 +65,7 @@ def write_report(result: ScanResult, folder: Path) -> Path:
     Returns:
         Path of report.html.
     """
+    folder = Path(folder)
     report = report_dict(result)
     files = {
         # Names may hold bytes that are no text (surrogates): shown as escapes, never an error.

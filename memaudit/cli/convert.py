@@ -31,6 +31,8 @@ def convert(source: Path, target: Path, arch: str | None, overwrite: bool) -> No
         raise ConfigError(f"{target} must end in .safetensors, the one form that is written.")
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; name another file, or give --overwrite.")
+    if not target.parent.is_dir():
+        raise ConfigError(f"There is no folder {target.parent} to write {target.name} into.")
     converted = convert_checkpoint(source, target, arch=arch)
     err.print(
         f"{converted.path}: {converted.config['class_name']}, sha256 {converted.sha256}",

@@ -44,6 +44,9 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except MemauditError as error:
             raise _Failure(str(error)) from error
+        except OSError as error:  # a disk that fills up, a folder that goes away
+            place = f"{error.filename}: " if error.filename else ""
+            raise _Failure(f"{place}{error.strerror or error}.") from error
 
 
 class _Failure(click.ClickException):
@@ -64,7 +67,7 @@ def cli() -> None:
     memaudit scan model.safetensors --data ./train    # audit a checkpoint
     memaudit scan ./generated --data ./train          # audit images of any generator
 
-    Exit status: 0 done, 1 a control of the selftest failed, 2 could not run.
+    Exit status: 0 done, 1 a control of the selftest failed, 2 could not run, 130 stopped.
     """
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+MAX_SEEDS = 100_000_000
+"""Of one range: more than anybody samples, few enough to list."""
+
+
 class SeedList(click.ParamType):
     """Seeds as `0-9999`, `3`, or several of these with commas."""
 
@@ -36,6 +40,8 @@ class SeedList(click.ParamType):
                 self.fail(f"{value!r} is no list of seeds; write 0-9999 or 0,5,10-20.", param, ctx)
             if stop < start:
                 self.fail(f"{part.strip()!r} ends before it starts.", param, ctx)
+            if stop - start >= MAX_SEEDS:
+                self.fail(f"{part.strip()!r} is more than {MAX_SEEDS:,} seeds.", param, ctx)
             seeds.extend(range(start, stop + 1))
         return tuple(seeds)
 
@@ -85,7 +91,12 @@ def data_options(command: Command) -> Command:
                 help="Training images: a folder, .zip, .npz, .npy, CIFAR-10's archive or MNIST's "
                 "idx files.",
             ),
-            click.option("--size", type=int, metavar="N", help="Take N of the training images."),
+            click.option(
+                "--size",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Take N of the training images.",
+            ),
             click.option(
                 "--order",
                 type=click.Choice(["first", "random"]),
@@ -109,7 +120,7 @@ def data_options(command: Command) -> Command:
             ),
             click.option(
                 "--resolution",
-                type=int,
+                type=click.IntRange(min=1),
                 metavar="R",
                 help="Resize the training images to RxR (Lanczos).",
             ),
@@ -251,6 +262,8 @@ def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[in
     """The seeds meant by `--samples` or `--seeds`, of which only one may be given."""
     if samples is not None and seeds is not None:
         raise ConfigError("--samples and --seeds both say which images to generate; give one.")
+    if samples is not None and samples < 1:
+        raise ConfigError(f"{samples} samples were asked for; at least 1 is needed.")
     return seeds if seeds is not None else tuple(range(10_000 if samples is None else samples))
 
 

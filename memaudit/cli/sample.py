@@ -75,14 +75,12 @@ def sample(
 
     config = SamplerConfig(**sampler)
     chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)
-    if not chosen:
-        raise ConfigError("0 samples were asked for; at least 1 is needed (--samples 64).")
     check_writable(out)
     where = choose_device(device)
-    if (str(source) == OPTIMUM) != (data_path is not None):
-        raise ConfigError(
-            "--data belongs to the SOURCE optimum, which needs it; checkpoints do not."
-        )
+    if str(source) == OPTIMUM and data_path is None:
+        raise ConfigError("The optimum is that of training images; name them with --data.")
+    if str(source) != OPTIMUM and data_path is not None:
+        raise ConfigError("--data belongs to the SOURCE optimum; a checkpoint needs none.")
     with progress_bars() as progress:
         if data_path is None:
             checkpoint = open_checkpoint(source, device=where, arch=arch)

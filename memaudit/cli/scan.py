@@ -168,6 +168,8 @@ def scan(
         opened = None
         if str(source) != OPTIMUM:
             opened = open_source(source, device=config.device, arch=arch, progress=progress)
+        if isinstance(opened, ImageSet):
+            _check_given_images(seeds=seeds, arch=arch, class_index=class_index, holdout=holdout)
         if isinstance(opened, ImageSet) and samples is not None:
             opened = select(opened, size=samples)
         data = open_data(data_path, **selection, progress=progress)
@@ -186,6 +188,19 @@ def scan(
         err.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
     if page is not None:
         err.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+def _check_given_images(**options: object) -> None:
+    """Refuse options that only a model could follow, rather than ignore them."""
+    from memaudit.errors import ConfigError
+
+    names = {"class_index": "--class"}
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"{names.get(name, f'--{name}')} is for models; SOURCE holds images that are there "
+                "already. Leave it out (--samples N judges the first N)."
+            )
 
 
 def render(result: "ScanResult") -> None:

@@ -21,7 +21,7 @@ from memaudit.cli.options import choose_device, data_options, device_option, ope
 )
 @click.option(
     "--samples",
-    type=int,
+    type=click.IntRange(min=1),
     default=256,
     show_default=True,
     metavar="N",

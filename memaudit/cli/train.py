@@ -151,7 +151,8 @@ def train(data_path: Path, out: Path, device: str, resume: bool, **options: Any)
         result = run_training(data, config, out=out, device=where, resume=resume, progress=progress)
     err.print(
         f"{'Stopped' if result.interrupted else 'Trained'} after {result.images_seen:,} images "
-        f"({result.images_seen / len(data):,.0f} epochs). Model: {result.model}",
+        f"({result.images_seen / len(data):,.0f} epochs). Model: {result.model}"
+        + (" Go on with the same command and --resume." if result.interrupted else ""),
         highlight=False,
         soft_wrap=True,
     )

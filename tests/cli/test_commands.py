@@ -73,10 +73,33 @@ def test_the_optimum_is_sampled_into_its_training_images(
 def test_data_belongs_to_the_optimum(
     run: Run, checkpoint: Path, make_npz: Callable, tmp_path: Path
 ):
-    for arguments in (("optimum",), (checkpoint, "--data", make_npz(20))):
+    for arguments, message in (
+        (("optimum",), "name them with --data"),
+        ((checkpoint, "--data", make_npz(20)), "a checkpoint needs none"),
+    ):
         result = run("sample", *arguments, "--out", tmp_path / "generated")
         assert result.exit_code == 2
-        assert "--data belongs to the SOURCE optimum" in result.stderr
+        assert message in result.stderr
+
+
+def test_converting_into_a_folder_that_is_not_there_is_refused(
+    run: Run, checkpoint: Path, tmp_path: Path
+):
+    result = run("convert", checkpoint, tmp_path / "no" / "out.safetensors")
+    assert result.exit_code == 2
+    assert "There is no folder" in result.stderr
+
+
+def test_a_file_system_that_fails_is_a_message(
+    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "images")
+
+    monkeypatch.setattr("memaudit.data.writers.write_images", full)
+    result = run("sample", checkpoint, "--samples", 1, "--out", tmp_path / "images")
+    assert result.exit_code == 2
+    assert "images: No space left on device" in result.stderr
 
 
 def test_the_selftest_passes_and_shows_its_controls(run: Run, make_npz: Callable):

@@ -67,7 +67,11 @@ def test_a_part_of_the_given_images_can_be_judged(run: Run, make_npz: Callable):
     ("options", "message"),
     [
         (["--samples", "0"], "0 samples were asked for; at least 1 is needed"),
+        (["--samples", "-3"], "-3 samples were asked for"),
         (["--samples", "2", "--seeds", "0-1"], "give one"),
+        (["--seeds", "0-99999999999"], "is more than"),
+        (["--size", "0"], "0 is not in the range"),
+        (["--resolution", "0"], "0 is not in the range"),
         (["--seeds", "9-3"], "ends before it starts"),
         (["--seeds", "many"], "is no list of seeds"),
         (["--threshold", "2"], "The threshold is 2"),
@@ -179,3 +183,11 @@ def test_one_class_of_the_optimum_needs_labels(run: Run, make_npz: Callable):
     result = run("scan", "optimum", "--data", make_npz(30), "--samples", 2, "--class", 0)
     assert result.exit_code == 2
     assert "has no labels" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--class", "--arch", "--holdout"])
+def test_options_for_models_are_refused_for_given_images(run: Run, make_npz: Callable, option: str):
+    images = make_npz(10)
+    result = run("scan", images, "--data", images, option, 3)
+    assert result.exit_code == 2
+    assert f"{option} is for models" in result.stderr
