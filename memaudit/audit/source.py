@@ -95,12 +95,13 @@ def check_comparable(source: Checkpoint | ImageSet, name: str, data: ImageSet) -
         network = source.network
         shape = (network.img_channels, network.img_resolution, network.img_resolution)
     if shape != data.image_shape:
-        size, channels = shape[-1], {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
+        wanted = {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
+        advice = f"Pass {wanted} images of the same size."
+        if shape[0] == data.image_shape[0] and shape[1] == shape[2]:
+            advice = f"Square images are resized by --resolution {shape[2]}."
         raise DataError(
-            f"{name} gives images of {_described(shape)} but the training images in {data.source} "
-            f"are {_described(data.image_shape)}. Pass the {channels} training images the model "
-            f"was trained on at {size}x{size}, or have square ones resized with "
-            f"--resolution {size}."
+            f"{name} gives images of {_described(shape)} but the images in {data.source} are "
+            f"{_described(data.image_shape)}. They must be alike: {advice}"
         )
     if len(data) < 2:
         raise DataError(
