@@ -1,7 +1,6 @@
 """The command `memaudit`: finds the command asked for and turns errors into messages."""
 
 import importlib
-import os
 import sys
 
 import click
@@ -73,9 +72,6 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
-    # Threads that spin while they wait make small networks many times slower as soon as another
-    # program wants the same core. It must be said before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Exit as exit_:

@@ -1,0 +1,50 @@
+"""The demo's mechanics at a fraction of its length; what it shows takes its two minutes."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from memaudit.experiments import demo
+
+pytest.importorskip("sklearn")
+
+
+def test_digits_are_grey_bytes_with_labels():
+    images = demo.digits()
+    assert images.images.shape == (1797, 1, 8, 8)
+    assert (images.images.min(), images.images.max()) == (0, 255)
+    assert len(np.unique(images.images)) == 17
+    assert images.num_classes == 10
+
+
+def test_both_runs_are_trained_audited_and_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    short = dataclasses.replace(demo.NETWORK, duration_images=256)
+    monkeypatch.setattr(demo, "NETWORK", short)
+    monkeypatch.setattr(demo, "NUM_SAMPLES", 4)
+    threads, seen, tasks = torch.get_num_threads(), [], set()
+
+    runs = demo.run_demo(
+        tmp_path, progress=lambda task, *_, **__: tasks.add(task), on_run=seen.append
+    )
+
+    assert seen == runs and [len(run.data) for run in runs] == list(demo.SIZES)
+    assert {"Training (32 images)", "Training (1,500 images)"} <= tasks
+    for run in runs:
+        assert run.page.is_file() and run.result.ratios["distinct"].total == 4
+    assert torch.get_num_threads() == threads
+
+    written = [run.model.stat().st_mtime_ns for run in runs]
+    again = demo.run_demo(tmp_path)
+    assert [run.model.stat().st_mtime_ns for run in again] == written
+
+
+@pytest.mark.slow
+def test_few_images_are_copied_and_many_are_not(tmp_path: Path):
+    few, many = demo.run_demo(tmp_path)
+    assert few.result.ratios["distinct"].low > 0.85
+    assert many.result.ratios["distinct"].high < 0.02
