@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check format benchmarks clean
+.PHONY: demo test test-slow check format clean
 
 demo: $(INSTALLED)  ## Train two small models, catch the one that copies
 	$(BIN)/memaudit demo

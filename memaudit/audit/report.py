@@ -102,7 +102,7 @@ def report_dict(result: ScanResult) -> dict[str, Any]:
         }
     report = {
         "schema": SCHEMA,
-        "verdict": result.verdict,
+        "verdict": None,  # without a gate there is none
         "ratios": {
             rule: {
                 "count": ratio.count,

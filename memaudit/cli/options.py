@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-MAX_SEEDS = 100_000_000
+MAX_SEEDS = 10_000_000
 """Of one range: more than anybody samples, few enough to list."""
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.scan import ScanConfig, match, scan
 from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics import clopper_pearson
 from memaudit.data.images import ImageSet
@@ -207,3 +208,22 @@ def test_there_is_no_comparison_without_a_model_or_when_it_is_left_out(checkpoin
     # A model with classes has no counterpart in training images without labels.
     assert scan(conditional, train, config=ScanConfig(seeds=(0, 1))).optimality is None
     assert scan(conditional, labelled, config=ScanConfig(seeds=(0, 1))).optimality is not None
+
+
+def test_the_second_at_radius_0_is_that_of_a_search_of_its_own():
+    """Where the two nearest tie without being copies, where they are, and where they do not tie."""
+    base = np.full((1, 1, 1, 4), 100, dtype=np.uint8)
+    train = np.repeat(base, 5, axis=0)
+    train[0, ..., 0] += 2  # as far from the query as the next, but no copy of it
+    train[1, ..., 1] += 2
+    train[2] = train[3] = 140  # copies of each other
+    train[4] = 10
+    queries = np.concatenate([base, train[2:3], train[4:5], noise_images(50, (1, 1, 4))])
+    index = NeighborIndex(train)
+    matches = match(index, queries, config=ScanConfig())
+    alone = index.distinct_nearest(queries, duplicate_rms=0)
+    np.testing.assert_array_equal(matches.nn2_distinct_at_0, alone.index_distinct)
+    np.testing.assert_array_equal(
+        matches.squared_distance2_distinct_at_0, alone.squared_distance_distinct
+    )
+    assert matches.nn2_distinct_at_0[:2].tolist() == [1, 0]
