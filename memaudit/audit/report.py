@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.audit.report_page import render_page, rms_grey_levels
+from memaudit.audit.grey_levels import rms_grey_levels
+from memaudit.audit.report_page import render_page
 from memaudit.audit.scan import ScanResult
 from memaudit.errors import ConfigError
 from memaudit.files import atomic_write

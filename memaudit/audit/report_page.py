@@ -3,20 +3,17 @@
 What the page says is in templates/report.html.j2, how it looks in templates/report.css.
 """
 
-import base64
-import io
-import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from memaudit.audit.grey_levels import rms_grey_levels
+from memaudit.audit.pages import render_template, short
+from memaudit.audit.pictures import LARGEST_PICTURE, Picture, embed
 from memaudit.audit.report_chart import charts
 from memaudit.audit.scan import Leak, Matches, ScanResult
-from memaudit.audit.statistics import percent
-from memaudit.data.writers import to_picture
 
 CLOSEST_PAIRS = 48
 """Pairs shown from the closest on."""
@@ -26,24 +23,10 @@ SHOWN_LEAKS = 150
 """Leaking training images shown. With these limits a page of 64×64 images stays under 10 MB."""
 SHOWN_KEYS = 8
 """Seeds or names listed for a leak."""
-LARGEST_PICTURE = 64
-"""Pixels; pictures of larger images are averaged down."""
 AMPLIFIED = 4
 """Factor of the difference pictures."""
 BIN_WIDTH = 1 / 30
 """About the width of a histogram bin; the threshold falls between two bins."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of the page."""
-
-    uri: str
-    """data: URI of a PNG."""
-    alt: str
-    width: int
-    """In pixels of the image."""
-    height: int
 
 
 @dataclass(frozen=True)
@@ -95,18 +78,10 @@ def render_page(result: ScanResult, report: dict[str, Any]) -> str:
         result: what a scan found; its images and pairs are shown.
         report: `report_dict(result)`, whose numbers are shown, with `files`: name → SHA-256.
     """
-    environment = Environment(
-        loader=PackageLoader("memaudit.audit"),
-        autoescape=True,
-        finalize=printable,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, grouped="{:,}".format, short=short)
     closest, edge = rows_to_show(result.matches)
     bins = histogram(result.matches, float(result.config.threshold))
-    return environment.get_template("report.html.j2").render(
+    return render_template(
+        "report.html.j2",
         report=report,
         headline=result.ratios["distinct"],
         by_seed=result.source["kind"] == "checkpoint",
@@ -155,11 +130,6 @@ def count_ticks(largest: int) -> list[int]:
     return list(range(0, max(largest, 2) + step, step))
 
 
-def rms_grey_levels(squared_distance: int, image_shape: tuple[int, int, int]) -> float:
-    """sqrt(S/D): 0 where images are equal, 255 for black against white."""
-    return math.sqrt(squared_distance / math.prod(image_shape))
-
-
 def duration(seconds: float) -> str:
     """`0.42 s`, `12 s`, `3 min 20 s` or `2 h 5 min`."""
     if seconds < 60:
@@ -167,26 +137,6 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
-def short(text: Any, length: int = 100) -> str:
-    """`text` with its middle left out where it is longer than `length`."""
-    text = str(text)
-    half = (length - 3) // 2
-    return text if len(text) <= length else f"{text[:half]} … {text[-half:]}"
-
-
-def printable(value: Any) -> Any:
-    """Text with everything that has no shape of its own escaped; other values as they are.
-
-    Names come from strangers: bytes that are no text (surrogates) could not be encoded, and marks
-    that turn the direction of writing would show a name that is not there.
-    """
-    if type(value) is not str:  # a Markup was made by the template itself
-        return value
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
-    )
 
 
 def _pair(result: ScanResult, row: int) -> Pair:
@@ -197,13 +147,13 @@ def _pair(result: ScanResult, row: int) -> Pair:
     nearest = data.names[nn1]
     second = data.names[nn2] if nn2 >= 0 else None
     pictures = {
-        "Generated": _picture(x, f"Generated image {short(result.keys[row])}"),
-        "Nearest": _picture(y, f"Nearest training image {short(nearest)}"),
+        "Generated": embed(x, f"Generated image {short(result.keys[row])}"),
+        "Nearest": embed(y, f"Nearest training image {short(nearest)}"),
     }
     if second is not None:
         alt = f"Second nearest training image {short(second)}"
-        pictures["Second"] = _picture(data.images[nn2], alt)
-    pictures[f"Difference ×{AMPLIFIED}"] = _picture(
+        pictures["Second"] = embed(data.images[nn2], alt)
+    pictures[f"Difference ×{AMPLIFIED}"] = embed(
         difference.clip(0, 255).astype(np.uint8),
         f"Difference between generated and nearest, times {AMPLIFIED}",
     )
@@ -227,18 +177,8 @@ def _leak_row(result: ScanResult, leak: Leak) -> LeakRow:
         leak=leak,
         rms=rms_grey_levels(leak.squared_distance, result.data.image_shape),
         pictures=(
-            _picture(result.data.images[leak.index], f"Training image {short(leak.name)}"),
-            _picture(result.generated[leak.best], f"Its closest copy, {short(keys[0])}"),
+            embed(result.data.images[leak.index], f"Training image {short(leak.name)}"),
+            embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}"),
         ),
         keys=keys,
     )
-
-
-def _picture(pixels: np.ndarray, alt: str) -> Picture:
-    """uint8 [C, H, W] as a picture of the page."""
-    picture = to_picture(pixels)
-    picture = picture.reduce(max(1, math.ceil(max(picture.size) / LARGEST_PICTURE)))
-    png = io.BytesIO()
-    picture.save(png, format="png")
-    uri = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return Picture(uri=uri, alt=alt, width=picture.width, height=picture.height)

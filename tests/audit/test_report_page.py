@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from memaudit.audit.pages import short
 from memaudit.audit.report import report_dict, write_report
 from memaudit.audit.report_chart import HEIGHT, WIDTH, charts
 from memaudit.audit.report_page import (
@@ -19,7 +20,6 @@ from memaudit.audit.report_page import (
     histogram,
     render_page,
     rows_to_show,
-    short,
 )
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.audit.source import optimum_of
