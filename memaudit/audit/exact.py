@@ -8,10 +8,10 @@ products stay exact even where torch is told to multiply in TF32 or bfloat16.
 A key S·N + index is one integer that orders images by distance, ties to the lower index. As
 S < D·2¹⁶, keys stay below 2⁶³ for training sets under 128 TiB.
 
-Legend: B queries, N training images, M pairs, D pixel values an image, K neighbors.
+Legend: B queries, N training images, M pairs, D pixel values an image, K neighbors, R radii.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -95,26 +95,33 @@ def nearest_by_brute_force(
 
 
 def nearest_distinct_by_brute_force(
-    x: np.ndarray, first: np.ndarray, images: np.ndarray, limit: int, *, device: torch.device
+    x: np.ndarray,
+    first: np.ndarray,
+    images: np.ndarray,
+    limits: Sequence[int],
+    *,
+    device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest training image y to each x with S(first, y) > limit, ties to the lower index.
+    """The nearest training image y to each x with S(first, y) > limit, for R limits.
 
     Args:
         x: queries, uint8 [B, D].
         first: images whose duplicates do not count, uint8 [B, D].
         images: uint8 [N, D]; may be memory-mapped.
-        limit: the largest S of a duplicate.
+        limits: the largest S of a duplicate, R values.
         device: where to compute.
 
     Returns:
-        index int64 [B] and squared distance int64 [B]; -1 where all images are duplicates.
+        index int64 [B, R] and squared distance int64 [B, R], ties to the lower index; -1 where all
+        images are duplicates.
     """
-    best = torch.full((len(x),), FARTHEST, device=device)
+    best = torch.full((len(x), len(limits)), FARTHEST, device=device)
     for keys, apart in zip(
         _all_keys(x, images, device), _all_keys(first, images, device), strict=True
     ):
-        keys.masked_fill_(apart // len(images) <= limit, FARTHEST)
-        best = torch.minimum(best, keys.amin(1))
+        S = apart // len(images)
+        nearest = [keys.masked_fill(S <= limit, FARTHEST).amin(1) for limit in limits]
+        best = torch.minimum(best, torch.stack(nearest, 1))
     return split_keys(best.cpu().numpy(), len(images))
 
 

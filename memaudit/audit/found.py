@@ -1,6 +1,6 @@
 """What a search for neighbors found, and how.
 
-Legend: B queries, K neighbors.
+Legend: B queries, K neighbors, R radii within which images are duplicates.
 """
 
 from dataclasses import dataclass
@@ -48,14 +48,16 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class DistinctNeighbors:
-    """The two nearest training images, and the nearest that is no duplicate of the first."""
+    """The two nearest training images, and for each radius the nearest outside the first one's
+    duplicates.
+    """
 
     index: np.ndarray
     """int64 [B, 2]."""
     squared_distance: np.ndarray
     """int64 [B, 2]."""
     index_distinct: np.ndarray
-    """int64 [B]; -1 where every training image is a duplicate of the nearest one."""
+    """int64 [R, B]; -1 where every training image is a duplicate of the nearest one."""
     squared_distance_distinct: np.ndarray
-    """int64 [B]; -1 likewise."""
+    """int64 [R, B]; -1 likewise."""
     statistics: SearchStatistics

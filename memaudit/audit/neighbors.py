@@ -7,7 +7,7 @@ longer shortlist, at last by brute force. docs/neighbors.md has the proof.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
 
@@ -113,42 +113,41 @@ class NeighborIndex:
         return self._nearest(x, k)
 
     def distinct_nearest(
-        self, queries: np.ndarray | Tensor, *, duplicate_rms: float | Fraction = 8
+        self, queries: np.ndarray | Tensor, *, duplicate_rms: Sequence[float | Fraction]
     ) -> DistinctNeighbors:
         """The two nearest training images, and the nearest outside the first one's duplicates.
 
-        A duplicate of the nearest image y₁ is any training image y within `duplicate_rms` grey
-        levels of it, root mean square over D values: S(y₁, y) ≤ duplicate_rms²·D, compared exactly.
+        A duplicate of the nearest image y₁ is any training image y within a radius of it in grey
+        levels, root mean square over D values: S(y₁, y) ≤ radius²·D, compared exactly.
 
         Args:
             queries: uint8 [B, C, H, W].
-            duplicate_rms: radius in grey levels, ≥ 0; at 0 only exact copies are duplicates.
+            duplicate_rms: radii in grey levels, each ≥ 0; at 0 only exact copies are duplicates.
+                All are answered by one search.
 
         Raises:
             DataError: queries are not of the training images' shape, or N < 2.
-            ValueError: duplicate_rms is negative or not finite.
+            ValueError: a radius is negative or not finite, or there is none.
         """
         num_images, D = self._rows.shape
         if num_images < 2:
             raise DataError("The training set holds 1 image. A second neighbor needs at least 2.")
-        if not 0 <= duplicate_rms < math.inf:
-            raise ValueError(f"duplicate_rms must be ≥ 0 and finite, got {duplicate_rms}")
-        limit = min(math.floor(Fraction(duplicate_rms) ** 2 * D), D * 255**2)
+        limits = duplicate_limits(duplicate_rms, D)
         x = self._query_rows(queries)
         found = self._nearest(x, 2)
         statistics = found.statistics
-        index, squared_distance = self._first_distinct(found, limit)
+        index, squared_distance = self._first_distinct(found, limits)
 
-        missing = np.flatnonzero(index < 0)
+        missing = np.flatnonzero((index < 0).any(1))
         if len(missing):
             near = self._nearest(x[missing], min(MORE_NEIGHBORS, num_images))
-            index[missing], squared_distance[missing] = self._first_distinct(near, limit)
+            index[missing], squared_distance[missing] = self._first_distinct(near, limits)
             statistics += near.statistics
 
-        missing = np.flatnonzero(index < 0)
+        missing = np.flatnonzero((index < 0).any(1))
         if len(missing):
             index[missing], squared_distance[missing] = self._map(
-                partial(self._search_all_distinct, x, found.index[:, 0], limit),
+                partial(self._search_all_distinct, x, found.index[:, 0], limits),
                 missing,
                 BRUTE_FORCE_PART,
             )
@@ -156,7 +155,7 @@ class NeighborIndex:
                 self.backend, num_searches=len(missing), num_brute_forced=len(missing)
             )
         return DistinctNeighbors(
-            found.index, found.squared_distance, index, squared_distance, statistics
+            found.index, found.squared_distance, index.T, squared_distance.T, statistics
         )
 
     def _query_rows(self, queries: np.ndarray | Tensor) -> np.ndarray:
@@ -203,8 +202,10 @@ class NeighborIndex:
         )
         return Neighbors(index, squared_distance, statistics)
 
-    def _first_distinct(self, near: Neighbors, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest found with S > limit to the first found; index and S, or -1; int64 [B]."""
+    def _first_distinct(
+        self, near: Neighbors, limits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest found with S > limit to the first found; index and S, or -1; [B, R]."""
         B, k = near.index.shape
 
         def apart(part: np.ndarray) -> tuple[np.ndarray]:
@@ -214,13 +215,13 @@ class NeighborIndex:
             )
             return (S.reshape(-1, k),)
 
-        rows = np.arange(B)
-        is_distinct = self._map(apart, rows, QUERY_PART)[0] > limit
-        rank = is_distinct.argmax(1)
-        some = is_distinct[rows, rank]
+        (S,) = self._map(apart, np.arange(B), QUERY_PART)
+        is_distinct = S[:, None] > np.array(limits)[:, None]  # [B, R, k]
+        rank = is_distinct.argmax(2)
+        some = is_distinct.any(2)
         return (
-            np.where(some, near.index[rows, rank], -1),
-            np.where(some, near.squared_distance[rows, rank], -1),
+            np.where(some, np.take_along_axis(near.index, rank, 1), -1),
+            np.where(some, np.take_along_axis(near.squared_distance, rank, 1), -1),
         )
 
     def _map(
@@ -274,11 +275,23 @@ class NeighborIndex:
         return nearest_by_brute_force(x[part], self._rows, k, device=self.device)
 
     def _search_all_distinct(
-        self, x: np.ndarray, first: np.ndarray, limit: int, part: np.ndarray
+        self, x: np.ndarray, first: np.ndarray, limits: Sequence[int], part: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         return nearest_distinct_by_brute_force(
-            x[part], self._rows[first[part]], self._rows, limit, device=self.device
+            x[part], self._rows[first[part]], self._rows, limits, device=self.device
         )
+
+
+def duplicate_limits(duplicate_rms: Sequence[float | Fraction], D: int) -> list[int]:
+    """The largest S between duplicates for each radius in grey levels: ⌊radius²·D⌋, exactly.
+
+    Raises:
+        ValueError: a radius is negative or not finite, or there is none.
+    """
+    if not duplicate_rms or not all(0 <= radius < math.inf for radius in duplicate_rms):
+        raise ValueError(f"duplicate_rms must be radii ≥ 0 and finite, got {duplicate_rms}")
+    largest = D * 255**2  # of all images
+    return [min(math.floor(Fraction(radius) ** 2 * D), largest) for radius in duplicate_rms]
 
 
 def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Search]:

@@ -271,27 +271,17 @@ def match(
     task, total = "Finding nearest training images", len(generated)
     found = []
     for batch in _batches(generated, SEARCH_BATCH):
-        near = index.distinct_nearest(batch, duplicate_rms=config.duplicate_rms)
-        # An exact copy of the nearest is as far away as it: only where the two nearest tie can
-        # the second be one, and another image be the distinct second.
-        index_at_0, distance_at_0 = near.index[:, 1].copy(), near.squared_distance[:, 1].copy()
-        tied = near.squared_distance[:, 0] == near.squared_distance[:, 1]
-        if tied.any():
-            near_at_0 = index.distinct_nearest(batch[tied], duplicate_rms=0)
-            index_at_0[tied] = near_at_0.index_distinct
-            distance_at_0[tied] = near_at_0.squared_distance_distinct
+        near = index.distinct_nearest(batch, duplicate_rms=(config.duplicate_rms, 0))
         found.append(
             (
                 near.index,
                 near.squared_distance,
-                near.index_distinct,
-                near.squared_distance_distinct,
-                index_at_0,
-                distance_at_0,
+                *near.index_distinct,
+                *near.squared_distance_distinct,
             )
         )
         progress(task, min(total, len(found) * SEARCH_BATCH), total)
-    nn, distance, nn_distinct, distance_distinct, nn_at_0, all_distances_at_0 = (
+    nn, distance, nn_distinct, nn_at_0, distance_distinct, distance_at_0 = (
         np.concatenate(column) for column in zip(*found, strict=True)
     )
 
@@ -307,10 +297,10 @@ def match(
         squared_distance1=distance[:, 0],
         squared_distance2=distance[:, 1],
         squared_distance2_distinct=distance_distinct,
-        squared_distance2_distinct_at_0=all_distances_at_0,
+        squared_distance2_distinct_at_0=distance_at_0,
         memorized_paper=judged(distance[:, 1]),
         memorized_distinct=judged(distance_distinct),
-        memorized_distinct_at_0=judged(all_distances_at_0),
+        memorized_distinct_at_0=judged(distance_at_0),
     )
 
 

@@ -148,7 +148,11 @@ def test_nearest_equals_all_distances(seed, kind, shape, num_images, k):
     kind=st.sampled_from(KINDS),
     shape=st.sampled_from(SHAPES),
     num_images=st.integers(2, 150),
-    duplicate_rms=st.sampled_from([0, 1, 8, Fraction(1, 3), 0.1, 60, 100.5, 255, 1e30]),
+    duplicate_rms=st.lists(
+        st.sampled_from([0, 1, 8, Fraction(1, 3), 0.1, 60, 100.5, 255, 1e30]),
+        min_size=1,
+        max_size=3,
+    ),
 )
 def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, duplicate_rms):
     rng = np.random.default_rng(seed)
@@ -156,9 +160,10 @@ def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, du
     images = images[rng.integers(0, num_images, num_images)]  # some of them repeated
     queries = np.concatenate([noise(rng, 4, shape), images[:4]])
     found = NeighborIndex(images).distinct_nearest(queries, duplicate_rms=duplicate_rms)
-    index, squared_distance = brute_force_distinct(queries, images, duplicate_rms)
-    np.testing.assert_array_equal(found.squared_distance_distinct, squared_distance)
-    np.testing.assert_array_equal(found.index_distinct, index)
+    for row, radius in enumerate(duplicate_rms):
+        index, squared_distance = brute_force_distinct(queries, images, radius)
+        np.testing.assert_array_equal(found.squared_distance_distinct[row], squared_distance)
+        np.testing.assert_array_equal(found.index_distinct[row], index)
     np.testing.assert_array_equal(found.index, brute_force(queries, images, 2)[0])
 
 
@@ -239,8 +244,8 @@ def test_the_result_does_not_depend_on_how_precisely_torch_multiplies(cifar, cop
 def test_the_order_of_the_training_set_decides_nothing_but_ties(cifar, copies):
     images = np.concatenate([cifar[0], cifar[0][:100]])
     order = np.random.default_rng(0).permutation(len(images))
-    straight = NeighborIndex(images).distinct_nearest(copies)
-    shuffled = NeighborIndex(images[order]).distinct_nearest(copies)
+    straight = NeighborIndex(images).distinct_nearest(copies, duplicate_rms=[8, 0])
+    shuffled = NeighborIndex(images[order]).distinct_nearest(copies, duplicate_rms=[8, 0])
     np.testing.assert_array_equal(straight.squared_distance, shuffled.squared_distance)
     np.testing.assert_array_equal(
         straight.squared_distance_distinct, shuffled.squared_distance_distinct
@@ -266,8 +271,8 @@ def test_ties_go_to_the_lower_index():
 def test_copies_of_duplicated_images_are_seen_by_the_distinct_rule_alone(cifar):
     """The published rule compares the copy with the original's twin: 0 %; outside twins: 100 %."""
     images = np.concatenate([cifar[0], cifar[0]])
-    found = NeighborIndex(images).distinct_nearest(cifar[0][:50], duplicate_rms=0)
-    S, S_distinct = found.squared_distance, found.squared_distance_distinct
+    found = NeighborIndex(images).distinct_nearest(cifar[0][:50], duplicate_rms=[0])
+    S, S_distinct = found.squared_distance, found.squared_distance_distinct[0]
     assert not memorized(S[:, 0], S[:, 1], Fraction(1, 3)).any()
     assert memorized(S[:, 0], S_distinct, Fraction(1, 3)).all()
 
@@ -277,25 +282,26 @@ def test_near_duplicates_within_the_radius_are_passed_over(cifar):
     twin = np.where(cifar[0] < 128, cifar[0] + 8, cifar[0] - 8)
     index = NeighborIndex(np.concatenate([cifar[0], twin]))
     queries = cifar[0][:20]
-    at_8 = index.distinct_nearest(queries, duplicate_rms=8)
-    below = index.distinct_nearest(queries, duplicate_rms=Fraction(8) - Fraction(1, 10**9))
-    assert (below.index_distinct == np.arange(20) + len(cifar[0])).all()
-    assert (at_8.squared_distance_distinct > below.squared_distance_distinct).all()
+    just_below = Fraction(8) - Fraction(1, 10**9)
+    found = index.distinct_nearest(queries, duplicate_rms=[8, just_below])
+    at_8, below = found.squared_distance_distinct
+    assert (found.index_distinct[1] == np.arange(20) + len(cifar[0])).all()
+    assert (at_8 > below).all()
 
 
 def test_a_second_image_is_found_outside_hundreds_of_duplicates(cifar):
     images = np.concatenate([np.repeat(cifar[0][:1], 700, 0), cifar[0][1:40]])
-    found = NeighborIndex(images).distinct_nearest(cifar[0][:1])
+    found = NeighborIndex(images).distinct_nearest(cifar[0][:1], duplicate_rms=[8])
     index, squared_distance = brute_force_distinct(cifar[0][:1], images, 8)
-    assert found.index_distinct == index >= 700
-    assert found.squared_distance_distinct == squared_distance
+    assert found.index_distinct[0] == index >= 700
+    assert found.squared_distance_distinct[0] == squared_distance
 
 
 def test_a_set_of_one_image_and_its_duplicates_has_no_distinct_second():
     images = np.full((300, 1, 20, 20), 100, dtype=np.uint8)
     images[::2] += 3
-    found = NeighborIndex(images).distinct_nearest(images[:4], duplicate_rms=3)
-    assert found.index_distinct.tolist() == found.squared_distance_distinct.tolist() == [-1] * 4
+    found = NeighborIndex(images).distinct_nearest(images[:4], duplicate_rms=[3])
+    assert (found.index_distinct == -1).all() and (found.squared_distance_distinct == -1).all()
 
 
 def test_nearest_agrees_with_the_reference_of_the_field(golden):
@@ -319,8 +325,8 @@ def test_the_search_in_torch_gives_the_same_neighbors(cifar, copies, truth, monk
 
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_neighbors(cifar, copies):
-    found = NeighborIndex(cifar[0], device="cuda").distinct_nearest(copies)
-    expected = NeighborIndex(cifar[0]).distinct_nearest(copies)
+    found = NeighborIndex(cifar[0], device="cuda").distinct_nearest(copies, duplicate_rms=[8])
+    expected = NeighborIndex(cifar[0]).distinct_nearest(copies, duplicate_rms=[8])
     np.testing.assert_array_equal(found.index, expected.index)
     np.testing.assert_array_equal(found.index_distinct, expected.index_distinct)
     assert found.statistics.num_brute_forced == expected.statistics.num_brute_forced
@@ -334,7 +340,8 @@ def test_torch_tensors_are_taken_as_queries(cifar):
 def test_no_queries_have_no_neighbors(cifar):
     index = NeighborIndex(cifar[0])
     assert index.nearest(cifar[0][:0], 2).index.shape == (0, 2)
-    assert index.distinct_nearest(cifar[0][:0]).index_distinct.shape == (0,)
+    found = index.distinct_nearest(cifar[0][:0], duplicate_rms=[8, 0])
+    assert found.index_distinct.shape == (2, 0)
 
 
 def test_indexing_tells_how_far_it_is(cifar):
@@ -364,15 +371,17 @@ def test_training_images_that_cannot_be_searched_are_refused():
     with pytest.raises(DataError, match="no training images"):
         NeighborIndex(noise(rng, 0, (3, 8, 8)))
     with pytest.raises(DataError, match="at least 2"):
-        NeighborIndex(noise(rng, 1, (3, 8, 8))).distinct_nearest(noise(rng, 1, (3, 8, 8)))
+        NeighborIndex(noise(rng, 1, (3, 8, 8))).distinct_nearest(
+            noise(rng, 1, (3, 8, 8)), duplicate_rms=[8]
+        )
     with pytest.raises(DataError, match="lower resolution"):
         NeighborIndex(np.zeros((1, 1, 2**11, 2**11 + 1), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("duplicate_rms", [-1, math.inf, math.nan])
+@pytest.mark.parametrize("duplicate_rms", [[-1], [8, math.inf], [math.nan], []])
 def test_a_duplicate_radius_that_is_no_radius_is_refused(duplicate_rms):
     images = noise(np.random.default_rng(0), 5, (1, 4, 4))
-    with pytest.raises(ValueError, match="duplicate_rms must be ≥ 0"):
+    with pytest.raises(ValueError, match="duplicate_rms must be radii ≥ 0"):
         NeighborIndex(images).distinct_nearest(images, duplicate_rms=duplicate_rms)
 
 

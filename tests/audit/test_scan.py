@@ -221,9 +221,9 @@ def test_the_second_at_radius_0_is_that_of_a_search_of_its_own():
     queries = np.concatenate([base, train[2:3], train[4:5], noise_images(50, (1, 1, 4))])
     index = NeighborIndex(train)
     matches = match(index, queries, config=ScanConfig())
-    alone = index.distinct_nearest(queries, duplicate_rms=0)
-    np.testing.assert_array_equal(matches.nn2_distinct_at_0, alone.index_distinct)
+    alone = index.distinct_nearest(queries, duplicate_rms=[0])
+    np.testing.assert_array_equal(matches.nn2_distinct_at_0, alone.index_distinct[0])
     np.testing.assert_array_equal(
-        matches.squared_distance2_distinct_at_0, alone.squared_distance_distinct
+        matches.squared_distance2_distinct_at_0, alone.squared_distance_distinct[0]
     )
     assert matches.nn2_distinct_at_0[:2].tolist() == [1, 0]
