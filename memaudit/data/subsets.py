@@ -30,7 +30,8 @@ def select(
         size: how many images; all by default.
         order: which ones, where size leaves a choice: the first or random ones.
         seed: which random ones, the same on every machine.
-        label: only of this class or these, each by index or name.
+        label: only of this class or these, each by name or index; text that names no class may be
+            an index too.
         balanced: equally many of each class.
 
     Returns:
@@ -99,9 +100,10 @@ def _classes(images: ImageSet, label: Label | Sequence[Label] | None) -> dict[st
 
 
 def _class_index(images: ImageSet, label: Label) -> int:
+    # Names first: a folder "3" may hold any class.
     if isinstance(label, str) and label in images.class_names:
         return images.class_names.index(label)
-    if not isinstance(label, str) and 0 <= label < images.num_classes:
-        return label
+    if str(label).isdecimal() and int(label) < images.num_classes:
+        return int(label)
     known = ", ".join(images.class_names) or f"0 … {images.num_classes - 1}"
     raise DataError(f"{images.source} has no class {label!r}; its classes are {known}.")

@@ -65,11 +65,18 @@ def test_another_seed_takes_other_images():
     assert len(parts) > 15
 
 
-@pytest.mark.parametrize("label", [1, "dog", [1], ["dog"]])
+@pytest.mark.parametrize("label", [1, "dog", [1], ["dog"], "1"])
 def test_one_class_by_index_or_name(label, labelled):
     part = select(labelled, label=label)
     assert chosen(part) == [1, 4, 8, 11]
     assert part.labels.tolist() == [1] * 4 and part.class_names == ("cat", "dog", "fox")
+
+
+def test_a_class_named_by_a_number_comes_before_the_class_of_that_index():
+    images = image_set([0, 1, 2] * 4, class_names=("10", "2", "cat"))
+    assert chosen(select(images, label="2")) == [1, 4, 7, 10]
+    assert chosen(select(images, label=2)) == chosen(select(images, label="cat"))
+    assert chosen(select(images, label="0")) == chosen(select(images, label="10"))
 
 
 def test_several_classes_stay_in_order(labelled):
