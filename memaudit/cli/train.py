@@ -86,6 +86,12 @@ from memaudit.cli.options import (
     "--batch-size", type=int, default=512, show_default=True, metavar="N", help="Images a step."
 )
 @click.option(
+    "--batch-gpu",
+    type=int,
+    metavar="N",
+    help="Images a device computes at a time, to save memory.  [default: its share of the batch]",
+)
+@click.option(
     "--epochs",
     type=float,
     default=40_000.0,

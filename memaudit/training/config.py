@@ -75,6 +75,8 @@ class TrainingConfig:
     """L2 penalty, added to the gradient."""
     batch_size: int = 512
     """Images a step."""
+    batch_gpu: int | None = None
+    """Images that a device computes at a time: bounds the memory. None: its share of the batch."""
 
     epochs: float = 40_000
     """Length of the run."""
@@ -119,7 +121,13 @@ class TrainingConfig:
             _check(
                 0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0, less than 1"
             )
-        for name in ("model_channels", "duration_images", "snapshot_epochs", "snapshot_images"):
+        for name in (
+            "model_channels",
+            "batch_gpu",
+            "duration_images",
+            "snapshot_epochs",
+            "snapshot_images",
+        ):
             value = getattr(self, name)
             _check(value is None or value > 0, name, value, "more than 0, or None")
         for beta in self.betas:

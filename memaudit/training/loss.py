@@ -49,9 +49,15 @@ class DenoisingLoss(ABC):
             λ(σ) (D(y + σ n; σ) - y)² of each pixel, [B, C, H, W]. Training sums it over an image
             and averages it over the batch.
         """
+        return self.at(denoiser, y, *self.draw_noise(y, generator=generator), class_labels)
+
+    def draw_noise(
+        self, y: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Random noise levels [B] and unit noise [B, C, H, W] for images y."""
         draw = self.draw(len(y), generator=generator, device=y.device)
         noise = torch.randn(y.shape, generator=generator, device=y.device)
-        return self.at(denoiser, y, self.sigma(draw), noise, class_labels)
+        return self.sigma(draw), noise
 
     def at(
         self,

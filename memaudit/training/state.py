@@ -17,12 +17,21 @@ from torch import Tensor
 from memaudit.data.images import ImageSet
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.files import atomic_write
+from memaudit.training.config import TrainingConfig
 from memaudit.training.trainer import Trainer
 
 MAY_CHANGE = frozenset(
-    {"epochs", "duration_images", "num_snapshots", "snapshot_epochs", "snapshot_images"}
+    {
+        "epochs",
+        "duration_images",
+        "num_snapshots",
+        "snapshot_epochs",
+        "snapshot_images",
+        "batch_gpu",
+    }
 )
-"""Options that a run may be continued with another value of: no step done so far depends on it."""
+"""Options that a run may be continued with another value of: how far it goes and what is kept of
+it, and how a device works through its share of a batch."""
 
 
 def save_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
@@ -92,10 +101,12 @@ def _identity(trainer: Trainer, images: ImageSet) -> dict[str, Any]:
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """What the run began with that is not what it is to be continued with."""
+    # A run from before an option existed had what is now its default.
+    began = {**TrainingConfig().as_dict(), **saved["options"]}
     options = [
-        f"{name} = {saved['options'].get(name)} (now {value})"
+        f"{name} = {began[name]} (now {value})"
         for name, value in given["options"].items()
-        if saved["options"].get(name) != value
+        if began[name] != value
     ]
     others = [f"other {name}" for name in ("images", "labels") if saved[name] != given[name]]
     if options or others or saved["network"] == given["network"]:

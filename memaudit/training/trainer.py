@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
 from memaudit.models.precond import build_network
 from memaudit.training.batches import Batches
 from memaudit.training.config import TrainingConfig
@@ -18,8 +19,9 @@ from memaudit.training.schedule import Schedule
 class Trainer:
     """A network in training: its weights, their average, the optimizer and the steps done.
 
-    What a step does follows from these, the configuration and the images alone: every step seeds
-    torch's generators anew, so no random state needs to be kept between steps.
+    What a step does follows from these, the configuration and the images alone: torch's generators
+    are seeded anew by the number of the step and the place in its batch, so no random state needs
+    to be kept between steps.
 
     Args:
         images: the training images; all of them are put on the device.
@@ -41,6 +43,7 @@ class Trainer:
         self.average = copy_for_average(self.network)
         self.optimizer = _optimizer(config, self.network)
         self._loss = LOSSES[config.precond]()
+        self._rounds = _rounds(config)
         self._batches = Batches(
             images,
             batch_size=config.batch_size,
@@ -61,12 +64,25 @@ class Trainer:
             The loss before it, weighted as in training and averaged over pixels: a scalar on the
             device, so that nobody waits for it.
         """
-        torch.manual_seed(_step_seed(self.config.seed, self.num_steps))
+        seed, batch_size = self.config.seed, self.config.batch_size
         y, class_labels = self._batches.at(self.num_steps)
-        loss = self._loss(self.network, y, class_labels)
+        # Noise is drawn for the whole batch: an image's does not depend on the round it is in.
+        torch.manual_seed(_seed(seed, self.num_steps))
+        sigma, noise = self._loss.draw_noise(y)
 
         self.optimizer.zero_grad(set_to_none=True)
-        (loss.sum() / len(y)).backward()
+        total = torch.zeros((), device=y.device)
+        for part in self._rounds:
+            torch.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
+            loss = self._loss.at(
+                self.network,
+                y[part],
+                sigma[part],
+                noise[part],
+                None if class_labels is None else class_labels[part],
+            )
+            (loss.sum() / batch_size).backward()
+            total += loss.detach().sum()
         sanitize_gradients(self.network.parameters())
 
         for group in self.optimizer.param_groups:
@@ -75,7 +91,7 @@ class Trainer:
         update_average(self.average, self.network, self.schedule.ema_beta(self.images_seen))
 
         self.num_steps += 1
-        return loss.detach().mean()
+        return total / y.numel()
 
 
 def sanitize_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -106,6 +122,19 @@ def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimi
     )
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Seed of one step's noise and dropout: unrelated to those of other steps and other seeds."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+def _rounds(config: TrainingConfig) -> list[slice]:
+    """The parts of a batch that are computed one after another."""
+    batch_gpu = config.batch_gpu or config.batch_size
+    if config.batch_size % batch_gpu:
+        raise ConfigError(
+            f"A batch of {config.batch_size} images cannot be computed {batch_gpu} at a time; "
+            "choose a batch_gpu that divides it."
+        )
+    starts = range(0, config.batch_size, batch_gpu)
+    return [slice(first, first + batch_gpu) for first in starts]
+
+
+def _seed(seed: int, step: int, *place: int) -> int:
+    """A seed for each step and place in it, unrelated to the others and to those of other runs."""
+    sequence = np.random.SeedSequence((seed, step), spawn_key=place)
+    return int(sequence.generate_state(1, np.uint64)[0])

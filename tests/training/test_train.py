@@ -203,6 +203,37 @@ def test_the_log_and_progress_tell_how_far_the_run_is(tmp_path: Path):
     assert all(line["images_per_second"] > 0 for line in lines)
 
 
+def network_after(num_steps: int, config: TrainingConfig) -> dict[str, torch.Tensor]:
+    trainer = Trainer(image_set(), config, device=torch.device("cpu"))
+    for _ in range(num_steps):
+        trainer.step()
+    return trainer.network.state_dict()
+
+
+@pytest.mark.parametrize("batch_gpu", [1, 2, 4])
+def test_a_batch_in_rounds_makes_the_same_step_as_the_whole(batch_gpu: int):
+    # SGD: Adam's first steps are signs of gradients, which rounding may turn.
+    whole = dataclasses.replace(TINY, dropout=0.0, optimizer="sgd", lr=1e-3)
+    expected = network_after(5, whole)
+    actual = network_after(5, dataclasses.replace(whole, batch_gpu=batch_gpu))
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_round_drops_other_features():
+    images = image_set(1)
+    config = dataclasses.replace(TINY, dropout=0.5, batch_size=2, batch_gpu=1)
+    trainer = Trainer(images, config, device=torch.device("cpu"))
+    drawn = []
+    trainer.network.register_forward_hook(lambda *_: drawn.append(torch.rand(3)))
+    trainer.step()
+    assert not torch.equal(*drawn)
+
+
+def test_a_batch_that_rounds_do_not_fill_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="batch of 4 images cannot be computed 3 at a time"):
+        train(image_set(), dataclasses.replace(TINY, batch_gpu=3), out=tmp_path / "run")
+
+
 # Interruption and resumption
 
 
@@ -261,6 +292,25 @@ def test_sgd_resumes_bitwise_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     resumed = train(image_set(), config, out=tmp_path / "parts", resume=True)
     assert_same_weights(resumed.model, whole.model)
+
+
+def test_a_run_in_rounds_resumes_bitwise_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = dataclasses.replace(TINY, batch_gpu=2)
+    whole = train(image_set(), config, out=tmp_path / "whole")
+    call_at_step(monkeypatch, 7, press_ctrl_c)
+    train(image_set(), config, out=tmp_path / "parts")
+    monkeypatch.undo()
+    resumed = train(image_set(), config, out=tmp_path / "parts", resume=True)
+    assert_same_weights(resumed.model, whole.model)
+
+
+def test_a_state_from_before_an_option_existed_is_resumed(tmp_path: Path):
+    first = train(image_set(), TINY, out=tmp_path)
+    state = tmp_path / "training-state.safetensors"
+    saved = state.read_bytes()
+    assert rb"\"momentum\"" in saved
+    state.write_bytes(saved.replace(rb"\"momentum\"", rb"\"momentun\""))
+    assert train(image_set(), TINY, out=tmp_path, resume=True) == first
 
 
 def test_a_finished_run_can_be_lengthened(tmp_path: Path, whole_run: TrainingResult):
