@@ -47,12 +47,12 @@ def with_labels(
             )
         return images
     labels = None
-    if scheme == "random":
+    if num_classes is not None:  # the scheme is "random"
         # RandomState and not a Generator: its stream is frozen.
         rng = np.random.RandomState(seed % 2**31)
-        labels = rng.randint(num_classes, size=len(images), dtype=np.int64)
+        labels = rng.randint(0, num_classes, len(images), np.int64)
     elif scheme == "unique":
-        labels = np.arange(len(images))
+        labels = np.arange(len(images), dtype=np.int64)
     return replace(images, labels=labels, class_names=())
 
 

@@ -5,7 +5,8 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +15,16 @@ from PIL import Image
 
 from memaudit.errors import ConfigError
 from memaudit.files import atomic_write
+
+SET_FORMS = {"": "a folder", ".zip": ".zip", ".npz": ".npz"}
+"""Suffix → words, of the forms that `open_images` reads again."""
+FORMS = {**SET_FORMS, ".png": ".png (a grid)"}
+"""Every form that can be written."""
+
+_LABELS = "dataset.json"
+_MANIFEST = "manifest.json"
+_DATE = (1980, 1, 1, 0, 0, 0)
+"""Of everything in a zip, so that equal images give equal files."""
 
 
 class NamedImage(NamedTuple):
@@ -27,12 +38,18 @@ class NamedImage(NamedTuple):
     """Its class, or None."""
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, forms: Mapping[str, str] = FORMS) -> None:
     """Refuse an output that could not be written, before any work is done.
 
+    Args:
+        path: the output.
+        forms: which ones are wanted, of FORMS.
+
     Raises:
-        ConfigError: a folder that holds something, a file that exists, or no permission.
+        ConfigError: a form that is not wanted, a folder that holds something, a file that exists,
+            or no permission.
     """
+    _check_form(path, forms)
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(f"{path} is not empty; name a new folder, or empty it first.")
     if path.is_file():
@@ -46,27 +63,52 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"{folder} cannot be written: permission denied.")
 
 
-def write_images(path: Path, images: Iterable[NamedImage]) -> None:
-    """Write images in the form that the suffix of `path` asks for.
+def write_images(
+    path: Path, images: Iterable[NamedImage], *, manifest: Mapping[str, Any] | None = None
+) -> None:
+    """Write images in the form that the suffix of `path` asks for, one of FORMS.
 
     Args:
         path: `.zip` (EDM's form: PNG files in folders of 1,000, labels in dataset.json), `.npz`
-            (`images` [N, C, H, W], `names`, `labels`), `.png` (one grid), or a folder of PNG files.
+            (`images` [N, C, H, W], `names`, `labels`), `.png` (one grid), or a folder of PNG files
+            (labels in dataset.json). A file appears whole or not at all.
         images: all of one shape; taken one by one, so that a folder or zip may be of any size.
+        manifest: what is known about them, kept with them as JSON and no part of what
+            `open_images` reads: a file manifest.json of the zip or folder, where it is written
+            last, or an array `manifest` of the npz; a grid has none.
 
     Raises:
         ConfigError: another suffix.
     """
-    writers = {".zip": _write_zip, ".npz": _write_npz, ".png": _write_grid}
+    _check_form(path, FORMS)
+    text = None if manifest is None else json.dumps(manifest, indent=1)
     if not path.suffix:
-        _write_folder(path, images)
-    elif path.suffix not in writers:
-        raise ConfigError(
-            f"{path} ends in {path.suffix}; a folder, .zip, .npz or .png (a grid) can be written."
-        )
-    else:
-        with atomic_write(path) as file:
-            writers[path.suffix](file, images)
+        _write_folder(path, images, text)
+        return
+    with atomic_write(path) as file:
+        if path.suffix == ".zip":
+            _write_zip(file, images, text)
+        elif path.suffix == ".npz":
+            _write_npz(file, images, text)
+        else:
+            _write_grid(file, images)
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """What `write_images` was given as manifest, or None where nothing readable is there."""
+    try:
+        if path.is_dir():
+            text = (path / _MANIFEST).read_text()
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                text = str(arrays["manifest"])
+        else:
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read(_MANIFEST).decode()
+        manifest = json.loads(text)
+    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
+        return None
+    return manifest if isinstance(manifest, dict) else None
 
 
 def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:
@@ -88,34 +130,54 @@ def to_picture(pixels: np.ndarray) -> Image.Image:
     )
 
 
-def _write_folder(path: Path, images: Iterable[NamedImage]) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+def _check_form(path: Path, forms: Mapping[str, str]) -> None:
+    if path.suffix not in forms:
+        *others, last = forms.values()
+        raise ConfigError(
+            f"{path} ends in {path.suffix}; {', '.join(others)} or {last} can be written."
+        )
+
+
+def _write_folder(folder: Path, images: Iterable[NamedImage], manifest: str | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = {}
     for image in images:
-        to_picture(image.pixels).save(path / f"{image.name}.png")
+        member = f"{image.name}.png"
+        to_picture(image.pixels).save(folder / member)
+        labels[member] = image.label
+    if None not in labels.values():
+        (folder / _LABELS).write_text(_edm_labels(labels))
+    if manifest is not None:
+        (folder / _MANIFEST).write_text(manifest)
 
 
-def _write_zip(file: BinaryIO, images: Iterable[NamedImage]) -> None:
-    labels: list[list[str | int]] = []
-    labelled = True
+def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | None) -> None:
+    labels = {}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for i, image in enumerate(images):
             member = f"{i // 1000:05d}/{image.name}.png"
             picture = io.BytesIO()
             to_picture(image.pixels).save(picture, format="png")
-            # A fixed date, so that equal images give equal files.
-            archive.writestr(zipfile.ZipInfo(member, (1980, 1, 1, 0, 0, 0)), picture.getvalue())
-            labelled = labelled and image.label is not None
-            if image.label is not None:
-                labels.append([member, image.label])
-        text = json.dumps({"labels": labels if labelled and labels else None})
-        archive.writestr(zipfile.ZipInfo("dataset.json", (1980, 1, 1, 0, 0, 0)), text)
+            archive.writestr(zipfile.ZipInfo(member, _DATE), picture.getvalue())
+            labels[member] = image.label
+        archive.writestr(zipfile.ZipInfo(_LABELS, _DATE), _edm_labels(labels))
+        if manifest is not None:
+            archive.writestr(zipfile.ZipInfo(_MANIFEST, _DATE), manifest)
 
 
-def _write_npz(file: BinaryIO, images: Iterable[NamedImage]) -> None:
+def _edm_labels(labels: Mapping[str, int | None]) -> str:
+    """The text of dataset.json: the labels of all images, or null where any has none."""
+    labelled = labels and None not in labels.values()
+    return json.dumps({"labels": list(labels.items()) if labelled else None})
+
+
+def _write_npz(file: BinaryIO, images: Iterable[NamedImage], manifest: str | None) -> None:
     names, pixels, labels = zip(*images, strict=True)
     arrays: dict[str, Any] = {"images": np.stack(pixels), "names": np.array(names)}
     if None not in labels:
         arrays["labels"] = np.array(labels, dtype=np.int64)
+    if manifest is not None:
+        arrays["manifest"] = np.array(manifest)
     np.savez(file, **arrays)
 
 

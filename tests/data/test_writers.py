@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from memaudit.data.sources import open_images
-from memaudit.data.writers import NamedImage, check_writable, grid, write_images
+from memaudit.data.writers import SET_FORMS, NamedImage, check_writable, grid, write_images
 from memaudit.errors import ConfigError
 
 rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_images_survive_writing_and_reading(
     read = open_images(tmp_path / form)
     np.testing.assert_array_equal(read.images, [image.pixels for image in images])
     assert [Path(name).stem for name in read.names] == [image.name for image in images]
-    if labelled and form != "folder":
+    if labelled:
         assert read.labels is not None
         assert read.labels.tolist() == [image.label for image in images]
     else:
@@ -73,6 +73,14 @@ def test_outputs_that_would_overwrite_are_refused(tmp_path: Path):
     check_writable(tmp_path / "new" / "images.zip")
 
 
+def test_a_form_that_cannot_be_read_again_is_refused_for_a_set(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"set\.png ends in \.png; a folder, \.zip or \.npz can"):
+        check_writable(tmp_path / "set.png", SET_FORMS)
+    check_writable(tmp_path / "set.png")
+
+
 def test_an_unknown_suffix_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"ends in \.gif"):
         write_images(tmp_path / "images.gif", [])
+    with pytest.raises(ConfigError, match=r"\.npz or \.png \(a grid\) can be written"):
+        check_writable(tmp_path / "images.gif")
