@@ -12,6 +12,7 @@ Legend: B queries, N training images, M pairs, D pixel values an image, K neighb
 """
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -33,19 +34,21 @@ def row_blocks(num_rows: int, num_columns: int, device: torch.device) -> Iterato
         yield slice(start, min(start + rows, num_rows))
 
 
-def to_device(images: np.ndarray, device: torch.device) -> Tensor:
+def to_device(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Images as a tensor to read, uint8; they may be memory-mapped, or not writable."""
+    if isinstance(images, Tensor):
+        return images.to(device)
     return torch.from_numpy(np.require(images, requirements="W")).to(device)
 
 
-def to_float(images: np.ndarray, device: torch.device) -> Tensor:
+def to_float(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Pixel values 0…255 as float32, a tensor of its own."""
     return to_device(images, device).to(torch.float32)
 
 
 def pair_distances(
     x: np.ndarray,
-    y: np.ndarray,
+    y: np.ndarray | Tensor,
     x_index: np.ndarray,
     y_index: np.ndarray,
     *,
@@ -54,7 +57,7 @@ def pair_distances(
     """S(x[i], y[j]) for M pairs (i, j).
 
     Args:
-        x, y: images, uint8 [B, D] and [N, D]; may be memory-mapped.
+        x, y: images, uint8 [B, D] and [N, D]; may be memory-mapped, or y on the device.
         x_index, y_index: int64 [M] each.
         device: where to compute.
 
@@ -74,13 +77,13 @@ def pair_distances(
 
 
 def nearest_by_brute_force(
-    x: np.ndarray, images: np.ndarray, k: int, *, device: torch.device
+    x: np.ndarray, images: np.ndarray | Tensor, k: int, *, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest training images by all B·N distances, ties to the lower index.
 
     Args:
         x: queries, uint8 [B, D].
-        images: uint8 [N, D]; may be memory-mapped.
+        images: uint8 [N, D]; may be memory-mapped, or on the device.
         k: 1 … N.
         device: where to compute.
 
@@ -88,16 +91,16 @@ def nearest_by_brute_force(
         index int64 [B, k] and squared distance int64 [B, k], in ascending order.
     """
     best = torch.empty(len(x), 0, dtype=torch.int64, device=device)
-    for keys in _all_keys(x, images, device):
+    for keys in _all_keys([x], images, device):
         keys = torch.cat([best, keys], 1)
         best = keys.topk(min(k, keys.shape[1]), largest=False).values
     return split_keys(best.cpu().numpy(), len(images))
 
 
 def nearest_distinct_by_brute_force(
-    x: np.ndarray,
-    first: np.ndarray,
-    images: np.ndarray,
+    x: Sequence[np.ndarray],
+    first: Sequence[np.ndarray],
+    images: np.ndarray | Tensor,
     limits: Sequence[int],
     *,
     device: torch.device,
@@ -105,9 +108,9 @@ def nearest_distinct_by_brute_force(
     """The nearest training image y to each x with S(first, y) > limit, for R limits.
 
     Args:
-        x: queries, uint8 [B, D].
-        first: images whose duplicates do not count, uint8 [B, D].
-        images: uint8 [N, D]; may be memory-mapped.
+        x: queries in one or more orientations, uint8 [B, D] each; the smaller S counts.
+        first: images whose duplicates do not count, likewise.
+        images: uint8 [N, D]; may be memory-mapped, or on the device.
         limits: the largest S of a duplicate, R values.
         device: where to compute.
 
@@ -115,12 +118,11 @@ def nearest_distinct_by_brute_force(
         index int64 [B, R] and squared distance int64 [B, R], ties to the lower index; -1 where all
         images are duplicates.
     """
-    best = torch.full((len(x), len(limits)), FARTHEST, device=device)
-    for keys, apart in zip(
-        _all_keys(x, images, device), _all_keys(first, images, device), strict=True
+    best = torch.full((len(x[0]), len(limits)), FARTHEST, device=device)
+    for keys, (_, apart) in zip(
+        _all_keys(x, images, device), all_distances(first, images, device), strict=True
     ):
-        S = apart // len(images)
-        nearest = [keys.masked_fill(S <= limit, FARTHEST).amin(1) for limit in limits]
+        nearest = [keys.masked_fill(apart <= limit, FARTHEST).amin(1) for limit in limits]
         best = torch.minimum(best, torch.stack(nearest, 1))
     return split_keys(best.cpu().numpy(), len(images))
 
@@ -137,17 +139,37 @@ def squared_norms(x: Tensor) -> Tensor:
     return x.to(torch.float64, copy=True).square_().sum(1)
 
 
-def _all_keys(x: np.ndarray, images: np.ndarray, device: torch.device) -> Iterator[Tensor]:
-    """Keys of every query and the images, block by block; int64 [B, n]."""
-    B, D = x.shape
-    centred_x = to_float(x, device).sub_(128)
-    norm = squared_norms(centred_x)
+def all_distances(
+    x: Sequence[np.ndarray], images: np.ndarray | Tensor, device: torch.device
+) -> Iterator[tuple[slice, Tensor]]:
+    """S of every query and the images, block by block: which images, and int64 [B, n].
+
+    Args:
+        x: queries in one or more orientations, uint8 [B, D] each; the smallest S counts.
+        images: uint8 [N, D]; may be memory-mapped, or on the device.
+        device: where to compute.
+    """
+    B, D = x[0].shape
+    centred = [to_float(rows, device).sub_(128) for rows in x]
+    norm = squared_norms(centred[0])  # the same in every orientation
     for part in row_blocks(len(images), max(B, D), device):
         y = to_float(images[part], device).sub_(128)
-        product = torch.zeros(B, len(y), dtype=torch.float64, device=device)
-        for x_block, y_block in zip(
-            centred_x.split(PRODUCT_BLOCK, 1), y.split(PRODUCT_BLOCK, 1), strict=True
-        ):
-            product += x_block @ y_block.T
-        S = (norm[:, None] + squared_norms(y) - 2 * product).to(torch.int64)
+        squared_norm_sum = norm[:, None] + squared_norms(y)
+        S = [(squared_norm_sum - 2 * _product(rows, y)).to(torch.int64) for rows in centred]
+        yield part, reduce(torch.minimum, S)
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """x·y of all pairs of pixel values less 128, float32 [B, D] and [n, D]: exact; float64."""
+    product = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
+    for x_block, y_block in zip(x.split(PRODUCT_BLOCK, 1), y.split(PRODUCT_BLOCK, 1), strict=True):
+        product += x_block @ y_block.T
+    return product
+
+
+def _all_keys(
+    x: Sequence[np.ndarray], images: np.ndarray | Tensor, device: torch.device
+) -> Iterator[Tensor]:
+    """Keys of every query and the images, block by block; int64 [B, n]."""
+    for part, S in all_distances(x, images, device):
         yield S * len(images) + torch.arange(part.start, part.stop, device=device)

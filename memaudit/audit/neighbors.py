@@ -6,15 +6,12 @@ error, proves that nothing outside can belong to it. What is not proven is searc
 longer shortlist, at last by brute force. docs/neighbors.md has the proof.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import partial
 
 import faiss
 import numpy as np
 import torch
-from torch import Tensor
 
 from memaudit.audit.exact import (
     FARTHEST,
@@ -23,35 +20,34 @@ from memaudit.audit.exact import (
     pair_distances,
     split_keys,
 )
-from memaudit.audit.found import DistinctNeighbors, Neighbors, SearchStatistics
-from memaudit.audit.parallel import map_parts, one_thread
-from memaudit.audit.projection import Projection, nearest_projections
-from memaudit.errors import ConfigError, DataError
+from memaudit.audit.found import Neighbors, SearchStatistics
+from memaudit.audit.projected import ProjectedImages, project_images
+from memaudit.audit.projection import nearest_projections
+from memaudit.audit.search import BRUTE_FORCE_PART, QUERY_PART, ImageSearch
 from memaudit.progress import Progress, silent
 
-QUERY_PART = 1024
-BRUTE_FORCE_PART = 512
-QUERY_BYTES = 64 << 20  # of pixels in a part, where images are large
-INDEX_PART = 2048
-INDEX_STEP = 65_536  # images between two reports of progress
 SHORTLIST = 128
 WIDENING = 8
-MORE_NEIGHBORS = 16  # among which nearly every query finds one that is no duplicate
 LONGEST_SHORTLIST = 2048  # FAISS on a GPU selects no more
-LARGEST_DIMENSION = 2**22  # the error bounds hold up to here
+COPY_STEP = 65_536  # vectors copied to a GPU at a time
 
-Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""(t(x) float32 [B, R], K) → squared distances, float [B, K], ascending, and index int64 [B, K]."""
+VectorSearch = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""(queries float32 [B, R], K) → squared distances, float [B, K], ascending, and index [B, K]."""
 
 
-class NeighborIndex:
-    """Exact nearest neighbors among N training images."""
+class NeighborIndex(ImageSearch):
+    """Exact nearest neighbors in ℓ2 among N training images; distances are int64."""
+
+    exact = True
 
     def __init__(
         self,
         images: np.ndarray,
         *,
         device: str | torch.device = "cpu",
+        flips: bool = False,
+        memory_limit: int | None = None,
+        projected: ProjectedImages | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare the search.
@@ -59,118 +55,30 @@ class NeighborIndex:
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             device: "cpu", or "cuda" to search on a GPU.
+            flips: whether training images count as their mirror images, too.
+            memory_limit: most bytes that the index may hold: it shortens the projections, which
+                makes searches slower and no less exact.
+            projected: the images' projections, where they were made before (index_cache.py).
             progress: told how many images are indexed.
 
         Raises:
             DataError: images are not uint8 [N, C, H, W], too large, or there are none.
-            ConfigError: a GPU is asked for where there is none.
+            ConfigError: a GPU is asked for where there is none, or the index takes more memory
+                than the limit.
         """
-        _check_images("Training", images)
-        if not len(images):
-            raise DataError("There are no training images to search.")
-        self.device = torch.device(device)
-        if self.device.type not in ("cpu", "cuda"):
-            raise ValueError(f"device must be cpu or cuda, got {device}")
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device is cuda, but this machine shows no CUDA GPU; use cpu.")
-        self.images = images
-        self._rows = images.reshape(len(images), -1)
-        if self._rows.shape[1] > LARGEST_DIMENSION:
-            raise DataError(
-                f"Training images are {list(images.shape)}, {self._rows.shape[1]} values each; the "
-                f"search is proven up to {LARGEST_DIMENSION}. Use a lower resolution."
-            )
-        with one_thread():
-            self._projection = Projection(self._rows, device=self.device)
-        projected = np.empty((len(images), self._projection.width), dtype=np.float32)
-        norms = np.empty(len(images))
-        for start in range(0, len(images), INDEX_STEP):
-            step = np.arange(start, min(start + INDEX_STEP, len(images)))
-            projected[step], norms[step] = map_parts(
-                lambda part: self._projection(self._rows[part[0] : part[-1] + 1]),
-                step,
-                largest=INDEX_PART,
-                device=self.device,
-            )
-            progress("Indexing training images", start + len(step), len(images))
-        self._largest_norm = float(norms.max())
-        self.backend, self._search = _open_search(projected, self.device)
-
-    def nearest(self, queries: np.ndarray | Tensor, k: int) -> Neighbors:
-        """The k nearest training images in ℓ2, ties to the lower index.
-
-        Args:
-            queries: uint8 [B, C, H, W].
-            k: 1 … N.
-
-        Raises:
-            DataError: queries are not of the training images' shape.
-            ValueError: k is out of range.
-        """
-        x = self._query_rows(queries)
-        if not 1 <= k <= len(self.images):
-            raise ValueError(f"k must be 1 … {len(self.images)}, the training images; got {k}")
-        return self._nearest(x, k)
-
-    def distinct_nearest(
-        self, queries: np.ndarray | Tensor, *, duplicate_rms: Sequence[float | Fraction]
-    ) -> DistinctNeighbors:
-        """The two nearest training images, and the nearest outside the first one's duplicates.
-
-        A duplicate of the nearest image y₁ is any training image y within a radius of it in grey
-        levels, root mean square over D values: S(y₁, y) ≤ radius²·D, compared exactly.
-
-        Args:
-            queries: uint8 [B, C, H, W].
-            duplicate_rms: radii in grey levels, each ≥ 0; at 0 only exact copies are duplicates.
-                All are answered by one search.
-
-        Raises:
-            DataError: queries are not of the training images' shape, or N < 2.
-            ValueError: a radius is negative or not finite, or there is none.
-        """
-        num_images, D = self._rows.shape
-        if num_images < 2:
-            raise DataError("The training set holds 1 image. A second neighbor needs at least 2.")
-        limits = duplicate_limits(duplicate_rms, D)
-        x = self._query_rows(queries)
-        found = self._nearest(x, 2)
-        statistics = found.statistics
-        index, squared_distance = self._first_distinct(found, limits)
-
-        missing = np.flatnonzero((index < 0).any(1))
-        if len(missing):
-            near = self._nearest(x[missing], min(MORE_NEIGHBORS, num_images))
-            index[missing], squared_distance[missing] = self._first_distinct(near, limits)
-            statistics += near.statistics
-
-        missing = np.flatnonzero((index < 0).any(1))
-        if len(missing):
-            index[missing], squared_distance[missing] = self._map(
-                partial(self._search_all_distinct, x, found.index[:, 0], limits),
-                missing,
-                BRUTE_FORCE_PART,
-            )
-            statistics += SearchStatistics(
-                self.backend, num_searches=len(missing), num_brute_forced=len(missing)
-            )
-        return DistinctNeighbors(
-            found.index, found.squared_distance, index.T, squared_distance.T, statistics
+        super().__init__(images, device=device, flips=flips)
+        self._projected = projected or project_images(
+            self._rows, device=self.device, memory_limit=memory_limit, progress=progress
+        )
+        self.backend, self._search_vectors = open_vector_search(
+            self._projected.vectors, self.device
         )
 
-    def _query_rows(self, queries: np.ndarray | Tensor) -> np.ndarray:
-        """Queries as uint8 [B, D], checked against the training images."""
-        array = queries.numpy(force=True) if isinstance(queries, Tensor) else queries
-        _check_images("Generated", array)
-        if array.shape[1:] != self.images.shape[1:]:
-            raise DataError(
-                f"Generated images are {list(array.shape)} but the training images are "
-                f"{list(self.images.shape)}. Pass training images of the generated ones' shape."
-            )
-        return array.reshape(len(array), self._rows.shape[1])
+    @property
+    def num_bytes(self) -> int:
+        return self._projected.num_bytes
 
-    def _nearest(self, x: np.ndarray, k: int) -> Neighbors:
-        """The k nearest training images of queries uint8 [B, D]."""
+    def _search(self, x: np.ndarray, k: int) -> Neighbors:
         index = np.empty((len(x), k), dtype=np.int64)
         squared_distance = np.empty((len(x), k), dtype=np.int64)
         num_candidates = 0
@@ -189,7 +97,9 @@ class NeighborIndex:
         todo = np.flatnonzero(answered_by == len(attempts))
         if len(todo):
             index[todo], squared_distance[todo] = self._map(
-                partial(self._search_all, x, k), todo, BRUTE_FORCE_PART
+                lambda part: nearest_by_brute_force(x[part], self._pixels, k, device=self.device),
+                todo,
+                BRUTE_FORCE_PART,
             )
         num_certified, num_widened, num_brute_forced = np.bincount(answered_by, minlength=3)
         statistics = SearchStatistics(
@@ -202,37 +112,10 @@ class NeighborIndex:
         )
         return Neighbors(index, squared_distance, statistics)
 
-    def _first_distinct(
-        self, near: Neighbors, limits: Sequence[int]
+    def _search_all_distinct(
+        self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest found with S > limit to the first found; index and S, or -1; [B, R]."""
-        B, k = near.index.shape
-
-        def apart(part: np.ndarray) -> tuple[np.ndarray]:
-            first = np.repeat(near.index[part, 0], k)
-            S = pair_distances(
-                self._rows, self._rows, first, near.index[part].ravel(), device=self.device
-            )
-            return (S.reshape(-1, k),)
-
-        (S,) = self._map(apart, np.arange(B), QUERY_PART)
-        is_distinct = S[:, None] > np.array(limits)[:, None]  # [B, R, k]
-        rank = is_distinct.argmax(2)
-        some = is_distinct.any(2)
-        return (
-            np.where(some, np.take_along_axis(near.index, rank, 1), -1),
-            np.where(some, np.take_along_axis(near.squared_distance, rank, 1), -1),
-        )
-
-    def _map(
-        self,
-        function: Callable[[np.ndarray], tuple[np.ndarray, ...]],
-        queries: np.ndarray,
-        largest: int,
-    ) -> tuple[np.ndarray, ...]:
-        """What the function returns for parts of the queries, put together."""
-        largest = max(1, min(largest, QUERY_BYTES // self._rows.shape[1]))
-        return map_parts(function, queries, largest=largest, device=self.device)
+        return nearest_distinct_by_brute_force(x, first, self._pixels, limits, device=self.device)
 
     def _search_shortlist(
         self, x: np.ndarray, k: int, width: int, part: np.ndarray
@@ -243,9 +126,9 @@ class NeighborIndex:
             index and squared distance [B, k], whether they are proven to be right [B], and how many
             distances were computed [B].
         """
-        t, norm = self._projection(x[part])
-        float_bound, shortlist = self._search(t, width)
-        error = self._projection.bound_error(norm, self._largest_norm)
+        t, norm = self._projected.projection(x[part])
+        float_bound, shortlist = self._search_vectors(t, width)
+        error = self._projected.bound_error(norm)
         bound = float_bound.astype(np.float64) - error[:, None]  # ≤ S, ascending
 
         # The first 2k give a limit; all that may lie within it are compared.
@@ -268,39 +151,20 @@ class NeighborIndex:
         """Keys of the queries x[part] and the images of their shortlists in the mask, int64 [M]."""
         query, column = np.nonzero(mask)
         index = shortlist[query, column]
-        S = pair_distances(x, self._rows, part[query], index, device=self.device)
+        S = pair_distances(x, self._pixels, part[query], index, device=self.device)
         return S * len(self._rows) + index
 
-    def _search_all(self, x: np.ndarray, k: int, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return nearest_by_brute_force(x[part], self._rows, k, device=self.device)
 
-    def _search_all_distinct(
-        self, x: np.ndarray, first: np.ndarray, limits: Sequence[int], part: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return nearest_distinct_by_brute_force(
-            x[part], self._rows[first[part]], self._rows, limits, device=self.device
-        )
+def open_vector_search(vectors: np.ndarray, device: torch.device) -> tuple[str, VectorSearch]:
+    """The backend's name, and the search for the nearest in ℓ2 of `vectors`, float32 [N, R].
 
-
-def duplicate_limits(duplicate_rms: Sequence[float | Fraction], D: int) -> list[int]:
-    """The largest S between duplicates for each radius in grey levels: ⌊radius²·D⌋, exactly.
-
-    Raises:
-        ValueError: a radius is negative or not finite, or there is none.
+    On the CPU the vectors are searched where they are, without a copy.
     """
-    if not duplicate_rms or not all(0 <= radius < math.inf for radius in duplicate_rms):
-        raise ValueError(f"duplicate_rms must be radii ≥ 0 and finite, got {duplicate_rms}")
-    largest = D * 255**2  # of all images
-    return [min(math.floor(Fraction(radius) ** 2 * D), largest) for radius in duplicate_rms]
-
-
-def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Search]:
-    """The backend's name, and the search for the nearest of `projected`, float32 [N, R]."""
     if device.type == "cpu":
 
         def search_cpu(t: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
             faiss.omp_set_num_threads(1)  # of the calling thread: parts run side by side
-            return faiss.knn(t, projected, k)
+            return faiss.knn(t, vectors, k)
 
         return "faiss-cpu", search_cpu
     if faiss.get_num_gpus():
@@ -308,16 +172,10 @@ def _open_search(projected: np.ndarray, device: torch.device) -> tuple[str, Sear
         config.device = device.index or 0
         config.use_cuvs = False  # the error bound is that of float32 products, as FAISS's own are
         resources = faiss.StandardGpuResources()
-        index = faiss.GpuIndexFlatL2(resources, projected.shape[1], config)
-        index.add(projected)
+        index = faiss.GpuIndexFlatL2(resources, vectors.shape[1], config)
+        for start in range(0, len(vectors), COPY_STEP):
+            index.add(vectors[start : start + COPY_STEP])
         return "faiss-cuda", index.search
 
-    y = torch.from_numpy(projected).to(device)
+    y = torch.from_numpy(vectors).to(device)
     return "torch-cuda", lambda t, k: nearest_projections(torch.from_numpy(t).to(device), y, k)
-
-
-def _check_images(whose: str, images: np.ndarray) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise DataError(
-            f"{whose} images are {images.dtype} {list(images.shape)}; uint8 [N, C, H, W] is needed."
-        )

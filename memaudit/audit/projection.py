@@ -11,6 +11,7 @@ Legend: B queries, N training images, D pixel values an image, R numbers in t(x)
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,30 +32,18 @@ SINGLE_ROUNDOFF = 2.0**-24
 DOUBLE_ROUNDOFF = 2.0**-53
 
 
+@dataclass(frozen=True)
 class Projection:
-    """t(x), fitted to training images. Where it would not be shorter, t(x) is v itself."""
+    """t(x). Without a basis it is v itself."""
 
-    def __init__(self, images: np.ndarray, *, device: torch.device) -> None:
-        """Fit P to a sample of the images.
+    centre: Tensor
+    """m, float32 [D], integers."""
+    basis: "Basis | None"
 
-        Args:
-            images: uint8 [N, D]; may be memory-mapped.
-            device: where to compute.
-        """
-        num_images, D = images.shape
-        size = min(num_images, SAMPLE_SIZE, SAMPLE_VALUES // D)
-        picked = np.linspace(0, num_images - 1, size).astype(np.int64)
-        sample = to_float(images[picked], device)
-        self.device = device
-        self.centre = sample.mean(0).round_()
-        self.rows: Tensor | None = None
-        self.whitening: Tensor | None = None
-        self.relative_error = 0.0
-        """τ: t(x) as computed is within τ·‖v‖ of t(x), before FAISS subtracts anything."""
-        self.width = D
+    @property
+    def width(self) -> int:
         """R."""
-        if D > SMALLEST_DIMENSION:
-            self._fit(sample.sub_(self.centre))
+        return len(self.centre) if self.basis is None else len(self.basis.rows) + 1
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Project.
@@ -67,8 +56,9 @@ class Projection:
         """
         t = np.empty((len(images), self.width), dtype=np.float32)
         norm = np.empty(len(images), dtype=np.float64)
-        for part in row_blocks(len(images), images.shape[1], self.device):
-            v = to_float(images[part], self.device).sub_(self.centre)
+        device = self.centre.device
+        for part in row_blocks(len(images), images.shape[1], device):
+            v = to_float(images[part], device).sub_(self.centre)
             squared_norm = squared_norms(v)
             t[part] = self._shorten(v, squared_norm).cpu().numpy()
             norm[part] = squared_norm.sqrt_().cpu().numpy()
@@ -87,50 +77,80 @@ class Projection:
         Returns:
             float64 [B].
         """
-        tau = self.relative_error
+        tau = 0.0 if self.basis is None else self.basis.relative_error
         return (_gamma(self.width + 4, SINGLE_ROUNDOFF) + 2 * tau + tau**2) * (norm_x + norm_y) ** 2
 
     def _shorten(self, v: Tensor, squared_norm: Tensor) -> Tensor:
-        if self.rows is None or self.whitening is None:
+        if self.basis is None:
             return v
-        z = torch.zeros(len(v), len(self.rows), dtype=torch.float64, device=self.device)
+        rows = self.basis.rows
+        z = torch.zeros(len(v), len(rows), dtype=torch.float64, device=v.device)
         for v_block, row_block in zip(
-            v.split(COLUMN_BLOCK, 1), self.rows.split(COLUMN_BLOCK, 1), strict=True
+            v.split(COLUMN_BLOCK, 1), rows.split(COLUMN_BLOCK, 1), strict=True
         ):
             z += v_block @ row_block.T  # integers, exactly
-        p = z @ self.whitening
+        p = z @ self.basis.whitening
         residual = (squared_norm - p.square().sum(1)).clamp_(min=0).sqrt_()
         return torch.cat([p, residual[:, None]], 1).to(torch.float32)
 
-    def _fit(self, v: Tensor) -> None:
-        """P = Wᵀ A with A the principal rows scaled to integers and W from the Gram matrix of A."""
-        D = v.shape[1]
-        width = min(LARGEST_WIDTH, D // SHRINKAGE)
-        rows = _principal_rows(v, width - 1)
 
-        # Cauchy–Schwarz bounds every partial sum of a·v by ‖a‖·‖v‖, which must stay within 2²⁴;
-        # rounding makes a row longer by at most √D / 2.
-        farthest = torch.maximum(self.centre, 255 - self.centre).to(torch.float64).square_()
-        radius = max(float(part.sum()) for part in farthest.split(COLUMN_BLOCK)) ** 0.5
-        scale = 0.999 * 2.0**24 / radius - D**0.5 / 2
-        scales = (LARGEST_FACTOR / rows.abs().amax(1, keepdim=True)).clamp_(max=scale)
-        A = (rows * scales).round_()
+@dataclass(frozen=True)
+class Basis:
+    """Orthonormal rows P = Wᵀ A, as integers and what whitens them."""
 
-        gram = torch.zeros(len(A), len(A), dtype=torch.float64, device=self.device)
-        for block in A.split(COLUMN_BLOCK, 1):
-            gram += block.to(torch.float64) @ block.to(torch.float64).T  # integers, exactly
-        L, failed = torch.linalg.cholesky_ex(gram)
-        identity = torch.eye(len(A), dtype=torch.float64, device=self.device)
-        W = torch.linalg.solve_triangular(L, identity, upper=False).T
+    rows: Tensor
+    """A: float32 [R - 1, D], integers within ±255."""
+    whitening: Tensor
+    """W: float64 [R - 1, R - 1], from the Gram matrix of A."""
+    relative_error: float
+    """τ: t(x) as computed is within τ·‖v‖ of t(x), before FAISS subtracts anything."""
 
-        condition = _infinity_norm(gram) * _infinity_norm(W) * _infinity_norm(W.T)
-        error = _infinity_norm(W.T @ gram @ W - identity)
-        error += 2 * _gamma(2 * len(A), DOUBLE_ROUNDOFF) * condition
-        exact = float(gram.diagonal().max()) ** 0.5 * radius <= 2.0**24
-        if failed or not exact or not error < LARGEST_ERROR:
-            return
-        self.rows, self.whitening, self.width = A, W, width
-        self.relative_error = 2 * math.sqrt(error) + 2 * SINGLE_ROUNDOFF
+
+def fit_projection(images: np.ndarray, width: int, *, device: torch.device) -> Projection:
+    """Fit P to a sample of the images.
+
+    Args:
+        images: uint8 [N, D]; may be memory-mapped.
+        width: R, ≤ D. Where no basis is good enough, the projection has R = D and none.
+        device: where to compute.
+    """
+    num_images, D = images.shape
+    size = min(num_images, SAMPLE_SIZE, SAMPLE_VALUES // D)
+    picked = np.linspace(0, num_images - 1, size).astype(np.int64)
+    sample = to_float(images[picked], device)
+    centre = sample.mean(0).round_()
+    if width == D:
+        return Projection(centre, basis=None)
+    return Projection(centre, _fit_basis(sample.sub_(centre), centre, width - 1))
+
+
+def _fit_basis(v: Tensor, centre: Tensor, num_rows: int) -> Basis | None:
+    """The principal rows of the sample v, float32 [n, D]; None if they are no basis in float64."""
+    D = v.shape[1]
+    rows = _principal_rows(v, num_rows)
+
+    # Cauchy–Schwarz bounds every partial sum of a·v by ‖a‖·‖v‖, which must stay within 2²⁴;
+    # rounding makes a row longer by at most √D / 2.
+    farthest = torch.maximum(centre, 255 - centre).to(torch.float64).square_()
+    radius = max(float(part.sum()) for part in farthest.split(COLUMN_BLOCK)) ** 0.5
+    scale = 0.999 * 2.0**24 / radius - D**0.5 / 2
+    scales = (LARGEST_FACTOR / rows.abs().amax(1, keepdim=True)).clamp_(max=scale)
+    A = (rows * scales).round_()
+
+    gram = torch.zeros(len(A), len(A), dtype=torch.float64, device=v.device)
+    for block in A.split(COLUMN_BLOCK, 1):
+        gram += block.to(torch.float64) @ block.to(torch.float64).T  # integers, exactly
+    L, failed = torch.linalg.cholesky_ex(gram)
+    identity = torch.eye(len(A), dtype=torch.float64, device=v.device)
+    W = torch.linalg.solve_triangular(L, identity, upper=False).T
+
+    condition = _infinity_norm(gram) * _infinity_norm(W) * _infinity_norm(W.T)
+    error = _infinity_norm(W.T @ gram @ W - identity)
+    error += 2 * _gamma(2 * len(A), DOUBLE_ROUNDOFF) * condition
+    exact = float(gram.diagonal().max()) ** 0.5 * radius <= 2.0**24
+    if failed or not exact or not error < LARGEST_ERROR:
+        return None
+    return Basis(A, W, relative_error=2 * math.sqrt(error) + 2 * SINGLE_ROUNDOFF)
 
 
 def nearest_projections(t: Tensor, y: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,39 +8,24 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from all_distances import (
+    KINDS,
+    SHAPES,
+    brute_force,
+    brute_force_distinct,
+    near_duplicates,
+    noise,
+    smooth,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
 
-from memaudit.audit import exact, neighbors, projection
+from memaudit.audit import exact, neighbors, projection, search
 from memaudit.audit.neighbors import NeighborIndex
 from memaudit.audit.ratio import memorized
 from memaudit.errors import ConfigError, DataError
-
-
-def all_distances(x, y):
-    """Σ (x − y)² for every pair, in integers from the differences themselves; int64 [B, N]."""
-    x, y = (a.reshape(len(a), -1).astype(np.int32) for a in (x, y))
-    return np.stack([np.square(row - y).sum(1, dtype=np.int64) for row in x])
-
-
-def brute_force(queries, images, k):
-    """index and squared distance [B, k]; the stable sort leaves ties in order of index."""
-    S = all_distances(queries, images)
-    index = np.argsort(S, axis=1, kind="stable")[:, :k]
-    return index, np.take_along_axis(S, index, 1)
-
-
-def brute_force_distinct(queries, images, duplicate_rms):
-    """The nearest image outside the duplicates of the nearest; -1 where there is none."""
-    limit = Fraction(duplicate_rms) ** 2 * images[0].size
-    found = []
-    for S in all_distances(queries, images):
-        apart = all_distances(images[[S.argmin()]], images)[0]
-        rest = [i for i in np.argsort(S, kind="stable") if apart[i] > limit]
-        found.append((rest[0], S[rest[0]]) if rest else (-1, -1))
-    return np.array(found).T
 
 
 def assert_exact(images, queries, k=2):
@@ -55,44 +40,6 @@ def assert_equal(found, expected):
     of = found.statistics
     assert of.num_certified + of.num_widened + of.num_brute_forced == of.num_searches
     return of
-
-
-def noise(rng, num_images, shape, low=0, high=256):
-    return rng.integers(low, high, (num_images, *shape), dtype=np.uint8)
-
-
-def few_levels(rng, num_images, shape):
-    return noise(rng, num_images, shape, 100, 102)
-
-
-def flat(rng, num_images, shape):
-    return np.broadcast_to(noise(rng, num_images, (1, 1, 1)), (num_images, *shape))
-
-
-def identical(rng, num_images, shape):
-    return np.broadcast_to(noise(rng, 1, shape), (num_images, *shape))
-
-
-def extremes(rng, num_images, shape):
-    return 255 * noise(rng, num_images, shape, 0, 2)
-
-
-def near_duplicates(rng, num_images, shape):
-    """A few images with ±1 on some pixels."""
-    images = noise(rng, 3, shape, 1, 255)[rng.integers(0, 3, num_images)]
-    return images + noise(rng, num_images, shape, 0, 3) - 1
-
-
-def smooth(rng, num_images, shape):
-    """Few principal components, as photographs have."""
-    C, H, W = shape
-    waves = np.cos(np.outer(np.arange(4), np.linspace(0, np.pi, H * W))).reshape(4, 1, H, W)
-    images = np.tensordot(rng.normal(size=(num_images, C, 4)), waves[:, 0], 1) * 40 + 128
-    return np.clip(images, 0, 255).astype(np.uint8)
-
-
-KINDS = [noise, few_levels, flat, identical, extremes, near_duplicates, smooth]
-SHAPES = [(1, 1, 1), (1, 8, 8), (3, 8, 8), (1, 17, 19), (3, 16, 16), (3, 32, 32)]
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +81,17 @@ def truth(cifar, copies):
     shape=st.sampled_from(SHAPES),
     num_images=st.integers(2, 400),
     k=st.integers(1, 5),
+    flips=st.booleans(),
 )
-def test_nearest_equals_all_distances(seed, kind, shape, num_images, k):
+def test_nearest_equals_all_distances(seed, kind, shape, num_images, k, flips):
     rng = np.random.default_rng(seed)
     images = kind(rng, num_images, shape)
     queries = np.concatenate([noise(rng, 5, shape), kind(rng, 5, shape), images[:5]])
-    assert_exact(images, queries, min(k, num_images))
+    k = min(k, num_images)
+    assert_equal(
+        NeighborIndex(images, flips=flips).nearest(queries, k),
+        brute_force(queries, images, k, flips=flips),
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,18 +105,21 @@ def test_nearest_equals_all_distances(seed, kind, shape, num_images, k):
         min_size=1,
         max_size=3,
     ),
+    flips=st.booleans(),
 )
-def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, duplicate_rms):
+def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, duplicate_rms, flips):
     rng = np.random.default_rng(seed)
     images = kind(rng, num_images, shape)
     images = images[rng.integers(0, num_images, num_images)]  # some of them repeated
+    images[::3] = images[::3, ..., ::-1]
     queries = np.concatenate([noise(rng, 4, shape), images[:4]])
-    found = NeighborIndex(images).distinct_nearest(queries, duplicate_rms=duplicate_rms)
+    index = NeighborIndex(images, flips=flips)
+    found = index.distinct_nearest(queries, duplicate_rms=duplicate_rms)
     for row, radius in enumerate(duplicate_rms):
-        index, squared_distance = brute_force_distinct(queries, images, radius)
+        index, squared_distance = brute_force_distinct(queries, images, radius, flips=flips)
         np.testing.assert_array_equal(found.squared_distance_distinct[row], squared_distance)
         np.testing.assert_array_equal(found.index_distinct[row], index)
-    np.testing.assert_array_equal(found.index, brute_force(queries, images, 2)[0])
+    np.testing.assert_array_equal(found.index, brute_force(queries, images, 2, flips=flips)[0])
 
 
 @pytest.mark.parametrize("shape", [(3, 10, 10), (1, 40, 40), (3, 32, 32)])
@@ -218,7 +173,7 @@ def test_the_result_does_not_depend_on_the_batch_size(cifar, copies, truth, monk
     assert_equal(index.nearest(copies[7:8], 2), (truth[0][7:8], truth[1][7:8]))
     monkeypatch.setattr(neighbors, "QUERY_PART", 37)
     assert_equal(index.nearest(copies, 2), truth)
-    monkeypatch.setattr(neighbors, "QUERY_BYTES", 3 * 32 * 32)  # one image at a time
+    monkeypatch.setattr(search, "QUERY_BYTES", 3 * 32 * 32)  # one image at a time
     assert_equal(index.nearest(copies[:50], 2), (truth[0][:50], truth[1][:50]))
 
 
@@ -304,6 +259,55 @@ def test_a_set_of_one_image_and_its_duplicates_has_no_distinct_second():
     assert (found.index_distinct == -1).all() and (found.squared_distance_distinct == -1).all()
 
 
+def test_a_mirrored_copy_is_found_with_flips_alone(cifar):
+    mirrored = cifar[0][:50, ..., ::-1]
+    assert (NeighborIndex(cifar[0]).nearest(mirrored, 1).squared_distance > 0).all()
+    found = NeighborIndex(cifar[0], flips=True).nearest(mirrored, 1)
+    assert found.index[:, 0].tolist() == list(range(50))
+    assert (found.squared_distance == 0).all()
+
+
+def test_with_flips_the_neighbors_are_different_images_and_mirrored_twins_are_duplicates(cifar):
+    """A symmetric image is equally near in both orientations, and still one image."""
+    symmetric = np.concatenate([cifar[0][:20], cifar[0][:20, ..., ::-1]], axis=3)
+    images = np.concatenate([symmetric, np.roll(symmetric, 9, axis=3)])
+    images = np.concatenate([images, images[..., ::-1]])
+    found = NeighborIndex(images, flips=True).distinct_nearest(images[:20], duplicate_rms=[0])
+    assert found.index.tolist() == [[i, i + 40] for i in range(20)]
+    assert (found.squared_distance == 0).all()
+    assert (found.squared_distance_distinct > 0).all()
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_memory_limit_shortens_the_index_and_changes_nothing(cifar, copies, flips):
+    for images, queries in (
+        (cifar[0], copies[::4]),
+        (cifar[0][:, :1, ::2, ::2], copies[::4, :1, ::2, ::2]),
+    ):
+        truth = brute_force(queries, images, 2, flips=flips)
+        unlimited = NeighborIndex(images, flips=flips).num_bytes
+        for memory_limit in (unlimited - 1, unlimited // 3):
+            index = NeighborIndex(images, flips=flips, memory_limit=memory_limit)
+            assert index.num_bytes <= memory_limit
+            assert_equal(index.nearest(queries, 2), truth)
+
+
+def test_a_memory_limit_that_no_index_keeps_is_refused(cifar):
+    with pytest.raises(ConfigError, match=r"at least 0.3 MB, more than .* 0.1 MB"):
+        NeighborIndex(cifar[0], memory_limit=100_000)
+
+
+def test_images_kept_on_the_device_give_the_same_distances(cifar, copies, truth):
+    """As a GPU keeps them, here a tensor on the CPU."""
+    cpu = torch.device("cpu")
+    rows, x = cifar[0].reshape(1500, -1), copies.reshape(len(copies), -1)
+    kept = exact.to_device(rows, cpu)
+    index, squared_distance = exact.nearest_by_brute_force(x, kept, 2, device=cpu)
+    np.testing.assert_array_equal(index, truth[0])
+    S = exact.pair_distances(x, kept, np.arange(len(x)), index[:, 1], device=cpu)
+    np.testing.assert_array_equal(S, squared_distance[:, 1])
+
+
 def test_nearest_agrees_with_the_reference_of_the_field(golden):
     knn = load_file(golden / "mem_knn.safetensors")
     found = NeighborIndex(knn["train_uint8"]).nearest(knn["generated_uint8"], 2)
@@ -314,11 +318,11 @@ def test_nearest_agrees_with_the_reference_of_the_field(golden):
 def test_the_search_in_torch_gives_the_same_neighbors(cifar, copies, truth, monkeypatch):
     """What a GPU without FAISS runs, here on the CPU."""
 
-    def open_search(projected, device):
-        y = torch.from_numpy(projected)
+    def open_vector_search(vectors, device):
+        y = torch.from_numpy(vectors)
         return "torch", lambda t, k: projection.nearest_projections(torch.from_numpy(t), y, k)
 
-    monkeypatch.setattr(neighbors, "_open_search", open_search)
+    monkeypatch.setattr(neighbors, "open_vector_search", open_vector_search)
     statistics = assert_equal(NeighborIndex(cifar[0]).nearest(copies, 2), truth)
     assert statistics.num_certified > 0.9 * len(copies)
 

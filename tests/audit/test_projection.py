@@ -5,9 +5,15 @@ import pytest
 import torch
 
 from memaudit.audit import projection
-from memaudit.audit.projection import Projection, nearest_projections
+from memaudit.audit.projected import projected_width
+from memaudit.audit.projection import Projection, fit_projection, nearest_projections
 
 CPU = torch.device("cpu")
+
+
+def fitted(images, memory_limit=None) -> Projection:
+    width = projected_width(*images.shape, memory_limit)
+    return fit_projection(images, width, device=CPU)
 
 
 def all_squared_distances(x, y):
@@ -41,10 +47,10 @@ def test_distances_of_projections_are_lower_bounds(kind, D):
     """In float64 from the float32 projections, with nothing allowed for but their own error."""
     images = images_of(kind, 300, D)
     queries = np.concatenate([images_of(other, 20, D) for other in KINDS] + [images[:20]])
-    project = Projection(images, device=CPU)
+    project = fitted(images)
     t_x, norm_x = project(queries)
     t_y, norm_y = project(images)
-    tau = project.relative_error
+    tau = project.basis.relative_error if project.basis else 0
     excess = np.sqrt(all_squared_distances(t_x, t_y).clip(0)) - np.sqrt(
         all_squared_distances(queries, images)
     )
@@ -55,7 +61,7 @@ def test_distances_of_projections_are_lower_bounds(kind, D):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_float32_bound_less_its_error_never_exceeds_the_distance(kind):
     images = images_of(kind, 300, 3072)
-    project = Projection(images, device=CPU)
+    project = fitted(images)
     t, norm = project(images)
     computed = (t**2).sum(1)[:, None] + (t**2).sum(1) - 2 * t @ t.T  # float32 throughout
     assert computed.dtype == np.float32
@@ -65,8 +71,8 @@ def test_the_float32_bound_less_its_error_never_exceeds_the_distance(kind):
 
 def test_products_with_the_rows_are_exact_integers():
     images = images_of("extremes", 300, 5000)
-    project = Projection(images, device=CPU)
-    rows = project.rows.numpy()
+    project = fitted(images)
+    rows = project.basis.rows.numpy()
     assert (rows == rows.round()).all() and np.abs(rows).max() <= 255
     v = images.astype(np.float32) - project.centre.numpy()
     z = sum(v[:, part] @ rows[:, part].T for part in (slice(0, 4096), slice(4096, None)))
@@ -77,14 +83,14 @@ def test_products_with_the_rows_are_exact_integers():
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_are_kept(kind):
     """The last number is what the rows leave out, so ‖t(x)‖ = ‖v‖."""
-    project = Projection(images_of(kind, 300, 3072), device=CPU)
+    project = fitted(images_of(kind, 300, 3072))
     t, norm = project(images_of("noise", 50, 3072))
     np.testing.assert_allclose(np.linalg.norm(t.astype(np.float64), axis=1), norm, rtol=1e-6)
 
 
 def test_images_of_low_rank_are_projected_without_loss():
     images = images_of("low rank", 300, 3072)
-    t, _ = Projection(images, device=CPU)(images)
+    t, _ = fitted(images)(images)
     kept = all_squared_distances(t, t)
     truth = all_squared_distances(images, images)
     assert np.median(kept[truth > 0] / truth[truth > 0]) > 0.99
@@ -92,7 +98,7 @@ def test_images_of_low_rank_are_projected_without_loss():
 
 def test_small_images_are_not_projected():
     images = images_of("noise", 10, 300)
-    t, _ = Projection(images, device=CPU)(images)
+    t, _ = fitted(images)(images)
     assert t.shape == (10, 300)
 
 
@@ -102,7 +108,7 @@ def test_rows_that_are_no_basis_are_left_alone(monkeypatch):
         projection, "_principal_rows", lambda v, n: torch.ones(n, v.shape[1]) / v.shape[1] ** 0.5
     )
     images = images_of("noise", 10, 600)
-    t, _ = Projection(images, device=CPU)(images)
+    t, _ = fitted(images)(images)
     assert t.shape == (10, 600)
 
 
