@@ -1,7 +1,7 @@
 """`memaudit train`: the paper's models, or small ones."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from memaudit.cli.options import (
     open_data,
     split_selection,
 )
+
+if TYPE_CHECKING:
+    from memaudit.experiments.early_warning import SnapshotAudit
 
 
 @click.command()
@@ -127,10 +130,32 @@ from memaudit.cli.options import (
 @click.option(
     "--snapshot-epochs", type=float, metavar="N", help="Epochs between two snapshots, instead."
 )
+@click.option(
+    "--audit-every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Scan one of N snapshots, and tell when memorization begins.",
+)
+@click.option(
+    "--audit-samples",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Images generated for each of these scans.",
+)
 @click.option("--seed", type=int, default=1024, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in DIR.")
 @device_option
-def train(data_path: Path, out: Path, device: str, resume: bool, **options: Any) -> None:
+def train(
+    data_path: Path,
+    out: Path,
+    audit_every: int | None,
+    audit_samples: int,
+    device: str,
+    resume: bool,
+    **options: Any,
+) -> None:
     """Train a diffusion model on a set of images.
 
     The defaults are the base set-up of "On Memorization in Diffusion Models": DDPM++ with VP
@@ -146,19 +171,59 @@ def train(data_path: Path, out: Path, device: str, resume: bool, **options: Any)
         --lr 2e-3 --ema-mode plain --ema-decay 0.999 --epochs 2000 --out runs/small-64
     """
     from memaudit.cli.console import err, progress_bars
+    from memaudit.experiments.early_warning import EarlyWarning
     from memaudit.training.config import TrainingConfig
     from memaudit.training.loop import train as run_training
+    from memaudit.training.schedule import Schedule
 
     selection, options = split_selection(options)
     config = TrainingConfig(**options)
     where = choose_device(device)
     with progress_bars() as progress:
         data = open_data(data_path, **selection, progress=progress)
-        result = run_training(data, config, out=out, device=where, resume=resume, progress=progress)
+        early_warning = None
+        if audit_every is not None:
+            early_warning = EarlyWarning(
+                data,
+                Schedule(config, len(data)),
+                every=audit_every,
+                num_samples=audit_samples,
+                device=where,
+                progress=progress,
+                on_audit=_show_audit,
+            )
+        result = run_training(
+            data,
+            config,
+            out=out,
+            device=where,
+            resume=resume,
+            progress=progress,
+            on_snapshot=early_warning,
+        )
     err.print(
         f"{'Stopped' if result.interrupted else 'Trained'} after {result.images_seen:,} images "
         f"({result.images_seen / len(data):,.0f} epochs). Model: {result.model}"
         + (" Go on with the same command and --resume." if result.interrupted else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _show_audit(audit: "SnapshotAudit") -> None:
+    from memaudit.cli.console import err
+    from memaudit.cli.wording import describe
+
+    if audit.begins:
+        err.print(
+            f"Memorization begins at epoch {audit.epochs:,.0f}.",
+            style="bold red",
+            highlight=False,
+            soft_wrap=True,
+        )
+    err.print(
+        f"Epoch {audit.epochs:,.0f}: {audit.copies.count:,} of {audit.copies.total:,} samples are "
+        f"copies, {describe(audit.copies)}.",
         highlight=False,
         soft_wrap=True,
     )

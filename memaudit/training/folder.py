@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from memaudit.errors import ConfigError
 
+LOG = "log.jsonl"
+
 
 class Snapshot(NamedTuple):
     """A native checkpoint of the averaged weights."""
@@ -28,7 +30,7 @@ class RunFolder:
         self.path = path
         self.model = path / "model.safetensors"
         self.state = path / "training-state.safetensors"
-        self.log = path / "log.jsonl"
+        self.log = path / LOG
         if not resume and (self.state.exists() or self.snapshots()):
             raise ConfigError(
                 f"{path} holds a training run already. Resume it, or choose another folder."

@@ -1,9 +1,11 @@
-"""The record of a run: loss and rate, one JSON object a line."""
+"""The record of a run, one JSON object a line: loss and rate, and what audits on the way found."""
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +40,47 @@ class LogEntry:
     """Spent training since the beginning of the run, without interruptions and snapshots."""
 
 
+@dataclass(frozen=True)
+class AuditEntry:
+    """What an audit of a snapshot found."""
+
+    images_seen: int
+    """Of the snapshot."""
+    epochs: float
+    count: int
+    """Generated images that are copies of a training image."""
+    total: int
+    """Generated images."""
+    ratio: float
+    """count / total."""
+    low: float
+    """Ends of the interval for the probability behind the ratio."""
+    high: float
+    confidence: float
+    """Of the interval."""
+
+
+Entry = LogEntry | AuditEntry
+
+KINDS: Mapping[str, type[Entry]] = {"steps": LogEntry, "audit": AuditEntry}
+"""The `kind` of a line and what it holds."""
+
+
+def read_log(path: Path) -> list[Entry]:
+    """The entries of a log; a last line that was cut off by a kill is left out.
+
+    Raises:
+        ConfigError: the file is no log of a training run.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    try:
+        return [_entry(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no log of a training run; choose another folder, or move it away."
+        ) from error
+
+
 class TrainingLog:
     """Gathers losses, and writes entries that are on disk as soon as they are made.
 
@@ -50,7 +93,7 @@ class TrainingLog:
     def __init__(self, path: Path, trainer: Trainer) -> None:
         self.path = path
         self.trainer = trainer
-        self.entries = [e for e in _read(path) if e.images_seen <= trainer.images_seen]
+        self.entries = [e for e in read_log(path) if e.images_seen <= trainer.images_seen]
         with atomic_write(path) as file:
             file.writelines(map(_line, self.entries))
         self._losses: list[Tensor] = []
@@ -68,9 +111,19 @@ class TrainingLog:
     @property
     def seconds(self) -> float:
         """Spent training up to the last entry."""
-        return self.entries[-1].seconds if self.entries else 0.0
+        return self.steps[-1].seconds if self.steps else 0.0
 
-    def write_entry(self) -> None:
+    @property
+    def steps(self) -> list[LogEntry]:
+        """The entries about steps."""
+        return [entry for entry in self.entries if isinstance(entry, LogEntry)]
+
+    @property
+    def audits(self) -> list[AuditEntry]:
+        """The entries about audits."""
+        return [entry for entry in self.entries if isinstance(entry, AuditEntry)]
+
+    def write_steps(self) -> None:
         """Make an entry of the steps since the last one, if there were any.
 
         Raises:
@@ -91,9 +144,7 @@ class TrainingLog:
             images_per_second=len(losses) * trainer.config.batch_size / elapsed,
             seconds=self.seconds + elapsed,
         )
-        self.entries.append(entry)
-        with self.path.open("ab") as file:
-            file.write(_line(entry))
+        self.write(entry)
         self._losses.clear()
         self.start_clock()
 
@@ -109,17 +160,22 @@ class TrainingLog:
                 f"are in {self.path.parent}."
             )
 
+    def write(self, entry: Entry) -> None:
+        """Append an entry."""
+        self.entries.append(entry)
+        with self.path.open("ab") as file:
+            file.write(_line(entry))
+
 
 def _finite_mean(losses: Tensor) -> float | None:
     finite = losses[losses.isfinite()]
     return finite.mean().item() if len(finite) else None
 
 
-def _read(path: Path) -> list[LogEntry]:
-    """Entries of a log; a last line that was cut off by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    return [LogEntry(**json.loads(line)) for line in lines]
+def _entry(kind: str, **fields: Any) -> Entry:
+    return KINDS[kind](**fields)
 
 
-def _line(entry: LogEntry) -> bytes:
-    return json.dumps(asdict(entry)).encode() + b"\n"
+def _line(entry: Entry) -> bytes:
+    kind = next(kind for kind, form in KINDS.items() if isinstance(entry, form))
+    return json.dumps({"kind": kind, **asdict(entry)}).encode() + b"\n"

@@ -15,7 +15,7 @@ from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
 from memaudit.training.folder import RunFolder, Snapshot
 from memaudit.training.interrupts import deferred_interrupt
-from memaudit.training.log import LogEntry, TrainingLog
+from memaudit.training.log import AuditEntry, LogEntry, TrainingLog
 from memaudit.training.state import load_state, save_state
 from memaudit.training.trainer import Trainer
 
@@ -23,6 +23,10 @@ LOG_ENTRIES = 100
 """Entries of the log in a whole run. To read the loss, each waits for the device."""
 PROGRESS_EVERY = 0.2
 """Seconds between two reports of progress."""
+
+
+OnSnapshot = Callable[[Path, int], AuditEntry | None]
+"""What a caller does with the path of a snapshot and the images seen until it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class TrainingResult:
     """Spent training, earlier parts included."""
     log: tuple[LogEntry, ...]
     """Loss and rate over the run, as in `log.jsonl`."""
+    audits: tuple[AuditEntry, ...]
+    """What `on_snapshot` found, as in `log.jsonl`."""
     interrupted: bool
     """Whether Ctrl-C ended it before its budget did."""
 
@@ -50,7 +56,7 @@ def train(
     device: str | torch.device = "cpu",
     resume: bool = False,
     progress: Progress = silent,
-    on_snapshot: Callable[[Path, int], None] | None = None,
+    on_snapshot: OnSnapshot | None = None,
 ) -> TrainingResult:
     """Train a denoiser on a CPU or a GPU.
 
@@ -71,7 +77,7 @@ def train(
         resume: go on from the state in `out`, where there is one.
         progress: told the images seen and the loss.
         on_snapshot: called with path and images seen of each snapshot on the schedule, once all
-            is written.
+            is written; what it returns goes into the log (`experiments.early_warning` audits).
 
     Raises:
         ConfigError: options that do not fit the images or the device; a folder that holds another
@@ -98,7 +104,8 @@ def train(
         snapshots=tuple(s for s in folder.snapshots() if s.images_seen <= trainer.images_seen),
         images_seen=trainer.images_seen,
         seconds=log.seconds,
-        log=tuple(log.entries),
+        log=tuple(log.steps),
+        audits=tuple(log.audits),
         interrupted=trainer.images_seen < trainer.schedule.duration_images,
     )
 
@@ -109,7 +116,7 @@ def _run(
     folder: RunFolder,
     log: TrainingLog,
     progress: Progress,
-    on_snapshot: Callable[[Path, int], None] | None,
+    on_snapshot: OnSnapshot | None,
 ) -> None:
     """Do the steps that are left."""
     schedule = trainer.schedule
@@ -122,11 +129,13 @@ def _run(
                 log.add(trainer.step())
                 is_snapshot = schedule.is_snapshot(trainer.images_seen)
                 if is_snapshot or trainer.num_steps % log_every == 0:
-                    log.write_entry()
+                    log.write_steps()
                 if is_snapshot:
                     path = _write_snapshot(trainer, images, folder)
                     if on_snapshot is not None:
-                        on_snapshot(path, trainer.images_seen)
+                        found = on_snapshot(path, trainer.images_seen)
+                        if found is not None:
+                            log.write(found)
                     log.start_clock()
                 if time.monotonic() - shown >= PROGRESS_EVERY:
                     _show(progress, trainer, log)
@@ -137,14 +146,14 @@ def _run(
                 raise
 
     if trainer.images_seen < schedule.duration_images:
-        log.write_entry()
+        log.write_steps()
         _write_snapshot(trainer, images, folder)
     _show(progress, trainer, log)
 
 
 def _show(progress: Progress, trainer: Trainer, log: TrainingLog) -> None:
     total = trainer.schedule.num_steps * trainer.config.batch_size
-    loss = log.entries[-1].loss if log.entries else None
+    loss = log.steps[-1].loss if log.steps else None
     note = "" if loss is None else f"loss {loss:.4f}"
     progress("Training", trainer.images_seen, total, note)
 

@@ -67,11 +67,14 @@ class Schedule:
             rampup_ratio=self.config.ema_rampup_ratio,
         )
 
-    def is_snapshot(self, images_seen: int) -> bool:
-        """Whether the step that reached `images_seen` is followed by a snapshot."""
+    def is_snapshot(self, images_seen: int, *, every: int = 1) -> bool:
+        """Whether the step that reached `images_seen` is followed by a snapshot.
+
+        With `every`, whether that is one of every so many; the last one always is.
+        """
+        period = every * self.snapshot_images
         before = images_seen - self.config.batch_size
-        reached = images_seen // self.snapshot_images > before // self.snapshot_images
-        return reached or images_seen >= self.duration_images
+        return images_seen // period > before // period or images_seen >= self.duration_images
 
     def _whole_kimg(self, epochs: float) -> int:
         return math.floor(epochs * self.num_images / 1000) * 1000

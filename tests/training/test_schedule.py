@@ -75,3 +75,11 @@ def test_a_snapshot_follows_the_step_that_reaches_its_images(options: dict, step
     config = TrainingConfig(batch_size=10, duration_images=200, **options)
     schedule = Schedule(config, 100)
     assert [n for n in range(1, 21) if schedule.is_snapshot(10 * n)] == steps
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(1, [5, 10, 15, 20]), (2, [10, 20]), (3, [15, 20]), (9, [20])]
+)
+def test_every_so_many_snapshots_are_told_apart_by_images_seen(every: int, steps: list[int]):
+    schedule = Schedule(TrainingConfig(batch_size=10, duration_images=200, num_snapshots=4), 100)
+    assert [n for n in range(1, 21) if schedule.is_snapshot(10 * n, every=every)] == steps

@@ -196,7 +196,7 @@ def test_the_log_and_progress_tell_how_far_the_run_is(tmp_path: Path):
     assert told[-1][:3] == ("Training", 80, 80)
     assert told[-1][3] == f"loss {result.log[-1].loss:.4f}"
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines == [dataclasses.asdict(entry) for entry in result.log]
+    assert lines == [{"kind": "steps"} | dataclasses.asdict(entry) for entry in result.log]
     assert [line["images_seen"] for line in lines] == list(range(4, 84, 4))
     assert result.images_seen == 80
     assert result.seconds == lines[-1]["seconds"]
@@ -370,6 +370,13 @@ def test_a_conditional_run_is_not_resumed_with_other_labels(tmp_path: Path):
     train(image_set(labels=np.array([0, 1, 2, 0, 1, 2])), config, out=tmp_path)
     with pytest.raises(ConfigError, match="other labels"):
         train(image_set(labels=np.array([0, 1, 2, 2, 1, 0])), config, out=tmp_path, resume=True)
+
+
+def test_a_foreign_log_is_not_overwritten(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_text('{"level": "info", "message": "mine"}\n')
+    with pytest.raises(ConfigError, match=r"log\.jsonl is no log of a training run"):
+        train(image_set(), TINY, out=tmp_path)
+    assert "mine" in (tmp_path / "log.jsonl").read_text()
 
 
 def test_a_broken_training_state_is_named(tmp_path: Path):

@@ -1,0 +1,101 @@
+"""Audits of snapshots while a network trains."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
+from memaudit.experiments.early_warning import EarlyWarning, SnapshotAudit
+from memaudit.training.config import TrainingConfig
+from memaudit.training.loop import train
+from memaudit.training.schedule import Schedule
+
+CONFIG = TrainingConfig(
+    precond="edm",
+    model_channels=8,
+    channel_mult=(1,),
+    num_blocks=1,
+    attn_resolutions=(),
+    dropout=0.0,
+    lr=1e-2,
+    lr_rampup_epochs=0,
+    batch_size=16,
+    duration_images=16 * 200,
+    ema_mode="plain",
+    ema_decay=0.99,
+    snapshot_images=16 * 150,
+)
+
+
+def image_set(num: int = 2) -> ImageSet:
+    images = np.random.RandomState(0).randint(0, 256, (num, 1, 4, 4)).astype(np.uint8)
+    return ImageSet(images, [str(i) for i in range(num)])
+
+
+def early_warning(
+    images: ImageSet, config: TrainingConfig, audits: list, **options
+) -> EarlyWarning:
+    schedule = Schedule(config, len(images))
+    return EarlyWarning(images, schedule, num_samples=20, on_audit=audits.append, **options)
+
+
+def test_a_network_that_learns_its_images_by_heart_is_noticed_once(tmp_path: Path):
+    """Two images, 1,600 epochs: an untrained network copies neither, a trained one does nothing
+    else."""
+    images, audits = image_set(), []
+    short = dataclasses.replace(CONFIG, duration_images=16 * 150)
+    begin = dataclasses.replace(short, snapshot_images=16)
+    train(
+        images,
+        dataclasses.replace(begin, duration_images=16),
+        out=tmp_path,
+        on_snapshot=early_warning(images, begin, audits),
+    )
+    for config in (short, CONFIG):
+        result = train(
+            images,
+            config,
+            out=tmp_path,
+            resume=True,
+            on_snapshot=early_warning(images, config, audits),
+        )
+    assert audits[0].copies.low < 0.01 and not audits[0].begins
+    assert audits[-1].copies.ratio > 0.5
+    assert sum(audit.begins for audit in audits) == 1
+
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if line.pop("kind") == "audit"]
+    assert logged == [dataclasses.asdict(entry) for entry in result.audits]
+    assert [(a.epochs, a.copies.count, a.copies.low, a.copies.high) for a in audits] == [
+        (line["epochs"], line["count"], line["low"], line["high"]) for line in logged
+    ]
+
+
+def test_one_of_so_many_snapshots_is_audited_and_the_last(tmp_path: Path):
+    images: ImageSet = image_set()
+    audits: list[SnapshotAudit] = []
+    config = dataclasses.replace(CONFIG, duration_images=16 * 5, snapshot_images=16)
+    train(images, config, out=tmp_path, on_snapshot=early_warning(images, config, audits, every=2))
+    assert [audit.epochs for audit in audits] == [16.0, 32.0, 40.0]
+
+
+def test_audits_leave_the_training_as_it_is(tmp_path: Path):
+    images = image_set()
+    config = dataclasses.replace(CONFIG, dropout=0.1, duration_images=16 * 4, snapshot_images=16)
+    plain = train(images, config, out=tmp_path / "plain")
+    audited = train(
+        images, config, out=tmp_path / "audited", on_snapshot=early_warning(images, config, [])
+    )
+    assert plain.model.read_bytes() == audited.model.read_bytes()
+
+
+def test_what_cannot_be_audited_is_refused_before_training():
+    schedule = Schedule(CONFIG, 1)
+    with pytest.raises(ConfigError, match="needs 2 or more training images"):
+        EarlyWarning(image_set(1), schedule)
+    with pytest.raises(ConfigError, match="every 0 snapshots"):
+        EarlyWarning(image_set(), schedule, every=0)
