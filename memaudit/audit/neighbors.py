@@ -67,16 +67,14 @@ class NeighborIndex(ImageSearch):
                 than the limit.
         """
         super().__init__(images, device=device, flips=flips)
-        self._projected = projected or project_images(
+        self.projected = projected or project_images(
             self._rows, device=self.device, memory_limit=memory_limit, progress=progress
         )
-        self.backend, self._search_vectors = open_vector_search(
-            self._projected.vectors, self.device
-        )
+        self.backend, self._search_vectors = open_vector_search(self.projected.vectors, self.device)
 
     @property
     def num_bytes(self) -> int:
-        return self._projected.num_bytes
+        return self.projected.num_bytes
 
     def _search(self, x: np.ndarray, k: int) -> Neighbors:
         index = np.empty((len(x), k), dtype=np.int64)
@@ -126,9 +124,9 @@ class NeighborIndex(ImageSearch):
             index and squared distance [B, k], whether they are proven to be right [B], and how many
             distances were computed [B].
         """
-        t, norm = self._projected.projection(x[part])
+        t, norm = self.projected.projection(x[part])
         float_bound, shortlist = self._search_vectors(t, width)
-        error = self._projected.bound_error(norm)
+        error = self.projected.bound_error(norm)
         bound = float_bound.astype(np.float64) - error[:, None]  # ≤ S, ascending
 
         # The first 2k give a limit; all that may lie within it are compared.
