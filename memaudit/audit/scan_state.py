@@ -1,0 +1,134 @@
+"""The generated images of a scan under way, on disk, so that a killed one goes on where it was.
+
+Beside the report to come, `scan-state/` holds what the images depend on in `scan.json` and one
+`part-<position>.npz` a batch, each written whole or not at all. Everything else of a scan is
+computed again: it takes seconds.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memaudit.errors import ConfigError
+from memaudit.files import atomic_write, exclusive
+from memaudit.models.generate import GeneratedBatch
+
+STATE = "scan-state"
+
+
+class ScanState:
+    """Batches of one scan, in the order of its seeds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        seeds: tuple[int, ...],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Open what an earlier scan left, or begin.
+
+        Args:
+            folder: of the report.
+            identity: what an image depends on besides its seed, as JSON holds it.
+            seeds: of this scan; an earlier one may have had fewer or more.
+            overwrite: drop the images of another scan.
+
+        Raises:
+            ConfigError: the folder holds the images of another scan.
+            OSError: it cannot be written.
+        """
+        self._folder = folder / STATE
+        self._seeds = np.asarray(seeds, dtype=np.int64)
+        about = self._folder / "scan.json"
+        saved = _read_json(about)
+        changed = [name for name, value in identity.items() if saved.get(name) != value]
+        if saved and changed and not overwrite:
+            raise ConfigError(
+                f"{folder} holds an unfinished scan with another {', '.join(changed)}. Go on with "
+                "the options it began with, name another folder, or begin anew with --overwrite."
+            )
+        if changed:
+            discard_state(folder)
+            self._folder.mkdir(parents=True)
+            with atomic_write(about) as file:
+                file.write(json.dumps(identity).encode())
+
+    def load(self) -> Iterator[GeneratedBatch]:
+        """The batches that are there, up to the first gap; what lies behind it is removed."""
+        position = 0
+        while (batch := self._read(position)) is not None:
+            yield batch
+            position += len(batch.seeds)
+        for path in self._folder.glob("part-*.npz"):
+            if int(path.stem.removeprefix("part-")) >= position:
+                path.unlink()
+
+    def store(self, position: int, batch: GeneratedBatch) -> None:
+        """Keep the batch whose first image has that position among the seeds."""
+        arrays = {"seeds": batch.seeds.numpy(), "images": batch.images.numpy()}
+        if batch.class_index is not None:
+            arrays["class_index"] = batch.class_index.numpy()
+        with atomic_write(self._part(position)) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    def _read(self, position: int) -> GeneratedBatch | None:
+        """None where the part is missing, damaged, or of other seeds."""
+        try:
+            with self._part(position).open("rb") as file:
+                part = np.load(file, allow_pickle=False)
+                arrays = {name: part[name] for name in part.files}
+            seeds, images = arrays["seeds"], arrays["images"]
+        except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile):
+            return None
+        if not len(seeds) or not np.array_equal(
+            seeds, self._seeds[position : position + len(seeds)]
+        ):
+            return None
+        classes = arrays.get("class_index")
+        return GeneratedBatch(
+            torch.from_numpy(seeds),
+            torch.from_numpy(images),
+            None if classes is None else torch.from_numpy(classes),
+        )
+
+    def _part(self, position: int) -> Path:
+        return self._folder / f"part-{position:09d}.npz"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none, or one that cannot be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def discard_state(folder: Path) -> None:
+    """Remove what a scan that is finished, or not wanted, left."""
+    shutil.rmtree(folder / STATE, ignore_errors=True)
+
+
+@contextmanager
+def only_scan_in(folder: Path) -> Iterator[None]:
+    """Keep a second scan out of a report folder.
+
+    Raises:
+        ConfigError: another process is scanning into it.
+    """
+    try:
+        with exclusive(folder / ".scan.lock"):
+            yield
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"Another scan is writing into {folder}. Wait for it, or name another folder."
+        ) from error

@@ -1,0 +1,98 @@
+"""A scan that is cut short goes on where it was."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from memaudit.audit.scan_state import STATE, ScanState, only_scan_in
+from memaudit.errors import ConfigError
+from memaudit.models.generate import GeneratedBatch
+
+IDENTITY = {"checkpoint": ["abc", "native"], "class": None}
+
+
+def batch(seeds: list[int], *, classes: bool = False) -> GeneratedBatch:
+    generator = torch.Generator().manual_seed(seeds[0])
+    images = torch.randint(0, 256, (len(seeds), 3, 4, 4), generator=generator, dtype=torch.uint8)
+    return GeneratedBatch(torch.tensor(seeds), images, torch.tensor(seeds) % 3 if classes else None)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_batches_come_back_in_order(tmp_path: Path, classes: bool):
+    seeds = (7, 3, 5, 9, 2)
+    parts = [batch([7, 3], classes=classes), batch([5, 9], classes=classes)]
+    state = ScanState(tmp_path, IDENTITY, seeds)
+    state.store(0, parts[0])
+    state.store(2, parts[1])
+    loaded = list(ScanState(tmp_path, IDENTITY, seeds).load())
+    for part, again in zip(parts, loaded, strict=True):
+        assert torch.equal(part.seeds, again.seeds)
+        assert torch.equal(part.images, again.images)
+        assert (again.class_index is not None) == classes
+
+
+def test_more_seeds_go_on_from_fewer(tmp_path: Path):
+    ScanState(tmp_path, IDENTITY, (0, 1)).store(0, batch([0, 1]))
+    assert len(list(ScanState(tmp_path, IDENTITY, (0, 1, 2, 3)).load())) == 1
+    assert list(ScanState(tmp_path, IDENTITY, (5, 6)).load()) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no zip", None])
+def test_a_damaged_or_missing_batch_ends_what_is_kept(tmp_path: Path, damage: bytes | None):
+    seeds = tuple(range(6))
+    state = ScanState(tmp_path, IDENTITY, seeds)
+    for first in (0, 2, 4):
+        state.store(first, batch([first, first + 1]))
+    path = tmp_path / STATE / "part-000000002.npz"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    assert [int(part.seeds[0]) for part in ScanState(tmp_path, IDENTITY, seeds).load()] == [0]
+    # What lay behind the gap is gone: it could not be told from parts of another batch size.
+    assert len(list((tmp_path / STATE).glob("part-*"))) == 1
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path):
+    state = ScanState(tmp_path, IDENTITY, (0, 1))
+    state.store(0, batch([0, 1]))
+    path = next((tmp_path / STATE).glob("part-*"))
+    content = bytearray(path.read_bytes())
+    images = batch([0, 1]).images.numpy().tobytes()
+    content[bytes(content).index(images) + 5] ^= 1
+    path.write_bytes(content)
+    assert list(ScanState(tmp_path, IDENTITY, (0, 1)).load()) == []
+
+
+def test_images_of_another_scan_are_refused_by_name(tmp_path: Path):
+    ScanState(tmp_path, IDENTITY, (0,))
+    with pytest.raises(ConfigError, match="unfinished scan with another class"):
+        ScanState(tmp_path, {**IDENTITY, "class": 3}, (0,))
+
+
+def test_a_second_scan_of_a_folder_is_refused_until_the_first_ends(tmp_path: Path):
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from memaudit.audit.scan_state import only_scan_in\n"
+        "with only_scan_in(Path(sys.argv[1])):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="Another scan is writing"):
+            with only_scan_in(tmp_path):
+                pass
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        first.stdout.close()
+    with only_scan_in(tmp_path):  # a killed one holds nothing
+        pass
