@@ -35,14 +35,19 @@ def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> Proport
         total: n, trials, ≥ 1.
         confidence: 1 − α, in (0, 1).
     """
-    if total < 1 or not 0 <= count <= total:
-        raise ValueError(f"count must be 0 … total and total at least 1; got {count} of {total}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    check_proportion(count, total, confidence)
     tail = (1 - confidence) / 2
     low = float(beta.ppf(tail, count, total - count + 1)) if count else 0.0
     high = float(beta.isf(tail, count + 1, total - count)) if count < total else 1.0
     return Proportion(count, total, low, high, confidence)
+
+
+def check_proportion(count: int, total: int, confidence: float) -> None:
+    """Refuse what is no share of anything, or no confidence, with a ValueError."""
+    if total < 1 or not 0 <= count <= total:
+        raise ValueError(f"count must be 0 … total and total at least 1; got {count} of {total}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
 
 
 def percent(share: float) -> str:
