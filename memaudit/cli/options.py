@@ -78,6 +78,12 @@ class IntegerList(click.ParamType):
             self.fail(f"{value!r} is no list of whole numbers; write 2,2,2.", param, ctx)
 
 
+def _split_at_commas(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values for part in value.split(","))
+
+
 def data_options(command: Command) -> Command:
     """`--data` and what to take of it."""
     for option in reversed(
@@ -116,7 +122,12 @@ def data_options(command: Command) -> Command:
                 "--balanced", is_flag=True, help="Take equally many of every class (with --size)."
             ),
             click.option(
-                "--label", type=int, metavar="CLASS", help="Take the images of one class only."
+                "--label",
+                multiple=True,
+                callback=_split_at_commas,
+                metavar="CLASS",
+                help="Take the images of this class only, by name or index; several with commas, "
+                "or give it again.",
             ),
             click.option(
                 "--resolution",
@@ -142,24 +153,31 @@ def split_selection(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def open_data(
-    path: Path,
+    path: Path, *, resolution: int | None, progress: Progress, **selection: Any
+) -> "ImageSet":
+    """Open what `data_options` describe."""
+    from memaudit.data.sources import open_images
+
+    return select_data(open_images(path, resolution=resolution, progress=progress), **selection)
+
+
+def select_data(
+    images: "ImageSet",
     *,
     size: int | None,
     order: Literal["first", "random"],
     order_seed: int,
     balanced: bool,
-    label: int | None,
-    resolution: int | None,
-    progress: Progress,
+    label: tuple[str, ...],
 ) -> "ImageSet":
-    """Open what `data_options` describe."""
-    from memaudit.data.sources import open_images
+    """What `data_options` take of the images of a path."""
     from memaudit.data.subsets import select
 
-    images = open_images(path, resolution=resolution, progress=progress)
-    if size is None and label is None and not balanced:
-        return images
-    return select(images, size=size, order=order, seed=order_seed, label=label, balanced=balanced)
+    if balanced and size is None:
+        raise ConfigError("--balanced says how a number of images is shared out; give --size too.")
+    return select(
+        images, size=size, order=order, seed=order_seed, label=label or None, balanced=balanced
+    )
 
 
 device_option = click.option(
@@ -167,7 +185,7 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where the network runs; auto takes a GPU when there is one.",
+    help="Where to compute; auto takes a GPU when there is one.",
 )
 
 batch_size_option = click.option(
