@@ -10,7 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SearchStatistics:
-    """How the searches behind a result went; `distinct_nearest` may search twice for a query."""
+    """How the searches behind a result went.
+
+    `distinct_nearest` may search twice for a query, and with flips each orientation is a search.
+    Between features nothing is certified.
+    """
 
     backend: str
     """What made the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
@@ -42,7 +46,7 @@ class Neighbors:
     index: np.ndarray
     """int64 [B, K], positions in the training set."""
     squared_distance: np.ndarray
-    """int64 [B, K]: Σ (x − y)² over the pixel values 0…255."""
+    """[B, K]: Σ (x − y)² over the pixel values 0…255, int64; or between features, float64."""
     statistics: SearchStatistics
 
 
@@ -55,9 +59,9 @@ class DistinctNeighbors:
     index: np.ndarray
     """int64 [B, 2]."""
     squared_distance: np.ndarray
-    """int64 [B, 2]."""
+    """[B, 2], int64, or float64 between features."""
     index_distinct: np.ndarray
     """int64 [R, B]; -1 where every training image is a duplicate of the nearest one."""
     squared_distance_distinct: np.ndarray
-    """int64 [R, B]; -1 likewise."""
+    """[R, B], of the same type; -1 likewise."""
     statistics: SearchStatistics

@@ -58,7 +58,17 @@ def test_memorized_refuses_other_thresholds(threshold):
         memorized(np.array([1]), np.array([2]), threshold)
 
 
-@pytest.mark.parametrize("S2", [np.array([-1]), np.array([2.0])])
-def test_memorized_refuses_distances_that_are_no_integers_from_0(S2):
-    with pytest.raises(ValueError, match="integers ≥ 0"):
-        memorized(np.array([0]), S2, Fraction(1, 3))
+@pytest.mark.parametrize(
+    ("S1", "S2"), [([0], [-1]), ([0], [2.0]), ([0.0], [-1.0]), ([np.nan], [1.0]), ([True], [True])]
+)
+def test_memorized_refuses_what_are_no_two_distances_of_one_kind(S1, S2):
+    with pytest.raises(ValueError, match="both integers or both floats"):
+        memorized(np.array(S1), np.array(S2), Fraction(1, 3))
+
+
+def test_between_features_the_rule_is_the_same_in_float64():
+    S1 = np.array([0.0, 0.0, 0.99, 1.0, 1.01])
+    S2 = np.array([0.0, 4.0, 9.0, 9.0, 9.0])
+    hits = memorized(S1, S2, Fraction(1, 3))
+    assert hits.dtype == bool
+    assert hits.tolist() == [False, True, True, False, False]
