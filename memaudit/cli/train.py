@@ -13,6 +13,7 @@ from memaudit.cli.options import (
     open_data,
     split_selection,
 )
+from memaudit.progress import silent
 
 if TYPE_CHECKING:
     from memaudit.experiments.early_warning import SnapshotAudit
@@ -83,6 +84,13 @@ if TYPE_CHECKING:
     help="Epochs over which it grows from 0.",
 )
 @click.option(
+    "--momentum",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Of SGD; Adam's betas are 0.9 and 0.999.",
+)
+@click.option(
     "--weight-decay", type=float, default=0.0, show_default=True, help="L2, in the gradient."
 )
 @click.option(
@@ -120,6 +128,14 @@ if TYPE_CHECKING:
     help="What mode4 and plain end at.",
 )
 @click.option(
+    "--ema-halflife-epochs",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="N",
+    help="Half-life of mode1, mode2 and mode4.",
+)
+@click.option(
     "--num-snapshots",
     type=int,
     default=10,
@@ -130,6 +146,7 @@ if TYPE_CHECKING:
 @click.option(
     "--snapshot-epochs", type=float, metavar="N", help="Epochs between two snapshots, instead."
 )
+@click.option("--snapshot-images", type=int, metavar="N", help="Images between two, instead.")
 @click.option(
     "--audit-every",
     type=click.IntRange(min=1),
@@ -174,12 +191,15 @@ def train(
     from memaudit.experiments.early_warning import EarlyWarning
     from memaudit.training.config import TrainingConfig
     from memaudit.training.loop import train as run_training
+    from memaudit.training.ranks import current_ranks, joined_by_torchrun
     from memaudit.training.schedule import Schedule
 
     selection, options = split_selection(options)
     config = TrainingConfig(**options)
-    where = choose_device(device)
-    with progress_bars() as progress:
+    with joined_by_torchrun(choose_device(device)) as where, progress_bars() as progress:
+        is_first = current_ranks().rank == 0
+        if not is_first:
+            progress = silent
         data = open_data(data_path, **selection, progress=progress)
         early_warning = None
         if audit_every is not None:
@@ -201,6 +221,8 @@ def train(
             progress=progress,
             on_snapshot=early_warning,
         )
+    if not is_first:
+        return
     err.print(
         f"{'Stopped' if result.interrupted else 'Trained'} after {result.images_seen:,} images "
         f"({result.images_seen / len(data):,.0f} epochs). Model: {result.model}"

@@ -88,14 +88,17 @@ class TrainingLog:
         path: a file of JSON lines. Of an earlier part of the run, entries of steps that are still
             done are kept; those of steps that were lost with their state are dropped.
         trainer: whose steps are recorded.
+        write: whether to write the file, which one of several ranks does.
     """
 
-    def __init__(self, path: Path, trainer: Trainer) -> None:
+    def __init__(self, path: Path, trainer: Trainer, *, write: bool = True) -> None:
         self.path = path
+        self._write = write
         self.trainer = trainer
         self.entries = [e for e in read_log(path) if e.images_seen <= trainer.images_seen]
-        with atomic_write(path) as file:
-            file.writelines(map(_line, self.entries))
+        if write:
+            with atomic_write(path) as file:
+                file.writelines(map(_line, self.entries))
         self._losses: list[Tensor] = []
         self._nonfinite_in_a_row = 0
         self.start_clock()
@@ -163,8 +166,9 @@ class TrainingLog:
     def write(self, entry: Entry) -> None:
         """Append an entry."""
         self.entries.append(entry)
-        with self.path.open("ab") as file:
-            file.write(_line(entry))
+        if self._write:
+            with self.path.open("ab") as file:
+                file.write(_line(entry))
 
 
 def _finite_mean(losses: Tensor) -> float | None:

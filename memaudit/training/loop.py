@@ -16,6 +16,7 @@ from memaudit.training.config import TrainingConfig
 from memaudit.training.folder import RunFolder, Snapshot
 from memaudit.training.interrupts import deferred_interrupt
 from memaudit.training.log import AuditEntry, LogEntry, TrainingLog
+from memaudit.training.ranks import any_rank, current_ranks, wait_for_ranks
 from memaudit.training.state import load_state, save_state
 from memaudit.training.trainer import Trainer
 
@@ -58,7 +59,8 @@ def train(
     progress: Progress = silent,
     on_snapshot: OnSnapshot | None = None,
 ) -> TrainingResult:
-    """Train a denoiser on a CPU or a GPU.
+    """Train a denoiser on a CPU, a GPU, or several: where torch.distributed is initialized, its
+    ranks train together (`training.ranks`).
 
     Writes into `out`: `snapshot-<images seen>.safetensors` on the configuration's schedule, and
     `model.safetensors`, the last of them, both with the averaged weights;
@@ -96,7 +98,10 @@ def train(
         folder = RunFolder(Path(out), resume=resume)
         if folder.state.exists():
             load_state(folder.state, trainer, images)
-        log = TrainingLog(folder.log, trainer)
+        writes = current_ranks().rank == 0
+        log = TrainingLog(folder.log, trainer, write=writes)
+        if not writes:
+            progress, on_snapshot = silent, None
         _run(trainer, images, folder, log, progress, on_snapshot)
 
     return TrainingResult(
@@ -124,30 +129,30 @@ def _run(
     shown = float("-inf")
 
     with deferred_interrupt() as interrupt:
-        try:
-            while trainer.images_seen < schedule.duration_images and not interrupt.requested:
-                log.add(trainer.step())
-                is_snapshot = schedule.is_snapshot(trainer.images_seen)
-                if is_snapshot or trainer.num_steps % log_every == 0:
-                    log.write_steps()
-                if is_snapshot:
-                    path = _write_snapshot(trainer, images, folder)
-                    if on_snapshot is not None:
-                        found = on_snapshot(path, trainer.images_seen)
-                        if found is not None:
-                            log.write(found)
-                    log.start_clock()
-                if time.monotonic() - shown >= PROGRESS_EVERY:
-                    _show(progress, trainer, log)
-                    shown = time.monotonic()
-        except KeyboardInterrupt:
-            # A second Ctrl-C may have cut a step in two; what a callback raises has not.
-            if interrupt.requested:
-                raise
+        while trainer.images_seen < schedule.duration_images and not any_rank(interrupt.requested):
+            log.add(trainer.step())
+            is_snapshot = schedule.is_snapshot(trainer.images_seen)
+            if is_snapshot or trainer.num_steps % log_every == 0:
+                log.write_steps()
+            if is_snapshot:
+                path = _write_snapshot(trainer, images, folder)
+                try:
+                    found = on_snapshot(path, trainer.images_seen) if on_snapshot else None
+                except KeyboardInterrupt:
+                    if interrupt.requested:
+                        raise
+                    interrupt.requested, found = True, None
+                if found is not None:
+                    log.write(found)
+                log.start_clock()
+            if time.monotonic() - shown >= PROGRESS_EVERY:
+                _show(progress, trainer, log)
+                shown = time.monotonic()
 
     if trainer.images_seen < schedule.duration_images:
         log.write_steps()
         _write_snapshot(trainer, images, folder)
+    wait_for_ranks()  # until the files are whole
     _show(progress, trainer, log)
 
 
@@ -159,7 +164,13 @@ def _show(progress: Progress, trainer: Trainer, log: TrainingLog) -> None:
 
 
 def _write_snapshot(trainer: Trainer, images: ImageSet, folder: RunFolder) -> Path:
-    """Write the averaged weights under both names, then the state that goes with them."""
+    """Write the averaged weights under both names, then the state that goes with them.
+
+    Only rank 0 does.
+    """
+    snapshot = folder.snapshot(trainer.images_seen)
+    if current_ranks().rank != 0:
+        return snapshot
     provenance = {
         "memaudit_version": __version__,
         "data_source": images.source,
@@ -171,7 +182,6 @@ def _write_snapshot(trainer: Trainer, images: ImageSet, folder: RunFolder) -> Pa
         "seed": trainer.config.seed,
         "training_config": trainer.config.as_dict(),
     }
-    snapshot = folder.snapshot(trainer.images_seen)
     for path in (snapshot, folder.model):
         save_checkpoint(path, trainer.average, trainer.network_config, provenance=provenance)
     save_state(folder.state, trainer, images)

@@ -13,6 +13,7 @@ from memaudit.training.batches import Batches
 from memaudit.training.config import TrainingConfig
 from memaudit.training.ema import copy_for_average, update_average
 from memaudit.training.loss import LOSSES
+from memaudit.training.ranks import Ranks, current_ranks, sum_over_ranks
 from memaudit.training.schedule import Schedule
 
 
@@ -21,7 +22,7 @@ class Trainer:
 
     What a step does follows from these, the configuration and the images alone: torch's generators
     are seeded anew by the number of the step and the place in its batch, so no random state needs
-    to be kept between steps.
+    to be kept between steps. Among several ranks a batch is shared out; all make the same step.
 
     Args:
         images: the training images; all of them are put on the device.
@@ -43,7 +44,7 @@ class Trainer:
         self.average = copy_for_average(self.network)
         self.optimizer = _optimizer(config, self.network)
         self._loss = LOSSES[config.precond]()
-        self._rounds = _rounds(config)
+        self._rounds = _rounds(config, current_ranks())
         self._batches = Batches(
             images,
             batch_size=config.batch_size,
@@ -66,7 +67,7 @@ class Trainer:
         """
         seed, batch_size = self.config.seed, self.config.batch_size
         y, class_labels = self._batches.at(self.num_steps)
-        # Noise is drawn for the whole batch: an image's does not depend on the round it is in.
+        # Noise is drawn for the whole batch: an image's does not depend on who computes it when.
         torch.manual_seed(_seed(seed, self.num_steps))
         sigma, noise = self._loss.draw_noise(y)
 
@@ -83,7 +84,9 @@ class Trainer:
             )
             (loss.sum() / batch_size).backward()
             total += loss.detach().sum()
-        sanitize_gradients(self.network.parameters())
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        sum_over_ranks([*gradients, total])
+        sanitize(gradients)
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.lr(self.images_seen)
@@ -94,11 +97,10 @@ class Trainer:
         return total / y.numel()
 
 
-def sanitize_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace NaN by 0 and ±inf by ±1e5 in the gradients, as published."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+def sanitize(gradients: Iterable[Tensor]) -> None:
+    """Replace NaN by 0 and ±inf by ±1e5, as published."""
+    for gradient in gradients:
+        torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
 
 
 def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
@@ -122,15 +124,21 @@ def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimi
     )
 
 
-def _rounds(config: TrainingConfig) -> list[slice]:
-    """The parts of a batch that are computed one after another."""
-    batch_gpu = config.batch_gpu or config.batch_size
-    if config.batch_size % batch_gpu:
+def _rounds(config: TrainingConfig, ranks: Ranks) -> list[slice]:
+    """The parts of a batch that this rank computes, one after another."""
+    share, rest = divmod(config.batch_size, ranks.num_ranks)
+    if rest or not share:
         raise ConfigError(
-            f"A batch of {config.batch_size} images cannot be computed {batch_gpu} at a time; "
-            "choose a batch_gpu that divides it."
+            f"A batch of {config.batch_size} images cannot be shared out among {ranks.num_ranks} "
+            "processes; choose a batch_size that they divide."
         )
-    starts = range(0, config.batch_size, batch_gpu)
+    batch_gpu = config.batch_gpu or share
+    if share % batch_gpu:
+        raise ConfigError(
+            f"A device's share of {share} images cannot be computed {batch_gpu} at a time; choose "
+            "a batch_gpu that divides it."
+        )
+    starts = range(ranks.rank * share, (ranks.rank + 1) * share, batch_gpu)
     return [slice(first, first + batch_gpu) for first in starts]
 
 
