@@ -11,9 +11,11 @@ from memaudit.errors import MemauditError
 COMMANDS = {
     "scan": "Measure how many generated images copy a training image.",
     "train": "Train a diffusion model on a set of images.",
+    "emm": "Measure how many training images a set-up memorizes.",
     "sample": "Generate images from a checkpoint.",
     "inspect": "Say what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
+    "verify": "Compute a report's verdict again, and check that nothing was changed.",
     "selftest": "Prove on your own images that the audit measures what is known.",
     "demo": "Watch a model being caught copying, in about two minutes.",
 }
@@ -66,7 +68,7 @@ def cli() -> None:
     memaudit scan model.safetensors --data ./train    # audit a checkpoint
     memaudit scan ./generated --data ./train          # audit images of any generator
 
-    Exit status: 0 done, 1 a control of the selftest failed, 2 could not run, 130 stopped.
+    Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE, 130 stopped.
     """
 
 

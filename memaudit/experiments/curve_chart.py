@@ -1,0 +1,150 @@
+"""Charts of the memorization ratio over a factor, as numbers that an SVG template draws."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from memaudit.audit.statistics import Proportion
+
+WIDTH, HEIGHT = 610, 260
+"""Of the plot area, in units of the drawing."""
+Stroke = Literal["solid", "dashed", "dotted"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A ratio to draw."""
+
+    x: float
+    ratio: float
+    low: float | None = None
+    """Interval of a measured ratio; a published one has none."""
+    high: float | None = None
+
+    @staticmethod
+    def measured(x: float, ratio: Proportion) -> "Sample":
+        return Sample(x, ratio.ratio, ratio.low, ratio.high)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve; told apart by its stroke, so that it survives print and colour blindness."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    stroke: Stroke = "solid"
+    is_published: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A sample in the drawing."""
+
+    x: float
+    y: float
+    top: float | None
+    """Ends of the interval; None for a published ratio."""
+    bottom: float | None
+    text: str
+    """What a pointer on it, or a screen reader, is told."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve in the drawing."""
+
+    series: Series
+    marks: tuple[Mark, ...]
+
+    @property
+    def points(self) -> str:
+        """Of a polyline: "x,y x,y …"."""
+        return " ".join(f"{mark.x},{mark.y}" for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class Tick:
+    position: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves with their axes; the ratio runs up from 0 to 100 %."""
+
+    x_label: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    level: float | None
+    """Height of a horizontal line, such as 1 − ε."""
+    band: tuple[float, float] | None
+    """Ends of a vertical band, such as the interval of EMM."""
+
+
+def ratio_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    x_names: Sequence[str] | None = None,
+    level: float | None = None,
+    band: tuple[float, float] | None = None,
+) -> Chart:
+    """A chart of memorization ratios.
+
+    Args:
+        series: with at least one sample in all.
+        x_label: what runs to the right.
+        x_names: of x = 0, 1, …, evenly spaced. None: numbers above 0 on a logarithmic scale.
+        level: a ratio to draw a line at.
+        band: two x to shade between.
+    """
+    xs = sorted({sample.x for curve in series for sample in curve.samples})
+    if x_names is None:
+        left, right = math.log(xs[0]) - 0.15, math.log(xs[-1]) + 0.15
+        names = {x: f"{x:,g}" for x in xs}
+    else:
+        left, right = -0.5, len(x_names) - 0.5
+        names = {float(i): name for i, name in enumerate(x_names)}
+
+    def across(x: float) -> float:
+        position = x if x_names is not None else math.log(x)
+        return round(WIDTH * (position - left) / (right - left), 1)
+
+    def up(ratio: float) -> float:
+        return round(HEIGHT * (1 - ratio), 1)
+
+    def mark(curve: Series, sample: Sample) -> Mark:
+        return Mark(
+            x=across(sample.x),
+            y=up(sample.ratio),
+            top=None if sample.high is None else up(sample.high),
+            bottom=None if sample.low is None else up(sample.low),
+            text=f"{curve.name}, {names[sample.x]}: {100 * sample.ratio:.1f} %",
+        )
+
+    return Chart(
+        x_label=x_label,
+        lines=tuple(
+            Line(
+                curve,
+                tuple(mark(curve, s) for s in sorted(curve.samples, key=lambda s: s.x)),
+            )
+            for curve in series
+        ),
+        x_ticks=_apart([Tick(across(x), name) for x, name in sorted(names.items())]),
+        y_ticks=tuple(Tick(up(share / 100), f"{share} %") for share in range(0, 101, 20)),
+        level=None if level is None else up(level),
+        band=None if band is None else (across(band[0]), across(band[1])),
+    )
+
+
+def _apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
+    """Those whose texts do not run into one before: about 8 units a character."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        needed = 4 * (len(tick.text) + len(kept[-1].text)) + 8 if kept else 0
+        if not kept or tick.position - kept[-1].position >= needed:
+            kept.append(tick)
+    return tuple(kept)

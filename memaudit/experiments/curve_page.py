@@ -1,0 +1,42 @@
+"""A page of memorization ratios: charts with their tables, one HTML file that needs no network.
+
+What it says comes from who makes it; how it looks is in the audit's templates, curves.html.j2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memaudit.audit.pages import render_template
+from memaudit.audit.statistics import Proportion, percent
+from memaudit.experiments.curve_chart import HEIGHT, WIDTH, Chart
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    title: str
+    text: tuple[str, ...]
+    """Paragraphs."""
+    chart: Chart | None
+    header: tuple[str, ...]
+    """Of the table; the first column names a row, the others are numbers or words."""
+    rows: tuple[tuple[str, ...], ...]
+
+
+def render_curves(*, title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The text of a page.
+
+    Args:
+        title: the answer, in a line.
+        lead: what it means, in a sentence or two.
+        sections: at least one.
+    """
+    return render_template(
+        "curves.html.j2", title=title, lead=lead, sections=sections, width=WIDTH, height=HEIGHT
+    )
+
+
+def with_interval(ratio: Proportion) -> str:
+    """`31.2 % (27.1 to 35.5)`."""
+    return f"{percent(ratio.ratio)} % ({percent(ratio.low)} to {percent(ratio.high)})"
