@@ -1,25 +1,28 @@
 """The report folder: report.json, matches.csv, leaks.csv, and the page to show, report.html.
 
-`report.json` follows a versioned schema; its numbers can be recomputed from the two tables, whose
-SHA-256 it holds. It is written last: a folder that has it has all four, whole.
+`report.json` follows a versioned schema, docs/report.schema.json. It holds the SHA-256 of the other
+files and of itself, and is written last: a folder that has it has all four, whole. What it says
+about ratios, verdict and leaks can be computed again from matches.csv (`verify_report`).
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memaudit.audit.grey_levels import rms_grey_levels
+from memaudit.audit.findings import Findings
 from memaudit.audit.report_page import render_page
+from memaudit.audit.report_tables import MatchTable, leaks_csv, matches_csv
 from memaudit.audit.scan import ScanResult
+from memaudit.audit.scan_state import discard_state, only_scan_in
+from memaudit.audit.statistics import Proportion
 from memaudit.errors import ConfigError
 from memaudit.files import atomic_write
 
@@ -28,6 +31,8 @@ REPORT = "report.json"
 PAGE = "report.html"
 MATCHES = "matches.csv"
 LEAKS = "leaks.csv"
+CHECKSUM = "sha256"
+"""Key of the SHA-256 of the rest of report.json."""
 
 
 def check_output_folder(folder: str | Path, *, overwrite: bool = False) -> None:
@@ -56,6 +61,18 @@ def check_output_folder(folder: str | Path, *, overwrite: bool = False) -> None:
         ) from error
 
 
+@contextmanager
+def report_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[None]:
+    """The folder of a report while a scan works on it: checked, and closed to a second scan.
+
+    Raises:
+        ConfigError: as `check_output_folder`, and where another scan is writing into it.
+    """
+    check_output_folder(folder, overwrite=overwrite)
+    with only_scan_in(Path(folder)):
+        yield
+
+
 def write_report(result: ScanResult, folder: str | Path) -> Path:
     """Write the four files of a report, replacing those of an earlier one.
 
@@ -68,10 +85,10 @@ def write_report(result: ScanResult, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     report = report_dict(result)
+    table = MatchTable(result.keys, result.class_index, result.matches)
     files = {
-        # Names may hold bytes that are no text (surrogates): shown as escapes, never an error.
-        name: text.encode(errors="backslashreplace")
-        for name, text in ((MATCHES, matches_csv(result)), (LEAKS, leaks_csv(result)))
+        MATCHES: encoded(matches_csv(table)),
+        LEAKS: encoded(leaks_csv(result.leaks, result.keys, result.space)),
     }
     report["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[PAGE] = render_page(result, report).encode()
@@ -81,12 +98,13 @@ def write_report(result: ScanResult, folder: str | Path) -> Path:
     (folder / REPORT).unlink(missing_ok=True)
     for name, content in files.items():
         _write(folder / name, content)
-    _write(folder / REPORT, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    _write(folder / REPORT, sealed(report))
+    discard_state(folder)
     return folder / PAGE
 
 
 def report_dict(result: ScanResult) -> dict[str, Any]:
-    """The content of report.json but for `files`, as values that strict JSON can hold.
+    """The content of report.json but for `files` and the checksum, as strict JSON can hold it.
 
     Numbers that JSON lacks are the strings "inf", "-inf" and "nan"; seeds and indices are lists of
     ranges, "0-9999" or "3,7,20-29", in their order.
@@ -95,84 +113,77 @@ def report_dict(result: ScanResult) -> dict[str, Any]:
     sampling = None
     if result.source["kind"] == "checkpoint":
         sampling = {
-            "seeds": ranges(config.seeds),
+            "seeds": ranges(result.keys),
+            "most_seeds": len(config.seeds),
             "class_index": config.class_index,
             "sampler": asdict(config.sampler),
             "batch_size": config.batch_size,
             "device": config.device,
         }
-    report = {
-        "schema": SCHEMA,
-        "verdict": None,  # without a gate there is none
-        "ratios": {
-            rule: {
-                "count": ratio.count,
-                "total": ratio.total,
-                "ratio": ratio.ratio,
-                "low": ratio.low,
-                "high": ratio.high,
-                "confidence": ratio.confidence,
-            }
-            for rule, ratio in result.ratios.items()
-        },
-        "num_degenerate": result.num_degenerate,
-        "num_leaking_images": len(result.leaks),
-        "threshold": float(config.threshold),
-        "threshold_fraction": str(config.threshold),
-        "duplicate_rms": config.duplicate_rms,
-        "source": result.source,
-        "data": {
-            "path": data.source,
-            "fingerprint": data.fingerprint,
-            "num_images": len(data),
-            "image_shape": data.image_shape,
-            "num_classes": data.num_classes,
-            "class_names": data.class_names,
-            # Positions of the training images in the source they were selected from.
-            "indices": None if data.indices is None else ranges(data.indices.tolist()),
-        },
-        "sampling": sampling,
-        "optimality": None if result.optimality is None else asdict(result.optimality),
-        "timings": result.timings,
-        "environment": result.environment,
-    }
-    return _plain(report)
-
-
-def matches_csv(result: ScanResult) -> str:
-    """One row a generated image: its seed or name, its neighbours, the verdict of each rule."""
-    matches = result.matches
-    columns: dict[str, Sequence[Any]] = {_key_column(result): result.keys}
-    if result.class_index is not None:
-        columns["class_index"] = result.class_index.tolist()
-    for field in fields(matches):
-        values = getattr(matches, field.name)
-        columns[field.name] = (values.astype(int) if values.dtype == bool else values).tolist()
-    columns["distance_ratio"] = matches.distance_ratio.tolist()
-    return _csv(columns, zip(*columns.values(), strict=True))
-
-
-def leaks_csv(result: ScanResult) -> str:
-    """One row a training image that leaked, most copied first; its copies closest first."""
-    is_seed = _key_column(result) == "seed"
-    header = ["index", "name", "hits", "squared_distance", "distance_rms"]
-    return _csv(
-        [*header, "seeds" if is_seed else "names"],
-        (
-            (
-                leak.index,
-                leak.name,
-                leak.hits,
-                leak.squared_distance,
-                rms_grey_levels(leak.squared_distance, result.data.image_shape),
-                (" " if is_seed else ";").join(str(result.keys[row]) for row in leak.rows),
-            )
-            for leak in result.leaks
-        ),
+    return plain(
+        {
+            "schema": SCHEMA,
+            **findings_dict(result.findings),
+            "threshold": float(config.threshold),
+            "threshold_fraction": str(config.threshold),
+            "duplicate_rms": config.duplicate_rms,
+            "confidence": config.confidence,
+            "fail_above": config.fail_above,
+            "source": result.source,
+            "data": {
+                "path": data.source,
+                "fingerprint": data.fingerprint,
+                "num_images": len(data),
+                "image_shape": data.image_shape,
+                "num_classes": data.num_classes,
+                "class_names": data.class_names,
+                # Positions of the training images in the source they were selected from.
+                "indices": None if data.indices is None else ranges(data.indices.tolist()),
+            },
+            "space": result.space,
+            "search": result.search,
+            "sampling": sampling,
+            "optimality": result.optimality,
+            "timings": result.timings,
+            "environment": result.environment,
+        }
     )
 
 
-def ranges(numbers: Sequence[int]) -> str:
+def findings_dict(findings: Findings) -> dict[str, Any]:
+    """The part of report.json that follows from matches.csv."""
+    decision = findings.decision
+    return plain(
+        {
+            "verdict": None if decision is None else decision.verdict,
+            "gate": decision,
+            "ratios": findings.ratios,
+            "interval": findings.interval,
+            "num_degenerate": findings.num_degenerate,
+            "num_leaking_images": len(findings.leaks),
+            "sensitivity": findings.sensitivity,
+        }
+    )
+
+
+def sealed(report: dict[str, Any]) -> bytes:
+    """report.json with its own checksum."""
+    return _json({**report, CHECKSUM: hashlib.sha256(_json(report)).hexdigest()})
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether `content` is what `sealed` wrote, byte for byte."""
+    report = json.loads(content)
+    checksum = report.pop(CHECKSUM, None)
+    return checksum is not None and sealed(report) == content
+
+
+def encoded(table: str) -> bytes:
+    """A table as bytes. Names may hold bytes that are no text: shown as escapes, never an error."""
+    return table.encode(errors="backslashreplace")
+
+
+def ranges(numbers: Sequence[Any]) -> str:
     """Integers in their order as `0-9999` or `3,7,20-29`, the way `--seeds` takes them."""
     values = np.asarray(numbers, dtype=np.int64)
     starts = np.flatnonzero(np.diff(values, prepend=values[:1] - 2) != 1)
@@ -180,29 +191,37 @@ def ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
-def _key_column(result: ScanResult) -> str:
-    return "seed" if result.source["kind"] == "checkpoint" else "name"
+def parse_ranges(text: str) -> list[int]:
+    """The integers that `ranges` wrote."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
 
 
-def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+def plain(value: Any) -> Any:
+    """`value` out of what JSON has: dict, list, str, int, finite float, bool, None.
 
-
-def _plain(value: Any) -> Any:
-    """`value` out of what JSON has: dict, list, str, int, finite float, bool, None."""
+    A proportion also gets its ratio.
+    """
+    if isinstance(value, Proportion):
+        return {"ratio": value.ratio, **asdict(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, str | int | float):
         return value
     return str(value)
+
+
+def _json(report: dict[str, Any]) -> bytes:
+    return (json.dumps(report, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _write(path: Path, content: bytes) -> None:

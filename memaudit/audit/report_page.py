@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.audit.grey_levels import rms_grey_levels
+from memaudit.audit.matches import Leak, Matches
 from memaudit.audit.pages import render_template, short
 from memaudit.audit.pictures import LARGEST_PICTURE, Picture, embed
 from memaudit.audit.report_chart import charts
-from memaudit.audit.scan import Leak, Matches, ScanResult
+from memaudit.audit.scan import ScanResult
 
 CLOSEST_PAIRS = 48
 """Pairs shown from the closest on."""
@@ -165,8 +165,8 @@ def _pair(result: ScanResult, row: int) -> Pair:
         distance_ratio=float(matches.distance_ratio[row]),
         nearest=nearest,
         second=second,
-        nearest_rms=rms_grey_levels(int(matches.squared_distance1[row]), data.image_shape),
-        second_rms=None if nn2 < 0 else rms_grey_levels(squared_distance2, data.image_shape),
+        nearest_rms=result.space.distance(int(matches.squared_distance1[row])),
+        second_rms=None if nn2 < 0 else result.space.distance(squared_distance2),
         pictures=pictures,
     )
 
@@ -175,7 +175,7 @@ def _leak_row(result: ScanResult, leak: Leak) -> LeakRow:
     keys = tuple(result.keys[row] for row in leak.rows[:SHOWN_KEYS])
     return LeakRow(
         leak=leak,
-        rms=rms_grey_levels(leak.squared_distance, result.data.image_shape),
+        rms=result.space.distance(leak.squared_distance),
         pictures=(
             embed(result.data.images[leak.index], f"Training image {short(leak.name)}"),
             embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}"),

@@ -1,37 +1,43 @@
 """The audit: generate, find each image's nearest training images, count the copies.
 
 A model is also held against the closed-form optimum, which tells how close it is to copying before
-a single copy appears.
+a single copy appears. docs/method.md has the definitions.
 """
 
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import memaudit
+from memaudit.audit.features import FeatureIndex
+from memaudit.audit.findings import Findings, Gate, find, first_decided
+from memaudit.audit.found import SearchStatistics
+from memaudit.audit.gate import Decision
+from memaudit.audit.index_cache import open_index
+from memaudit.audit.matches import SEARCH_BATCH, Leak, Matches, match
 from memaudit.audit.neighbors import NeighborIndex
 from memaudit.audit.optimality import Optimality, OptimalityConfig, compare_with_optimum
-from memaudit.audit.ratio import memorized
+from memaudit.audit.report_tables import Keys
+from memaudit.audit.scan_state import ScanState
+from memaudit.audit.search import ImageSearch
 from memaudit.audit.source import check_comparable
-from memaudit.audit.statistics import Proportion, clopper_pearson
+from memaudit.audit.space import Space, feature_space, pixel_space
+from memaudit.audit.statistics import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
-from memaudit.models.generate import SamplerConfig, generate_images
+from memaudit.models.generate import GeneratedBatch, SamplerConfig, generate_images
 from memaudit.progress import Progress, silent
-
-SEARCH_BATCH = 1024
-"""Queries searched at a time: enough for the matrix product, little enough to show progress."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,14 @@ class ScanConfig:
     duplicate_rms: float = 8.0
     """Training images within so many RMS grey levels are duplicates of each other."""
     confidence: float = 0.95
-    """Of all intervals."""
+    """Of all intervals, and of the gate."""
+    fail_above: float | None = None
+    """The gate: the largest distinct ratio that passes. Sampling stops when the verdict is certain.
+    """
+    return_test: bool = False
+    """Whether to see which training images sampling returns to from their noised versions."""
+    membership: bool = False
+    """Whether to try to tell training from held-out images by the loss."""
     optimum_images: int = 256
     """Training images to compare model and optimum on, at most one a seed; 0 for no comparison."""
     optimum_trajectories: int = 64
@@ -77,6 +90,11 @@ class ScanConfig:
             )
         if not 0 < self.confidence < 1:
             raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
+        if self.fail_above is not None and not 0 < self.fail_above < 1:
+            raise ConfigError(
+                f"fail_above is {self.fail_above}; a share between 0 and 1 is needed, such as "
+                "0.001 for one image in a thousand."
+            )
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
         if self.optimum_images != 0 and min(self.optimum_images, self.optimum_trajectories) < 2:
@@ -87,56 +105,6 @@ class ScanConfig:
 
 
 @dataclass(frozen=True)
-class Matches:
-    """One row a generated image; every array is [M]. Indices count in the training set."""
-
-    nn1: np.ndarray
-    """int64: the nearest training image (ties: the lower index)."""
-    nn2: np.ndarray
-    """int64: the second nearest."""
-    nn2_distinct: np.ndarray
-    """int64: the nearest that is no duplicate of nn1 within `duplicate_rms`; -1 without one."""
-    nn2_distinct_at_0: np.ndarray
-    """int64: the nearest that is no exact copy of nn1; -1 if there is none."""
-    squared_distance1: np.ndarray
-    """int64: sums of squared differences of the 8-bit pixels; -1 beside an index of -1."""
-    squared_distance2: np.ndarray
-    squared_distance2_distinct: np.ndarray
-    squared_distance2_distinct_at_0: np.ndarray
-    memorized_paper: np.ndarray
-    """bool: by the published rule, which misses copies of duplicated training images."""
-    memorized_distinct: np.ndarray
-    """bool: with the second neighbour outside the first one's duplicates."""
-    memorized_distinct_at_0: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.nn1)
-
-    @cached_property
-    def distance_ratio(self) -> np.ndarray:
-        """float64 [M]: d1/d2 (ℓ2), d2 as `memorized_distinct` takes it; 1 where both are 0."""
-        d1 = self.squared_distance1
-        d2 = _second_or_published(self.squared_distance2_distinct, self.squared_distance2)
-        return np.sqrt(np.divide(d1, d2, out=np.ones(len(d1)), where=d2 > 0))
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A training image that the source copies."""
-
-    index: int
-    name: str
-    hits: int
-    """Number of generated images that are copies of it."""
-    best: int
-    """Row of its closest copy among the generated images."""
-    squared_distance: int
-    """Of that copy, in sums of squared grey levels."""
-    rows: tuple[int, ...]
-    """Rows of all its copies, closest first."""
-
-
-@dataclass(frozen=True)
 class ScanResult:
     """What a scan found, with all that is needed to redo it."""
 
@@ -144,27 +112,42 @@ class ScanResult:
     """kind ("checkpoint" or "images"), path, sha256; of a checkpoint also config and provenance."""
     generated: np.ndarray = field(repr=False)
     """uint8 [M, C, H, W]: the images that were judged."""
-    keys: tuple[int, ...] | tuple[str, ...] = field(repr=False)
+    keys: Keys = field(repr=False)
     """One a generated image: its seed, or its name where images were given."""
     class_index: np.ndarray | None = field(repr=False)
     """int64 [M]: the class each image was generated for, or None."""
     data: ImageSet = field(repr=False)
     """The training images."""
     config: ScanConfig
+    space: Space
+    """What the distances are distances of."""
+    search: dict[str, Any]
+    """How neighbours were searched: backend, memory, and what the proofs took."""
     matches: Matches = field(repr=False)
-    ratios: dict[str, Proportion]
-    """"paper", "distinct" (the headline) and "distinct_at_0", as fractions of all images judged."""
-    num_degenerate: int
-    """Images at distance 0 from both neighbours, which the published rule cannot call copies."""
-    leaks: tuple[Leak, ...] = field(repr=False)
-    """Training images that leaked by the `distinct` rule, most copied first."""
+    findings: Findings
+    """Ratios, verdict and leaks: all that follows from the matches."""
     optimality: Optimality | None = field(repr=False)
     """The model against the optimum of its training images; None where there is no model, or one
     with classes that the training images do not have."""
     timings: dict[str, float]
-    """Seconds: index, sampling, search, optimum, total."""
+    """Seconds: index, sampling, search, control, optimum, total."""
     environment: dict[str, str]
     """Versions, device and time."""
+
+    @property
+    def ratios(self) -> dict[str, Proportion]:
+        """ "paper", "distinct" (the headline) and "distinct_at_0"."""
+        return self.findings.ratios
+
+    @property
+    def leaks(self) -> tuple[Leak, ...]:
+        """Training images that leaked, most copied first."""
+        return self.findings.leaks
+
+    @property
+    def decision(self) -> Decision | None:
+        """Of the gate; None without one."""
+        return self.findings.decision
 
 
 def scan(
@@ -172,7 +155,10 @@ def scan(
     data: ImageSet,
     *,
     holdout: ImageSet | None = None,
+    index: ImageSearch | None = None,
     config: ScanConfig | None = None,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> ScanResult:
     """Measure how many generated images copy a training image.
@@ -183,13 +169,19 @@ def scan(
     Args:
         source: a checkpoint to sample from, or images that were already generated.
         data: the training images, at the source's shape; at least 2.
-        holdout: images like them that the model was not trained on, to compare its loss on.
+        holdout: images like them that the model was not trained on: a floor for the ratio, and
+            images to compare the model's loss on.
+        index: of the training images, where it is there already or searches otherwise.
         config: how to generate and judge.
+        folder: where generated images are kept until the report is written there, so that a scan
+            that is killed goes on where it was. None: they are kept in memory alone.
+        overwrite: drop the images that another scan left in the folder.
         progress: told how far each step is.
 
     Raises:
-        DataError: shapes that do not match, fewer than 2 training images.
-        ConfigError: a class the model does not have.
+        DataError: shapes that do not match, fewer than 2 training images, held-out images that
+            occur in the training set.
+        ConfigError: a class the model does not have; a folder with another scan's images.
         CheckpointError: the network gives numbers that are not finite.
     """
     config = config or ScanConfig()
@@ -197,137 +189,60 @@ def scan(
     check_comparable(source, name, data)
     if holdout is not None:
         check_comparable(source, name, holdout)
-    started = time.perf_counter()
+    clock = _Clock()
 
-    index = NeighborIndex(data.images, device=config.device, progress=progress)
-    indexed = time.perf_counter()
+    if index is None:
+        index = open_index(data, device=config.device, progress=progress)
+    clock.lap("index")
 
-    keys: tuple[int, ...] | tuple[str, ...]
-    described: dict[str, Any]
     if isinstance(source, ImageSet):
-        generated, class_index, keys = source.images, source.labels, tuple(source.names)
-        described = {"kind": "images", "path": name, "sha256": source.fingerprint}
+        keys: Keys = tuple(source.names)
+        generated, class_index = source.images, source.labels
+        matches = match(
+            index,
+            generated,
+            threshold=config.threshold,
+            duplicate_rms=config.duplicate_rms,
+            progress=progress,
+        )
+        clock.lap("search")
     else:
-        generated, class_index = _sample(source, config, progress)
-        keys = config.seeds
-        described = {
-            "kind": "checkpoint",
-            "path": name,
-            "sha256": source.sha256,
-            "format": source.format,
-            "config": source.config,
-            "provenance": source.provenance,
-            "warnings": list(source.warnings),
-        }
-    sampled = time.perf_counter()
+        state = None
+        if folder is not None:
+            identity = _identity(source, config)
+            state = ScanState(Path(folder), identity, config.seeds, overwrite=overwrite)
+        generated, class_index, matches = _sample(source, index, config, state, progress, clock)
+        keys = config.seeds[: len(generated)]
 
-    matches = match(index, generated, config=config, progress=progress)
-    searched = time.perf_counter()
-
+    findings = find(
+        matches,
+        data.names,
+        num_images=len(data),
+        class_index=class_index,
+        confidence=config.confidence,
+        gate=_gate(source, config),
+    )
     optimality = None
     if isinstance(source, Checkpoint) and config.optimum_images:
         optimality = _compare(source, data, holdout, index, config, progress)
-    compared = time.perf_counter()
+    clock.lap("optimum")
     return ScanResult(
-        source=described,
+        source=_described(source, name),
         generated=generated,
         keys=keys,
         class_index=class_index,
         data=data,
         config=config,
+        space=feature_space(index.metric)
+        if isinstance(index, FeatureIndex)
+        else pixel_space(data.image_shape),
+        search=_search_dict(index, matches),
         matches=matches,
-        ratios={
-            rule: clopper_pearson(int(hits.sum()), len(hits), confidence=config.confidence)
-            for rule, hits in (
-                ("paper", matches.memorized_paper),
-                ("distinct", matches.memorized_distinct),
-                ("distinct_at_0", matches.memorized_distinct_at_0),
-            )
-        },
-        num_degenerate=int(
-            ((matches.squared_distance1 == 0) & (matches.squared_distance2 == 0)).sum()
-        ),
-        leaks=tuple(find_leaks(matches, data)),
+        findings=findings,
         optimality=optimality,
-        timings={
-            "index": indexed - started,
-            "sampling": sampled - indexed,
-            "search": searched - sampled,
-            "optimum": compared - searched,
-            "total": compared - started,
-        },
+        timings=clock.timings(),
         environment=describe_environment(config.device),
     )
-
-
-def match(
-    index: NeighborIndex,
-    generated: np.ndarray,
-    *,
-    config: ScanConfig,
-    progress: Progress = silent,
-) -> Matches:
-    """Search the neighbours of `generated` (uint8 [M, C, H, W]) and judge every image."""
-    task, total = "Finding nearest training images", len(generated)
-    found = []
-    for batch in _batches(generated, SEARCH_BATCH):
-        near = index.distinct_nearest(batch, duplicate_rms=(config.duplicate_rms, 0))
-        found.append(
-            (
-                near.index,
-                near.squared_distance,
-                *near.index_distinct,
-                *near.squared_distance_distinct,
-            )
-        )
-        progress(task, min(total, len(found) * SEARCH_BATCH), total)
-    nn, distance, nn_distinct, nn_at_0, distance_distinct, distance_at_0 = (
-        np.concatenate(column) for column in zip(*found, strict=True)
-    )
-
-    def judged(second: np.ndarray) -> np.ndarray:
-        second = _second_or_published(second, distance[:, 1])
-        return memorized(distance[:, 0], second, config.threshold)
-
-    return Matches(
-        nn1=nn[:, 0],
-        nn2=nn[:, 1],
-        nn2_distinct=nn_distinct,
-        nn2_distinct_at_0=nn_at_0,
-        squared_distance1=distance[:, 0],
-        squared_distance2=distance[:, 1],
-        squared_distance2_distinct=distance_distinct,
-        squared_distance2_distinct_at_0=distance_at_0,
-        memorized_paper=judged(distance[:, 1]),
-        memorized_distinct=judged(distance_distinct),
-        memorized_distinct_at_0=judged(distance_at_0),
-    )
-
-
-def _second_or_published(distinct: np.ndarray, published: np.ndarray) -> np.ndarray:
-    """The distinct second distance, or where there is none (-1) the published rule's."""
-    return np.where(distinct < 0, published, distinct)
-
-
-def find_leaks(matches: Matches, data: ImageSet) -> list[Leak]:
-    """Training images that are the first neighbour of a copy, most copied first."""
-    copies = np.flatnonzero(matches.memorized_distinct)
-    closest_first = copies[np.argsort(matches.squared_distance1[copies], kind="stable")]
-    rows_of: dict[int, list[int]] = {}
-    for row in closest_first:
-        rows_of.setdefault(int(matches.nn1[row]), []).append(int(row))
-    leaks = [
-        Leak(
-            index=index,
-            name=data.names[index],
-            hits=len(rows),
-            best=rows[0],
-            squared_distance=int(matches.squared_distance1[rows[0]]),
-            rows=tuple(rows),
-        )
-        for index, rows in rows_of.items()
-    ]
-    return sorted(leaks, key=lambda leak: (-leak.hits, leak.squared_distance, leak.index))
 
 
 def describe_environment(device: str) -> dict[str, str]:
@@ -349,31 +264,157 @@ def describe_environment(device: str) -> dict[str, str]:
 
 
 def _sample(
-    checkpoint: Checkpoint, config: ScanConfig, progress: Progress
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """All images of the configured seeds: uint8 [M, C, H, W], and their classes, int64 [M]."""
-    batches = list(
-        generate_images(
-            checkpoint.network,
-            config.seeds,
-            config=config.sampler,
-            class_index=config.class_index,
-            batch_size=config.batch_size,
-            device=config.device,
-            progress=progress,
+    checkpoint: Checkpoint,
+    index: ImageSearch,
+    config: ScanConfig,
+    state: ScanState | None,
+    progress: Progress,
+    clock: "_Clock",
+) -> tuple[np.ndarray, np.ndarray | None, Matches]:
+    """Generate and judge images until all seeds are done, or the gate is certain.
+
+    Returns:
+        Images uint8 [M, C, H, W], their classes int64 [M] or None, and their matches.
+    """
+    gate = _gate(checkpoint, config)
+    images: list[np.ndarray] = []
+    classes: list[np.ndarray] = []
+    judged: list[Matches] = []
+    waiting: list[np.ndarray] = []
+    num_copies = num_judged = 0
+
+    def judge() -> int:
+        """Judge what waits; the number of images after which the gate is certain, or 0."""
+        nonlocal num_copies, num_judged
+        clock.lap("sampling")
+        found = match(
+            index,
+            np.concatenate(waiting),
+            threshold=config.threshold,
+            duplicate_rms=config.duplicate_rms,
         )
+        waiting.clear()
+        decided = 0
+        if gate is not None:
+            decided = first_decided(
+                found.memorized_distinct,
+                (num_copies, num_judged),
+                gate=gate,
+                confidence=config.confidence,
+            )
+            decided = decided and num_judged + decided
+        judged.append(found)
+        num_copies += int(found.memorized_distinct.sum())
+        num_judged += len(found)
+        clock.lap("search")
+        return decided
+
+    def noted(task: str, done: int, total: int | None, note: str = "") -> None:
+        progress(task, done, total, note or f"{num_copies:,} copies among {num_judged:,}")
+
+    size = 0
+    for batch in _batches(checkpoint, config, state, noted):
+        images.append(batch.images.numpy())
+        waiting.append(images[-1])
+        if batch.class_index is not None:
+            classes.append(batch.class_index.numpy())
+        if gate is not None or sum(map(len, waiting)) >= SEARCH_BATCH:
+            size = judge()
+        if size:
+            break
+    if waiting:
+        size = judge()
+    size = size or num_judged
+    return (
+        np.concatenate(images)[:size],
+        np.concatenate(classes)[:size] if classes else None,
+        Matches.joined(judged)[:size],
     )
-    images = np.concatenate([batch.images.numpy() for batch in batches])
-    if batches[0].class_index is None:
-        return images, None
-    return images, np.concatenate([np.asarray(batch.class_index) for batch in batches])
+
+
+def _batches(
+    checkpoint: Checkpoint, config: ScanConfig, state: ScanState | None, progress: Progress
+) -> Iterator[GeneratedBatch]:
+    """Images of all seeds in their order: those kept by an earlier scan, then new ones."""
+    position = 0
+    if state is not None:
+        for batch in state.load():
+            yield batch
+            position += len(batch.seeds)
+
+    num_kept = position
+
+    def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
+        progress(task, num_kept + done, len(config.seeds), note)
+
+    for batch in generate_images(
+        checkpoint.network,
+        config.seeds[position:],
+        config=config.sampler,
+        class_index=config.class_index,
+        batch_size=config.batch_size,
+        device=config.device,
+        progress=after_kept,
+    ):
+        if state is not None:
+            state.store(position, batch)
+        yield batch
+        position += len(batch.seeds)
+
+
+def _gate(source: Checkpoint | ImageSet, config: ScanConfig) -> Gate | None:
+    if config.fail_above is None:
+        return None
+    return Gate(config.fail_above, sequential=isinstance(source, Checkpoint))
+
+
+def _identity(checkpoint: Checkpoint, config: ScanConfig) -> dict[str, Any]:
+    """What an image depends on besides its seed; the keys are words of a message."""
+    return {
+        "version of memaudit": memaudit.__version__,
+        "checkpoint": [checkpoint.sha256, checkpoint.format],
+        "sampler": {name: str(value) for name, value in asdict(config.sampler).items()},
+        "class": config.class_index,
+        "device": config.device,
+    }
+
+
+def _search_dict(index: ImageSearch, matches: Matches) -> dict[str, Any]:
+    encoder = None
+    if isinstance(index, FeatureIndex):
+        encoder = {
+            "path": index.encoder.path,
+            "sha256": index.encoder.sha256,
+            "preprocessing": asdict(index.encoder.preprocessing),
+            "metric": index.metric,
+        }
+    return {
+        "encoder": encoder,
+        "flips": index.flips,
+        "num_bytes": index.num_bytes,
+        **asdict(matches.statistics or SearchStatistics(index.backend)),
+    }
+
+
+def _described(source: Checkpoint | ImageSet, name: str) -> dict[str, Any]:
+    if isinstance(source, ImageSet):
+        return {"kind": "images", "path": name, "sha256": source.fingerprint}
+    return {
+        "kind": "checkpoint",
+        "path": name,
+        "sha256": source.sha256,
+        "format": source.format,
+        "config": source.config,
+        "provenance": source.provenance,
+        "warnings": list(source.warnings),
+    }
 
 
 def _compare(
     checkpoint: Checkpoint,
     data: ImageSet,
     holdout: ImageSet | None,
-    index: NeighborIndex,
+    index: ImageSearch,
     config: ScanConfig,
     progress: Progress,
 ) -> Optimality | None:
@@ -387,7 +428,7 @@ def _compare(
         checkpoint.network,
         data,
         holdout=holdout,
-        index=index,
+        index=index if isinstance(index, NeighborIndex) else None,
         config=OptimalityConfig(
             num_images=min(config.optimum_images, at_most),
             num_trajectories=min(config.optimum_trajectories, at_most),
@@ -401,6 +442,19 @@ def _compare(
     )
 
 
-def _batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+class _Clock:
+    """Seconds spent on each step of a scan."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+        self._seconds = dict.fromkeys(("index", "sampling", "search", "control", "optimum"), 0.0)
+
+    def lap(self, step: str) -> None:
+        """Count the time since the last lap as time of this step."""
+        now = time.perf_counter()
+        self._seconds[step] += now - self._last
+        self._last = now
+
+    def timings(self) -> dict[str, float]:
+        """Seconds of each step, and in total."""
+        return {**self._seconds, "total": self._last - self._started}

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memaudit.audit.matches import match
 from memaudit.audit.neighbors import NeighborIndex
-from memaudit.audit.scan import ScanConfig, match
+from memaudit.audit.scan import ScanConfig
 from memaudit.audit.source import check_comparable
 from memaudit.audit.statistics import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
@@ -76,7 +77,13 @@ def selftest(
     index = NeighborIndex(images.images, device=config.device)
 
     def control(name: str, made: np.ndarray, expected: float, tolerance: float) -> Control:
-        memorized = match(index, made, config=config, progress=progress).memorized_distinct
+        memorized = match(
+            index,
+            made,
+            threshold=config.threshold,
+            duplicate_rms=config.duplicate_rms,
+            progress=progress,
+        ).memorized_distinct
         measured = clopper_pearson(int(memorized.sum()), len(memorized), config.confidence)
         passed = measured.low <= expected + tolerance and expected - tolerance <= measured.high
         return Control(name, expected, tolerance, measured, passed)

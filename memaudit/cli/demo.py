@@ -28,7 +28,8 @@ def demo(out: Path, device: str) -> None:
     """
     from memaudit.cli.console import err, progress_bars
     from memaudit.cli.console import out as console
-    from memaudit.cli.scan import describe, render
+    from memaudit.cli.scan_tables import render
+    from memaudit.cli.wording import describe
     from memaudit.experiments.demo import DemoRun, run_demo
 
     def show(run: DemoRun) -> None:

@@ -44,7 +44,7 @@ def _render(info: "CheckpointInfo") -> None:
     from rich.text import Text
 
     from memaudit.cli.console import out
-    from memaudit.cli.scan import printable
+    from memaudit.cli.wording import printable
 
     def row(name: str, value: object) -> None:
         if value not in (None, "", (), {}):

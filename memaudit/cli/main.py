@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "Train a diffusion model on a set of images.",
     "emm": "Measure how many training images a set-up memorizes.",
     "sample": "Generate images from a checkpoint.",
+    "dataset": "Make training sets, look into them, find what they hold twice.",
     "inspect": "Say what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
     "verify": "Compute a report's verdict again, and check that nothing was changed.",

@@ -1,6 +1,7 @@
 """`memaudit scan`: the audit."""
 
 import json
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,13 @@ from memaudit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from memaudit.audit.scan import ScanResult
-    from memaudit.audit.statistics import Proportion
+    from memaudit.audit.search import ImageSearch
+    from memaudit.data.images import ImageSet
+    from memaudit.progress import Progress
 
-WORST_PAIRS = 8
-"""Rows of the table of closest pairs; the report has more."""
+EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
+"""Of a verdict; 2 is every error's."""
 
 
 @click.command()
@@ -66,13 +67,59 @@ WORST_PAIRS = 8
     default=0.95,
     show_default=True,
     metavar="P",
-    help="Of the Clopper-Pearson intervals.",
+    help="Of the intervals and of the gate.",
+)
+@click.option(
+    "--fail-above",
+    type=float,
+    metavar="SHARE",
+    help="The gate: PASS if at most this share of images are copies (0.001 for 0.1 %), else FAIL. "
+    "Sampling stops when the verdict is certain.",
 )
 @click.option(
     "--holdout",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Images like the training images that the model never saw: compares its loss on both.",
+    help="Images like the training images that the model never saw: how often the rule flags those "
+    "is the floor, and the model's loss on both is compared.",
+)
+@click.option(
+    "--return-test",
+    is_flag=True,
+    help="Also add noise to training images and see which ones sampling returns to: finds leaks "
+    "that free sampling misses.",
+)
+@click.option(
+    "--membership",
+    is_flag=True,
+    help="Also try to tell training from held-out images by the loss (needs --holdout).",
+)
+@click.option(
+    "--flips", is_flag=True, help="Count copies of mirrored training images as copies, too."
+)
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare features of this TorchScript encoder instead of pixels; not exact. TorchScript "
+    "runs code of the file: use one you trust.",
+)
+@click.option(
+    "--feature-metric",
+    type=click.Choice(["cosine", "l2"]),
+    help="Distance between features.  [default: cosine]",
+)
+@click.option(
+    "--preprocessing",
+    type=click.Choice(["unit", "signed", "imagenet", "sscd"]),
+    help="What the encoder is given: values in [0, 1], in [-1, 1], ImageNet's mean and deviation, "
+    "or all that SSCD was published with.  [default: imagenet]",
+)
+@click.option(
+    "--memory",
+    type=float,
+    metavar="GB",
+    help="Most memory that the index of the training images may take.",
 )
 @click.option(
     "--optimum-images",
@@ -101,8 +148,22 @@ WORST_PAIRS = 8
     help="Write report.html, report.json, matches.csv and leaks.csv there.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a report that is already in DIR.")
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the verdict as JUnit XML.",
+)
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the verdict as Markdown, for the page of a CI run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
+@click.pass_context
 def scan(
+    ctx: click.Context,
     source: Path,
     data_path: Path,
     samples: int | None,
@@ -111,7 +172,15 @@ def scan(
     threshold: Fraction,
     duplicate_rms: float,
     confidence: float,
+    fail_above: float | None,
     holdout: Path | None,
+    return_test: bool,
+    membership: bool,
+    flips: bool,
+    features: Path | None,
+    feature_metric: str | None,
+    preprocessing: str | None,
+    memory: float | None,
     optimum_images: int,
     optimum_trajectories: int,
     no_optimum: bool,
@@ -120,6 +189,8 @@ def scan(
     arch: str | None,
     out: Path | None,
     overwrite: bool,
+    junit: Path | None,
+    summary: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -131,19 +202,27 @@ def scan(
     module:function runs Python of yours. A generated image counts as memorized when its nearest
     training image is less than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
 
+    With --out, a scan that is stopped or killed goes on where it was when the same command is given
+    again.
+
     \b
     # 10,000 images of a checkpoint against the folder it was trained on
     memaudit scan model.safetensors --data ./train --out report
     # images that were generated elsewhere
     memaudit scan ./generated --data ./train
+    # in CI: fail if more than 0.1 % are copies, stop as soon as that is certain
+    memaudit scan model.safetensors --data ./train --fail-above 0.001 --out report
     # what copying everything looks like
     memaudit scan optimum --data ./train --samples 500
+
+    Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE.
     """
-    from memaudit.audit.report import check_output_folder, report_dict, write_report
+    from memaudit.audit.report import report_dict, report_folder, write_report
     from memaudit.audit.scan import ScanConfig
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.source import OPTIMUM, open_source, optimum_of
     from memaudit.cli.console import err, progress_bars
+    from memaudit.cli.scan_tables import render
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import select
@@ -157,19 +236,29 @@ def scan(
         threshold=threshold,
         duplicate_rms=duplicate_rms,
         confidence=confidence,
+        fail_above=fail_above,
+        return_test=return_test,
+        membership=membership,
         optimum_images=0 if no_optimum else optimum_images,
         optimum_trajectories=optimum_trajectories,
         batch_size=batch_size,
         device=choose_device(device),
     )
-    if out is not None:
-        check_output_folder(out, overwrite=overwrite)
-    with progress_bars() as progress:
+    with ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(report_folder(out, overwrite=overwrite))
+        progress = stack.enter_context(progress_bars())
         opened = None
         if str(source) != OPTIMUM:
             opened = open_source(source, device=config.device, arch=arch, progress=progress)
         if isinstance(opened, ImageSet):
-            _check_given_images(seeds=seeds, arch=arch, class_index=class_index, holdout=holdout)
+            _check_given_images(
+                seeds=seeds,
+                arch=arch,
+                class_index=class_index,
+                return_test=return_test or None,
+                membership=membership or None,
+            )
         if isinstance(opened, ImageSet) and samples is not None:
             opened = select(opened, size=samples)
         data = open_data(data_path, **selection, progress=progress)
@@ -178,8 +267,27 @@ def scan(
         others = None
         if holdout is not None:
             others = open_images(holdout, resolution=selection["resolution"], progress=progress)
-        result = run_scan(opened, data, holdout=others, config=config, progress=progress)
+        result = run_scan(
+            opened,
+            data,
+            holdout=others,
+            index=_open_index(
+                data,
+                device=config.device,
+                flips=flips,
+                features=features,
+                metric=feature_metric,
+                preprocessing=preprocessing,
+                memory=memory,
+                progress=progress,
+            ),
+            config=config,
+            folder=out,
+            overwrite=overwrite,
+            progress=progress,
+        )
         page = None if out is None else write_report(result, out)
+    _write_summaries(result, junit=junit, summary=summary)
     if as_json:
         click.echo(json.dumps(report_dict(result), indent=2, allow_nan=False))
     else:
@@ -188,13 +296,14 @@ def scan(
         err.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
     if page is not None:
         err.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    ctx.exit(EXIT_STATUS[None if result.decision is None else result.decision.verdict])
 
 
 def _check_given_images(**options: object) -> None:
     """Refuse options that only a model could follow, rather than ignore them."""
     from memaudit.errors import ConfigError
 
-    names = {"class_index": "--class"}
+    names = {"class_index": "--class", "return_test": "--return-test"}
     for name, value in options.items():
         if value is not None:
             raise ConfigError(
@@ -203,102 +312,44 @@ def _check_given_images(**options: object) -> None:
             )
 
 
-def render(result: "ScanResult") -> None:
-    """Print the headline, the ratios, and the pairs that are closest to being copies."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _open_index(
+    data: "ImageSet",
+    *,
+    device: str,
+    flips: bool,
+    features: Path | None,
+    metric: str | None,
+    preprocessing: str | None,
+    memory: float | None,
+    progress: "Progress",
+) -> "ImageSearch":
+    """The index of the training images that the options describe."""
+    from memaudit.audit.encoder import open_encoder
+    from memaudit.audit.features import FeatureIndex
+    from memaudit.audit.index_cache import open_index
+    from memaudit.errors import ConfigError
 
-    from memaudit.cli.console import out
-
-    headline = result.ratios["distinct"]
-    out.print(
-        Text.assemble(
-            (f"{headline.count:,} of {headline.total:,}", "bold red" if headline.count else "bold"),
-            f" generated images copy a training image: {describe(headline)}",
-        ),
-        soft_wrap=True,
+    if features is None:
+        if metric is not None or preprocessing is not None:
+            raise ConfigError(
+                "--feature-metric and --preprocessing are for an encoder; name one with --features."
+            )
+        limit = None if memory is None else int(memory * 1e9)
+        return open_index(data, device=device, flips=flips, memory_limit=limit, progress=progress)
+    if memory is not None:
+        raise ConfigError("--memory is for the index of pixels; leave it out with --features.")
+    encoder = open_encoder(features, preprocessing=preprocessing or "imagenet", device=device)
+    return FeatureIndex(
+        data.images, encoder, metric=metric or "cosine", flips=flips, progress=progress
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("rule")
-    table.add_column("memorized", justify="right")
-    table.add_column("ratio", justify="right")
-    table.add_column(f"{100 * headline.confidence:g} % interval", justify="right")
-    rms = result.config.duplicate_rms
-    for name, rule in (
-        ("distinct", f"distinct (duplicates: {rms:g} levels)"),
-        ("distinct_at_0", "distinct (exact duplicates)"),
-        ("paper", "paper"),
-    ):
-        ratio = result.ratios[name]
-        table.add_row(
-            rule, f"{ratio.count:,} / {ratio.total:,}", percent(ratio.ratio), interval(ratio)
-        )
-    out.print(table)
-    if result.num_degenerate:
-        out.print(
-            f"{result.num_degenerate:,} images equal both their neighbours, exactly duplicated "
-            "training images: the paper's rule cannot count them.",
-            soft_wrap=True,
-        )
-    out.print(
-        f"{len(result.leaks):,} of {len(result.data):,} training images leak.", soft_wrap=True
-    )
-    if result.optimality is not None:
-        same = result.optimality.agreement
-        out.print(
-            "From the same noise, model and closed-form optimum end at the same training image for "
-            f"{same.count} of {same.total} seeds: {describe(same)}",
-            soft_wrap=True,
-        )
-    out.print(_closest_pairs(result))
 
 
-def _closest_pairs(result: "ScanResult") -> Any:
-    from rich import box
-    from rich.table import Table
+def _write_summaries(result: "ScanResult", *, junit: Path | None, summary: Path | None) -> None:
+    from memaudit.audit.summaries import junit_xml, markdown_summary
+    from memaudit.files import atomic_write
 
-    matches, data = result.matches, result.data
-    scale = 1 / data.images[0].size
-    table = Table(title="Closest pairs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("seed" if result.source["kind"] == "checkpoint" else "image")
-    table.add_column("nearest training image", overflow="fold")
-    table.add_column("RMS distance", justify="right")
-    table.add_column("d1/d2", justify="right")
-    table.add_column("copy")
-    for row in matches.distance_ratio.argsort(kind="stable")[:WORST_PAIRS]:
-        table.add_row(
-            printable(str(result.keys[row])),
-            printable(data.names[matches.nn1[row]]),
-            f"{(matches.squared_distance1[row] * scale) ** 0.5:.2f}",
-            f"{matches.distance_ratio[row]:.3f}",
-            "yes" if matches.memorized_distinct[row] else "no",
-        )
-    return table
-
-
-def printable(name: str) -> "Text":
-    """A file name as it is: no markup in it, and bytes that are no text as escapes."""
-    from rich.text import Text
-
-    return Text(name.encode(errors="backslashreplace").decode())
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as `3.1 %`."""
-    from memaudit.audit import statistics
-
-    return f"{statistics.percent(share)} %"
-
-
-def interval(proportion: "Proportion") -> str:
-    """Both ends of the interval."""
-    return f"{percent(proportion.low)} to {percent(proportion.high)}"
-
-
-def describe(proportion: "Proportion") -> str:
-    """`3.1 % (95 % interval 2.8 % to 3.5 %)`; a count of 0 is an upper limit, not a zero."""
-    level = f"{100 * proportion.confidence:g} %"
-    if proportion.count == 0:
-        return f"at most {percent(proportion.high)} ({level} interval)"
-    return f"{percent(proportion.ratio)} ({level} interval {interval(proportion)})"
+    for path, text in ((junit, junit_xml), (summary, markdown_summary)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(text(result).encode())

@@ -73,7 +73,7 @@ def _render(result: Any) -> None:
     from rich.table import Table
 
     from memaudit.cli.console import out
-    from memaudit.cli.scan import interval, percent
+    from memaudit.cli.wording import interval, percent
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("control")

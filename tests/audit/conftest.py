@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from memaudit.audit.scan import ScanResult, scan
+from memaudit.audit.findings import Gate, find
+from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.data.images import ImageSet
 
 
@@ -34,13 +35,15 @@ def make_result() -> Callable[..., ScanResult]:
         size: int = 16,
         name: str = "train/{:03d}.png",
         sampled: bool = False,
+        fail_above: float | None = None,
     ) -> ScanResult:
         images = smooth_images(60, size, seed=0)
         names = [name.format(i) for i in range(60)]
         train = ImageSet(images, names, source="train")
         generated = np.concatenate([images[:copies], smooth_images(others, size, seed=1)])
         keys = [f"generated/{i:03d}.png" for i in range(len(generated))]
-        result = scan(ImageSet(generated, keys, source="generated"), train)
+        config = ScanConfig(fail_above=fail_above)
+        result = scan(ImageSet(generated, keys, source="generated"), train, config=config)
         if not sampled:
             return result
         seeds = tuple(range(100, 100 + len(generated)))
@@ -52,7 +55,20 @@ def make_result() -> Callable[..., ScanResult]:
             "config": {"class_name": "EDMPrecond", "sigma_max": float("inf")},
             "provenance": {},
         }
-        config = replace(result.config, seeds=seeds)
-        return replace(result, source=checkpoint, keys=seeds, config=config)
+        gate = None if fail_above is None else Gate(fail_above, sequential=True)
+        return replace(
+            result,
+            source=checkpoint,
+            keys=seeds,
+            config=replace(config, seeds=seeds),
+            findings=find(
+                result.matches,
+                names,
+                num_images=60,
+                class_index=None,
+                confidence=config.confidence,
+                gate=gate,
+            ),
+        )
 
     return make

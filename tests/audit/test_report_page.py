@@ -65,8 +65,8 @@ def test_beyond_the_closest_pairs_both_sides_of_the_threshold_are_shown(make_res
 
 def test_a_pair_without_a_second_neighbour_says_so(make_result: Make):
     result = make_result(copies=1, others=0)
-    none = np.array([-1])
-    matches = replace(result.matches, nn2_distinct=none, squared_distance2_distinct=none)
+    none = np.full((len(result.matches.radii), 1), -1)
+    matches = replace(result.matches, index_distinct=none, squared_distance_distinct=none)
     text = page_of(replace(result, matches=matches))
     assert "none: every training image is a duplicate of the nearest" in text
     assert "Second nearest training image" not in text

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from memaudit.audit.matches import match
 from memaudit.audit.neighbors import NeighborIndex
-from memaudit.audit.scan import ScanConfig, match, scan
+from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics import clopper_pearson
 from memaudit.data.images import ImageSet
@@ -78,7 +79,7 @@ def test_copies_of_duplicated_images_count_as_distinct_though_the_paper_misses_t
     train = image_set(np.concatenate([once, once]))
     result = scan(image_set(once, "generated"), train)
     assert result.ratios["paper"].count == 0
-    assert result.num_degenerate == 50
+    assert result.findings.num_degenerate == 50
     assert result.ratios["distinct"].count == result.ratios["distinct_at_0"].count == 50
     assert [leak.index for leak in result.leaks] == list(range(50))  # ties: the lower index
 
@@ -123,10 +124,10 @@ def test_the_report_does_not_depend_on_the_batch_size(checkpoint: Checkpoint):
     ]
     for other in results[1:]:
         np.testing.assert_array_equal(other.generated, results[0].generated)
-        for field in dataclasses.fields(results[0].matches):
-            np.testing.assert_array_equal(
-                getattr(other.matches, field.name), getattr(results[0].matches, field.name)
-            )
+        assert other.findings == results[0].findings
+        np.testing.assert_array_equal(
+            other.matches.squared_distance_distinct, results[0].matches.squared_distance_distinct
+        )
 
 
 def test_a_seed_gives_the_same_row_whichever_seeds_stand_beside_it(checkpoint: Checkpoint):
@@ -220,10 +221,11 @@ def test_the_second_at_radius_0_is_that_of_a_search_of_its_own():
     train[4] = 10
     queries = np.concatenate([base, train[2:3], train[4:5], noise_images(50, (1, 1, 4))])
     index = NeighborIndex(train)
-    matches = match(index, queries, config=ScanConfig())
-    alone = index.distinct_nearest(queries, duplicate_rms=[0])
-    np.testing.assert_array_equal(matches.nn2_distinct_at_0, alone.index_distinct[0])
+    matches = match(index, queries)
+    alone = index.distinct_nearest(queries, duplicate_rms=(0,))
+    assert matches.radii[0] == 0
+    np.testing.assert_array_equal(matches.index_distinct[0], alone.index_distinct[0])
     np.testing.assert_array_equal(
-        matches.squared_distance2_distinct_at_0, alone.squared_distance_distinct[0]
+        matches.squared_distance_distinct[0], alone.squared_distance_distinct[0]
     )
-    assert matches.nn2_distinct_at_0[:2].tolist() == [1, 0]
+    assert matches.index_distinct[0, :2].tolist() == [1, 0]

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from memaudit.audit import scan
+from memaudit.audit import matches
 from memaudit.audit.scan import ScanConfig
 from memaudit.audit.selftest import selftest
 from memaudit.data.images import ImageSet
@@ -59,13 +59,13 @@ def test_held_out_images_that_are_training_images_fail_it():
 
 def test_a_rule_that_is_blind_or_sees_copies_everywhere_fails_it(monkeypatch):
     images = draw(4, 200)
-    monkeypatch.setattr(scan, "memorized", lambda S1, S2, t: np.zeros(len(S1), bool))
+    monkeypatch.setattr(matches, "memorized", lambda S1, S2, t: np.zeros(len(S1), bool))
     assert [control.passed for control in selftest(images, config=CONFIG).controls] == [
         False,
         True,
         False,
     ]
-    monkeypatch.setattr(scan, "memorized", lambda S1, S2, t: np.ones(len(S1), bool))
+    monkeypatch.setattr(matches, "memorized", lambda S1, S2, t: np.ones(len(S1), bool))
     assert [control.passed for control in selftest(images, config=CONFIG).controls] == [
         True,
         False,

@@ -185,7 +185,7 @@ def test_one_class_of_the_optimum_needs_labels(run: Run, make_npz: Callable):
     assert "has no labels" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--seeds", "--class", "--arch", "--holdout"])
+@pytest.mark.parametrize("option", ["--seeds", "--class", "--arch"])
 def test_options_for_models_are_refused_for_given_images(run: Run, make_npz: Callable, option: str):
     images = make_npz(10)
     result = run("scan", images, "--data", images, option, 3)

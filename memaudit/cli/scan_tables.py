@@ -1,0 +1,132 @@
+"""A scan's result in the terminal: the verdict, the ratios, the pairs closest to being copies."""
+
+import math
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from memaudit.audit.gate import Decision, fixed_sample_size
+from memaudit.cli.console import out
+from memaudit.cli.wording import describe, interval, percent, printable
+
+if TYPE_CHECKING:
+    from memaudit.audit.scan import ScanResult
+
+WORST_PAIRS = 8
+"""Rows of the table of closest pairs; the report has more."""
+
+VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
+
+
+def render(result: "ScanResult") -> None:
+    """Print what a scan found."""
+    headline = result.ratios["distinct"]
+    if result.decision is not None:
+        print_verdict(result.decision)
+    _say(
+        Text.assemble(
+            (f"{headline.count:,} of {headline.total:,}", "bold red" if headline.count else "bold"),
+            f" generated images copy a training image: {describe(headline)}",
+        )
+    )
+    out.print(_ratios(result))
+    if result.findings.num_degenerate:
+        _say(
+            f"{result.findings.num_degenerate:,} images equal both their neighbours, exactly "
+            "duplicated training images: the paper's rule cannot count them."
+        )
+    _say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    if result.optimality is not None:
+        same = result.optimality.agreement
+        _say(
+            "From the same noise, model and closed-form optimum end at the same training image for "
+            f"{same.count} of {same.total} seeds: {describe(same)}"
+        )
+    out.print(_closest_pairs(result))
+
+
+def print_verdict(decision: Decision) -> None:
+    """The verdict, why it is one, and what a test of fixed size would have needed."""
+    limit, level = percent(decision.limit), f"{100 * decision.confidence:g} %"
+    _say(
+        Text.assemble(
+            (decision.verdict, VERDICT_STYLE[decision.verdict]),
+            {
+                "PASS": f": at most {limit} of the images are copies, at {level} confidence.",
+                "FAIL": f": more than {limit} of the images are copies, at {level} confidence.",
+                "INCONCLUSIVE": f": {decision.total:,} images do not decide whether more than "
+                f"{limit} are copies, at {level} confidence.",
+            }[decision.verdict],
+        )
+    )
+    above, below = decision.evidence_above, decision.evidence_below
+    needed = fixed_sample_size(decision.limit, decision.confidence)
+    if decision.method == "exact":
+        _say(
+            f"Exact binomial tests of all {decision.total:,} images given: p = "
+            f"{math.exp(-above):.2g} against the limit being kept, {math.exp(-below):.2g} against "
+            f"its being exceeded; {1 - decision.confidence:.2g} is needed."
+        )
+    else:
+        stopped = (
+            "all samples are used up"
+            if decision.verdict == "INCONCLUSIVE"
+            else "the evidence was enough"
+        )
+        _say(
+            f"Sampling stopped at {decision.total:,} because {stopped}: "
+            f"e-value {_e_value(above)} for more, {_e_value(below)} for less; "
+            f"{_e_value(decision.required)} is needed."
+        )
+    _say(f"A test of fixed size needs {needed:,} images without a single copy to pass.")
+
+
+def _e_value(log_e: float) -> str:
+    """E from ln E, also where it is too large to be a float."""
+    if abs(log_e) < math.log(1e4):
+        return f"{math.exp(log_e):.3g}"
+    return f"10^{log_e / math.log(10):.0f}"
+
+
+def _say(text: str | Text) -> None:
+    out.print(text, soft_wrap=True)
+
+
+def _ratios(result: "ScanResult") -> Table:
+    headline = result.ratios["distinct"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("rule")
+    table.add_column("memorized", justify="right")
+    table.add_column("ratio", justify="right")
+    table.add_column(f"{100 * headline.confidence:g} % interval", justify="right")
+    for name, rule in (
+        ("distinct", f"distinct (duplicates: {result.config.duplicate_rms:g} levels)"),
+        ("distinct_at_0", "distinct (exact duplicates)"),
+        ("paper", "paper"),
+    ):
+        ratio = result.ratios[name]
+        table.add_row(
+            rule, f"{ratio.count:,} / {ratio.total:,}", percent(ratio.ratio), interval(ratio)
+        )
+    return table
+
+
+def _closest_pairs(result: "ScanResult") -> Table:
+    matches, data = result.matches, result.data
+    table = Table(title="Closest pairs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("seed" if result.source["kind"] == "checkpoint" else "image")
+    table.add_column("nearest training image", overflow="fold")
+    table.add_column("RMS distance" if result.space.exact else "distance", justify="right")
+    table.add_column("d1/d2", justify="right")
+    table.add_column("copy")
+    for row in matches.distance_ratio.argsort(kind="stable")[:WORST_PAIRS]:
+        table.add_row(
+            printable(str(result.keys[row])),
+            printable(data.names[matches.nn1[row]]),
+            f"{result.space.distance(matches.squared_distance1[row]):.2f}",
+            f"{matches.distance_ratio[row]:.3f}",
+            "yes" if matches.memorized_distinct[row] else "no",
+        )
+    return table

@@ -1,0 +1,55 @@
+"""`memaudit verify`: check a report."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    metavar="SOURCE",
+    help="The checkpoint, or the generated images, that the report is about.",
+)
+@click.option(
+    "--data",
+    "data_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The training images it is about: the whole source, of which the report names the part.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+@click.pass_context
+def verify(
+    ctx: click.Context, folder: Path, source: Path | None, data_path: Path | None, as_json: bool
+) -> None:
+    """Compute a report's verdict again from its saved matches, and check its hashes.
+
+    DIR is what `memaudit scan --out` wrote. A byte that was changed in any of its files is noticed.
+    Exit status: 0 all is as it was written, 1 something is not, 2 could not run.
+
+    \b
+    memaudit verify report
+    memaudit verify report --source model.safetensors --data ./train
+    """
+    from memaudit.audit.verify import verify_report
+    from memaudit.cli.console import out, progress_bars
+
+    with progress_bars() as progress:
+        result = verify_report(folder, source=source, data=data_path, progress=progress)
+    if as_json:
+        click.echo(json.dumps({"passed": result.passed, **asdict(result)}, indent=2))
+    else:
+        for check in result.checks:
+            detail = f": {check.detail}" if check.detail else ""
+            style = "green" if check.passed else "bold red"
+            word = "ok" if check.passed else "CHANGED"
+            out.print(f"{word:8}", style=style, end="")
+            out.print(f"{check.name}{detail}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"Verdict stated: {result.verdict or 'none (no gate)'}", highlight=False)
+        out.print(f"SHA-256 of report.json: {result.sha256}", highlight=False, soft_wrap=True)
+    ctx.exit(0 if result.passed else 1)

@@ -1,0 +1,169 @@
+"""Planted generators under a gate: verdict, count and floor are those that are known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from memaudit.audit.report import write_report
+from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.scan_state import STATE
+from memaudit.audit.verify import verify_report
+from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.errors import ConfigError
+from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.generate import SamplerConfig
+
+SHAPE = (3, 4, 4)
+
+
+ONE_STEP = SamplerConfig(num_steps=1)
+"""Straight from noise to what the denoiser answers."""
+
+
+@dataclass
+class Planted:
+    """Turns a fixed share of noises into training images, and the others into new ones."""
+
+    images: np.ndarray
+    share: float
+    img_channels: int = 3
+    img_resolution: int = 4
+    label_dim: int = 0
+    sigma_min: float = 0.0
+    sigma_max: float = float("inf")
+    num_calls: int = 0
+    calls_left: int = 10**9
+    """Calls after which the process is said to die."""
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return torch.as_tensor(sigma)
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        if self.num_calls >= self.calls_left:
+            raise KeyboardInterrupt
+        self.num_calls += 1
+        return torch.stack([self._answer(row) for row in x])
+
+    def _answer(self, x: Tensor) -> Tensor:
+        noise = x.to(torch.float32).numpy().tobytes()
+        rng = np.random.default_rng(np.frombuffer(noise, dtype=np.uint32))
+        if rng.random() < self.share:
+            y = self.images[rng.integers(len(self.images))]
+        else:
+            y = rng.integers(0, 256, SHAPE, dtype=np.uint8)
+        return uint8_to_float(torch.from_numpy(y))
+
+
+def planted(train: ImageSet, share: float, **options: int) -> Checkpoint:
+    return Checkpoint(
+        network=Planted(train.images, share, **options),  # type: ignore[arg-type]
+        config={},
+        provenance={},
+        sha256="0" * 64,
+        format="planted",
+        path="planted",
+    )
+
+
+def image_set(num_images: int, seed: int, source: str = "train") -> ImageSet:
+    images = np.random.default_rng(seed).integers(0, 256, (num_images, *SHAPE), dtype=np.uint8)
+    return ImageSet(images, [f"{source}/{i:05d}.png" for i in range(num_images)], source=source)
+
+
+def config(num_seeds: int = 6000, **options: Any) -> ScanConfig:
+    return ScanConfig(seeds=tuple(range(num_seeds)), sampler=ONE_STEP, optimum_images=0, **options)
+
+
+TRAIN = image_set(200, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("share", "limit", "verdict", "at_most"),
+    [
+        (1.0, 0.001, "FAIL", 5),
+        (0.3, 0.001, "FAIL", 40),
+        (0.0, 0.001, "PASS", 4000),
+        (0.01, 0.2, "PASS", 200),
+        (0.3, 0.1, "FAIL", 200),
+    ],
+)
+def test_the_gate_decides_as_early_as_the_evidence_allows(
+    share: float, limit: float, verdict: str, at_most: int
+):
+    result = scan(planted(TRAIN, share), TRAIN, config=config(fail_above=limit))
+    assert result.decision is not None and result.decision.verdict == verdict
+    assert len(result.generated) == result.decision.total <= at_most
+    assert result.findings.interval == "mixture sequence"
+    assert (result.ratios["distinct"].low > limit) == (verdict == "FAIL") or share == 0.3
+
+
+def test_a_ratio_at_the_limit_stays_inconclusive():
+    result = scan(planted(TRAIN, 0.05), TRAIN, config=config(400, fail_above=0.05))
+    assert result.decision is not None and result.decision.verdict == "INCONCLUSIVE"
+    assert result.decision.total == 400
+
+
+def test_a_gated_scan_does_not_depend_on_the_batch_size():
+    counts = {
+        len(scan(planted(TRAIN, 0.1), TRAIN, config=config(fail_above=0.01, batch_size=n)).keys)
+        for n in (1, 7, 64, 200)
+    }
+    assert len(counts) == 1
+
+
+def test_given_images_are_judged_at_their_full_number():
+    generated = image_set(500, seed=1, source="generated")
+    copied = np.concatenate([generated.images[:-20], TRAIN.images[:20]])
+    given = ImageSet(copied, generated.names, source="generated")
+    for limit, verdict in ((0.01, "FAIL"), (0.1, "PASS"), (0.04, "INCONCLUSIVE")):
+        result = scan(given, TRAIN, config=ScanConfig(fail_above=limit))
+        assert result.decision is not None and result.decision.method == "exact"
+        assert (result.decision.verdict, result.decision.total) == (verdict, 500)
+        assert result.findings.interval == "Clopper-Pearson"
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.01, 0.3])
+def test_intervals_hold_the_planted_share(share: float):
+    result = scan(planted(TRAIN, share), TRAIN, config=config(4000))
+    assert result.ratios["distinct"].low <= share <= result.ratios["distinct"].high
+
+
+def test_copies_of_duplicated_images_fail_the_gate():
+    twice = ImageSet(np.concatenate([TRAIN.images] * 2), [*TRAIN.names] * 2, source="twice")
+    result = scan(planted(TRAIN, 1.0), twice, config=config(50, fail_above=0.01))
+    assert result.decision is not None and result.decision.verdict == "FAIL"
+    assert result.ratios["paper"].count == 0
+
+
+def test_a_scan_cut_short_ends_in_the_report_of_an_uninterrupted_one(tmp_path: Path):
+    options = config(700, batch_size=50)
+    whole = scan(planted(TRAIN, 0.3), TRAIN, config=options)
+    with pytest.raises(KeyboardInterrupt):
+        scan(planted(TRAIN, 0.3, calls_left=6), TRAIN, config=options, folder=tmp_path)
+    kept = len(list((tmp_path / STATE).glob("part-*")))
+    assert kept == 6 * 64 // 50
+    rest = planted(TRAIN, 0.3)
+    resumed = scan(rest, TRAIN, config=options, folder=tmp_path)
+    assert rest.network.num_calls == -(-(700 - kept * 50) // 64)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(resumed.generated, whole.generated)
+    assert resumed.findings == whole.findings
+    write_report(resumed, tmp_path)
+    assert not (tmp_path / STATE).exists()
+    assert verify_report(tmp_path).passed
+
+
+def test_another_scan_does_not_go_on_from_the_images_of_this_one(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        scan(planted(TRAIN, 0.3, calls_left=1), TRAIN, config=config(), folder=tmp_path)
+    other = ScanConfig(seeds=(1, 2), sampler=SamplerConfig(num_steps=2), optimum_images=0)
+    with pytest.raises(ConfigError, match="unfinished scan with another sampler"):
+        scan(planted(TRAIN, 0.3), TRAIN, config=other, folder=tmp_path)
+    assert (
+        len(scan(planted(TRAIN, 0.3), TRAIN, config=other, folder=tmp_path, overwrite=True).keys)
+        == 2
+    )
