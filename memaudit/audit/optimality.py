@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from memaudit.audit.neighbors import NeighborIndex
-from memaudit.audit.statistics import Proportion, clopper_pearson
+from memaudit.audit.statistics import Estimate, Proportion, clopper_pearson
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.denoiser import Denoiser
@@ -58,17 +58,11 @@ class OptimalityConfig:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number with its interval, from resampling the images it is an average over."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class NoisedImages:
-    """Averages over noised images x = y + σn. Squares are per pixel value, data in [-1, 1]."""
+    """Averages over noised images x = y + σn, with intervals from resampling the images.
+
+    Squares are per pixel value, data in [-1, 1].
+    """
 
     model_loss: Estimate
     """‖D(x; σ) − y‖²."""

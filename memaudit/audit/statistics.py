@@ -1,4 +1,4 @@
-"""A fraction with its interval."""
+"""A fraction, or another number, with its interval."""
 
 import math
 from dataclasses import dataclass
@@ -21,6 +21,15 @@ class Proportion:
     def ratio(self) -> float:
         """count / total, in [0, 1]."""
         return self.count / self.total
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with an interval; what it is and how the interval is made, its place says."""
+
+    value: float
+    low: float
+    high: float
 
 
 def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> Proportion:
