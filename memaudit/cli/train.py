@@ -103,6 +103,14 @@ if TYPE_CHECKING:
     help="Images a device computes at a time, to save memory.  [default: its share of the batch]",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the network's products; weights stay fp32.",
+)
+@click.option("--tf32", is_flag=True, help="Let a GPU round the factors of fp32 products.")
+@click.option(
     "--epochs",
     type=float,
     default=40_000.0,

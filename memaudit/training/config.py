@@ -12,6 +12,7 @@ from typing import Any
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.presets import ADM, DDPMPP, NCSNPP
+from memaudit.training.precision import DTYPES
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "ddpmpp": {**DDPMPP, "channel_mult": [2, 2, 2]},
@@ -31,8 +32,6 @@ EMA_MODES = ("mode1", "mode2", "mode3", "mode4", "plain")
 @dataclass(frozen=True)
 class TrainingConfig:
     """Network, optimizer, budget, average and snapshots of a run.
-
-    Training is in float32; whether a GPU may round its products to TF32 is torch's setting.
 
     Raises:
         ConfigError: a value out of its range, or two that contradict each other.
@@ -77,6 +76,10 @@ class TrainingConfig:
     """Images a step."""
     batch_gpu: int | None = None
     """Images that a device computes at a time: bounds the memory. None: its share of the batch."""
+    precision: str = "fp32"
+    """Of the network's products: `fp32`, `bf16` or `fp16`. All weights are float32."""
+    tf32: bool = False
+    """Let a GPU round the factors of float32 products to 10 bits."""
 
     epochs: float = 40_000
     """Length of the run."""
@@ -107,6 +110,7 @@ class TrainingConfig:
         _check_choice("arch", self.arch, tuple(ARCHITECTURES))
         _check_choice("precond", self.precond, tuple(PRECONDITIONINGS))
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("precision", self.precision, tuple(DTYPES))
         _check_choice("ema_mode", self.ema_mode, EMA_MODES)
         if self.embedding is not None:
             _check_choice("embedding", self.embedding, EMBEDDINGS)

@@ -1,7 +1,7 @@
 """The training state on disk: all that an exact continuation needs, as safetensors.
 
 Tensors are `network.*`, `average.*` and `optimizer.<parameter>.<quantity>`; the metadata holds one
-JSON `state` with the number of steps and what they were made with.
+JSON `state` with the number of steps, fp16's loss scale and what the steps were made with.
 """
 
 import hashlib
@@ -43,7 +43,11 @@ def save_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
     for parameter, quantities in trainer.optimizer.state_dict()["state"].items():
         for name, t in quantities.items():
             tensors[f"optimizer.{parameter}.{name}"] = t
-    state = {**_identity(trainer, images), "num_steps": trainer.num_steps}
+    state = {
+        **_identity(trainer, images),
+        "num_steps": trainer.num_steps,
+        "scaler": trainer.scaler.state_dict(),
+    }
     data = safetensors.torch.save(
         {name: t.contiguous() for name, t in tensors.items()}, {"state": json.dumps(state)}
     )
@@ -83,6 +87,7 @@ def load_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": quantities, "param_groups": groups})
     trainer.num_steps = state["num_steps"]
+    trainer.scaler.load_state_dict(state.get("scaler", {}))
 
 
 def _identity(trainer: Trainer, images: ImageSet) -> dict[str, Any]:

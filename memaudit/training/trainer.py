@@ -13,6 +13,7 @@ from memaudit.training.batches import Batches
 from memaudit.training.config import TrainingConfig
 from memaudit.training.ema import copy_for_average, update_average
 from memaudit.training.loss import LOSSES
+from memaudit.training.precision import autocast, loss_scaler, tf32_products
 from memaudit.training.ranks import Ranks, current_ranks, sum_over_ranks
 from memaudit.training.schedule import Schedule
 
@@ -43,6 +44,7 @@ class Trainer:
         self.network = build_network(self.network_config).train().to(device)
         self.average = copy_for_average(self.network)
         self.optimizer = _optimizer(config, self.network)
+        self.scaler = loss_scaler(config.precision, device)
         self._loss = LOSSES[config.precond]()
         self._rounds = _rounds(config, current_ranks())
         self._batches = Batches(
@@ -73,24 +75,29 @@ class Trainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=y.device)
-        for part in self._rounds:
-            torch.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
-            loss = self._loss.at(
-                self.network,
-                y[part],
-                sigma[part],
-                noise[part],
-                None if class_labels is None else class_labels[part],
-            )
-            (loss.sum() / batch_size).backward()
-            total += loss.detach().sum()
+        with tf32_products(self.config.tf32):
+            for part in self._rounds:
+                torch.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
+                with autocast(self.config.precision, y.device):
+                    loss = self._loss.at(
+                        self.network,
+                        y[part],
+                        sigma[part],
+                        noise[part],
+                        None if class_labels is None else class_labels[part],
+                    )
+                self.scaler.scale(loss.sum() / batch_size).backward()
+                total += loss.detach().sum()
+
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         sum_over_ranks([*gradients, total])
+        self.scaler.unscale_(self.optimizer)
         sanitize(gradients)
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.lr(self.images_seen)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         update_average(self.average, self.network, self.schedule.ema_beta(self.images_seen))
 
         self.num_steps += 1
@@ -112,7 +119,8 @@ def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimi
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
-            fused=fused,
+            # torch's fused SGD never fills its buffers if fp16 skips the first step.
+            fused=fused and config.precision != "fp16",
         )
     return torch.optim.Adam(
         network.parameters(),
