@@ -106,4 +106,6 @@ def repeated(images: ImageSet, times: int) -> ImageSet:
     """
     if times < 1:
         raise ValueError(f"times must be at least 1, got {times}")
+    if times == 1:
+        return images
     return images.take(np.repeat(np.arange(len(images)), times))

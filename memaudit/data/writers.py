@@ -133,9 +133,8 @@ def to_picture(pixels: np.ndarray) -> Image.Image:
 def _check_form(path: Path, forms: Mapping[str, str]) -> None:
     if path.suffix not in forms:
         *others, last = forms.values()
-        raise ConfigError(
-            f"{path} ends in {path.suffix}; {', '.join(others)} or {last} can be written."
-        )
+        words = f"{', '.join(others)} or {last}" if others else last
+        raise ConfigError(f"{path} ends in {path.suffix}; {words} can be written.")
 
 
 def _write_folder(folder: Path, images: Iterable[NamedImage], manifest: str | None) -> None:
