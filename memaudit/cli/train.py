@@ -71,6 +71,15 @@ if TYPE_CHECKING:
     help="0 or 1 for each encoder-decoder skip, finest first.  [default: all kept]",
 )
 @click.option("--conditional", is_flag=True, help="Condition on the images' labels.")
+@click.option("--xflip", is_flag=True, help="Train on every image's mirror image as well.")
+@click.option(
+    "--augment",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="P",
+    help="EDM's augmentation: probability of each transformation, such as 0.12.",
+)
 @click.option("--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True)
 @click.option(
     "--lr", type=float, default=2e-4, show_default=True, metavar="RATE", help="Learning rate."

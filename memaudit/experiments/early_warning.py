@@ -10,6 +10,7 @@ from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress, silent
+from memaudit.training.batches import mirrored
 from memaudit.training.folder import LOG
 from memaudit.training.log import AuditEntry, read_log
 from memaudit.training.schedule import Schedule
@@ -62,7 +63,7 @@ class EarlyWarning:
             raise ConfigError(f"Audits are asked for every {every} snapshots; 1 or more is needed.")
         if len(images) < 2:
             raise ConfigError("An audit needs 2 or more training images, and there is only one.")
-        self.images = images
+        self.images = mirrored(images) if schedule.config.xflip else images
         self.schedule = schedule
         self.every = every
         self.config = ScanConfig(seeds=tuple(range(num_samples)), optimum_images=0, device=device)

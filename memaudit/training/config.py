@@ -12,6 +12,7 @@ from typing import Any
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.presets import ADM, DDPMPP, NCSNPP
+from memaudit.training.augment import AUGMENT_DIM
 from memaudit.training.precision import DTYPES
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
@@ -57,6 +58,12 @@ class TrainingConfig:
     """0 or 1 for each encoder-decoder skip, finest first; a 0 feeds zeros. None: all are kept."""
     conditional: bool = False
     """Condition the network on the images' labels."""
+
+    xflip: bool = False
+    """Train on each image's mirror image as well. An epoch remains |D| images."""
+    augment: float = 0.0
+    """Probability of each transformation of an image, of which the network is told: EDM's
+    augmentation. 0: none."""
 
     optimizer: str = "adam"
     """`adam` or `sgd`."""
@@ -125,6 +132,7 @@ class TrainingConfig:
             _check(
                 0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0, less than 1"
             )
+        _check(0 <= self.augment <= 1, "augment", self.augment, "a probability from 0 to 1")
         for name in (
             "model_channels",
             "batch_gpu",
@@ -193,6 +201,8 @@ class TrainingConfig:
             "attn_resolutions": list(attn_resolutions),
             "dropout": self.dropout,
         }
+        if self.augment:
+            config["augment_dim"] = AUGMENT_DIM
         if self.model_channels is not None:
             config["model_channels"] = self.model_channels
         if self.embedding is not None:

@@ -61,7 +61,7 @@ class DenoisingLoss(ABC):
 
     def at(
         self,
-        denoiser: Denoiser,
+        denoiser: Callable[..., Tensor],
         y: Tensor,
         sigma: Tensor,
         noise: Tensor,

@@ -1,6 +1,7 @@
 """One training step, and everything that it changes."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.precond import build_network
-from memaudit.training.batches import Batches
+from memaudit.training.augment import augment, draw_augmentation
+from memaudit.training.batches import Batches, mirrored
 from memaudit.training.config import TrainingConfig
 from memaudit.training.ema import copy_for_average, update_average
 from memaudit.training.loss import LOSSES
@@ -48,7 +50,7 @@ class Trainer:
         self._loss = LOSSES[config.precond]()
         self._rounds = _rounds(config, current_ranks())
         self._batches = Batches(
-            images,
+            mirrored(images) if config.xflip else images,
             batch_size=config.batch_size,
             seed=config.seed,
             label_dim=self.network_config["label_dim"],
@@ -72,6 +74,10 @@ class Trainer:
         # Noise is drawn for the whole batch: an image's does not depend on who computes it when.
         torch.manual_seed(_seed(seed, self.num_steps))
         sigma, noise = self._loss.draw_noise(y)
+        augment_labels = None
+        if self.config.augment:
+            augmentation = draw_augmentation(batch_size, self.config.augment, y.device)
+            y, augment_labels = augment(y, augmentation), augmentation.labels
 
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=y.device)
@@ -80,11 +86,11 @@ class Trainer:
                 torch.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
                 with autocast(self.config.precision, y.device):
                     loss = self._loss.at(
-                        self.network,
+                        partial(self.network, augment_labels=_rows(augment_labels, part)),
                         y[part],
                         sigma[part],
                         noise[part],
-                        None if class_labels is None else class_labels[part],
+                        _rows(class_labels, part),
                     )
                 self.scaler.scale(loss.sum() / batch_size).backward()
                 total += loss.detach().sum()
@@ -102,6 +108,10 @@ class Trainer:
 
         self.num_steps += 1
         return total / y.numel()
+
+
+def _rows(labels: Tensor | None, part: slice) -> Tensor | None:
+    return None if labels is None else labels[part]
 
 
 def sanitize(gradients: Iterable[Tensor]) -> None:

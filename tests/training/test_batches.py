@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from memaudit.data.images import ImageSet, uint8_to_float
-from memaudit.training.batches import Batches
+from memaudit.training.batches import Batches, mirrored
 
 CPU = torch.device("cpu")
 
@@ -54,3 +54,14 @@ def test_a_read_only_memory_map_can_be_trained_on(tmp_path: Path):
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     images = ImageSet(mapped, ["a", "b", "c", "d"])
     assert sorted(shown(batches(images, batch_size=4).at(0).y)) == [0, 1, 2, 3]
+
+
+def test_mirrored_images_come_with_the_names_and_labels_of_theirs():
+    pixels = np.arange(2 * 3 * 2 * 2, dtype=np.uint8).reshape(2, 3, 2, 2)
+    images = ImageSet(pixels, ["a", "b"], labels=np.array([0, 1]))
+    both = mirrored(images)
+    assert np.array_equal(both.images[:2], pixels)
+    assert np.array_equal(both.images[2:, ..., 0], pixels[..., 1])
+    assert np.array_equal(both.images[2:, ..., 1], pixels[..., 0])
+    assert both.names == ["a", "b", "a", "b"]
+    assert both.labels.tolist() == [0, 1, 0, 1]
