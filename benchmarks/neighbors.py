@@ -6,6 +6,7 @@ The two nearest training images of 1,000 and of 10,000 queries, from uint8 to in
 
 - the paper's method: torch.cdist and topk over batches of queries, float32;
 - faiss.IndexFlatL2 on the pixels, float32;
+- all distances in integers as an int8 matrix product (torch._int_mm), exact by construction;
 - memaudit's NeighborIndex: exact, with proof.
 
 The methods alternate and the fastest of each one's rounds is shown, as other work on the machine
@@ -14,10 +15,6 @@ may find a nearer image than ours for any. Writes a table to benchmarks/results/
 """
 
 import argparse
-import datetime
-import os
-import platform
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +23,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import result
 import torch
 
 from memaudit.audit.exact import nearest_by_brute_force, pair_distances
@@ -80,6 +78,26 @@ def build_faiss(images: np.ndarray, device: torch.device) -> Search:
     return lambda queries: index.search(queries.reshape(len(queries), -1).astype(np.float32), K)[1]
 
 
+def build_int8(images: np.ndarray, device: torch.device) -> Search:
+    """All products in int8 with int32 sums, of pixel values less 128."""
+
+    def centred(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        v = torch.from_numpy(rows.reshape(len(rows), -1) ^ 128).view(torch.int8).to(device)
+        return v, v.to(torch.int32).square_().sum(1, dtype=torch.int32)
+
+    y, norm_y = centred(images)
+
+    def search(queries: np.ndarray) -> np.ndarray:
+        found = []
+        for start in range(0, len(queries), 500):
+            x, norm_x = centred(queries[start : start + 500])
+            S = torch._int_mm(x, y.T).mul_(-2).add_(norm_y).add_(norm_x[:, None])
+            found.append(S.topk(K, largest=False).indices)
+        return torch.cat(found).cpu().numpy()
+
+    return search
+
+
 def build_ours(images: np.ndarray, device: torch.device) -> Search:
     """NeighborIndex."""
     index = NeighborIndex(images, device=device)
@@ -91,6 +109,7 @@ def methods() -> list[Method]:
         Method("torch.cdist + topk, batch 64 (the paper's)", build_cdist(64)),
         Method("torch.cdist + topk, batch 500", build_cdist(500)),
         Method("faiss.IndexFlatL2", build_faiss),
+        Method("int8 product + topk, batch 500", build_int8),
         Method("memaudit, exact", build_ours),
     ]
 
@@ -160,7 +179,8 @@ def growth_table(images: np.ndarray, queries: np.ndarray, device: torch.device) 
     """Seconds for 1,000 queries as the training set grows."""
     lines = ["| N | faiss.IndexFlatL2, search | ours, build | ours, search |", "|---|---|---|---|"]
     for num_images in (len(images) // 8, len(images) // 4, len(images) // 2, len(images)):
-        flat, ours = contenders = methods()[2:]
+        _, _, flat, _, ours = methods()
+        contenders = [flat, ours]
         measure(contenders, images[:num_images], queries, device, rounds=3)
         lines.append(
             f"| {num_images:,} | {flat.searching:.2f} s "
@@ -201,16 +221,6 @@ def proof_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -
     return lines
 
 
-def hardware(device: torch.device) -> str:
-    """Such as "2 cores of AMD EPYC", or the GPU's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    name = model[1].strip() if model else platform.processor() or platform.machine()
-    return f"{torch.get_num_threads()} cores of {name}"
-
-
 def main() -> None:
     """Measure, check, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -223,16 +233,10 @@ def main() -> None:
     images = open_images(options.train).images
     queries = open_images(options.queries).images
 
-    today = datetime.date.today().isoformat()
     report = [
-        f"# Exact neighbors on {hardware(device)}, {today}",
-        "",
-        f"`python benchmarks/{Path(__file__).name} {options.train.name} {options.queries.name} "
-        f"--device {device.type} --rounds {options.rounds}`",
-        f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}. Training images "
-        f"uint8 {list(images.shape)}; the top {K}; the fastest of alternating rounds.",
-        f"Python {platform.python_version()}, torch {torch.__version__}, FAISS {faiss.__version__},"
-        f" NumPy {np.__version__}.",
+        *result.heading("Exact neighbors", device),
+        f"Training images uint8 {list(images.shape)}; the top {K}; the fastest of alternating "
+        "rounds.",
     ]
     measure(methods()[2:], images[:2000], queries[:100], device, rounds=1)  # warms up
     for num_queries in (1000, len(queries)):
@@ -245,12 +249,7 @@ def main() -> None:
     report += growth_table(images, queries[:1000], device)
     report += ["", "## How much is proven", "", *proof_table(images, queries, device)]
 
-    text = "\n".join(report) + "\n"
-    print(text)
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
-    target = Path(__file__).parent / "results" / f"neighbors_{slug}_{today}.md"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(text)
+    result.write("neighbors", report, device)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""What every record of a benchmark says about the machine, and where it is written."""
+
+import datetime
+import os
+import platform
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+
+
+def hardware(device: torch.device) -> str:
+    """Such as "2 cores of AMD EPYC", or the GPU's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    cores = torch.get_num_threads()
+    return f"{cores} {'core' if cores == 1 else 'cores'} of {name}"
+
+
+def heading(title: str, device: torch.device) -> list[str]:
+    """The first lines of a record: machine, command, threads, versions."""
+    arguments = shlex.join(
+        Path(argument).name if os.path.exists(argument) else argument for argument in sys.argv[1:]
+    )
+    load = f"; load average before it: {os.getloadavg()[0]:.1f}" if os.name == "posix" else ""
+    return [
+        f"# {title} on {hardware(device)}, {datetime.date.today().isoformat()}",
+        "",
+        f"`python benchmarks/{Path(sys.argv[0]).name} {arguments}`",
+        f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}{load}.",
+        f"Python {platform.python_version()}, torch {torch.__version__}, FAISS {faiss.__version__},"
+        f" NumPy {np.__version__}.",
+    ]
+
+
+def write(question: str, lines: list[str], device: torch.device) -> None:
+    """Print a record and keep it as results/QUESTION_HARDWARE_DATE.md."""
+    text = "\n".join(lines) + "\n"
+    print(text)
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
+    today = datetime.date.today().isoformat()
+    target = Path(__file__).parent / "results" / f"{question}_{slug}_{today}.md"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(text)
