@@ -9,6 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from memaudit.audit.classes import ClassRatio, per_class
+from memaudit.audit.coverage import Coverage, leak_coverage
 from memaudit.audit.gate import Decision, exact_decision, mixture_interval, sequential_decision
 from memaudit.audit.matches import THRESHOLDS, Leak, Matches, find_leaks
 from memaudit.audit.statistics import Proportion, clopper_pearson
@@ -52,6 +54,10 @@ class Findings:
     """Images at distance 0 from both neighbours, which the published rule cannot call copies."""
     sensitivity: tuple[Sensitivity, ...]
     """The distinct ratio at every threshold and radius searched, the configured ones included."""
+    classes: tuple[ClassRatio, ...]
+    """One a class that was generated; none without classes."""
+    coverage: Coverage
+    """How much of the leak the copies found so far have shown."""
     leaks: tuple[Leak, ...] = field(repr=False)
     """Training images that leaked by the distinct rule, most copied first."""
 
@@ -102,6 +108,17 @@ def find(
             )
             for threshold in sorted({*THRESHOLDS, matches.threshold})
             for duplicate_rms in matches.radii
+        ),
+        classes=()
+        if class_index is None
+        else per_class(
+            matches.memorized_distinct,
+            class_index,
+            confidence=confidence,
+            limit=None if gate is None else gate.fail_above,
+        ),
+        coverage=leak_coverage(
+            [leak.hits for leak in leaks], num_images=num_images, confidence=confidence
         ),
         leaks=leaks,
     )

@@ -143,6 +143,8 @@ def report_dict(result: ScanResult) -> dict[str, Any]:
             "space": result.space,
             "search": result.search,
             "sampling": sampling,
+            "holdout": result.holdout,
+            "authentic": result.authentic,
             "optimality": result.optimality,
             "timings": result.timings,
             "environment": result.environment,
@@ -161,7 +163,9 @@ def findings_dict(findings: Findings) -> dict[str, Any]:
             "interval": findings.interval,
             "num_degenerate": findings.num_degenerate,
             "num_leaking_images": len(findings.leaks),
+            "leak_coverage": findings.coverage,
             "sensitivity": findings.sensitivity,
+            "classes": findings.classes,
         }
     )
 

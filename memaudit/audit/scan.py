@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 import memaudit
+from memaudit.audit.authenticity import auth_pct
 from memaudit.audit.features import FeatureIndex
 from memaudit.audit.findings import Findings, Gate, find, first_decided
 from memaudit.audit.found import SearchStatistics
 from memaudit.audit.gate import Decision
+from memaudit.audit.holdout import HoldoutControl, check_disjoint, judge_holdout
 from memaudit.audit.index_cache import open_index
 from memaudit.audit.matches import SEARCH_BATCH, Leak, Matches, match
 from memaudit.audit.neighbors import NeighborIndex
@@ -95,6 +97,8 @@ class ScanConfig:
                 f"fail_above is {self.fail_above}; a share between 0 and 1 is needed, such as "
                 "0.001 for one image in a thousand."
             )
+        if self.fail_above is not None and self.confidence < 0.5:
+            raise ConfigError(f"confidence is {self.confidence}; a gate needs at least 0.5.")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
         if self.optimum_images != 0 and min(self.optimum_images, self.optimum_trajectories) < 2:
@@ -126,6 +130,11 @@ class ScanResult:
     matches: Matches = field(repr=False)
     findings: Findings
     """Ratios, verdict and leaks: all that follows from the matches."""
+    holdout: HoldoutControl | None
+    """The same rule on held-out images; None without any."""
+    authentic: Proportion
+    """Images farther from their nearest training image than that is from the nearest other: AuthPct
+    is its ratio in percent."""
     optimality: Optimality | None = field(repr=False)
     """The model against the optimum of its training images; None where there is no model, or one
     with classes that the training images do not have."""
@@ -189,6 +198,7 @@ def scan(
     check_comparable(source, name, data)
     if holdout is not None:
         check_comparable(source, name, holdout)
+        check_disjoint(data, holdout)
     clock = _Clock()
 
     if index is None:
@@ -222,6 +232,26 @@ def scan(
         confidence=config.confidence,
         gate=_gate(source, config),
     )
+    authentic = auth_pct(
+        matches.nn1,
+        matches.squared_distance1,
+        index=index,
+        duplicate_rms=config.duplicate_rms,
+        confidence=config.confidence,
+    )
+    control = None
+    if holdout is not None:
+        control = judge_holdout(
+            holdout,
+            data=data,
+            generated=generated,
+            matches=matches,
+            ratio=findings.ratios["distinct"],
+            index=index,
+            progress=progress,
+        )
+    clock.lap("control")
+
     optimality = None
     if isinstance(source, Checkpoint) and config.optimum_images:
         optimality = _compare(source, data, holdout, index, config, progress)
@@ -239,6 +269,8 @@ def scan(
         search=_search_dict(index, matches),
         matches=matches,
         findings=findings,
+        holdout=control,
+        authentic=authentic,
         optimality=optimality,
         timings=clock.timings(),
         environment=describe_environment(config.device),

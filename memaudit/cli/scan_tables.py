@@ -12,6 +12,7 @@ from memaudit.cli.console import out
 from memaudit.cli.wording import describe, interval, percent, printable
 
 if TYPE_CHECKING:
+    from memaudit.audit.holdout import HoldoutControl
     from memaudit.audit.scan import ScanResult
 
 WORST_PAIRS = 8
@@ -37,7 +38,9 @@ def render(result: "ScanResult") -> None:
             f"{result.findings.num_degenerate:,} images equal both their neighbours, exactly "
             "duplicated training images: the paper's rule cannot count them."
         )
-    _say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    _say(_leaks(result))
+    if result.holdout is not None:
+        _say(_control(result.holdout))
     if result.optimality is not None:
         same = result.optimality.agreement
         _say(
@@ -81,6 +84,35 @@ def print_verdict(decision: Decision) -> None:
             f"{_e_value(decision.required)} is needed."
         )
     _say(f"A test of fixed size needs {needed:,} images without a single copy to pass.")
+
+
+def _leaks(result: "ScanResult") -> str:
+    """How many training images leak, and how many more would."""
+    text = f"{len(result.leaks):,} of {len(result.data):,} training images leak"
+    chao1 = result.findings.coverage.chao1
+    if chao1 is None:
+        return f"{text}."
+    return (
+        f"{text}; with more samples at least about {chao1.value:,.0f} would "
+        f"({chao1.low:,.0f} to {chao1.high:,.0f}, Chao1)."
+    )
+
+
+def _control(control: "HoldoutControl") -> str:
+    """The floor, the excess over it, and C_T."""
+    floor, excess, copying = control.ratios["distinct"], control.excess, control.copying
+    text = (
+        f"Of {control.num_images:,} held-out images the same rule flags {floor.count:,}: "
+        f"{describe(floor)}. "
+    )
+    if excess is not None:
+        text += (
+            f"Copies beyond that floor: {100 * excess.value:.2f} % "
+            f"({100 * excess.low:.2f} % to {100 * excess.high:.2f} %). "
+        )
+    return text + (
+        f"C_T {copying.value:.1f}, where {copying.spread:.1f} is chance: far below 0 is copying."
+    )
 
 
 def _e_value(log_e: float) -> str:

@@ -14,7 +14,7 @@ from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
-from memaudit.errors import ConfigError
+from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import SamplerConfig
 
@@ -167,3 +167,44 @@ def test_another_scan_does_not_go_on_from_the_images_of_this_one(tmp_path: Path)
         len(scan(planted(TRAIN, 0.3), TRAIN, config=other, folder=tmp_path, overwrite=True).keys)
         == 2
     )
+
+
+def test_held_out_images_give_the_floor_and_the_excess_over_it():
+    """Held-out images of which a tenth resembles a training image as a copy does."""
+    near = TRAIN.images[:10] ^ 1
+    fresh = image_set(90, seed=2).images
+    holdout = ImageSet(np.concatenate([near, fresh]), [f"h{i}" for i in range(100)], source="held")
+    result = scan(planted(TRAIN, 0.3), TRAIN, holdout=holdout, config=config(1000))
+    control = result.holdout
+    assert control is not None and control.excess is not None
+    assert (control.ratios["distinct"].count, control.ratios["distinct"].total) == (10, 100)
+    r = result.ratios["distinct"].ratio
+    assert control.excess.value == pytest.approx((r - 0.1) / 0.9)
+    assert control.excess.low < 0.2222 < control.excess.high
+    assert control.copying.value < -3 * control.copying.spread
+
+
+def test_held_out_images_in_the_training_set_are_refused_by_name():
+    both = ImageSet(
+        np.concatenate([image_set(5, seed=3).images, TRAIN.images[7:9]]),
+        [f"held/{i}" for i in range(7)],
+        source="held",
+    )
+    with pytest.raises(DataError, match=r"2 of the 7 .*held/5 = train/00007\.png, held/6 = "):
+        scan(planted(TRAIN, 0.3), TRAIN, holdout=both, config=config(10))
+
+
+def test_flat_images_neither_hide_nor_make_copies():
+    """Generated images of one colour, against a training set that holds two of the same."""
+    flat = np.stack([np.full(SHAPE, value, dtype=np.uint8) for value in (0, 0, 200)])
+    train = ImageSet(
+        np.concatenate([TRAIN.images, flat]), [*TRAIN.names, "a", "b", "c"], source="train"
+    )
+    generated = ImageSet(
+        np.stack([np.full(SHAPE, value, dtype=np.uint8) for value in (0, 100, 200)]),
+        ["copied twice", "new", "copied"],
+        source="generated",
+    )
+    matches = scan(generated, train).matches
+    assert matches.memorized_distinct.tolist() == [True, False, True]
+    assert matches.memorized_paper.tolist() == [False, False, True]
