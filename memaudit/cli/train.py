@@ -178,6 +178,9 @@ if TYPE_CHECKING:
     metavar="N",
     help="Images generated for each of these scans.",
 )
+@click.option(
+    "--tensorboard", is_flag=True, help='Write the log for TensorBoard, too (extra "tensorboard").'
+)
 @click.option("--seed", type=int, default=1024, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in DIR.")
 @device_option
@@ -186,6 +189,7 @@ def train(
     out: Path,
     audit_every: int | None,
     audit_samples: int,
+    tensorboard: bool,
     device: str,
     resume: bool,
     **options: Any,
@@ -237,6 +241,7 @@ def train(
             resume=resume,
             progress=progress,
             on_snapshot=early_warning,
+            tensorboard=tensorboard,
         )
     if not is_first:
         return

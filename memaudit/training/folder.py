@@ -31,6 +31,7 @@ class RunFolder:
         self.model = path / "model.safetensors"
         self.state = path / "training-state.safetensors"
         self.log = path / LOG
+        self.tensorboard = path / "tensorboard"
         if not resume and (self.state.exists() or self.snapshots()):
             raise ConfigError(
                 f"{path} holds a training run already. Resume it, or choose another folder."

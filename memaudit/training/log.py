@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,20 @@ class TrainingLog:
             done are kept; those of steps that were lost with their state are dropped.
         trainer: whose steps are recorded.
         write: whether to write the file, which one of several ranks does.
+        on_entry: called with each new entry.
     """
 
-    def __init__(self, path: Path, trainer: Trainer, *, write: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        trainer: Trainer,
+        *,
+        write: bool = True,
+        on_entry: Callable[[Entry], None] | None = None,
+    ) -> None:
         self.path = path
         self._write = write
+        self._on_entry = on_entry
         self.trainer = trainer
         self.entries = [e for e in read_log(path) if e.images_seen <= trainer.images_seen]
         if write:
@@ -169,6 +178,8 @@ class TrainingLog:
         if self._write:
             with self.path.open("ab") as file:
                 file.write(_line(entry))
+        if self._on_entry is not None:
+            self._on_entry(entry)
 
 
 def _finite_mean(losses: Tensor) -> float | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from memaudit.training.interrupts import deferred_interrupt
 from memaudit.training.log import AuditEntry, LogEntry, TrainingLog
 from memaudit.training.ranks import any_rank, current_ranks, wait_for_ranks
 from memaudit.training.state import load_state, save_state
+from memaudit.training.tensorboard import event_file, summary_writer
 from memaudit.training.trainer import Trainer
 
 LOG_ENTRIES = 100
@@ -58,6 +60,7 @@ def train(
     resume: bool = False,
     progress: Progress = silent,
     on_snapshot: OnSnapshot | None = None,
+    tensorboard: bool = False,
 ) -> TrainingResult:
     """Train a denoiser on a CPU, a GPU, or several: where torch.distributed is initialized, its
     ranks train together (`training.ranks`).
@@ -80,10 +83,12 @@ def train(
         progress: told the images seen and the loss.
         on_snapshot: called with path and images seen of each snapshot on the schedule, once all
             is written; what it returns goes into the log (`experiments.early_warning` audits).
+        tensorboard: write the log for TensorBoard as well, into `tensorboard` in `out`.
 
     Raises:
         ConfigError: options that do not fit the images or the device; a folder that holds another
-            run or cannot be written; a loss that is not finite any more.
+            run or cannot be written; a loss that is not finite any more; TensorBoard without its
+            package.
         DataError: images that cannot be trained on.
         CheckpointError: a training state that cannot be read.
     """
@@ -91,6 +96,8 @@ def train(
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"Training on {device} was asked for, but torch finds no GPU. Use cpu.")
+    if tensorboard:
+        summary_writer()  # to fail before anything is written
 
     # Steps seed torch's generators; the caller's come back as they were.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -99,10 +106,15 @@ def train(
         if folder.state.exists():
             load_state(folder.state, trainer, images)
         writes = current_ranks().rank == 0
-        log = TrainingLog(folder.log, trainer, write=writes)
         if not writes:
             progress, on_snapshot = silent, None
-        _run(trainer, images, folder, log, progress, on_snapshot)
+        with (
+            event_file(folder.tensorboard, images_seen=trainer.images_seen)
+            if tensorboard and writes
+            else nullcontext()
+        ) as on_entry:
+            log = TrainingLog(folder.log, trainer, write=writes, on_entry=on_entry)
+            _run(trainer, images, folder, log, progress, on_snapshot)
 
     return TrainingResult(
         model=folder.model,

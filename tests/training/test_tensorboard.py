@@ -1,0 +1,57 @@
+"""The log of a run in TensorBoard."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
+from memaudit.training.config import TrainingConfig
+from memaudit.training.log import AuditEntry
+from memaudit.training.loop import train
+
+CONFIG = TrainingConfig(
+    model_channels=8,
+    channel_mult=(1,),
+    num_blocks=1,
+    attn_resolutions=(),
+    batch_size=4,
+    duration_images=16,
+    num_snapshots=2,
+)
+
+
+def image_set() -> ImageSet:
+    images = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)
+    return ImageSet(images, list("abcdef"))
+
+
+def test_tensorboard_shows_the_numbers_of_the_log(tmp_path: Path):
+    pytest.importorskip("tensorboard", reason='the extra "tensorboard" is not installed')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def audit(path: Path, images_seen: int) -> AuditEntry:
+        return AuditEntry(images_seen, 1.0, 1, 4, 0.25, 0.006, 0.8, 0.95)
+
+    result = train(image_set(), CONFIG, out=tmp_path, on_snapshot=audit, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+
+    def shown(name: str) -> list[tuple[int, float]]:
+        return [(event.step, event.value) for event in events.Scalars(name)]
+
+    assert shown("loss") == [(e.images_seen, pytest.approx(e.loss)) for e in result.log]
+    assert shown("lr") == [(e.images_seen, pytest.approx(e.lr)) for e in result.log]
+    assert shown("audit/ratio") == [(8, 0.25), (16, 0.25)]
+    assert shown("audit/high") == [(8, pytest.approx(0.8)), (16, pytest.approx(0.8))]
+
+
+def test_without_tensorboard_one_is_told_what_to_install_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="pip install tensorboard"):
+        train(image_set(), CONFIG, out=tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
