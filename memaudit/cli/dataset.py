@@ -136,7 +136,7 @@ def build(
         images = repeated(images, repeat)
         if labels is not None:
             images = with_labels(images, labels, num_classes=num_classes, seed=label_seed)
-        write_set(out, images, sources=sources, choices=choices)
+        write_set(out, images, sources=sources, choices=choices, progress=progress)
     _remark(f"{out}: {_contents(images)}, fingerprint {images.fingerprint}")
 
 
@@ -257,21 +257,25 @@ def duplicates(
         found = find_duplicates(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress
         )
+        if out is not None:
+            page = write_duplicates(found, images, out)
+        if kept is not None:
+            left_out = [
+                {"name": images.names[i], "duplicate_of": images.names[group.indices[0]]}
+                for group in found.groups
+                for i in group.indices[1:]
+            ]
+            choices = {"duplicate_rms": duplicate_rms, "flips": flips, "left_out": left_out}
+            without = images.take(found.kept)
+            write_set(kept, without, sources=[images], choices=choices, progress=progress)
     if as_json:
         _print_json(_duplicates_json(found, images))
     else:
         _print_duplicates(found, images)
     if out is not None:
-        _remark(f"Page: {write_duplicates(found, images, out)}")
+        _remark(f"Page: {page}")
     if kept is not None:
-        left_out = [
-            {"name": images.names[i], "duplicate_of": images.names[group.indices[0]]}
-            for group in found.groups
-            for i in group.indices[1:]
-        ]
-        choices = {"duplicate_rms": duplicate_rms, "flips": flips, "left_out": left_out}
-        write_set(kept, images.take(found.kept), sources=[images], choices=choices)
-        _remark(f"{kept}: {len(found.kept):,} images, {len(left_out):,} left out")
+        _remark(f"{kept}: {_contents(without)}, {len(left_out):,} images left out")
 
 
 def _check_mix(
