@@ -33,7 +33,7 @@ def heading(title: str, device: torch.device) -> list[str]:
     return [
         f"# {title} on {hardware(device)}, {datetime.date.today().isoformat()}",
         "",
-        f"`python benchmarks/{Path(sys.argv[0]).name} {arguments}`",
+        f"`python benchmarks/{Path(sys.argv[0]).name} {arguments}".rstrip() + "`",
         f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}{load}.",
         f"Python {platform.python_version()}, torch {torch.__version__}, FAISS {faiss.__version__},"
         f" NumPy {np.__version__}.",

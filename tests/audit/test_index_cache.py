@@ -143,6 +143,15 @@ def test_only_the_user_can_read_the_index(built, tmp_path):
         assert (tmp_path / "index").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.gpu
+def test_an_index_built_on_the_cpu_serves_a_gpu(built, tmp_path):
+    data = image_set()
+    on_cpu = open_index(data, cache_dir=tmp_path).nearest(data.images[:20], 2)
+    on_gpu = open_index(data, device="cuda", cache_dir=tmp_path).nearest(data.images[:20], 2)
+    np.testing.assert_array_equal(on_cpu.index, on_gpu.index)
+    assert built == [400]
+
+
 def test_what_cannot_be_searched_is_refused_as_without_a_cache(tmp_path):
     empty = ImageSet(np.empty((0, *SHAPE), dtype=np.uint8), names=[])
     with pytest.raises(DataError, match="no training images"):

@@ -2,8 +2,11 @@
 
 import io
 import math
+import re
+import threading
 import zipfile
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,6 +217,39 @@ def test_memory_mapped_images_are_searched(cifar, copies, truth, tmp_path):
     np.save(tmp_path / "images.npy", cifar[0])
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     assert_equal(NeighborIndex(mapped).nearest(copies, 2), truth)
+
+
+def anonymous_memory():
+    """Bytes of this process that no file backs."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no RssAnon")
+def test_memory_grows_with_the_projections_and_not_with_the_images(tmp_path):
+    """100 MB of images more on disk, 8 MB of projections more in memory."""
+    shape, peaks = (3, 64, 64), []
+    rng = np.random.default_rng(0)
+    for num_images in (2048, 2048, 10_240):  # the first one warms up
+        path = tmp_path / f"{len(peaks)}.npy"
+        np.save(path, noise(rng, num_images, shape))
+        mapped = np.load(path, mmap_mode="r")
+        peak, done = [anonymous_memory()], threading.Event()
+
+        def watch(peak=peak, done=done):
+            while not done.wait(0.005):
+                peak.append(anonymous_memory())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        index = NeighborIndex(mapped)
+        found = index.distinct_nearest(noise(rng, 9, shape), duplicate_rms=[255])
+        done.set()
+        watcher.join()
+        assert found.statistics.num_brute_forced > 9
+        peaks.append(max(peak) - peak[0])
+    assert peaks[2] - peaks[1] < 40e6
 
 
 def test_ties_go_to_the_lower_index():
