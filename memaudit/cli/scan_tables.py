@@ -90,7 +90,7 @@ def _leaks(result: "ScanResult") -> str:
     """How many training images leak, and how many more would."""
     text = f"{len(result.leaks):,} of {len(result.data):,} training images leak"
     chao1 = result.findings.coverage.chao1
-    if chao1 is None:
+    if chao1 is None or chao1.high < len(result.leaks) + 0.5:
         return f"{text}."
     return (
         f"{text}; with more samples at least about {chao1.value:,.0f} would "
