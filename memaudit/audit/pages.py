@@ -1,5 +1,6 @@
 """What all pages have in common: HTML from templates/, and text from strangers made harmless."""
 
+import math
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,7 +12,8 @@ def render_template(template: str, **values: Any) -> str:
     """The text of a page.
 
     Args:
-        template: file in templates/, whose filters are `percent`, `grouped` and `short`.
+        template: file in templates/, whose filters are `percent`, `grouped`, `exponential` and
+            `short`.
         values: what the template names; a name that it does not get is an error.
     """
     environment = Environment(
@@ -22,8 +24,17 @@ def render_template(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, grouped="{:,}".format, short=short)
+    environment.filters.update(
+        percent=percent, grouped="{:,}".format, exponential=exponential, short=short
+    )
     return environment.get_template(template).render(**values)
+
+
+def exponential(log: float) -> str:
+    """exp(log) as `0.031`, `20` or `10^35`: also where a float cannot hold it."""
+    if abs(log) < math.log(1e4):
+        return f"{math.exp(log):.3g}"
+    return f"10^{log / math.log(10):.0f}"
 
 
 def short(text: Any, length: int = 100) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from memaudit.audit.optimality import AtSigma, Estimate, Optimality
 
-WIDTH, HEIGHT = 630, 220
+WIDTH, HEIGHT = 610, 220
 """Of the plot area, in units of the drawing."""
 Curve = Callable[[AtSigma], Estimate | None]
 
@@ -35,6 +35,7 @@ class Chart:
     """Curves with their axes; the noise level runs to the right, on a logarithmic scale."""
 
     title: str
+    x_label: str
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -116,6 +117,7 @@ def _chart(
 
     return Chart(
         title=title,
+        x_label="noise level sigma",
         lines=tuple(line(name, stroke) for name, stroke, _ in curves if found[name]),
         x_ticks=tuple(
             Tick(x(10.0**power), f"{10.0**power:g}") for power in range(x_low, x_high + 1)

@@ -1,6 +1,7 @@
 """The page, in a real browser where there is one."""
 
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,20 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
-from memaudit.audit.pages import short
+from memaudit.audit.matches import match
+from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.pages import exponential, short
+from memaudit.audit.regenerate import sample_command
 from memaudit.audit.report import report_dict, write_report
 from memaudit.audit.report_chart import HEIGHT, WIDTH, charts
-from memaudit.audit.report_page import (
-    count_ticks,
-    duration,
-    histogram,
-    render_page,
-    rows_to_show,
-)
+from memaudit.audit.report_histogram import Bin, count_ticks, histogram
+from memaudit.audit.report_page import duration, render_page
+from memaudit.audit.report_pairs import known_duplicates, rows_to_show
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.audit.source import optimum_of
+from memaudit.cli.main import cli
 from memaudit.data.images import ImageSet
+from memaudit.data.writers import to_picture
+from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
+from memaudit.models.generate import SamplerConfig
+from memaudit.models.precond import build_network
 
 Make = Callable[..., ScanResult]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -31,6 +38,26 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 def page_of(result: ScanResult) -> str:
     return render_page(result, report_dict(result) | {"files": {}})
+
+
+def random_images(num_images: int, size: int, seed: int = 0, num_classes: int = 0) -> ImageSet:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
+    names = [f"{seed}/{i:05d}.png" for i in range(num_images)]
+    labels = rng.integers(0, num_classes, num_images) if num_classes else None
+    return ImageSet(images, names, source=f"set {seed}", labels=labels)
+
+
+@pytest.fixture(scope="module")
+def whole_result() -> ScanResult:
+    """A scan that shows every section: gate, held-out images, classes, the optimum."""
+    train = random_images(40, 8, num_classes=3)
+    return scan(
+        optimum_of(train, conditional=True),
+        train,
+        holdout=random_images(30, 8, seed=1, num_classes=3),
+        config=ScanConfig(seeds=tuple(range(12)), fail_above=0.001),
+    )
 
 
 def test_the_headline_is_count_share_and_interval(make_result: Make):
@@ -43,8 +70,111 @@ def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_resul
     text = page_of(make_result(copies=0, others=30))
     assert "None of 30 generated images copies a training image" in text
     assert re.search(r"At most\s+1[12](\.\d)?&nbsp;%", text)
-    assert "Closest pairs; none is a copy" in text
+    assert "None of them is a copy." in text
     assert text.count('class="pictures"') == 30
+
+
+@pytest.mark.parametrize(
+    ("copies", "others", "sampled", "heading", "reason"),
+    [
+        (20, 40, True, "FAIL: more than 1.0", "the evidence was enough"),
+        (0, 800, True, "PASS: at most 1.0", "the evidence was enough"),
+        (1, 60, True, "INCONCLUSIVE: whether more than 1.0", "more samples may decide"),
+        (20, 40, False, "FAIL: more than 1.0", "All 60 images that were given were judged"),
+        (0, 400, False, "PASS: at most 1.0", "All 400 images that were given were judged"),
+    ],
+)
+def test_a_verdict_comes_first_with_its_reason_and_evidence(
+    make_result: Make, copies: int, others: int, sampled: bool, heading: str, reason: str
+):
+    text = page_of(
+        make_result(copies=copies, others=others, sampled=sampled, fail_above=0.01, size=4)
+    )
+    assert f"<h1>{heading}" in text
+    assert "ecided at 95&nbsp;% confidence." in text
+    assert reason in text
+    assert "needed 299 images without a single copy to pass" in text
+    assert ("≥ 20" if sampled else "≤ 0.05") in text
+
+
+def test_contents_and_headings_are_the_same_in_the_same_order(whole_result: ScanResult):
+    text = page_of(whole_result)
+    contents = re.findall(r'<li><a href="#(\w+)">([^<]+)</a></li>', text)
+    headings = re.findall(r'<h2 id="(\w+)-title">([^<]+)</h2>', text)
+    assert contents == headings
+    assert len(contents) == len(set(contents)) >= 10
+
+
+def test_a_section_without_anything_to_show_is_absent(make_result: Make):
+    text = page_of(make_result())
+    for absent in ("verdict", "edge", "classes", "optimum"):
+        assert f'id="{absent}"' not in text
+        assert f'href="#{absent}"' not in text
+
+
+def test_held_out_images_give_floor_and_excess(whole_result: ScanResult, make_result: Make):
+    text = page_of(whole_result)
+    assert "among 30 held-out images" in text
+    assert "Excess over the floor" in text and "C<sub>T</sub>" in text
+    assert "was measured on held-out images" in text
+    text = page_of(make_result())
+    assert "was not measured here" in text and "AuthPct" in text
+
+
+def test_the_sensitivity_table_has_the_headline_once(make_result: Make):
+    text = page_of(make_result())
+    table = text[text.index('<table class="grid">') :]
+    table = table[: table.index("</table>")]
+    assert table.count('<th scope="row">') == 5
+    assert table.count("<td") == 20
+    assert re.findall(r'chosen">([^<]+)', table) == ["33.3&nbsp;%"]
+
+
+def test_the_seed_of_a_copy_generates_it_again(tmp_path: Path):
+    network = {
+        "class_name": "EDMPrecond",
+        "img_resolution": 8,
+        "img_channels": 3,
+        "label_dim": 3,
+        "model_type": "SongUNet",
+        "model_channels": 8,
+        "channel_mult": [1],
+        "num_blocks": 1,
+        "attn_resolutions": [],
+    }
+    path = tmp_path / "a model.safetensors"
+    save_checkpoint(path, build_network(network), network)
+    sampler = SamplerConfig(
+        num_steps=3, sigma_min=0.01, sigma_max=50, S_churn=2, S_max=40, solver="euler"
+    )
+    config = ScanConfig(seeds=(7, 8, 9), sampler=sampler, class_index=2, optimum_images=0)
+    result = scan(open_checkpoint(path), random_images(10, 8), config=config)
+    command = sample_command(result, "SEED")
+    assert command is not None
+    words = shlex.split(command.replace("SEED", "8"))
+    assert words[0] == "memaudit"
+    words[words.index("--out") + 1] = str(tmp_path / "8.png")
+    ran = CliRunner().invoke(cli, words[1:])
+    assert ran.exit_code == 0, ran.output
+    again = np.asarray(Image.open(tmp_path / "8.png"))
+    np.testing.assert_array_equal(again, np.asarray(to_picture(result.generated[1])))
+
+
+def test_the_command_is_shown_for_checkpoints_only(make_result: Make):
+    assert "memaudit sample model.safetensors --seeds SEED --device cpu" in page_of(
+        make_result(sampled=True)
+    )
+    assert "memaudit sample" not in page_of(make_result())
+
+
+def test_duplicates_that_the_search_met_stand_beside_the_leak():
+    train = random_images(6, 8)
+    train.images[4] = train.images[1]
+    generated = ImageSet(train.images[[1, 2]], ["a", "b"], source="generated")
+    result = scan(generated, train)
+    by_index = {leak.index: known_duplicates(result.matches, leak) for leak in result.leaks}
+    assert by_index == {1: [4], 2: []}
+    assert "duplicate in the training set: 0/00004.png" in page_of(result)
 
 
 def test_the_bins_part_copies_from_others_and_miss_none(make_result: Make):
@@ -92,7 +222,7 @@ def test_the_page_asks_nothing_of_the_network(make_result: Make):
     assert "default-src 'none'" in text
 
 
-def test_headings_are_in_order_and_every_picture_has_words(make_result: Make):
+def test_headings_are_in_order_and_every_picture_has_words(whole_result: ScanResult):
     class Outline(HTMLParser):
         levels: list[int] = []
         bare: list[Any] = []
@@ -104,15 +234,14 @@ def test_headings_are_in_order_and_every_picture_has_words(make_result: Make):
                 self.bare.append(attrs)
 
     outline = Outline()
-    outline.feed(page_of(make_result()))
+    outline.feed(page_of(whole_result))
     assert outline.levels[0] == 1 and outline.levels.count(1) == 1
     assert all(b <= a + 1 for a, b in zip(outline.levels, outline.levels[1:], strict=False))
     assert outline.bare == []
 
 
 def test_the_curves_against_the_optimum_are_drawn_and_told_in_numbers():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    images = random_images(40, 8).images
     train, held = (
         ImageSet(part, [str(i) for i in range(20)], source=name)
         for part, name in ((images[:20], "train"), (images[20:], "holdout"))
@@ -131,15 +260,43 @@ def test_the_curves_against_the_optimum_are_drawn_and_told_in_numbers():
     assert heights == {f"{HEIGHT / 3:.1f}"}
 
 
-def test_durations_and_axes_are_round():
+def test_numbers_are_short_and_axes_round():
     assert duration(0.4213) == "0.42 s"
     assert duration(200) == "3 min 20 s"
     assert duration(7500) == "2 h 5 min"
-    assert count_ticks(0)[0] == 0
+    assert exponential(np.log(20)) == "20" and exponential(-3.0) == "0.0498"
+    assert exponential(1000.0) == "10^434" and exponential(-1000.0) == "10^-434"
+    assert count_ticks([Bin(0, 1, 0, 0)])[0] == 0
     for largest in (1, 7, 99, 100, 101, 9999):
-        ticks = count_ticks(largest)
+        ticks = count_ticks([Bin(0, 1, largest, 0)])
         assert 3 <= len(ticks) <= 7 and ticks[-1] >= largest
     assert len(short("a" * 500)) <= 100
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_page_of_ten_thousand_images_stays_below_10_mb(size: int):
+    """Noise, which no picture format makes smaller; two of three images are copies."""
+    train = random_images(300, size)
+    some = random_images(300, size, seed=1)
+    few = np.concatenate([train.images, train.images, some.images])
+    matches = match(NeighborIndex(train.images), few)
+    rows = np.arange(10_000) % len(few)
+    generated = ImageSet(few, [str(i) for i in range(len(few))], source="generated")
+    small = scan(generated, train)
+    matches = replace(
+        matches,
+        index=matches.index[rows],
+        squared_distance=matches.squared_distance[rows],
+        index_distinct=matches.index_distinct[:, rows],
+        squared_distance_distinct=matches.squared_distance_distinct[:, rows],
+    )
+    result = replace(
+        small,
+        generated=few[rows],
+        keys=tuple(f"generated/{i:05d}.png" for i in range(len(rows))),
+        matches=matches,
+    )
+    assert len(page_of(result).encode()) < 10e6
 
 
 @pytest.fixture(scope="module")
@@ -182,18 +339,73 @@ def test_a_browser_shows_it_without_scripts_network_or_overflow(
 
 
 def test_the_page_does_not_scroll_sideways_on_a_phone(
-    browser: Any, make_result: Make, tmp_path: Path
+    browser: Any, make_result: Make, whole_result: ScanResult, tmp_path: Path
 ):
-    result = make_result(name="no_place_to_break" * 20 + "{}")
-    result = replace(result, keys=tuple(f"{'neither_here' * 20}{key}" for key in result.keys))
+    unbreakable = make_result(name="no_place_to_break" * 20 + "{}", sampled=True, fail_above=0.01)
     page = browser.new_page(viewport={"width": 400, "height": 900})
-    page.goto(write_report(result, tmp_path).as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for result in (unbreakable, whole_result):
+        page.goto(write_report(result, tmp_path).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
     page.close()
 
 
-def test_it_prints(browser: Any, make_result: Make, tmp_path: Path):
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_words_of_a_chart_stay_inside_and_apart(
+    browser: Any, whole_result: ScanResult, tmp_path: Path, width: int
+):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(write_report(whole_result, tmp_path).as_uri())
+    boxes_of_charts = page.evaluate(
+        """() => [...document.querySelectorAll('svg.plot')].map(plot =>
+            [plot, ...plot.querySelectorAll('text')]
+                .map(element => element.getBoundingClientRect())
+                .filter(box => box.width > 0)
+                .map(box => [box.left, box.top, box.right, box.bottom]))"""
+    )
+    assert len(boxes_of_charts) >= 3
+    for plot, *texts in boxes_of_charts:
+        assert len(texts) > 8
+        for i, (left, top, right, bottom) in enumerate(texts):
+            assert left >= plot[0] - 1 and top >= plot[1] - 1
+            assert right <= plot[2] + 1 and bottom <= plot[3] + 1
+            for other in texts[:i]:
+                apart_x = left >= other[2] or right <= other[0]
+                # A line box is taller than the digits in it.
+                apart_y = top >= other[3] - 4 or bottom <= other[1] + 4
+                assert apart_x or apart_y
+    page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_axe_finds_nothing_serious(
+    browser: Any, whole_result: ScanResult, make_result: Make, tmp_path: Path, width: int
+):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    for result in (whole_result, make_result()):
+        page.goto(write_report(result, tmp_path).as_uri())
+        found = axe.run(page).response
+        assert found["passes"]
+        assert [
+            (rule["id"], [node["html"] for node in rule["nodes"]])
+            for rule in found["violations"]
+            if rule["impact"] in ("serious", "critical")
+        ] == []
+    page.close()
+
+
+def test_it_prints_and_nothing_is_folded_away(
+    browser: Any, whole_result: ScanResult, tmp_path: Path
+):
     page = browser.new_page()
-    page.goto(write_report(make_result(), tmp_path).as_uri())
+    page.goto(write_report(whole_result, tmp_path).as_uri())
+    page.emulate_media(media="print")
+    assert page.locator("details").count() == 0
+    assert not page.locator("nav").is_visible()
+    for section in page.locator("main > section").all():
+        assert section.is_visible()
+    # On an A4 page less its margins no table is cut off.
+    page.set_viewport_size({"width": 680, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 680
     assert page.pdf(format="A4")[:4] == b"%PDF"
     page.close()

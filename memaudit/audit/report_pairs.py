@@ -1,0 +1,130 @@
+"""What a report shows of its images: pairs beside the threshold, and training images that leak."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.audit.matches import Leak, Matches
+from memaudit.audit.pages import short
+from memaudit.audit.pictures import Picture, embed
+from memaudit.audit.scan import ScanResult
+from memaudit.audit.space import Space
+
+CLOSEST_PAIRS = 48
+"""Pairs shown from the closest on."""
+EDGE_PAIRS = 6
+"""Pairs shown on each side of the threshold, where the closest ones do not reach it."""
+SHOWN_LEAKS = 120
+"""Leaking training images shown. With these limits a page of 64×64 images stays under 10 MB."""
+SHOWN_KEYS = 8
+"""Seeds, names or duplicates listed for a leak."""
+AMPLIFIED = 4
+"""Factor of the difference pictures."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generated image beside its neighbours."""
+
+    key: int | str
+    """Seed or name."""
+    class_index: int | None
+    is_copy: bool
+    distance_ratio: float
+    nearest: str
+    """Name of the nearest training image."""
+    second: str | None
+    """Name of the nearest outside its duplicates; None where there is none."""
+    nearest_distance: str
+    second_distance: str | None
+    pictures: dict[str, Picture]
+    """Heading → picture, in their order."""
+
+
+@dataclass(frozen=True)
+class LeakRow:
+    """A training image that leaked, with its closest copy."""
+
+    leak: Leak
+    distance: str
+    """Of the closest copy."""
+    pictures: tuple[Picture, Picture]
+    keys: tuple[int | str, ...]
+    """Of its closest copies, at most SHOWN_KEYS."""
+    duplicates: tuple[str, ...]
+    """Names of training images known to be its duplicates, at most SHOWN_KEYS."""
+
+
+def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the closest pairs, copies first, and of further ones on both sides of the edge."""
+    order = np.lexsort((matches.distance_ratio, ~matches.memorized_distinct))
+    num_copies = int(matches.memorized_distinct.sum())
+    if num_copies <= CLOSEST_PAIRS:
+        return order[:CLOSEST_PAIRS], order[:0]
+    first = max(CLOSEST_PAIRS, num_copies - EDGE_PAIRS)
+    return order[:CLOSEST_PAIRS], order[first : num_copies + EDGE_PAIRS]
+
+
+def pair(result: ScanResult, row: int) -> Pair:
+    """The generated image of a row of the matches, with its pictures."""
+    matches, data = result.matches, result.data
+    nn1, nn2 = int(matches.nn1[row]), int(matches.nn2_distinct[row])
+    x, y = result.generated[row], data.images[nn1]
+    difference = np.abs(x.astype(int) - y) * AMPLIFIED
+    nearest = data.names[nn1]
+    second = data.names[nn2] if nn2 >= 0 else None
+    pictures = {
+        "Generated": embed(x, f"Generated image {short(result.keys[row])}"),
+        "Nearest": embed(y, f"Nearest training image {short(nearest)}"),
+    }
+    if second is not None:
+        alt = f"Second nearest training image {short(second)}"
+        pictures["Second"] = embed(data.images[nn2], alt)
+    pictures[f"Difference ×{AMPLIFIED}"] = embed(
+        difference.clip(0, 255).astype(np.uint8),
+        f"Difference between generated and nearest, times {AMPLIFIED}",
+    )
+    return Pair(
+        key=result.keys[row],
+        class_index=None if result.class_index is None else int(result.class_index[row]),
+        is_copy=bool(matches.memorized_distinct[row]),
+        distance_ratio=float(matches.distance_ratio[row]),
+        nearest=nearest,
+        second=second,
+        nearest_distance=distance_text(result.space, matches.squared_distance1[row]),
+        second_distance=None
+        if second is None
+        else distance_text(result.space, matches.squared_distance2_distinct[row]),
+        pictures=pictures,
+    )
+
+
+def leak_row(result: ScanResult, leak: Leak) -> LeakRow:
+    """A leaking training image, with its pictures."""
+    names = result.data.names
+    keys = tuple(result.keys[row] for row in leak.rows[:SHOWN_KEYS])
+    return LeakRow(
+        leak=leak,
+        distance=distance_text(result.space, leak.squared_distance),
+        pictures=(
+            embed(result.data.images[leak.index], f"Training image {short(leak.name)}"),
+            embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}"),
+        ),
+        keys=keys,
+        duplicates=tuple(names[i] for i in known_duplicates(result.matches, leak)[:SHOWN_KEYS]),
+    )
+
+
+def known_duplicates(matches: Matches, leak: Leak) -> list[int]:
+    """Training images that the search met as duplicates of a leaking one, by index.
+
+    The second neighbour of a copy is passed over for the distinct one only as a duplicate.
+    """
+    rows = list(leak.rows)
+    passed_over = matches.nn2[rows] != matches.nn2_distinct[rows]
+    return sorted({*matches.nn2[rows][passed_over].tolist()})
+
+
+def distance_text(space: Space, squared_distance: float) -> str:
+    """A distance in the unit of its space, as a page shows it."""
+    return f"{space.distance(squared_distance):.{2 if space.exact else 4}f}"
