@@ -58,6 +58,7 @@ def ablation_sampler(
     S_min: float = 0.0,
     S_max: float = math.inf,
     S_noise: float = 1.0,
+    start: Tensor | None = None,
     randn_like: Callable[[Tensor], Tensor] = torch.randn_like,
     progress: Progress = silent,
 ) -> Tensor:
@@ -139,7 +140,8 @@ def ablation_sampler(
         denoised = denoiser(x / s, sigma, class_labels).to(torch.float64)
         return (sigma_prime / sigma + s_prime_over_s) * x - sigma_prime * s / sigma * denoised
 
-    x = noise.to(torch.float64) * sigmas[0] * scale(sigmas[0])
+    x = noise.to(torch.float64) * sigmas[0]
+    x = scale(sigmas[0]) * (x if start is None else start + x)
     for i, gamma in enumerate(gammas):
         t_cur, t_next = t[i], t[i + 1]
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from memaudit.data.images import float_to_uint8
+from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.ablation import (
     ABLATIONS,
@@ -97,7 +98,8 @@ def generate_images(
     seeds: Sequence[int],
     *,
     config: SamplerConfig | None = None,
-    class_index: int | None = None,
+    class_index: int | Sequence[int] | None = None,
+    start: np.ndarray | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     progress: Progress = silent,
@@ -112,7 +114,10 @@ def generate_images(
         denoiser: any denoiser, on `device`.
         seeds: integers, one an image; initial noise, class and churn are drawn from it.
         config: how to sample.
-        class_index: one class for all images. None: drawn from each seed, if there are classes.
+        class_index: one class for all images, or one an image. None: drawn from each seed, if there
+            are classes.
+        start: clean images, uint8 [len(seeds), C, H, W], to begin at instead of pure noise: each is
+            noised to the first noise level.
         batch_size: images handed out at a time, and on a GPU evaluated at a time.
         device: where the denoiser is.
         progress: told the images done, counting those under way by their steps.
@@ -127,15 +132,22 @@ def generate_images(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; at least 1 is needed.")
-    if class_index is not None and not 0 <= class_index < denoiser.label_dim:
-        classes = f"classes 0 to {denoiser.label_dim - 1}" if denoiser.label_dim else "no classes"
-        raise ConfigError(f"Class {class_index} was asked for, but the model has {classes}.")
+    if isinstance(class_index, int):
+        class_index = [class_index] * len(seeds)
+    for asked in class_index or ():
+        if not 0 <= asked < denoiser.label_dim:
+            has = f"classes 0 to {denoiser.label_dim - 1}" if denoiser.label_dim else "no classes"
+            raise ConfigError(f"Class {asked} was asked for, but the model has {has}.")
+    for name, given in (("class_index", class_index), ("start", start)):
+        if given is not None and len(given) != len(seeds):
+            raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
     device = torch.device(device)
     images = _images(
         denoiser,
         seeds,
         config=config or SamplerConfig(),
         class_index=class_index,
+        start=start,
         group_size=cpu_group_size(denoiser) if device.type == "cpu" else batch_size,
         device=device,
         progress=progress,
@@ -174,7 +186,8 @@ def _images(
     seeds: Sequence[int],
     *,
     config: SamplerConfig,
-    class_index: int | None,
+    class_index: Sequence[int] | None,
+    start: np.ndarray | None,
     group_size: int,
     device: torch.device,
     progress: Progress,
@@ -183,11 +196,13 @@ def _images(
     for first in range(0, len(seeds), group_size):
         group = list(seeds[first : first + group_size])
         # A last group that is not full is filled up with copies of its last image.
+        rows = [min(first + i, len(seeds) - 1) for i in range(group_size)]
         x, classes = _sample(
             denoiser,
-            group + group[-1:] * (group_size - len(group)),
+            [seeds[row] for row in rows],
             config=config,
-            class_index=class_index,
+            class_index=None if class_index is None else [class_index[row] for row in rows],
+            start=None if start is None else torch.from_numpy(start[rows]),
             device=device,
             progress=_in_images(progress, first, len(group), len(seeds), config.num_steps),
         )
@@ -203,7 +218,8 @@ def _sample(
     seeds: Sequence[int],
     *,
     config: SamplerConfig,
-    class_index: int | None,
+    class_index: Sequence[int] | None,
+    start: Tensor | None,
     device: torch.device,
     progress: Progress,
 ) -> tuple[Tensor, Tensor | None]:
@@ -215,7 +231,7 @@ def _sample(
     if denoiser.label_dim:
         classes = random.class_index(denoiser.label_dim)  # EDM draws it even where one is given
         if class_index is not None:
-            classes = torch.full_like(classes, class_index)
+            classes = torch.tensor(class_index)
         class_labels = one_hot(classes, denoiser.label_dim).to(device, torch.float32)
 
     options = {name: value for name, value in asdict(config).items() if value is not None}
@@ -226,6 +242,7 @@ def _sample(
             denoiser,
             noise,
             class_labels,
+            start=None if start is None else uint8_to_float(start).to(device, torch.float64),
             randn_like=random.randn_like,
             progress=progress,
             **options,

@@ -29,6 +29,7 @@ def heun_sampler(
     S_min: float = 0.0,
     S_max: float = math.inf,
     S_noise: float = 1.0,
+    start: Tensor | None = None,
     randn_like: Callable[[Tensor], Tensor] = torch.randn_like,
     progress: Progress = silent,
 ) -> Tensor:
@@ -49,6 +50,7 @@ def heun_sampler(
         S_min: churn only where S_min ≤ sigma ≤ S_max.
         S_max: see S_min.
         S_noise: standard deviation of the added noise.
+        start: clean images [B, C, H, W] that are noised to begin with; None: pure noise.
         randn_like: draws unit-variance noise of the state's shape and dtype. With churn it is
             called once a step, in order; without churn never.
         progress: told the steps done.
@@ -68,6 +70,8 @@ def heun_sampler(
     sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])  # t_N = 0
 
     x = noise.to(torch.float64) * sigmas[0]
+    if start is not None:
+        x = start + x
     for i, gamma in enumerate(gammas):
         sigma_cur, sigma_next = sigmas[i], sigmas[i + 1]
 

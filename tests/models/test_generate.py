@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from formula_weights import set_formula_weights
 from torch import Tensor
 
-from memaudit.data.images import float_to_uint8
+from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.ablation import ablation_sampler
+from memaudit.models.ablation import ablation_sampler, iddpm_table, pick_levels
 from memaudit.models.generate import GeneratedBatch, SamplerConfig, generate_images
 from memaudit.models.precond import build_network
 from memaudit.models.sampler import heun_sampler
@@ -152,6 +153,44 @@ def test_a_given_class_replaces_the_drawn_one_and_leaves_the_noise(network: Any)
     given = generate(network, range(6), config=config, class_index=chosen)
     assert given.class_index.tolist() == [chosen] * 6
     assert torch.equal(given.images[2], drawn.images[2])
+
+
+def test_each_image_can_have_its_own_class(network: Any) -> None:
+    config = SamplerConfig(num_steps=4)
+    classes = [index % 10 for index in range(70)]  # more than one group
+    given = generate(network, range(70), config=config, class_index=classes)
+    assert given.class_index.tolist() == classes
+    alone = generate(network, [66], config=config, class_index=6)
+    torch.testing.assert_close(given.images[66:67], alone.images, rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"discretization": "iddpm", "scaling": "vp"}])
+def test_sampling_may_begin_at_noised_images(options: dict[str, Any]) -> None:
+    """D(x) = x leaves the state where it began: at y + sigma·n, to the last byte."""
+
+    class Identity(ConstantDenoiser):
+        def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+            return x
+
+    start = np.random.default_rng(0).integers(0, 256, (70, 3, 4, 4), dtype=np.uint8)
+    config = SamplerConfig(num_steps=3, sigma_max=0.1, **options)
+    batch = generate(Identity(), range(70), config=config, start=start)
+    sigma = (
+        0.1
+        if not options
+        else float(pick_levels(iddpm_table(), 3, sigma_min=0.002, sigma_max=0.1)[0])
+    )
+    noise = PerImageRandom(range(70)).noise((3, 4, 4)).double()
+    expected = float_to_uint8(uint8_to_float(torch.from_numpy(start)) + sigma * noise)
+    torch.testing.assert_close(batch.images, expected, rtol=0, atol=1)
+    assert (batch.images == expected).float().mean() > 0.99
+
+
+def test_as_many_starts_and_classes_as_seeds_are_needed() -> None:
+    with pytest.raises(ValueError, match="start holds 2, but there are 3 seeds"):
+        generate_images(ConstantDenoiser(), range(3), start=np.zeros((2, 3, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="class_index holds 1, but there are 3 seeds"):
+        generate_images(ConstantDenoiser(5), range(3), class_index=[4])
 
 
 def test_labels_reach_the_denoiser_as_one_hot_rows() -> None:
