@@ -201,14 +201,15 @@ def emm(
 def _show_forecast(setup: "EMMSetup", expected: "Forecast", device: str, parallel: int) -> None:
     from memaudit.audit.report_page import duration
     from memaudit.cli.console import out
+    from memaudit.experiments.cost import flop_text
 
     speed = expected.speed
     out.print(
         f"Between {len(expected.cheapest)} and {len(expected.dearest)} trainings, of "
         f"{setup.sizes.min_size:,} to {setup.sizes.max_size:,} images: "
-        f"{_flops(expected.cheapest_cost.total)} to {_flops(expected.dearest_cost.total)}. "
-        f"At the speed found on {device}, {_flops(speed.training)}/s in training and "
-        f"{_flops(speed.sampling)}/s in sampling, that takes "
+        f"{flop_text(expected.cheapest_cost.total)} to {flop_text(expected.dearest_cost.total)}. "
+        f"At the speed found on {device}, {flop_text(speed.training)}/s in training and "
+        f"{flop_text(speed.sampling)}/s in sampling, that takes "
         f"{duration(speed.seconds(expected.cheapest_cost) / parallel)} to "
         f"{duration(speed.seconds(expected.dearest_cost) / parallel)}"
         + (f" with {parallel} runs side by side." if parallel > 1 else "."),
@@ -246,12 +247,3 @@ def _show_result(result: "EMMResult") -> None:
             f"{estimate.bracket.low:,} and {estimate.bracket.high:,})."
         )
     out.print(text, highlight=False, soft_wrap=True)
-
-
-def _flops(number: float) -> str:
-    """Operations with a prefix: `3.1 PFLOP`."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if number < 1000:
-            return f"{number:.3g} {prefix}FLOP"
-        number /= 1000
-    return f"{number:.3g} EFLOP"

@@ -12,6 +12,7 @@ COMMANDS = {
     "scan": "Measure how many generated images copy a training image.",
     "train": "Train a diffusion model on a set of images.",
     "emm": "Measure how many training images a set-up memorizes.",
+    "reproduce": "Train the paper's models; published and measured side by side.",
     "sample": "Generate images from a checkpoint.",
     "dataset": "Make training sets, look into them, find what they hold twice.",
     "inspect": "Say what a checkpoint holds, without running anything in it.",

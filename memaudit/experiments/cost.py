@@ -4,10 +4,11 @@ Operations are counted on the network itself (a multiply-add is 2), and turned i
 timing a few of its steps on the device at hand.
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -61,10 +62,18 @@ def forward_flops(config: TrainingConfig, images: ImageSet) -> float:
         images: at least one; their shape and classes decide the network.
     """
     network_config = config.network_config(images)
-    label_dim = network_config["label_dim"]
+    for name in ("dropout", "skip_connections"):  # they change no operation
+        network_config.pop(name, None)
+    return _count(json.dumps(network_config))
+
+
+@cache
+def _count(network_json: str) -> float:
+    config = json.loads(network_json)
+    resolution, label_dim = config["img_resolution"], config["label_dim"]
     with torch.device("meta"):
-        network = build_network(network_config).eval()
-        x, sigma = torch.empty(1, *images.image_shape), torch.empty(1)
+        network = build_network(config).eval()
+        x, sigma = torch.empty(1, config["img_channels"], resolution, resolution), torch.empty(1)
         labels = torch.empty(1, label_dim) if label_dim else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(x, sigma, labels)
@@ -117,6 +126,15 @@ def measure_speed(config: TrainingConfig, images: ImageSet, *, device: str) -> S
         training=(1 + BACKWARD) * flops * batch_size / step_seconds,
         sampling=flops * batch_size / evaluation_seconds,
     )
+
+
+def flop_text(number: float) -> str:
+    """Operations as `3.1 PFLOP`."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if number < 1000:
+            return f"{number:.3g} {prefix}FLOP"
+        number /= 1000
+    return f"{number:.3g} EFLOP"
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:

@@ -159,9 +159,13 @@ def find_emm(
             )
             for size in sizes
         ]
-        done = do_runs(plans, device=device, parallel=parallel, progress=progress)
-        for run in done:
-            on_run(run)
+        done = do_runs(
+            plans,
+            device=device,
+            parallel=parallel,
+            progress=progress,
+            on_run=lambda plan, run: on_run(run),
+        )
         runs.extend(done)
         return [SizePoint(run.num_images, run.highest, run.last) for run in done]
 

@@ -10,7 +10,7 @@ from memaudit.training.config import TrainingConfig
 
 LAPTOP = TrainingConfig(
     precond="edm",
-    model_channels=24,
+    model_channels=16,
     channel_mult=(1, 2),
     num_blocks=1,
     dropout=0.0,
@@ -22,7 +22,7 @@ LAPTOP = TrainingConfig(
     epochs=2000,
     num_snapshots=4,
 )
-"""DDPM++ with 423,000 parameters: at 8x8 two CPU cores train it on 1,000 images a second."""
+"""DDPM++ with 189,000 parameters: minutes on a CPU at 8x8."""
 
 PRESETS: Mapping[str, TrainingConfig] = {"paper": TrainingConfig(), "laptop": LAPTOP}
 """The base set-up of Gu et al., arXiv:2310.02664, and one that is small enough for a laptop."""

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +162,7 @@ def do_runs(
     device: str = "cpu",
     parallel: int = 1,
     progress: Progress = silent,
+    on_run: Callable[[RunPlan, Run], None] = lambda plan, run: None,
 ) -> list[Run]:
     """Several runs, `parallel` at a time: processes of one thread each, or of one GPU each.
 
@@ -170,15 +171,18 @@ def do_runs(
         device: `cpu` or `cuda`; with more processes than GPUs they share.
         parallel: how many at a time; 1 runs them here, one after the other.
         progress: told of each step, or with several processes of each run that ends.
+        on_run: called with each run as it ends.
 
     Returns:
         In the order of plans.
     """
     if parallel == 1 or len(plans) == 1:
-        return [
-            do_run(plan, device=device, progress=_of_size(progress, len(plan.images)))
-            for plan in plans
-        ]
+        runs = []
+        for plan in plans:
+            run = do_run(plan, device=device, progress=_of_size(progress, len(plan.images)))
+            on_run(plan, run)
+            runs.append(run)
+        return runs
     context = multiprocessing.get_context("spawn")
     slots = context.SimpleQueue()
     for slot in range(parallel):
@@ -190,9 +194,9 @@ def do_runs(
         initargs=(os.getpid(), slots, _visible_gpus() if device == "cuda" else []),
     )
     try:
-        futures = [pool.submit(do_run, plan, device=device) for plan in plans]
+        futures = {pool.submit(do_run, plan, device=device): plan for plan in plans}
         for num_done, future in enumerate(as_completed(futures), 1):
-            future.result()
+            on_run(futures[future], future.result())
             progress("Runs side by side", num_done, len(plans))
         return [future.result() for future in futures]
     finally:
