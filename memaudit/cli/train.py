@@ -13,6 +13,7 @@ from memaudit.cli.options import (
     open_data,
     split_selection,
 )
+from memaudit.errors import ConfigError
 from memaudit.progress import silent
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Folder for snapshots and the log.",
+    help="Folder for snapshots and the log; other files in it are left alone.",
 )
 @click.option(
     "--arch",
@@ -211,13 +212,20 @@ def train(
     from memaudit.cli.console import err, progress_bars
     from memaudit.experiments.early_warning import EarlyWarning
     from memaudit.training.config import TrainingConfig
+    from memaudit.training.folder import RunFolder
     from memaudit.training.loop import train as run_training
     from memaudit.training.ranks import current_ranks, joined_by_torchrun
     from memaudit.training.schedule import Schedule
 
     selection, options = split_selection(options)
     config = TrainingConfig(**options)
-    with joined_by_torchrun(choose_device(device)) as where, progress_bars() as progress:
+    if resume and not RunFolder(out).holds_run:
+        raise ConfigError(
+            f"{out} holds no training run to resume: there is no snapshot in it. Leave out "
+            "--resume to begin one, or name the folder of the run."
+        )
+    device = choose_device(device)
+    with joined_by_torchrun(device) as where, progress_bars() as progress:
         is_first = current_ranks().rank == 0
         if not is_first:
             progress = silent
@@ -229,7 +237,7 @@ def train(
                 Schedule(config, len(data)),
                 every=audit_every,
                 num_samples=audit_samples,
-                device=where,
+                device=device,
                 progress=progress,
                 on_audit=_show_audit,
             )

@@ -11,7 +11,7 @@ from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.training.batches import mirrored
-from memaudit.training.folder import LOG
+from memaudit.training.folder import RunFolder
 from memaudit.training.log import AuditEntry, read_log
 from memaudit.training.schedule import Schedule
 
@@ -82,8 +82,9 @@ class EarlyWarning:
         )
         copies = result.ratios["distinct"]
         epochs = images_seen / self.schedule.num_images
-        earlier = [e for e in read_log(snapshot.with_name(LOG)) if isinstance(e, AuditEntry)]
-        begins = _shows_memorization(copies) and not any(map(_shows_memorization, earlier))
+        log = read_log(RunFolder(snapshot.parent).log)
+        began = any(isinstance(e, AuditEntry) and _shows_memorization(e) for e in log)
+        begins = _shows_memorization(copies) and not began
         self.on_audit(SnapshotAudit(epochs, copies, begins))
         return AuditEntry(
             images_seen=images_seen,

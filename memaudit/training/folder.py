@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from memaudit.errors import ConfigError
 
-LOG = "log.jsonl"
-
 
 class Snapshot(NamedTuple):
     """A native checkpoint of the averaged weights."""
@@ -16,32 +14,46 @@ class Snapshot(NamedTuple):
 
 
 class RunFolder:
-    """Where a run writes, and under which names.
+    """Where a run writes, and under which names. Other files there are left alone."""
 
-    Args:
-        path: made where it is missing.
-        resume: whether the folder may hold a run already.
-
-    Raises:
-        ConfigError: it holds a run that is not to be resumed, or cannot be written.
-    """
-
-    def __init__(self, path: Path, *, resume: bool) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.model = path / "model.safetensors"
         self.state = path / "training-state.safetensors"
-        self.log = path / LOG
+        self.log = path / "log.jsonl"
         self.tensorboard = path / "tensorboard"
-        if not resume and (self.state.exists() or self.snapshots()):
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run got as far as its first snapshot here."""
+        return self.state.exists() or bool(self.snapshots())
+
+    def prepare(self, *, resume: bool) -> None:
+        """Make the folder, where it is missing.
+
+        Args:
+            resume: whether it may hold a run already.
+
+        Raises:
+            ConfigError: it holds a run that is not to be resumed, or somebody else's model, or it
+                cannot be written.
+        """
+        if not resume and self.holds_run:
             raise ConfigError(
-                f"{path} holds a training run already. Resume it, or choose another folder."
+                f"{self.path} holds a training run already. Resume it, or choose another folder."
+            )
+        if self.model.exists() and not self.holds_run:
+            raise ConfigError(
+                f"{self.model} is there already, and not from a training run; it would be "
+                "overwritten. Choose another folder for the run."
             )
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self.log.open("a").close()
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be written ({error.strerror}). Choose another folder for the run."
+                f"{self.path} cannot be written ({error.strerror}). Choose another folder for the "
+                "run."
             ) from error
 
     def snapshot(self, images_seen: int) -> Path:

@@ -102,7 +102,8 @@ def train(
     # Steps seed torch's generators; the caller's come back as they were.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer = Trainer(images, config, device=device)
-        folder = RunFolder(Path(out), resume=resume)
+        folder = RunFolder(Path(out))
+        folder.prepare(resume=resume)
         if folder.state.exists():
             load_state(folder.state, trainer, images)
         writes = current_ranks().rank == 0

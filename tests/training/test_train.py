@@ -372,6 +372,18 @@ def test_a_conditional_run_is_not_resumed_with_other_labels(tmp_path: Path):
         train(image_set(labels=np.array([0, 1, 2, 2, 1, 0])), config, out=tmp_path, resume=True)
 
 
+def test_a_foreign_model_is_not_overwritten_and_other_files_stay(tmp_path: Path):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"mine")
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match=r"model\.safetensors is there already"):
+            train(image_set(), TINY, out=tmp_path, resume=resume)
+    assert model.read_bytes() == b"mine"
+    model.rename(tmp_path / "notes.txt")
+    train(image_set(), TINY, out=tmp_path)
+    assert (tmp_path / "notes.txt").read_bytes() == b"mine"
+
+
 def test_a_foreign_log_is_not_overwritten(tmp_path: Path):
     (tmp_path / "log.jsonl").write_text('{"level": "info", "message": "mine"}\n')
     with pytest.raises(ConfigError, match=r"log\.jsonl is no log of a training run"):
