@@ -47,6 +47,7 @@ def assert_close_weights(first: Path, second: Path) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow  # three processes that import torch
 def test_two_processes_train_what_one_does_and_one_goes_on_from_there(tmp_path: Path):
     data = tmp_path / "images.npz"
     pixels = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)

@@ -35,6 +35,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["train", *map(str, arguments)])
 
 
+@pytest.mark.slow  # a process that imports torch, and two trainings
 def test_a_training_killed_at_any_moment_is_resumed_to_the_same_bits(data: Path, tmp_path: Path):
     """SIGKILL leaves no time to tidy up: what is on disk must be enough."""
     options = ["--data", data, *SMALL, "--duration-images", 600, "--snapshot-images", 100]
