@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.source import check_fits
 from memaudit.audit.statistics import Estimate, Proportion, clopper_pearson
 from memaudit.data.images import ImageSet, uint8_to_float
-from memaudit.errors import ConfigError, DataError
+from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import SamplerConfig, cpu_group_size, generate_images
 from memaudit.models.optimum import ClosedFormOptimum
@@ -133,7 +134,7 @@ def compare_with_optimum(
     """
     config = config or OptimalityConfig()
     for images in (data,) if holdout is None else (data, holdout):
-        _check_fits(denoiser, images)
+        check_fits(denoiser, images)
     optimum = ClosedFormOptimum(
         data.images,
         data.labels if denoiser.label_dim else None,
@@ -167,22 +168,6 @@ def compare_with_optimum(
         ),
         agreement=agreement,
     )
-
-
-def _check_fits(denoiser: Denoiser, images: ImageSet) -> None:
-    shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
-    if images.image_shape != shape:
-        raise DataError(
-            f"{images.source} holds images of {list(images.image_shape)} but the model makes "
-            f"{list(shape)}; pass images of the model's shape."
-        )
-    if len(images) < 2:
-        raise DataError(f"{images.source} holds {len(images)} image; an interval needs 2 or more.")
-    if denoiser.label_dim and (images.labels is None or images.num_classes > denoiser.label_dim):
-        raise DataError(
-            f"{images.source} has {images.num_classes or 'no'} classes but the model has "
-            f"{denoiser.label_dim}; pass the labels that the model was trained with."
-        )
 
 
 class _Sample:

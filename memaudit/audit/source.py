@@ -9,6 +9,7 @@ from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
+from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
@@ -107,6 +108,27 @@ def check_comparable(source: Checkpoint | ImageSet, name: str, data: ImageSet) -
         raise DataError(
             f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbour, "
             "so at least 2 are required."
+        )
+
+
+def check_fits(denoiser: Denoiser, images: ImageSet) -> None:
+    """Refuse images that a model cannot be tried on: of another shape, unlabelled, or one alone.
+
+    Raises:
+        DataError: with what the model needs.
+    """
+    shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
+    if images.image_shape != shape:
+        raise DataError(
+            f"{images.source} holds images of {list(images.image_shape)} but the model makes "
+            f"{list(shape)}; pass images of the model's shape."
+        )
+    if len(images) < 2:
+        raise DataError(f"{images.source} holds {len(images)} image; an interval needs 2 or more.")
+    if denoiser.label_dim and (images.labels is None or images.num_classes > denoiser.label_dim):
+        raise DataError(
+            f"{images.source} has {images.num_classes or 'no'} classes but the model has "
+            f"{denoiser.label_dim}; pass the labels that the model was trained with."
         )
 
 
