@@ -174,7 +174,7 @@ def reproduce(
             progress=progress,
             on_point=show,
         )
-    console.print(_table(results))
+    console.print(_table(results, is_laptop=is_laptop))
     if is_laptop:
         _show_directions(results)
 
@@ -222,24 +222,28 @@ def _list(recipes: "Sequence[Recipe]", samples: int, device: str) -> None:
     )
 
 
-def _table(results: "Sequence[Measured]") -> object:
+def _table(results: "Sequence[Measured]", *, is_laptop: bool) -> object:
+    """Measured beside published, which at laptop scale has no place."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("value")
-    for column in ("|D|", "published", "measured", "interval", "last snapshot", "verdict"):
+    columns = ["|D|", "measured", "interval", "last snapshot"]
+    for column in columns if is_laptop else [*columns, "published", "verdict"]:
         table.add_column(column, justify="right")
     for result in results:
-        table.add_row(
+        cells = [
             result.value,
             f"{result.size:,}",
-            "–" if result.published is None else percent(result.published),
             percent(result.highest.ratio),
             interval(result.highest),
             percent(result.last.ratio),
-            result.verdict,
-        )
+        ]
+        if not is_laptop:
+            published = "–" if result.published is None else percent(result.published)
+            cells += [published, result.verdict]
+        table.add_row(*cells)
     return table
 
 

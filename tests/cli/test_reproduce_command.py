@@ -1,0 +1,71 @@
+"""`memaudit reproduce`: the list, a point at laptop scale, the page, and what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in ten classes, at the resolution of CIFAR-10."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("labelled") / "images.npz"
+    images = rng.integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(40) % 10)
+    return path
+
+
+def test_the_list_names_every_recipe_with_its_cost(run: Callable[..., Result]):
+    result = run("reproduce", "--scale", "--samples", 500)
+    assert result.exit_code == 0
+    for name in ("data-dimension", "within-class-diversity", "skip-connections", "unique-labels"):
+        assert name in result.stdout
+    assert "TFLOP" in result.stdout and "cpu hours" in result.stdout
+
+
+def test_a_row_at_laptop_scale_says_that_it_is_not_the_papers(
+    run: Callable[..., Result], labelled: Path, tmp_path: Path
+):
+    arguments = ["--scale", "--value", "none", "--value", "random", "--size", 10, "--epochs", 1]
+    result = run(
+        *("reproduce", "conditioning", *arguments, "--data", labelled, "--samples", 2),
+        *("--out", tmp_path),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "This is not the paper's setting" in result.stderr
+    assert "random against none: not told apart." in result.stdout
+    assert "verdict" not in result.stdout
+
+    page = run("reproduce", "--report", tmp_path)
+    assert page.exit_code == 0
+    assert "reproduce.html" in page.stderr
+    assert "conditioning, at laptop scale" in (tmp_path / "reproduce.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["width"], "give --data and --out"),
+        (["resolution", "--data", "DATA", "--out", "OUT"], "There is no recipe"),
+        (["width", "--data", "DATA", "--out", "OUT", "--value", "64"], "128, 192, 256, 320"),
+        (["width", "--data", "DATA", "--out", "OUT", "--size", "100"], "are asked for"),
+        (["width", "--data", "DATA", "--out", "OUT", "--resolution", "8"], "trains at resolution"),
+        (["within-class-diversity", "--data", "DATA", "--out", "OUT"], "asked for"),
+        (["width", "--report", "OUT"], "leave NAME out"),
+        (["--report", "OUT"], "holds no results.jsonl"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    run: Callable[..., Result],
+    labelled: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+):
+    places = {"DATA": str(labelled), "OUT": str(tmp_path)}
+    result = run("reproduce", *(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
