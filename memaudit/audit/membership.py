@@ -95,13 +95,7 @@ def membership(
         DataError: shapes or labels that do not fit the model.
     """
     config = config or MembershipConfig()
-    num_controls, needed = min(len(holdout), config.num_images), math.ceil(1 / config.max_fpr)
-    if num_controls < needed:
-        raise ConfigError(
-            f"Membership at a false-positive rate of {config.max_fpr:g} needs at least {needed} "
-            f"held-out images, but {num_controls} are used ({len(holdout)} in {holdout.source}, "
-            f"num_images {config.num_images}). Pass more, or raise max_fpr."
-        )
+    check_controls(holdout, config)
     for images in (data, holdout):
         check_fits(denoiser, images)
     rng = np.random.default_rng(config.seed)
@@ -121,6 +115,21 @@ def membership(
         threshold=float(threshold),
         max_fpr=config.max_fpr,
     )
+
+
+def check_controls(holdout: ImageSet, config: MembershipConfig) -> None:
+    """Refuse held-out images that are too few to see a rate of max_fpr.
+
+    Raises:
+        ConfigError: with the number that is needed.
+    """
+    num_controls, needed = min(len(holdout), config.num_images), math.ceil(1 / config.max_fpr)
+    if num_controls < needed:
+        raise ConfigError(
+            f"Membership at a false-positive rate of {config.max_fpr:g} needs at least {needed} "
+            f"held-out images, but {num_controls} are used ({len(holdout)} in {holdout.source}, "
+            f"num_images {config.num_images}). Pass more, or raise max_fpr."
+        )
 
 
 def _scores(

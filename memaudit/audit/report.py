@@ -145,6 +145,8 @@ def report_dict(result: ScanResult) -> dict[str, Any]:
             "sampling": sampling,
             "holdout": result.holdout,
             "authentic": result.authentic,
+            "return_test": result.return_test,
+            "membership": result.membership,
             "optimality": result.optimality,
             "timings": result.timings,
             "environment": result.environment,

@@ -27,9 +27,16 @@ from memaudit.audit.gate import Decision
 from memaudit.audit.holdout import HoldoutControl, check_disjoint, judge_holdout
 from memaudit.audit.index_cache import open_index
 from memaudit.audit.matches import SEARCH_BATCH, Leak, Matches, match
+from memaudit.audit.membership import (
+    Membership,
+    MembershipConfig,
+    check_controls,
+    membership,
+)
 from memaudit.audit.neighbors import NeighborIndex
 from memaudit.audit.optimality import Optimality, OptimalityConfig, compare_with_optimum
 from memaudit.audit.report_tables import Keys
+from memaudit.audit.return_test import ReturnTest, ReturnTestConfig, return_test
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.search import ImageSearch
 from memaudit.audit.source import check_comparable
@@ -138,8 +145,12 @@ class ScanResult:
     optimality: Optimality | None = field(repr=False)
     """The model against the optimum of its training images; None where there is no model, or one
     with classes that the training images do not have."""
+    return_test: ReturnTest | None = field(repr=False)
+    """Which training images sampling returns to; None where it was not asked for."""
+    membership: Membership | None
+    """How well the loss tells training from held-out images; None where it was not asked for."""
     timings: dict[str, float]
-    """Seconds: index, sampling, search, control, optimum, total."""
+    """Seconds of each step, and in total."""
     environment: dict[str, str]
     """Versions, device and time."""
 
@@ -199,6 +210,13 @@ def scan(
     if holdout is not None:
         check_comparable(source, name, holdout)
         check_disjoint(data, holdout)
+    if config.membership:
+        if holdout is None:
+            raise ConfigError(
+                "Membership compares training with held-out images, but none are given; pass some "
+                "(--holdout PATH)."
+            )
+        check_controls(holdout, MembershipConfig())
     clock = _Clock()
 
     if index is None:
@@ -256,6 +274,23 @@ def scan(
     if isinstance(source, Checkpoint) and config.optimum_images:
         optimality = _compare(source, data, holdout, index, config, progress)
     clock.lap("optimum")
+    returned = None
+    if isinstance(source, Checkpoint) and config.return_test:
+        returned = _return_test(source, data, holdout, index, config, progress)
+    clock.lap("return_test")
+
+    members = None
+    if isinstance(source, Checkpoint) and config.membership and holdout is not None:
+        members = membership(
+            source.network,
+            data,
+            holdout,
+            config=MembershipConfig(
+                confidence=config.confidence, batch_size=config.batch_size, device=config.device
+            ),
+            progress=progress,
+        )
+    clock.lap("membership")
     return ScanResult(
         source=_described(source, name),
         generated=generated,
@@ -272,6 +307,8 @@ def scan(
         holdout=control,
         authentic=authentic,
         optimality=optimality,
+        return_test=returned,
+        membership=members,
         timings=clock.timings(),
         environment=describe_environment(config.device),
     )
@@ -394,6 +431,32 @@ def _batches(
         position += len(batch.seeds)
 
 
+def _return_test(
+    checkpoint: Checkpoint,
+    data: ImageSet,
+    holdout: ImageSet | None,
+    index: ImageSearch,
+    config: ScanConfig,
+    progress: Progress,
+) -> ReturnTest:
+    """Noise and return, judged in pixels by the scan's rule."""
+    return return_test(
+        checkpoint.network,
+        data,
+        holdout=holdout,
+        index=index if isinstance(index, NeighborIndex) and not index.flips else None,
+        config=ReturnTestConfig(
+            sampler=config.sampler,
+            threshold=config.threshold,
+            duplicate_rms=config.duplicate_rms,
+            confidence=config.confidence,
+            batch_size=config.batch_size,
+            device=config.device,
+        ),
+        progress=progress,
+    )
+
+
 def _gate(source: Checkpoint | ImageSet, config: ScanConfig) -> Gate | None:
     if config.fail_above is None:
         return None
@@ -474,12 +537,15 @@ def _compare(
     )
 
 
+STEPS = ("index", "sampling", "search", "control", "optimum", "return_test", "membership")
+
+
 class _Clock:
     """Seconds spent on each step of a scan."""
 
     def __init__(self) -> None:
         self._started = self._last = time.perf_counter()
-        self._seconds = dict.fromkeys(("index", "sampling", "search", "control", "optimum"), 0.0)
+        self._seconds = dict.fromkeys(STEPS, 0.0)
 
     def lap(self, step: str) -> None:
         """Count the time since the last lap as time of this step."""

@@ -116,6 +116,13 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
     "or all that SSCD was published with.  [default: imagenet]",
 )
 @click.option(
+    "--encoder-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Pixels of the shorter edge that images are resized to for the encoder.  "
+    "[default: their own; sscd: 288]",
+)
+@click.option(
     "--memory",
     type=float,
     metavar="GB",
@@ -180,6 +187,7 @@ def scan(
     features: Path | None,
     feature_metric: str | None,
     preprocessing: str | None,
+    encoder_size: int | None,
     memory: float | None,
     optimum_images: int,
     optimum_trajectories: int,
@@ -278,6 +286,7 @@ def scan(
                 features=features,
                 metric=feature_metric,
                 preprocessing=preprocessing,
+                encoder_size=encoder_size,
                 memory=memory,
                 progress=progress,
             ),
@@ -320,6 +329,7 @@ def _open_index(
     features: Path | None,
     metric: str | None,
     preprocessing: str | None,
+    encoder_size: int | None,
     memory: float | None,
     progress: "Progress",
 ) -> "ImageSearch":
@@ -330,15 +340,18 @@ def _open_index(
     from memaudit.errors import ConfigError
 
     if features is None:
-        if metric is not None or preprocessing is not None:
+        if (metric, preprocessing, encoder_size) != (None, None, None):
             raise ConfigError(
-                "--feature-metric and --preprocessing are for an encoder; name one with --features."
+                "--feature-metric, --preprocessing and --encoder-size are for an encoder; name one "
+                "with --features."
             )
         limit = None if memory is None else int(memory * 1e9)
         return open_index(data, device=device, flips=flips, memory_limit=limit, progress=progress)
     if memory is not None:
         raise ConfigError("--memory is for the index of pixels; leave it out with --features.")
-    encoder = open_encoder(features, preprocessing=preprocessing or "imagenet", device=device)
+    encoder = open_encoder(
+        features, preprocessing=preprocessing or "imagenet", resize=encoder_size, device=device
+    )
     return FeatureIndex(
         data.images, encoder, metric=metric or "cosine", flips=flips, progress=progress
     )

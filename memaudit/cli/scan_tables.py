@@ -13,6 +13,7 @@ from memaudit.cli.wording import describe, interval, percent, printable
 
 if TYPE_CHECKING:
     from memaudit.audit.holdout import HoldoutControl
+    from memaudit.audit.return_test import ReturnTest
     from memaudit.audit.scan import ScanResult
 
 WORST_PAIRS = 8
@@ -46,6 +47,15 @@ def render(result: "ScanResult") -> None:
         _say(
             "From the same noise, model and closed-form optimum end at the same training image for "
             f"{same.count} of {same.total} seeds: {describe(same)}"
+        )
+    if result.return_test is not None:
+        out.print(_returns(result.return_test))
+        _say(_attractors(result))
+    if result.membership is not None:
+        members = result.membership
+        _say(
+            f"Membership: at {percent(members.max_fpr)} false positives the loss gives away "
+            f"{describe(members.tpr)} of the training images (AUC {members.auc:.3f})."
         )
     out.print(_closest_pairs(result))
 
@@ -112,6 +122,41 @@ def _control(control: "HoldoutControl") -> str:
         )
     return text + (
         f"C_T {copying.value:.1f}, where {copying.spread:.1f} is chance: far below 0 is copying."
+    )
+
+
+def _returns(test: "ReturnTest") -> Table:
+    """Images that sampling returned to, by the noise it started from."""
+    table = Table(
+        title="Noise and return", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in ("sigma", "training images", "interval", "held-out images", "interval"):
+        table.add_column(name, justify="right")
+    for at in test.at_sigma:
+        row = [f"{at.sigma:g}"]
+        for returned in (at.train, at.holdout):
+            row += (
+                ["", ""]
+                if returned is None
+                else [f"{returned.count} / {returned.total}", interval(returned)]
+            )
+        table.add_row(*row)
+    return table
+
+
+def _attractors(result: "ScanResult") -> str:
+    """How many training images are returned to, and how many free sampling did not find."""
+    assert result.return_test is not None
+    leaking = {leak.index for leak in result.leaks}
+    attractors = result.return_test.attractors
+    limit = result.return_test.holdout_sigma
+    if limit is not None:
+        attractors = tuple(found for found in attractors if found.sigma > limit)
+    missed = sum(found.index not in leaking for found in attractors)
+    beyond = "" if limit is None else ", from more noise than any held-out image"
+    return (
+        f"Sampling returns to {len(attractors):,} of the training images tried{beyond}; "
+        f"{missed:,} of them are not among the leaks above."
     )
 
 

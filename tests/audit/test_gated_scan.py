@@ -1,5 +1,6 @@
 """Planted generators under a gate: verdict, count and floor are those that are known."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from memaudit.audit.report import write_report
 from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.scan_state import STATE
+from memaudit.audit.source import optimum_of
 from memaudit.audit.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
@@ -208,3 +210,25 @@ def test_flat_images_neither_hide_nor_make_copies():
     matches = scan(generated, train).matches
     assert matches.memorized_distinct.tolist() == [True, False, True]
     assert matches.memorized_paper.tolist() == [False, False, True]
+
+
+def test_the_return_test_and_membership_are_part_of_a_scan_when_asked_for(tmp_path: Path):
+    train, held = image_set(60, seed=4), image_set(120, seed=5, source="held")
+    options = ScanConfig(seeds=tuple(range(8)), optimum_images=0, return_test=True, membership=True)
+    result = scan(optimum_of(train), train, holdout=held, config=options)
+    assert result.return_test is not None and result.membership is not None
+    assert result.return_test.at_sigma[0].train.ratio == 1
+    assert result.membership.tpr.ratio == 1 and result.membership.auc == 1
+    write_report(result, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_bytes())
+    assert report["membership"]["tpr"]["ratio"] == 1
+    assert len(report["return_test"]["attractors"]) == len(result.return_test.attractors)
+
+
+def test_membership_is_refused_before_sampling_where_controls_are_too_few():
+    few = image_set(99, seed=5, source="held")
+    options = ScanConfig(seeds=(0,), membership=True)
+    with pytest.raises(ConfigError, match="none are given"):
+        scan(planted(TRAIN, 0.3), TRAIN, config=options)
+    with pytest.raises(ConfigError, match="at least 100 held-out images, but 99"):
+        scan(planted(TRAIN, 0.3), TRAIN, holdout=few, config=options)
