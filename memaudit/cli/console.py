@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from memaudit.cli.wording import printable
 from memaudit.progress import Progress
 
 out = Console()
@@ -25,6 +26,11 @@ err = Console(stderr=True)
 
 PLAIN_EVERY = 10.0
 """Seconds between two progress lines where stderr is a file or a CI log."""
+
+
+def remark(text: str) -> None:
+    """Say something on stderr as it is: a path may hold what rich takes for markup."""
+    err.print(printable(text), soft_wrap=True)
 
 
 @contextmanager
@@ -87,4 +93,4 @@ class _PlainProgress:
         text += f", {rate:,.1f}/s, {elapsed:.0f} s"
         if total is not None and 0 < done < total:
             text += f", {(total - done) / rate:.0f} s left"
-        err.print(text + (f", {note}" if note else ""), highlight=False, soft_wrap=True)
+        remark(text + (f", {note}" if note else ""))

@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from memaudit.cli.options import arch_option
+from memaudit.errors import ConfigError
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), metavar="IN")
+@click.argument("source", type=click.Path(exists=True, path_type=Path), metavar="IN")
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 @arch_option
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
@@ -23,19 +24,16 @@ def convert(source: Path, target: Path, arch: str | None, overwrite: bool) -> No
     # a bare state dict, which does not say what network it is
     memaudit convert weights.pt ffhq.safetensors --arch ffhq-ddpmpp-edm
     """
-    from memaudit.cli.console import err
-    from memaudit.errors import ConfigError
-    from memaudit.models.checkpoints import convert_checkpoint
-
     if target.suffix != ".safetensors":
         raise ConfigError(f"{target} must end in .safetensors, the one form that is written.")
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; name another file, or give --overwrite.")
     if not target.parent.is_dir():
         raise ConfigError(f"There is no folder {target.parent} to write {target.name} into.")
+
+    # Only now: torch takes seconds to import.
+    from memaudit.cli.console import remark
+    from memaudit.models.checkpoints import convert_checkpoint
+
     converted = convert_checkpoint(source, target, arch=arch)
-    err.print(
-        f"{converted.path}: {converted.config['class_name']}, sha256 {converted.sha256}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    remark(f"{converted.path}: {converted.config['class_name']}, sha256 {converted.sha256}")

@@ -1,5 +1,6 @@
 """Options that several commands share, and the kinds of value they take."""
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -84,19 +85,35 @@ def _split_at_commas(
     return tuple(part.strip() for value in values for part in value.split(","))
 
 
+class SourcePath(click.Path):
+    """A path that exists, the word `optimum`, or `module:function`."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if str(value) == "optimum" or ":" in str(value):
+            return Path(value)
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
 def data_options(command: Command) -> Command:
     """`--data` and what to take of it."""
+    return click.option(
+        "--data",
+        "data_path",
+        type=click.Path(exists=True, path_type=Path),
+        required=True,
+        metavar="PATH",
+        help="Training images: a folder, .zip, .npz, .npy, CIFAR-10's archive or MNIST's idx "
+        "files.",
+    )(selection_options(command))
+
+
+def selection_options(command: Command) -> Command:
+    """What to take of the images of `--data`."""
     for option in reversed(
         [
-            click.option(
-                "--data",
-                "data_path",
-                type=click.Path(path_type=Path),
-                required=True,
-                metavar="PATH",
-                help="Training images: a folder, .zip, .npz, .npy, CIFAR-10's archive or MNIST's "
-                "idx files.",
-            ),
             click.option(
                 "--size",
                 type=click.IntRange(min=1),
@@ -142,7 +159,7 @@ def data_options(command: Command) -> Command:
 
 
 SELECTION = ("size", "order", "order_seed", "balanced", "label", "resolution")
-"""The options of `data_options` other than the path."""
+"""Parameters of `selection_options`."""
 
 
 def split_selection(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -282,6 +299,8 @@ def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[in
         raise ConfigError("--samples and --seeds both say which images to generate; give one.")
     if samples is not None and samples < 1:
         raise ConfigError(f"{samples} samples were asked for; at least 1 is needed.")
+    if seeds is not None and len(set(seeds)) < len(seeds):
+        raise ConfigError("--seeds repeats a seed, which gives the same image again; give it once.")
     return seeds if seeds is not None else tuple(range(10_000 if samples is None else samples))
 
 

@@ -14,7 +14,7 @@ from memaudit.cli.options import choose_device, data_options, device_option, ope
 @data_options
 @click.option(
     "--holdout",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="Images like the training images that are none of them; mixtures of training images "
     "take their place without.",

@@ -133,14 +133,15 @@ def test_true_labels_of_a_source_without_any_are_refused(
 @pytest.mark.parametrize("name", ["set.png", "set.tar", "taken.zip"])
 def test_an_output_is_refused_before_anything_is_read(run: Run, tmp_path: Path, name: str):
     (tmp_path / "taken.zip").touch()
+    (tmp_path / "broken").touch()
     out = tmp_path / name
     for command in (
-        ("build", "--data", "absent", "--out", out),
-        ("duplicates", "absent", "--write", out),
+        ("build", "--data", tmp_path / "broken", "--out", out),
+        ("duplicates", tmp_path / "broken", "--write", out),
     ):
         result = run("dataset", *command)
         assert result.exit_code == 2
-        assert name in result.stderr and "absent" not in result.stderr
+        assert name in result.stderr and "broken" not in result.stderr
 
 
 def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_path: Path):
