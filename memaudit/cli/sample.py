@@ -1,33 +1,43 @@
 """`memaudit sample`: images from a checkpoint."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from memaudit.cli.options import (
+    SELECTION,
     SeedList,
+    SourcePath,
     arch_option,
     batch_size_option,
     choose_device,
     choose_seeds,
     device_option,
+    open_data,
     sampler_options,
+    selection_options,
+    split_selection,
 )
+from memaudit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from memaudit.data.writers import NamedImage
     from memaudit.models.generate import GeneratedBatch
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
+@click.argument("source", type=SourcePath(), metavar="SOURCE")
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="Training images, where SOURCE is the word optimum.",
 )
+@selection_options
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
 @click.option("--seeds", type=SeedList(), help="One seed per image, such as 0-63 or 3,7,20-29.")
 @sampler_options
@@ -39,9 +49,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     metavar="PATH",
-    help="Where the images go: a folder of PNG files, or one .npz, .zip or .png (a grid).",
+    help="Where the images go: a folder of PNG files, or one .npz, .zip or .png (a grid), which is "
+    "written at the end.",
 )
+@click.pass_context
 def sample(
+    ctx: click.Context,
     source: Path,
     data_path: Path | None,
     samples: int | None,
@@ -51,13 +64,14 @@ def sample(
     device: str,
     arch: str | None,
     out: Path,
-    **sampler: Any,
+    **options: Any,
 ) -> None:
     """Generate images from a checkpoint.
 
     SOURCE is a checkpoint, or the word optimum: the closed-form denoiser of the images in --data.
     Images are sampled with EDM's Heun sampler. An image depends on its seed alone: seed 17 is the
-    same whatever the batch size.
+    same whatever the batch size. Into a folder, sampling that was stopped or killed goes on where
+    it was when the same command is given again, or one with more seeds.
 
     \b
     # a look at 64 images, as one picture
@@ -65,48 +79,88 @@ def sample(
     # 10,000 images as NNNNNN.png in a folder
     memaudit sample model.safetensors --samples 10000 --out ./generated
     """
-    from memaudit.audit.source import OPTIMUM, optimum_of
-    from memaudit.cli.console import err, progress_bars
-    from memaudit.data.sources import open_images
-    from memaudit.data.writers import NamedImage, check_writable, write_images
-    from memaudit.errors import ConfigError
+    from memaudit.data.growing_folder import check_growable, growing_folder
+    from memaudit.data.writers import check_writable, write_images
+
+    chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)
+    is_optimum = str(source) == "optimum"
+    if is_optimum and data_path is None:
+        raise ConfigError("The optimum is that of training images; name them with --data.")
+    if not is_optimum:
+        _refuse_data_options(ctx)
+    is_folder = not out.suffix
+    if is_folder:
+        check_growable(out)
+    else:
+        check_writable(out)
+
+    # Only now: torch takes seconds to import.
+    from memaudit.audit.source import optimum_of
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.models.checkpoints import open_checkpoint
     from memaudit.models.generate import SamplerConfig, generate_images
+    from memaudit.models.sampling_identity import sampling_identity
 
+    selection, sampler = split_selection(options)
     config = SamplerConfig(**sampler)
-    chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)
-    check_writable(out)
     where = choose_device(device)
-    if str(source) == OPTIMUM and data_path is None:
-        raise ConfigError("The optimum is that of training images; name them with --data.")
-    if str(source) != OPTIMUM and data_path is not None:
-        raise ConfigError("--data belongs to the SOURCE optimum; a checkpoint needs none.")
     with progress_bars() as progress:
         if data_path is None:
             checkpoint = open_checkpoint(source, device=where, arch=arch)
         else:
-            data = open_images(data_path, progress=progress)
+            data = open_data(data_path, **selection, progress=progress)
             checkpoint = optimum_of(data, conditional=class_index is not None, device=where)
-        batches = generate_images(
-            checkpoint.network,
-            chosen,
-            config=config,
-            class_index=class_index,
-            batch_size=batch_size,
-            device=where,
-            progress=progress,
-        )
-        write_images(
-            out,
-            (
-                NamedImage(f"{int(seed):06d}", pixels.numpy(), label)
-                for batch in batches
-                for seed, pixels, label in zip(
-                    batch.seeds, batch.images, _labels(batch), strict=True
+
+        def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
+            return _named(
+                generate_images(
+                    checkpoint.network,
+                    seeds,
+                    config=config,
+                    class_index=class_index,
+                    batch_size=batch_size,
+                    device=where,
+                    progress=progress,
                 )
-            ),
-        )
-    err.print(f"{len(chosen):,} images: {out}", highlight=False, soft_wrap=True)
+            )
+
+        if is_folder:
+            by_name = {_name(seed): seed for seed in chosen}
+            identity = sampling_identity(checkpoint, config, class_index=class_index, device=where)
+            with growing_folder(out, list(by_name), identity=identity) as folder:
+                if num_kept := len(chosen) - len(folder.missing):
+                    remark(f"{num_kept:,} of {len(chosen):,} images are there already.")
+                for image in images([by_name[name] for name in folder.missing]):
+                    folder.add(image)
+        else:
+            write_images(out, images(chosen))
+    remark(f"{len(chosen):,} images: {out}")
+
+
+def _refuse_data_options(ctx: click.Context) -> None:
+    """Refuse options that only the optimum could follow, rather than ignore them."""
+    for param in ctx.command.params:
+        if param.name in ("data_path", *SELECTION) and _is_given(ctx, param):
+            raise ConfigError(
+                f"{param.opts[0]} belongs to the SOURCE optimum; a checkpoint needs none."
+            )
+
+
+def _is_given(ctx: click.Context, param: click.Parameter) -> bool:
+    assert param.name is not None
+    return ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
+
+
+def _name(seed: int) -> str:
+    return f"{seed:06d}"
+
+
+def _named(batches: "Iterator[GeneratedBatch]") -> "Iterator[NamedImage]":
+    from memaudit.data.writers import NamedImage
+
+    for batch in batches:
+        for seed, pixels, label in zip(batch.seeds, batch.images, _labels(batch), strict=True):
+            yield NamedImage(_name(int(seed)), pixels.numpy(), label)
 
 
 def _labels(batch: "GeneratedBatch") -> list[int] | list[None]:

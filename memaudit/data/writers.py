@@ -21,8 +21,10 @@ SET_FORMS = {"": "a folder", ".zip": ".zip", ".npz": ".npz"}
 FORMS = {**SET_FORMS, ".png": ".png (a grid)"}
 """Every form that can be written."""
 
-_LABELS = "dataset.json"
-_MANIFEST = "manifest.json"
+LABELS = "dataset.json"
+"""File of a folder or zip with the classes of its images, in EDM's form."""
+MANIFEST = "manifest.json"
+"""File of a folder or zip with what is known about its images."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Of everything in a zip, so that equal images give equal files."""
 
@@ -98,13 +100,13 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     """What `write_images` was given as manifest, or None where nothing readable is there."""
     try:
         if path.is_dir():
-            text = (path / _MANIFEST).read_text()
+            text = (path / MANIFEST).read_text()
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 text = str(arrays["manifest"])
         else:
             with zipfile.ZipFile(path) as archive:
-                text = archive.read(_MANIFEST).decode()
+                text = archive.read(MANIFEST).decode()
         manifest = json.loads(text)
     except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
         return None
@@ -145,9 +147,9 @@ def _write_folder(folder: Path, images: Iterable[NamedImage], manifest: str | No
         to_picture(image.pixels).save(folder / member)
         labels[member] = image.label
     if None not in labels.values():
-        (folder / _LABELS).write_text(_edm_labels(labels))
+        (folder / LABELS).write_text(edm_labels(labels))
     if manifest is not None:
-        (folder / _MANIFEST).write_text(manifest)
+        (folder / MANIFEST).write_text(manifest)
 
 
 def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | None) -> None:
@@ -159,12 +161,12 @@ def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | Non
             to_picture(image.pixels).save(picture, format="png")
             archive.writestr(zipfile.ZipInfo(member, _DATE), picture.getvalue())
             labels[member] = image.label
-        archive.writestr(zipfile.ZipInfo(_LABELS, _DATE), _edm_labels(labels))
+        archive.writestr(zipfile.ZipInfo(LABELS, _DATE), edm_labels(labels))
         if manifest is not None:
-            archive.writestr(zipfile.ZipInfo(_MANIFEST, _DATE), manifest)
+            archive.writestr(zipfile.ZipInfo(MANIFEST, _DATE), manifest)
 
 
-def _edm_labels(labels: Mapping[str, int | None]) -> str:
+def edm_labels(labels: Mapping[str, int | None]) -> str:
     """The text of dataset.json: the labels of all images, or null where any has none."""
     labelled = labels and None not in labels.values()
     return json.dumps({"labels": list(labels.items()) if labelled else None})
