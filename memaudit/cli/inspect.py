@@ -8,29 +8,41 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli.options import arch_option
+from memaudit.errors import ConfigError
 
 if TYPE_CHECKING:
     from memaudit.models.checkpoints import CheckpointInfo
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("file", type=click.Path(exists=True, path_type=Path), metavar="FILE")
 @arch_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def inspect(ctx: click.Context, file: Path, arch: str | None, as_json: bool) -> None:
     """Say what a checkpoint holds, without running anything in it.
 
-    Architecture, preconditioning, constructor arguments, noise levels, provenance, hash, what the
-    file's pickles name, and whether it can be opened safely. Exit status 2 where it cannot.
+    FILE is a checkpoint or a diffusers folder. Architecture, preconditioning, constructor
+    arguments, noise levels, provenance, hash, what the file's pickles name, and whether it can be
+    opened safely. Exit status 2 where it cannot.
 
     \b
     memaudit inspect network-snapshot-010000.pkl
     memaudit inspect model.safetensors --json
     """
+    from memaudit.audit.source import holds_images
     from memaudit.cli.main import COULD_NOT_RUN
     from memaudit.models.checkpoints import inspect_checkpoint
 
+    if holds_images(file) and file.is_dir():
+        raise ConfigError(
+            f"{file} is a folder without the model_index.json or config.json of a diffusers model. "
+            "Name a checkpoint file in it; if it holds images, use `memaudit dataset inspect`."
+        )
+    if holds_images(file):
+        raise ConfigError(
+            f"{file} holds images and no checkpoint; `memaudit dataset inspect` says what they are."
+        )
     info = inspect_checkpoint(file, arch=arch)
     if as_json:
         click.echo(json.dumps(_finite(asdict(info)), indent=2, allow_nan=False))

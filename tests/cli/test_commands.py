@@ -12,6 +12,7 @@ from PIL import Image
 
 from memaudit.cli.main import COMMANDS, main
 from memaudit.cli.train import train
+from memaudit.data.writers import NamedImage, write_images
 from memaudit.training.config import TrainingConfig
 
 Run = Callable[..., Result]
@@ -178,6 +179,15 @@ def test_inspecting_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path):
     result = run("inspect", text)
     assert result.exit_code == 2
     assert "notes.txt" in result.stderr
+
+
+@pytest.mark.parametrize("form", ["folder", "images.zip", "images.npz"])
+def test_inspecting_images_names_the_command_for_them(run: Run, tmp_path: Path, form: str):
+    path = tmp_path / form
+    write_images(path, [NamedImage("0", np.zeros([3, 8, 8], np.uint8))])
+    result = run("inspect", path)
+    assert result.exit_code == 2
+    assert form in result.stderr and "`memaudit dataset inspect`" in result.stderr
 
 
 def test_an_unsafe_file_is_described_and_exits_with_2(

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.contents import decode, read_file
+from memaudit.models.checkpoints.diffusers import open_folder
 from memaudit.models.checkpoints.opening import named, read_network
 from memaudit.models.checkpoints.pickles import Budget
 from memaudit.models.presets import find_config
@@ -26,7 +29,7 @@ class NetworkInfo:
     config: dict[str, Any]
     num_parameters: int
     dtypes: dict[str, int]
-    """Number of stored values by dtype, buffers included."""
+    """Number of stored values by dtype, buffers included; empty for a diffusers folder."""
     img_resolution: int
     img_channels: int
     label_dim: int
@@ -38,15 +41,16 @@ class NetworkInfo:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint file, as far as it can be told without running it."""
+    """A checkpoint, as far as it can be told without running it."""
 
     path: str
     num_bytes: int
     sha256: str
     container: str
-    """safetensors, torch zip, torch stream or pickle."""
+    """safetensors, torch zip, torch stream, pickle or diffusers folder."""
     globals: tuple[str, ...]
-    """What its pickles name, as module.name; up to where an unsafe or broken file was left."""
+    """What the file's pickles name, as module.name; up to where an unsafe or broken one was left.
+    """
     safe: bool
     """True where it was read to its end and needs nothing that only running code could give."""
     problem: str | None
@@ -58,20 +62,24 @@ class CheckpointInfo:
 def inspect_checkpoint(
     path: str | Path, *, arch: str | None = None, config: Mapping[str, Any] | None = None
 ) -> CheckpointInfo:
-    """What a checkpoint file holds.
+    """What a checkpoint file or a diffusers folder holds.
 
     An unsafe or broken file is no error: that is part of the answer.
 
     Args:
-        path: a checkpoint file.
-        arch, config: as for `open_checkpoint`.
+        path: a checkpoint file, or a diffusers folder.
+        arch, config: as for `open_checkpoint`; not used for a folder, which says what it is.
 
     Raises:
-        CheckpointError: there is no such file, or it is of no kind that holds checkpoints.
+        CheckpointError: there is no such file, it is of no kind that holds checkpoints, or a folder
+            cannot be opened.
+        ConfigError: a folder needs diffusers, which is not installed.
     """
     if arch is not None:
         config = find_config(arch)
     with named(path):
+        if Path(path).is_dir():
+            return _inspect_folder(Path(path))
         file = read_file(Path(path))
     budget = Budget()
     safe, problem, network = False, None, None
@@ -92,6 +100,36 @@ def inspect_checkpoint(
         safe=safe,
         problem=problem,
         network=network,
+    )
+
+
+def _inspect_folder(path: Path) -> CheckpointInfo:
+    checkpoint = open_folder(str(path), device="cpu")
+    scheduler, network = checkpoint.provenance["scheduler"], checkpoint.network
+    assert isinstance(network, nn.Module)
+    return CheckpointInfo(
+        path=str(path),
+        num_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        sha256=checkpoint.sha256,
+        container="diffusers folder",
+        globals=(),
+        safe=True,
+        problem=None,
+        network=NetworkInfo(
+            format=checkpoint.format,
+            preconditioning=f"{scheduler['_class_name']}, {network.prediction_type}",
+            architecture=checkpoint.provenance["unet"]["_class_name"],
+            config=checkpoint.provenance["unet"],
+            num_parameters=sum(p.numel() for p in network.parameters()),
+            dtypes={},
+            img_resolution=network.img_resolution,
+            img_channels=network.img_channels,
+            label_dim=network.label_dim,
+            sigma_min=network.sigma_min,
+            sigma_max=network.sigma_max,
+            provenance={"scheduler": scheduler},
+            warnings=checkpoint.warnings,
+        ),
     )
 
 

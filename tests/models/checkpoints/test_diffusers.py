@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memaudit.errors import CheckpointError, ConfigError, UnsafeCheckpointError
-from memaudit.models.checkpoints import convert_checkpoint, open_checkpoint
+from memaudit.models.checkpoints import convert_checkpoint, inspect_checkpoint, open_checkpoint
 from memaudit.models.denoiser import Denoiser
 
 
@@ -108,6 +108,17 @@ def test_the_hash_is_that_of_all_three_files(diffusers, unet, save):
     before = open_checkpoint(folder).sha256
     save(unet, diffusers.DDPMScheduler(beta_end=0.03))
     assert open_checkpoint(folder).sha256 != before
+
+
+def test_a_folder_is_inspected(diffusers, unet, save):
+    folder = save(unet, diffusers.DDPMScheduler())
+    info = inspect_checkpoint(folder)
+    assert info.safe and info.problem is None
+    assert info.container == "diffusers folder"
+    assert info.sha256 == open_checkpoint(folder).sha256
+    assert info.network.preconditioning == "DDPMScheduler, epsilon"
+    assert info.network.num_parameters == unet.num_parameters()
+    assert info.network.img_resolution == 8
 
 
 def test_a_diffusers_model_is_not_converted(diffusers, unet, save, tmp_path):
