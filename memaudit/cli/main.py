@@ -1,7 +1,9 @@
 """The command `memaudit`: finds the command asked for and turns errors into messages."""
 
 import importlib
+import re
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -46,10 +48,36 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except MemauditError as error:
-            raise _Failure(str(error)) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            message = str(error) if command is None else in_options(str(error), command)
+            raise _Failure(message) from error
         except OSError as error:  # a disk that fills up, a folder that goes away
             place = f"{error.filename}: " if error.filename else ""
             raise _Failure(f"{place}{error.strerror or error}.") from error
+
+
+def in_options(message: str, command: click.Command) -> str:
+    """A message of the library in the words of a command: `batch_size is 0` as `--batch-size is 0`.
+
+    A name of one word, such as lr, is replaced only where the message is about its value: elsewhere
+    it may be a word. What is part of a path stays.
+    """
+    for option in _options(command):
+        name = re.escape(option.name or "")
+        anywhere = rf"(?<![\w./\\'-]){name}(?!\w|[./\\'=-]\w)"
+        pattern = anywhere if "_" in name else rf"^{name}(?= is )"
+        message = re.sub(pattern, option.opts[0], message)
+    return message
+
+
+def _options(command: click.Command) -> Iterator[click.Option]:
+    """Of a command, or of all commands of a group."""
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            yield from _options(subcommand)
+    for param in command.params:
+        if isinstance(param, click.Option):
+            yield param
 
 
 class _Failure(click.ClickException):

@@ -1,0 +1,78 @@
+"""What a command says is in the words of its options, not in those of the library."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+
+from memaudit.cli.main import COMMANDS, cli, in_options
+
+Run = Callable[..., Result]
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its words, such as `dataset build`."""
+    found = {}
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        if isinstance(command, click.Group):
+            found |= {f"{name} {sub}": one for sub, one in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [param for param in command.params if isinstance(param, click.Option)]
+
+
+@pytest.mark.parametrize("words", commands())
+def test_every_option_is_called_by_its_name(words: str):
+    command = commands()[words]
+    for option in options(command):
+        said = in_options(f"{option.name} is -1; at least 1 is needed.", command)
+        assert said == f"{option.opts[0]} is -1; at least 1 is needed."
+
+
+def test_a_group_speaks_for_its_commands():
+    group = cli.get_command(click.Context(cli), "dataset")
+    assert in_options("duplicate_rms is -1.", group) == "--duplicate-rms is -1."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "runs/batch_size/log.jsonl and batch_size.npz are no logs; another device is needed.",
+        "'batch_size=0': at least 1 is needed.",
+        "The order is fixed and the seed is 3.",
+    ],
+)
+def test_paths_and_words_stay_as_they_are(message: str):
+    assert in_options(message, commands()["train"]) == message
+
+
+@pytest.mark.parametrize("words", ["scan", "sample", "train"])
+def test_no_error_about_a_value_names_a_field(
+    run: Run, checkpoint: Path, tmp_path: Path, words: str
+):
+    """Each option that takes a number, with one that cannot be; the data cannot be read either."""
+    command = commands()[words]
+    (tmp_path / "broken").write_bytes(b"no images")
+    source = {"scan": [checkpoint], "sample": ["optimum"], "train": []}[words]
+    arguments = [words, *source, "--data", tmp_path / "broken", "--out", tmp_path / "out"]
+    refused = 0
+    for option in options(command):
+        if option.is_flag or not isinstance(
+            option.type, click.types.FloatParamType | click.types.IntParamType
+        ):
+            continue
+        result = run(*arguments, option.opts[0], "-1")
+        assert result.exit_code == 2, option.opts
+        for other in options(command):
+            if "_" in other.name and other.name not in other.opts[0]:
+                assert not re.search(rf"\b{other.name}\b", result.stderr)
+        refused += option.opts[0] in result.stderr
+    assert refused >= 6
