@@ -379,7 +379,9 @@ def _sample(
         return decided
 
     def noted(task: str, done: int, total: int | None, note: str = "") -> None:
-        progress(task, done, total, note or f"{num_copies:,} copies among {num_judged:,}")
+        if num_judged:
+            note = f"{num_copies:,} copies among {num_judged:,} judged"
+        progress(task, done, total, note)
 
     size = 0
     for batch in _batches(checkpoint, config, state, noted):
