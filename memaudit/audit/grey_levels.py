@@ -4,15 +4,16 @@
 """
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 
-def rms_grey_levels(squared_distance: int, image_shape: tuple[int, int, int]) -> float:
+def rms_grey_levels(squared_distance: int, image_shape: Sequence[int]) -> float:
     """sqrt(S/D), of images with D = C·H·W pixel values."""
     return math.sqrt(squared_distance / math.prod(image_shape))
 
 
-def largest_squared_distance(rms: float | Fraction, image_shape: tuple[int, int, int]) -> int:
+def largest_squared_distance(rms: float | Fraction, image_shape: Sequence[int]) -> int:
     """The largest S within `rms` grey levels, floor(rms²·D), exact.
 
     Raises:

@@ -10,7 +10,6 @@ which a horizontally flipped query finds in the same index: S'(x, y) = min(S(x, 
 Legend: B queries, N training images, D pixel values an image, K neighbors, R radii.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from memaudit.audit.exact import pair_distances, to_device
 from memaudit.audit.found import DistinctNeighbors, Neighbors, SearchStatistics
+from memaudit.audit.grey_levels import largest_squared_distance
 from memaudit.audit.parallel import map_parts
 from memaudit.errors import ConfigError, DataError
 
@@ -107,10 +107,12 @@ class ImageSearch(ABC):
             DataError: queries are not of the training images' shape, or N < 2.
             ValueError: a radius is negative or not finite, or there is none.
         """
-        num_images, D = self._rows.shape
+        num_images, *image_shape = self.images.shape
         if num_images < 2:
             raise DataError("The training set holds 1 image. A second neighbor needs at least 2.")
-        limits = _duplicate_limits(duplicate_rms, D)
+        if not duplicate_rms:
+            raise ValueError("duplicate_rms holds no radius; at least 1 is needed")
+        limits = [largest_squared_distance(radius, image_shape) for radius in duplicate_rms]
         x = self._query_rows(queries)
         found = self._nearest(x, 2)
         statistics = found.statistics
@@ -244,14 +246,6 @@ def _nearer_of_both(straight: Neighbors, mirrored: Neighbors) -> Neighbors:
     return Neighbors(
         index[:, :k], squared_distance[:, :k], straight.statistics + mirrored.statistics
     )
-
-
-def _duplicate_limits(duplicate_rms: Sequence[float | Fraction], D: int) -> list[int]:
-    """The largest S between duplicates for each radius in grey levels: ⌊radius²·D⌋, exactly."""
-    if not duplicate_rms or not all(0 <= radius < math.inf for radius in duplicate_rms):
-        raise ValueError(f"duplicate_rms must be radii ≥ 0 and finite, got {duplicate_rms}")
-    largest = D * 255**2  # of all images
-    return [min(math.floor(Fraction(radius) ** 2 * D), largest) for radius in duplicate_rms]
 
 
 def _check_images(whose: str, images: np.ndarray) -> None:
