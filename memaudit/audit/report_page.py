@@ -14,7 +14,15 @@ from memaudit.audit.pictures import LARGEST_PICTURE
 from memaudit.audit.regenerate import sample_command
 from memaudit.audit.report_chart import charts
 from memaudit.audit.report_histogram import count_ticks, histogram
-from memaudit.audit.report_pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
+from memaudit.audit.report_pairs import (
+    AMPLIFIED,
+    SHOWN_LEAKS,
+    attractor_rows,
+    leak_row,
+    pair,
+    rows_to_show,
+)
+from memaudit.audit.return_test import ReturnTest
 from memaudit.audit.scan import ScanResult
 
 
@@ -35,7 +43,7 @@ def render_page(result: ScanResult, report: dict[str, Any]) -> str:
         result: what a scan found; its images and pairs are shown.
         report: `report_dict(result)`, whose numbers are shown, with `files`: name → SHA-256.
     """
-    decision, optimality = result.decision, result.optimality
+    decision, optimality, returns = result.decision, result.optimality, result.return_test
     closest, edge = rows_to_show(result.matches)
     bins = histogram(result.matches, float(result.config.threshold))
     by_seed = result.source["kind"] == "checkpoint"
@@ -67,6 +75,10 @@ def render_page(result: ScanResult, report: dict[str, Any]) -> str:
         ticks=count_ticks(bins),
         leaks=[leak_row(result, leak) for leak in result.leaks[:SHOWN_LEAKS]],
         regenerate=sample_command(result, "SEED"),
+        returns=returns,
+        beyond=0 if returns is None else num_beyond_holdout(returns),
+        attractors=attractor_rows(result),
+        membership=result.membership,
         optimality=optimality,
         charts=[] if optimality is None else charts(optimality),
         timings=[(step, duration(seconds)) for step, seconds in result.timings.items()],
@@ -86,11 +98,20 @@ def sections(result: ScanResult, *, has_edge: bool) -> list[Section]:
         (True, "leaks", "Training images that leak"),
         (result.findings.classes, "classes", "Classes"),
         (True, "sensitivity", "Other thresholds and radii"),
+        (result.return_test, "returns", "Noise and return"),
+        (result.membership, "membership", "Membership"),
         (result.optimality, "optimum", "Against the optimum"),
         (True, "provenance", "Provenance"),
         (True, "limits", "Limits of what is shown"),
     ]
     return [Section(id, title) for present, id, title in listed if present]
+
+
+def num_beyond_holdout(returns: ReturnTest) -> int:
+    """Training images returned to from more noise than any held-out image; 0 without any."""
+    if returns.holdout_sigma is None:
+        return 0
+    return sum(attractor.sigma > returns.holdout_sigma for attractor in returns.attractors)
 
 
 def duration(seconds: float) -> str:

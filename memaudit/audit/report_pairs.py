@@ -1,4 +1,4 @@
-"""What a report shows of its images: pairs beside the threshold, and training images that leak."""
+"""What a report shows of its images: pairs, training images that leak, and attractors."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ import numpy as np
 from memaudit.audit.matches import Leak, Matches
 from memaudit.audit.pages import short
 from memaudit.audit.pictures import Picture, embed
+from memaudit.audit.return_test import Attractor
 from memaudit.audit.scan import ScanResult
 from memaudit.audit.space import Space
 
@@ -16,6 +17,7 @@ EDGE_PAIRS = 6
 """Pairs shown on each side of the threshold, where the closest ones do not reach it."""
 SHOWN_LEAKS = 120
 """Leaking training images shown. With these limits a page of 64×64 images stays under 10 MB."""
+SHOWN_ATTRACTORS = 24
 SHOWN_KEYS = 8
 """Seeds, names or duplicates listed for a leak."""
 AMPLIFIED = 4
@@ -53,6 +55,16 @@ class LeakRow:
     """Of its closest copies, at most SHOWN_KEYS."""
     duplicates: tuple[str, ...]
     """Names of training images known to be its duplicates, at most SHOWN_KEYS."""
+
+
+@dataclass(frozen=True)
+class AttractorRow:
+    """A training image that sampling returned to from its noised version."""
+
+    attractor: Attractor
+    leaks: bool
+    """Whether it is among the images that free sampling copied."""
+    picture: Picture
 
 
 def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +125,21 @@ def leak_row(result: ScanResult, leak: Leak) -> LeakRow:
         keys=keys,
         duplicates=tuple(names[i] for i in known_duplicates(result.matches, leak)[:SHOWN_KEYS]),
     )
+
+
+def attractor_rows(result: ScanResult) -> list[AttractorRow]:
+    """The first attractors of the return test, at most SHOWN_ATTRACTORS; none without the test."""
+    if result.return_test is None:
+        return []
+    leaking = {leak.index for leak in result.leaks}
+    return [
+        AttractorRow(
+            attractor,
+            attractor.index in leaking,
+            embed(result.data.images[attractor.index], f"Training image {short(attractor.name)}"),
+        )
+        for attractor in result.return_test.attractors[:SHOWN_ATTRACTORS]
+    ]
 
 
 def known_duplicates(matches: Matches, leak: Leak) -> list[int]:
