@@ -15,10 +15,6 @@ alike; medians are shown. Writes a table to benchmarks/results/.
 """
 
 import argparse
-import datetime
-import os
-import platform
-import re
 import statistics
 import sys
 import time
@@ -26,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import result
 import torch
 from torch import Tensor
 
@@ -146,16 +143,6 @@ def level_table(
     return lines
 
 
-def hardware(device: torch.device) -> str:
-    """Such as "2 cores of AMD EPYC", or the GPU's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    name = model[1].strip() if model else platform.processor() or platform.machine()
-    return f"{torch.get_num_threads()} cores of {name}"
-
-
 def main() -> None:
     """Measure, check, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -171,8 +158,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(options.batch_size, *images.shape[1:], generator=generator).to(device)
 
-    today = datetime.date.today().isoformat()
-    busy = os.getloadavg()[0]  # of other work
+    heading = result.heading("The closed-form optimum", device)
     summary = [
         "| N | build | paper | ours | ratio | ours, ms an image and evaluation |",
         "|---|---|---|---|---|---|",
@@ -196,16 +182,10 @@ def main() -> None:
         levels += level_table(some, paper, ours, noise, options.rounds)
 
     report = [
-        f"# The closed-form optimum on {hardware(device)}, {today}",
-        "",
-        f"`python benchmarks/{Path(__file__).name} {options.train.name} --batch-size "
-        f"{options.batch_size} --device {device.type} --rounds {options.rounds}`",
-        f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}, OMP_WAIT_POLICY="
-        f"{os.environ.get('OMP_WAIT_POLICY', '(not set)')}; load average before it: {busy:.1f}.",
+        *heading,
         "Images uint8 "
         f"{list(images.shape[1:])}; {len(noise)} at a time; medians of alternating rounds. Errors "
         f"are max|D − D*| / max|D*| against float64, on {CHECKED_ROWS} images.",
-        f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}.",
         "",
         "## Whole sampling: 18 Heun steps, 35 evaluations",
         "",
@@ -214,12 +194,7 @@ def main() -> None:
         "Both forms ended on the same 8-bit images for every seed.",
         *levels,
     ]
-    text = "\n".join(report) + "\n"
-    print(text)
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
-    target = Path(__file__).parent / "results" / f"optimum_{slug}_{today}.md"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(text)
+    result.write("optimum", report, device)
 
 
 if __name__ == "__main__":
