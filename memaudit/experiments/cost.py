@@ -5,6 +5,7 @@ timing a few of its steps on the device at hand.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ def run_cost(
     """
     schedule = Schedule(config, num_images)
     images_seen = schedule.num_steps * config.batch_size
-    num_snapshots = -(-images_seen // schedule.snapshot_images)
+    num_snapshots = math.ceil(schedule.duration_images / schedule.snapshot_images)
     return Cost(
         training=(1 + BACKWARD) * flops_per_image * images_seen,
         sampling=flops_per_image * EVALUATIONS * num_samples * num_snapshots,

@@ -88,8 +88,8 @@ def _explanation(estimate: EMMEstimate) -> str:
     return (
         f"Up to so many, at least {100 * (1 - estimate.epsilon):g} % of what its models generate "
         f"are copies ({100 * estimate.confidence:g} % interval {estimate.low:,.0f} to "
-        f"{estimate.high:,.0f}). Decided sizes are {estimate.bracket.low:,} above and "
-        f"{estimate.bracket.high:,} below."
+        f"{estimate.high:,.0f}). At {estimate.bracket.low:,} images the ratio is decided to be "
+        f"above that, at {estimate.bracket.high:,} below."
     )
 
 

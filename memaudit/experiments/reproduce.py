@@ -326,8 +326,8 @@ class Direction:
 
 
 def directions(results: Sequence[Measured]) -> list[Direction]:
-    """Each value against the row's first that was measured at its size, where the paper tells them
-    apart by more than reading off can err.
+    """Each value against the row's first that was measured at its size, and against the one before
+    it, where the paper tells them apart by more than reading off can err.
 
     Args:
         results: of one recipe at one scale.
@@ -339,10 +339,11 @@ def directions(results: Sequence[Measured]) -> list[Direction]:
             (result for result in results if result.size == size),
             key=lambda result: order.index(result.value),
         )
-        for other in row[1:]:
-            sign = _published_sign(row[0].recipe, row[0].value, other.value)
-            if sign:
-                found.append(Direction(row[0], other, sign))
+        for place, other in enumerate(row[1:]):
+            for earlier in {0: row[0], place: row[place]}.values():
+                sign = _published_sign(other.recipe, earlier.value, other.value)
+                if sign:
+                    found.append(Direction(earlier, other, sign))
     return found
 
 

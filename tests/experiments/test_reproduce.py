@@ -267,6 +267,18 @@ def test_a_direction_is_published_and_measured():
     assert other.outcome == "opposite"
 
 
+def test_values_are_held_against_the_first_and_the_one_before():
+    rows = [("ddpmpp all", 800), ("ddpmpp 1", 400), ("ddpmpp 9", 0)]
+    results = [measured(value, count, recipe="skip-connections") for value, count in rows]
+    found = directions(results)
+    # One fine skip keeps as much as all of them; one coarse skip keeps nothing.
+    assert [(d.first.value, d.second.value) for d in found] == [
+        ("ddpmpp all", "ddpmpp 9"),
+        ("ddpmpp 1", "ddpmpp 9"),
+    ]
+    assert {d.outcome for d in found} == {"as published"}
+
+
 def test_the_page_shows_published_beside_measured(tmp_path: Path):
     results = [
         measured("none", 900, is_laptop=False, size=1000, published=0.92, verdict="agrees"),
