@@ -85,6 +85,10 @@ def _split_at_commas(
     return tuple(part.strip() for value in values for part in value.split(","))
 
 
+OPTIMUM = "optimum"
+"""The SOURCE of that name; audit/source.py has it too, and takes seconds to import."""
+
+
 class SourcePath(click.Path):
     """A path that exists, the word `optimum`, or `module:function`."""
 
@@ -92,7 +96,7 @@ class SourcePath(click.Path):
         super().__init__(exists=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        if str(value) == "optimum" or ":" in str(value):
+        if str(value) == OPTIMUM or ":" in str(value):
             return Path(value)
         return Path(os.fsdecode(super().convert(value, param, ctx)))
 

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from memaudit.cli.options import (
+    OPTIMUM,
     SELECTION,
     SeedList,
     SourcePath,
@@ -83,7 +84,7 @@ def sample(
     from memaudit.data.writers import check_writable, write_images
 
     chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)
-    is_optimum = str(source) == "optimum"
+    is_optimum = str(source) == OPTIMUM
     if is_optimum and data_path is None:
         raise ConfigError("The optimum is that of training images; name them with --data.")
     if not is_optimum:
@@ -140,15 +141,12 @@ def sample(
 def _refuse_data_options(ctx: click.Context) -> None:
     """Refuse options that only the optimum could follow, rather than ignore them."""
     for param in ctx.command.params:
-        if param.name in ("data_path", *SELECTION) and _is_given(ctx, param):
+        if param.name not in ("data_path", *SELECTION):
+            continue
+        if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
             raise ConfigError(
                 f"{param.opts[0]} belongs to the SOURCE optimum; a checkpoint needs none."
             )
-
-
-def _is_given(ctx: click.Context, param: click.Parameter) -> bool:
-    assert param.name is not None
-    return ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
 
 
 def _name(seed: int) -> str:

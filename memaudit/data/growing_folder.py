@@ -96,7 +96,7 @@ class GrowingFolder:
         self._labels[_file(image.name)] = image.label
 
     def write_labels(self) -> None:
-        """Write the classes of all images, if they have any."""
+        """Write the classes of all images, where they have some."""
         if None not in self._labels.values():
             with atomic_write(self._path / LABELS) as file:
                 file.write(edm_labels(dict(sorted(self._labels.items()))).encode())
@@ -106,7 +106,8 @@ def _begin(path: Path, names: Sequence[str], manifest: dict[str, Any]) -> None:
     """Make sure that what is there goes with what is to come, and say what that is."""
     for part in path.glob(".*.part"):  # of a process that was killed
         part.unlink()
-    there = {file.name for file in path.iterdir()} - {_LOCK, MANIFEST, LABELS}
+    visible = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    there = visible - {MANIFEST, LABELS}
     saved = read_manifest(path) or {}
     changed = [name for name, value in manifest.items() if saved.get(name) != value]
     if there and changed:

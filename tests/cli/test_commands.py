@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from memaudit.audit import source
+from memaudit.cli import options
 from memaudit.cli.main import COMMANDS, main
 from memaudit.cli.train import train
 from memaudit.data.writers import NamedImage, write_images
@@ -179,6 +183,40 @@ def test_inspecting_what_is_no_checkpoint_says_so(run: Run, tmp_path: Path):
     result = run("inspect", text)
     assert result.exit_code == 2
     assert "notes.txt" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("scan", "optimum", "--data", "absent"),
+        ("sample", "absent", "--out", "new"),
+        ("sample", "optimum", "--data", "absent", "--out", "new"),
+        ("sample", "optimum", "--data", "taken", "--out", "taken"),
+        ("selftest", "--data", "absent"),
+        ("inspect", "absent"),
+        ("convert", "absent", "new.safetensors"),
+        ("convert", "taken/mine.txt", "taken/mine.txt"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_before_torch_is_imported(
+    tmp_path: Path, arguments: tuple[str, ...]
+):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").touch()
+    program = (
+        "import sys\nfrom memaudit.cli.main import main\n"
+        "try: main()\nfinally: print('torch' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "absent" in ended.stderr or "taken" in ended.stderr
+    assert ended.stdout == "False\n"
+
+
+def test_the_optimum_has_one_name():
+    assert options.OPTIMUM == source.OPTIMUM
 
 
 @pytest.mark.parametrize("form", ["folder", "images.zip", "images.npz"])

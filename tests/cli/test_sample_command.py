@@ -78,6 +78,7 @@ def test_images_of_anything_else_are_refused_by_name(
     out = tmp_path / "images"
     assert run("sample", checkpoint, "--samples", 3, "--out", out).exit_code == 0
     before = content_of(out)
+    (out / ".DS_Store").touch()
     for source, options, message in (
         (conditional, ("--samples", 3), "another checkpoint."),
         (checkpoint, ("--samples", 3, "--steps", 4), "another sampler."),
@@ -87,6 +88,7 @@ def test_images_of_anything_else_are_refused_by_name(
         assert result.exit_code == 2
         assert message in result.stderr
     assert content_of(out) == before
+    assert run("sample", checkpoint, "--samples", 3, "--out", out).exit_code == 0
     (out / "manifest.json").unlink()
     result = run("sample", checkpoint, "--samples", 3, "--out", out)
     assert result.exit_code == 2 and "an origin that nothing tells" in result.stderr

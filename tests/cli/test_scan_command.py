@@ -77,7 +77,7 @@ def test_a_part_of_the_given_images_can_be_judged(run: Run, make_npz: Callable):
         (["--threshold", "2"], "The threshold is 2"),
         (["--threshold", "third"], "is no share"),
         (["--class", "3"], "the model has no classes"),
-        (["--steps", "0"], "num_steps is 0"),
+        (["--steps", "0"], "--steps is 0"),
         (["--size", "50"], "50"),
     ],
 )
