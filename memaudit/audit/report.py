@@ -116,7 +116,7 @@ def report_dict(result: ScanResult) -> dict[str, Any]:
             "seeds": ranges(result.keys),
             "most_seeds": len(config.seeds),
             "class_index": config.class_index,
-            "sampler": asdict(config.sampler),
+            "sampler": config.sampler.as_dict(),
             "batch_size": config.batch_size,
             "device": config.device,
         }

@@ -470,7 +470,7 @@ def _identity(checkpoint: Checkpoint, config: ScanConfig) -> dict[str, Any]:
     return {
         "version of memaudit": memaudit.__version__,
         "checkpoint": [checkpoint.sha256, checkpoint.format],
-        "sampler": {name: str(value) for name, value in asdict(config.sampler).items()},
+        "sampler": {name: str(value) for name, value in config.sampler.as_dict().items()},
         "class": config.class_index,
         "device": config.device,
     }

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from memaudit.models.ablation import (
     ablation_sampler,
 )
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.sampler import heun_sampler
+from memaudit.models.sampler import SIGMA_MAX, SIGMA_MIN, heun_sampler
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
 
@@ -79,6 +80,20 @@ class SamplerConfig:
         for name, (holds, needed) in checks.items():
             if not holds:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; {needed} is needed.")
+
+
+    @property
+    def is_ablation(self) -> bool:
+        """Whether EDM's general sampler is chosen, in place of Algorithm 2."""
+        return any(getattr(self, name) is not None for name in ABLATIONS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every option by name, with the noise levels that Algorithm 2 takes by default."""
+        options = asdict(self)
+        if not self.is_ablation:
+            for name, default in (("sigma_min", SIGMA_MIN), ("sigma_max", SIGMA_MAX)):
+                options[name] = default if options[name] is None else options[name]
+        return options
 
 
 @dataclass(frozen=True)
@@ -234,8 +249,8 @@ def _sample(
             classes = torch.tensor(class_index)
         class_labels = one_hot(classes, denoiser.label_dim).to(device, torch.float32)
 
-    options = {name: value for name, value in asdict(config).items() if value is not None}
-    sampler = ablation_sampler if ABLATIONS.keys() & options.keys() else heun_sampler
+    options = {name: value for name, value in config.as_dict().items() if value is not None}
+    sampler = ablation_sampler if config.is_ablation else heun_sampler
     # In float32 throughout: TF32, cuDNN's default, keeps 10 bits of a convolution's inputs.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         x = sampler(

@@ -14,6 +14,9 @@ from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.progress import Progress, silent
 
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+"""Noise levels of Algorithm 2, as published."""
+
 
 @torch.no_grad()
 def heun_sampler(
@@ -22,8 +25,8 @@ def heun_sampler(
     class_labels: Tensor | None = None,
     *,
     num_steps: int = 18,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
+    sigma_min: float = SIGMA_MIN,
+    sigma_max: float = SIGMA_MAX,
     rho: float = 7.0,
     S_churn: float = 0.0,
     S_min: float = 0.0,

@@ -155,6 +155,9 @@ def test_a_sampled_report_names_seeds_and_infinities_in_strict_json(
     assert report["sampling"]["seeds"] == "100-107"
     assert report["sampling"]["sampler"]["num_steps"] == 18
     assert report["sampling"]["sampler"]["S_max"] == "inf"
+    # The noise levels are those sampled at, also where nobody chose them.
+    assert report["sampling"]["sampler"]["sigma_min"] == 0.002
+    assert report["sampling"]["sampler"]["sigma_max"] == 80
     assert [row["seed"] for row in rows_of(tmp_path / "matches.csv")] == [
         *map(str, range(100, 108))
     ]
