@@ -46,6 +46,7 @@ from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import GeneratedBatch, SamplerConfig, generate_images
+from memaudit.models.sampling_identity import sampling_identity
 from memaudit.progress import Progress, silent
 
 
@@ -237,7 +238,9 @@ def scan(
     else:
         state = None
         if folder is not None:
-            identity = _identity(source, config)
+            identity = sampling_identity(
+                source, config.sampler, class_index=config.class_index, device=config.device
+            )
             state = ScanState(Path(folder), identity, config.seeds, overwrite=overwrite)
         generated, class_index, matches = _sample(source, index, config, state, progress, clock)
         keys = config.seeds[: len(generated)]
@@ -463,17 +466,6 @@ def _gate(source: Checkpoint | ImageSet, config: ScanConfig) -> Gate | None:
     if config.fail_above is None:
         return None
     return Gate(config.fail_above, sequential=isinstance(source, Checkpoint))
-
-
-def _identity(checkpoint: Checkpoint, config: ScanConfig) -> dict[str, Any]:
-    """What an image depends on besides its seed; the keys are words of a message."""
-    return {
-        "version of memaudit": memaudit.__version__,
-        "checkpoint": [checkpoint.sha256, checkpoint.format],
-        "sampler": {name: str(value) for name, value in config.sampler.as_dict().items()},
-        "class": config.class_index,
-        "device": config.device,
-    }
 
 
 def _search_dict(index: ImageSearch, matches: Matches) -> dict[str, Any]:

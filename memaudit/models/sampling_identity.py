@@ -1,6 +1,5 @@
 """What generated images depend on besides their seeds."""
 
-from dataclasses import asdict
 from typing import Any
 
 import memaudit
@@ -15,7 +14,7 @@ def sampling_identity(
     return {
         "version of memaudit": memaudit.__version__,
         "checkpoint": [checkpoint.sha256, checkpoint.format],
-        "sampler": {name: str(value) for name, value in asdict(config).items()},
+        "sampler": {name: str(value) for name, value in config.as_dict().items()},
         "class": class_index,
         "device": device,
     }
