@@ -8,6 +8,7 @@ import pytest
 
 from memaudit.audit.findings import Gate, find
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
+from memaudit.audit.source import optimum_of
 from memaudit.data.images import ImageSet
 
 
@@ -54,6 +55,7 @@ def make_result() -> Callable[..., ScanResult]:
             "format": "native",
             "config": {"class_name": "EDMPrecond", "sigma_max": float("inf")},
             "provenance": {},
+            "warnings": [],
         }
         gate = None if fail_above is None else Gate(fail_above, sequential=True)
         return replace(
@@ -72,3 +74,24 @@ def make_result() -> Callable[..., ScanResult]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole_result() -> ScanResult:
+    """A scan of the optimum that has every part: gate, classes, held-out images and all tests."""
+
+    def images(num_images: int, seed: int) -> ImageSet:
+        names = [f"{seed}/{i:05d}.png" for i in range(num_images)]
+        labels = np.arange(num_images) % 3
+        pixels = smooth_images(num_images, 8, seed)
+        return ImageSet(pixels, names, source=f"set {seed}", labels=labels)
+
+    train = images(40, seed=0)
+    return scan(
+        optimum_of(train, conditional=True),
+        train,
+        holdout=images(100, seed=1),
+        config=ScanConfig(
+            seeds=tuple(range(12)), fail_above=0.001, return_test=True, membership=True
+        ),
+    )
