@@ -204,14 +204,15 @@ def _show_forecast(setup: "EMMSetup", expected: "Forecast", device: str, paralle
     from memaudit.experiments.cost import flop_text
 
     speed = expected.speed
+    costs = expected.cheapest_cost, expected.dearest_cost
+    trainings = sorted({len(expected.cheapest), len(expected.dearest)})
+    work = dict.fromkeys(flop_text(cost.total) for cost in costs)
+    time = dict.fromkeys(duration(speed.seconds(cost) / parallel) for cost in costs)
     out.print(
-        f"Between {len(expected.cheapest)} and {len(expected.dearest)} trainings, of "
-        f"{setup.sizes.min_size:,} to {setup.sizes.max_size:,} images: "
-        f"{flop_text(expected.cheapest_cost.total)} to {flop_text(expected.dearest_cost.total)}. "
-        f"At the speed found on {device}, {flop_text(speed.training)}/s in training and "
-        f"{flop_text(speed.sampling)}/s in sampling, that takes "
-        f"{duration(speed.seconds(expected.cheapest_cost) / parallel)} to "
-        f"{duration(speed.seconds(expected.dearest_cost) / parallel)}"
+        f"{' to '.join(map(str, trainings))} trainings, of {setup.sizes.min_size:,} to "
+        f"{setup.sizes.max_size:,} images: {' to '.join(work)}. At the speed found on {device}, "
+        f"{flop_text(speed.training)}/s in training and {flop_text(speed.sampling)}/s in "
+        f"sampling, that takes {' to '.join(time)}"
         + (f" with {parallel} runs side by side." if parallel > 1 else "."),
         highlight=False,
         soft_wrap=True,
