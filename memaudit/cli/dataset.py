@@ -104,7 +104,7 @@ def build(
     memaudit dataset build --data cifar10.zip --label dog --mix ./dogs --share 0.2 --size 1000 \\
         --resolution 32 --out dogs.zip
     """
-    from memaudit.cli.console import progress_bars
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.data.compositions import mix, repeated, with_labels
     from memaudit.data.saved_sets import write_set
     from memaudit.data.sources import open_images
@@ -137,7 +137,7 @@ def build(
         if labels is not None:
             images = with_labels(images, labels, num_classes=num_classes, seed=label_seed)
         write_set(out, images, sources=sources, choices=choices, progress=progress)
-    _remark(f"{out}: {_contents(images)}, fingerprint {images.fingerprint}")
+    remark(f"{out}: {_contents(images)}, fingerprint {images.fingerprint}")
 
 
 @dataset.command()
@@ -242,7 +242,7 @@ def duplicates(
     """
     from memaudit.audit.duplicates import find_duplicates
     from memaudit.audit.duplicates_page import write_duplicates
-    from memaudit.cli.console import progress_bars
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.data.saved_sets import write_set
     from memaudit.data.sources import open_images
     from memaudit.data.writers import SET_FORMS, check_writable
@@ -273,9 +273,9 @@ def duplicates(
     else:
         _print_duplicates(found, images)
     if out is not None:
-        _remark(f"Page: {page}")
+        remark(f"Page: {page}")
     if kept is not None:
-        _remark(f"{kept}: {_contents(without)}, {len(left_out):,} images left out")
+        remark(f"{kept}: {_contents(without)}, {len(left_out):,} images left out")
 
 
 def _check_mix(
@@ -385,10 +385,3 @@ def _print_row(name: str, value: str) -> None:
 
 def _print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _remark(text: str) -> None:
-    from memaudit.cli.console import err
-    from memaudit.cli.wording import printable
-
-    err.print(printable(text), soft_wrap=True)

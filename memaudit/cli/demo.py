@@ -26,8 +26,8 @@ def demo(out: Path, device: str) -> None:
     \b
     memaudit demo --out memaudit-demo
     """
-    from memaudit.cli.console import err, progress_bars
     from memaudit.cli.console import out as console
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.cli.scan_tables import render
     from memaudit.cli.wording import describe
     from memaudit.experiments.demo import DemoRun, run_demo
@@ -56,4 +56,4 @@ def demo(out: Path, device: str) -> None:
         soft_wrap=True,
     )
     for run in runs:
-        err.print(f"Report: {run.page}", highlight=False, soft_wrap=True)
+        remark(f"Report: {run.page}")

@@ -11,6 +11,7 @@ import click
 from memaudit.cli.options import (
     Ratio,
     SeedList,
+    SourcePath,
     arch_option,
     batch_size_option,
     choose_device,
@@ -33,7 +34,7 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
+@click.argument("source", type=SourcePath(), metavar="SOURCE")
 @data_options
 @click.option(
     "--samples",
@@ -78,7 +79,7 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 )
 @click.option(
     "--holdout",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="Images like the training images that the model never saw: how often the rule flags those "
     "is the floor, and the model's loss on both is compared.",
@@ -99,7 +100,7 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 )
 @click.option(
     "--features",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="FILE",
     help="Compare features of this TorchScript encoder instead of pixels; not exact. TorchScript "
     "runs code of the file: use one you trust.",
@@ -229,7 +230,7 @@ def scan(
     from memaudit.audit.scan import ScanConfig
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.source import OPTIMUM, open_source, optimum_of
-    from memaudit.cli.console import err, progress_bars
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.cli.scan_tables import render
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
@@ -302,9 +303,9 @@ def scan(
     else:
         render(result)
     for warning in result.source.get("warnings", ()):
-        err.print(f"Warning: {warning}", highlight=False, soft_wrap=True)
+        remark(f"Warning: {warning}")
     if page is not None:
-        err.print(f"Report: {page}", highlight=False, soft_wrap=True)
+        remark(f"Report: {page}")
     ctx.exit(EXIT_STATUS[None if result.decision is None else result.decision.verdict])
 
 

@@ -209,7 +209,7 @@ def train(
         --model-channels 24 --channel-mult 1,2 --num-blocks 1 --dropout 0 --batch-size 64 \\
         --lr 2e-3 --ema-mode plain --ema-decay 0.999 --epochs 2000 --out runs/small-64
     """
-    from memaudit.cli.console import err, progress_bars
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.experiments.early_warning import EarlyWarning
     from memaudit.training.config import TrainingConfig
     from memaudit.training.folder import RunFolder
@@ -253,12 +253,10 @@ def train(
         )
     if not is_first:
         return
-    err.print(
+    remark(
         f"{'Stopped' if result.interrupted else 'Trained'} after {result.images_seen:,} images "
         f"({result.images_seen / len(data):,.0f} epochs). Model: {result.model}"
-        + (" Go on with the same command and --resume." if result.interrupted else ""),
-        highlight=False,
-        soft_wrap=True,
+        + (" Go on with the same command and --resume." if result.interrupted else "")
     )
 
 

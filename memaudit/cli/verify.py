@@ -8,17 +8,17 @@ import click
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path), metavar="DIR")
 @click.option(
     "--source",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="SOURCE",
     help="The checkpoint, or the generated images, that the report is about.",
 )
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="The training images it is about: the whole source, of which the report names the part.",
 )
@@ -38,6 +38,7 @@ def verify(
     """
     from memaudit.audit.verify import verify_report
     from memaudit.cli.console import out, progress_bars
+    from memaudit.cli.wording import printable
 
     with progress_bars() as progress:
         result = verify_report(folder, source=source, data=data_path, progress=progress)
@@ -50,6 +51,6 @@ def verify(
             word = "ok" if check.passed else "CHANGED"
             out.print(f"{word:8}", style=style, end="")
             out.print(f"{check.name}{detail}", highlight=False, markup=False, soft_wrap=True)
-        out.print(f"Verdict stated: {result.verdict or 'none (no gate)'}", highlight=False)
+        out.print(printable(f"Verdict stated: {result.verdict or 'none (no gate)'}"))
         out.print(f"SHA-256 of report.json: {result.sha256}", highlight=False, soft_wrap=True)
     ctx.exit(0 if result.passed else 1)
