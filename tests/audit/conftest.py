@@ -1,11 +1,15 @@
 """Scans to report on."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from memaudit.audit.encoder import open_encoder
+from memaudit.audit.features import FeatureIndex
 from memaudit.audit.findings import Gate, find
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.audit.source import optimum_of
@@ -95,3 +99,18 @@ def whole_result() -> ScanResult:
             seeds=tuple(range(12)), fail_above=0.001, return_test=True, membership=True
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def feature_result(
+    make_result: Callable[..., ScanResult], tmp_path_factory: pytest.TempPathFactory
+) -> ScanResult:
+    """A scan between features of an encoder: the pixels as they are."""
+    path = tmp_path_factory.mktemp("encoder") / "encoder.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is said to be on its way out
+        torch.jit.script(torch.nn.Flatten()).save(str(path))
+    result = make_result()
+    generated = ImageSet(result.generated, list(map(str, result.keys)), source="generated")
+    index = FeatureIndex(result.data.images, open_encoder(path))
+    return scan(generated, result.data, index=index)

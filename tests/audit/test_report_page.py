@@ -119,6 +119,13 @@ def test_attractors_are_told_from_the_leaks_of_free_sampling(whole_result: ScanR
     assert "from 100 held-out ones" in text and "no part in the verdict" in text
 
 
+def test_features_are_neither_exact_nor_grey_levels(feature_result: ScanResult):
+    text = page_of(feature_result)
+    assert "they are not exact, and they are not grey levels" in text
+    assert "in the features of an encoder" in text
+    assert "Distance in grey levels" not in text and "root-mean-square" not in text
+
+
 def test_the_sensitivity_table_has_the_headline_once(make_result: Make):
     text = page_of(make_result())
     table = text[text.index('<table class="grid">') :]
