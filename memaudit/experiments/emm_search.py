@@ -186,26 +186,36 @@ def emm_from_reports(paths: Sequence[Path], *, epsilon: float = 0.1) -> EMMResul
         epsilon: EMM's ε.
 
     Raises:
-        DataError: no report, one that cannot be read, or reports by different thresholds.
+        DataError: no report, one that cannot be read, or reports that are not of one set-up:
+            different thresholds or shapes, two training sets of one size.
     """
-    files = sorted({file for path in paths for file in _reports_in(path)})
+    files = sorted({file for path in paths for file in reports_in(path)})
     by_size: dict[int, list[tuple[int, Proportion]]] = {}
-    thresholds = {}
+    # What all scans must share, and at each size the training set; with a file that has it.
+    shared: dict[str, dict[Any, Path]] = {}
     for file in files:
         try:
             report = json.loads(file.read_text(encoding="utf-8"))
             ratio = read_ratio(report)
             size = int(report["data"]["num_images"])
             seen = int((report["source"].get("provenance") or {}).get("images_seen", 0))
-            thresholds[report["threshold"]] = file
+            shape = tuple(report["data"]["image_shape"])
+            shared.setdefault("judge by different thresholds", {})[report["threshold"]] = file
+            shared.setdefault("are of images of different shapes", {})[shape] = file
+            shared.setdefault(f"are of different training sets of {size:,} images", {})[
+                report["data"]["fingerprint"]
+            ] = file
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{file} is no report of memaudit that can be read ({error})."
             ) from error
         by_size.setdefault(size, []).append((seen, ratio))
-    if len(thresholds) > 1:
-        listed = ", ".join(f"{threshold:g} in {file}" for threshold, file in thresholds.items())
-        raise DataError(f"The scans judge by different thresholds: {listed}. Give scans of one.")
+    for difference, found in shared.items():
+        if len(found) > 1:
+            listed = ", ".join(f"{value} in {file}" for value, file in found.items())
+            raise DataError(
+                f"The scans {difference}: {listed}. EMM is of one set-up; give the scans of one."
+            )
     points = [
         SizePoint(
             size,
@@ -217,7 +227,12 @@ def emm_from_reports(paths: Sequence[Path], *, epsilon: float = 0.1) -> EMMResul
     return EMMResult(tuple(points), estimate_emm(points, epsilon=epsilon), runs=())
 
 
-def _reports_in(path: Path) -> list[Path]:
+def reports_in(path: Path) -> list[Path]:
+    """The report.json that `path` is, or those in it at any depth.
+
+    Raises:
+        DataError: none.
+    """
     found = [path] if path.is_file() else list(path.rglob(REPORT)) if path.is_dir() else []
     if not found:
         raise DataError(

@@ -166,16 +166,29 @@ def test_emm_comes_from_scans_that_are_there(reports: Path):
     assert same == found
 
 
-def test_folders_without_scans_and_mixed_thresholds_are_refused(reports: Path, tmp_path: Path):
-    (empty := tmp_path / "empty").mkdir()
+def test_folders_without_scans_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="holds no report.json"):
-        emm_from_reports([empty])
-    report = json.loads((reports / "8" / "report.json").read_text())
-    (reports / "8" / "report.json").write_text(json.dumps({**report, "threshold": 0.5}))
-    with pytest.raises(DataError, match="different thresholds: .*0.5 in"):
-        emm_from_reports([reports])
-    (reports / "8" / "report.json").write_text("{}")
+        emm_from_reports([tmp_path])
+    (tmp_path / "report.json").write_text("{}")
     with pytest.raises(DataError, match="no report of memaudit"):
+        emm_from_reports([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": 0.5}, "judge by different thresholds: .*0.5 in"),
+        ({"data": {"image_shape": [3, 8, 8]}}, r"different shapes: .*\(3, 8, 8\) in"),
+        ({"data": {"num_images": 16}}, "different training sets of 16 images"),
+    ],
+)
+def test_scans_of_different_set_ups_are_refused(reports: Path, change: dict, message: str):
+    path = reports / "8" / "report.json"
+    report = json.loads(path.read_text())
+    for name, value in change.items():
+        report[name] = {**report[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(report))
+    with pytest.raises(DataError, match=message):
         emm_from_reports([reports])
 
 
