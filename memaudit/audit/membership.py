@@ -16,7 +16,7 @@ from memaudit.audit.statistics import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.generate import cpu_group_size
+from memaudit.models.generate import cpu_group_size, float32_inference
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
 
@@ -160,7 +160,7 @@ def _scores(
             noise = random.randn_like(y)
             for level in config.sigmas:
                 sigma = torch.tensor(level, dtype=torch.float64, device=config.device)
-                with torch.inference_mode():
+                with float32_inference():
                     D = denoiser(y + sigma * noise, sigma, class_labels).double()
                 loss += ((D - y) / sigma).square().flatten(1).mean(1)
         scores.append(-loss / (config.num_noises * len(config.sigmas)))

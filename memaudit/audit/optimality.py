@@ -20,7 +20,12 @@ from memaudit.audit.statistics import Estimate, Proportion, clopper_pearson
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.generate import SamplerConfig, cpu_group_size, generate_images
+from memaudit.models.generate import (
+    SamplerConfig,
+    cpu_group_size,
+    float32_inference,
+    generate_images,
+)
 from memaudit.models.optimum import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
@@ -239,7 +244,7 @@ def _denoise(
         for sigma in sigmas:  # downwards, along which the optimum remembers
             level = torch.tensor(sigma, dtype=torch.float64, device=config.device)
             x = y + level * noise
-            with torch.inference_mode():
+            with float32_inference():
                 D = denoiser(x, level, class_labels)
             best = optimum.evaluate(x, level, class_labels)
             values["model_loss", sigma].append(_squared_distance(D, y))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -80,7 +81,6 @@ class SamplerConfig:
         for name, (holds, needed) in checks.items():
             if not holds:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; {needed} is needed.")
-
 
     @property
     def is_ablation(self) -> bool:
@@ -170,6 +170,16 @@ def generate_images(
     return _batches(seeds, images, batch_size)
 
 
+@contextmanager
+def float32_inference() -> Iterator[None]:
+    """Evaluate networks without gradients, in float32 throughout.
+
+    TF32, cuDNN's default on a GPU, keeps 10 bits of a convolution's inputs.
+    """
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 def cpu_group_size(denoiser: Denoiser) -> int:
     """Images that a CPU evaluates at a time: a constant of the resolution.
 
@@ -251,8 +261,7 @@ def _sample(
 
     options = {name: value for name, value in config.as_dict().items() if value is not None}
     sampler = ablation_sampler if config.is_ablation else heun_sampler
-    # In float32 throughout: TF32, cuDNN's default, keeps 10 bits of a convolution's inputs.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with float32_inference():
         x = sampler(
             denoiser,
             noise,

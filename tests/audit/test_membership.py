@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
 from memaudit.audit.membership import MembershipConfig, membership
 from memaudit.data.images import ImageSet
@@ -59,3 +60,17 @@ def test_too_few_controls_are_refused_with_the_number_needed():
 def test_options_that_make_no_sense_are_refused(option: str, value: object):
     with pytest.raises(ConfigError, match=option):
         MembershipConfig(**{option: value})
+
+
+def test_the_model_is_asked_in_float32_throughout():
+    """On a GPU cuDNN would round the inputs of convolutions to 10 bits."""
+    train, holdout = draw(9, 20), draw(10, 20)
+    allowed = []
+
+    class Watched(ClosedFormOptimum):
+        def __call__(self, x, sigma, class_labels=None):
+            allowed.append(torch.backends.cudnn.allow_tf32)
+            return super().__call__(x, sigma, class_labels)
+
+    membership(Watched(train.images), train, holdout, config=CONFIG)
+    assert allowed and not any(allowed)
