@@ -39,7 +39,7 @@ from memaudit.audit.report_tables import Keys
 from memaudit.audit.return_test import ReturnTest, ReturnTestConfig, return_test
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.search import ImageSearch
-from memaudit.audit.source import check_comparable
+from memaudit.audit.source import check_comparable, check_fits
 from memaudit.audit.space import Space, feature_space, pixel_space
 from memaudit.audit.statistics import Proportion
 from memaudit.data.images import ImageSet
@@ -211,13 +211,8 @@ def scan(
     if holdout is not None:
         check_comparable(source, name, holdout)
         check_disjoint(data, holdout)
-    if config.membership:
-        if holdout is None:
-            raise ConfigError(
-                "Membership compares training with held-out images, but none are given; pass some "
-                "(--holdout PATH)."
-            )
-        check_controls(holdout, MembershipConfig())
+    if config.return_test or config.membership:
+        _check_further_tests(source, data, holdout, config)
     clock = _Clock()
 
     if index is None:
@@ -436,6 +431,31 @@ def _batches(
         position += len(batch.seeds)
 
 
+def _check_further_tests(
+    source: Checkpoint | ImageSet, data: ImageSet, holdout: ImageSet | None, config: ScanConfig
+) -> None:
+    """Refuse what the return test and membership could not do, before anything is sampled."""
+    if isinstance(source, ImageSet):
+        raise ConfigError(
+            "return_test and membership ask a model, but the images are given. Leave them out, or "
+            "scan the checkpoint."
+        )
+    for images in (data,) if holdout is None else (data, holdout):
+        check_fits(source.network, images)
+    if config.membership:
+        if holdout is None:
+            raise ConfigError(
+                "Membership compares training with held-out images, but none are given; pass some "
+                "(--holdout PATH)."
+            )
+        check_controls(holdout, MembershipConfig())
+
+
+def _pixel_index(index: ImageSearch) -> NeighborIndex | None:
+    """The index, where it is one of the training images' pixels as they are."""
+    return index if isinstance(index, NeighborIndex) and not index.flips else None
+
+
 def _return_test(
     checkpoint: Checkpoint,
     data: ImageSet,
@@ -449,7 +469,7 @@ def _return_test(
         checkpoint.network,
         data,
         holdout=holdout,
-        index=index if isinstance(index, NeighborIndex) and not index.flips else None,
+        index=_pixel_index(index),
         config=ReturnTestConfig(
             sampler=config.sampler,
             threshold=config.threshold,
@@ -517,7 +537,7 @@ def _compare(
         checkpoint.network,
         data,
         holdout=holdout,
-        index=index if isinstance(index, NeighborIndex) else None,
+        index=_pixel_index(index),
         config=OptimalityConfig(
             num_images=min(config.optimum_images, at_most),
             num_trajectories=min(config.optimum_trajectories, at_most),
