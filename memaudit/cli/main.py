@@ -19,6 +19,7 @@ COMMANDS = {
     "dataset": "Make training sets, look into them, find what they hold twice.",
     "inspect": "Say what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
+    "report": "Hold several reports side by side: snapshots of a run, models of a sweep.",
     "verify": "Compute a report's verdict again from its saved matches, and check its hashes.",
     "selftest": "Prove on your own images that the audit measures what is known.",
     "demo": "Watch a model being caught copying, in about two minutes.",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memaudit.audit.statistics import Proportion
+from memaudit.audit.statistics import Proportion, percent
 
 WIDTH, HEIGHT = 610, 260
 """Of the plot area, in units of the drawing."""
@@ -88,6 +88,7 @@ def ratio_chart(
     *,
     x_label: str,
     x_names: Sequence[str] | None = None,
+    top: float = 1.0,
     level: float | None = None,
     band: tuple[float, float] | None = None,
 ) -> Chart:
@@ -97,6 +98,7 @@ def ratio_chart(
         series: with at least one sample in all.
         x_label: what runs to the right.
         x_names: of x = 0, 1, …, evenly spaced. None: numbers above 0 on a logarithmic scale.
+        top: the ratio at the upper end, in (0, 1].
         level: a ratio to draw a line at.
         band: two x to shade between.
     """
@@ -113,7 +115,7 @@ def ratio_chart(
         return round(WIDTH * (position - left) / (right - left), 1)
 
     def up(ratio: float) -> float:
-        return round(HEIGHT * (1 - ratio), 1)
+        return round(HEIGHT * (1 - ratio / top), 1)
 
     def mark(curve: Series, sample: Sample) -> Mark:
         return Mark(
@@ -121,7 +123,7 @@ def ratio_chart(
             y=up(sample.ratio),
             top=None if sample.high is None else up(sample.high),
             bottom=None if sample.low is None else up(sample.low),
-            text=f"{curve.name}, {names[sample.x]}: {100 * sample.ratio:.1f} %",
+            text=f"{curve.name}, {names[sample.x]}: {percent(sample.ratio)} %",
         )
 
     return Chart(
@@ -134,7 +136,9 @@ def ratio_chart(
             for curve in series
         ),
         x_ticks=_apart([Tick(across(x), name) for x, name in sorted(names.items())]),
-        y_ticks=tuple(Tick(up(share / 100), f"{share} %") for share in range(0, 101, 20)),
+        y_ticks=tuple(
+            Tick(up(share), f"{100 * share:g} %") for share in (top * i / 5 for i in range(6))
+        ),
         level=None if level is None else up(level),
         band=None if band is None else (across(band[0]), across(band[1])),
     )

@@ -22,18 +22,33 @@ class Section:
     header: tuple[str, ...]
     """Of the table; the first column names a row, the others are numbers or words."""
     rows: tuple[tuple[str, ...], ...]
+    links: tuple[str, ...] = ()
+    """Where the name of each row leads; none for names that lead nowhere."""
 
 
-def render_curves(*, title: str, lead: str, sections: Sequence[Section]) -> str:
+def render_curves(
+    *,
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    intervals: str = "Clopper–Pearson at 95 %",
+) -> str:
     """The text of a page.
 
     Args:
         title: the answer, in a line.
         lead: what it means, in a sentence or two.
         sections: at least one.
+        intervals: how they were made.
     """
     return render_template(
-        "curves.html.j2", title=title, lead=lead, sections=sections, width=WIDTH, height=HEIGHT
+        "curves.html.j2",
+        title=title,
+        lead=lead,
+        sections=sections,
+        intervals=intervals,
+        width=WIDTH,
+        height=HEIGHT,
     )
 
 
