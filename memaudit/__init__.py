@@ -15,7 +15,7 @@ _HOME = {
     "ImageSet": "memaudit.data.images",
     "MemauditError": "memaudit.errors",
     "SamplerConfig": "memaudit.models.generate",
-    "ScanConfig": "memaudit.audit.scan",
+    "ScanConfig": "memaudit.audit.scan_config",
     "ScanResult": "memaudit.audit.scan",
     "TrainingConfig": "memaudit.training.config",
     "generate_images": "memaudit.models.generate",

@@ -132,8 +132,8 @@ def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision
 
 def first_decided(
     hits: np.ndarray, before: tuple[int, int], *, gate: Gate, confidence: float
-) -> int:
-    """Number of images, in order, after which a sequential gate is certain; 0 for not yet.
+) -> int | None:
+    """Number of images, in order, after which a sequential gate is certain; None for not yet.
 
     Looking after every image makes the end independent of the batch size.
 
@@ -147,4 +147,4 @@ def first_decided(
         decision = decide(count, total + position, gate=gate, confidence=confidence)
         if decision.verdict != "INCONCLUSIVE":
             return position
-    return 0
+    return None

@@ -4,29 +4,21 @@ A model is also held against the closed-form optimum, which tells how close it i
 a single copy appears. docs/method.md has the definitions.
 """
 
-import platform
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import memaudit
 from memaudit.audit.authenticity import auth_pct
+from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.features import FeatureIndex
-from memaudit.audit.findings import Findings, Gate, find, first_decided
+from memaudit.audit.findings import Findings, find
 from memaudit.audit.found import SearchStatistics
 from memaudit.audit.gate import Decision
 from memaudit.audit.holdout import HoldoutControl, check_disjoint, judge_holdout
 from memaudit.audit.index_cache import open_index
-from memaudit.audit.matches import SEARCH_BATCH, Leak, Matches, match
+from memaudit.audit.matches import Leak, Matches, match
 from memaudit.audit.membership import (
     Membership,
     MembershipConfig,
@@ -37,6 +29,8 @@ from memaudit.audit.neighbors import NeighborIndex
 from memaudit.audit.optimality import Optimality, OptimalityConfig, compare_with_optimum
 from memaudit.audit.report_tables import Keys
 from memaudit.audit.return_test import ReturnTest, ReturnTestConfig, return_test
+from memaudit.audit.sampling import gate_of, sample_and_match
+from memaudit.audit.scan_config import ScanConfig
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.search import ImageSearch
 from memaudit.audit.source import check_comparable, check_fits
@@ -45,75 +39,8 @@ from memaudit.audit.statistics import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
-from memaudit.models.generate import GeneratedBatch, SamplerConfig, generate_images
 from memaudit.models.sampling_identity import sampling_identity
 from memaudit.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class ScanConfig:
-    """How images are generated and judged. The defaults are the published ones."""
-
-    seeds: tuple[int, ...] = tuple(range(10_000))
-    """One seed a generated image; not used where the images are given."""
-    sampler: SamplerConfig = SamplerConfig()
-    """EDM's Algorithm 2 with 18 steps."""
-    class_index: int | None = None
-    """One class for all images, or None: drawn from each image's seed."""
-    threshold: Fraction = Fraction(1, 3)
-    """Memorized iff the distance to the first neighbour is less than this share of the second's."""
-    duplicate_rms: float = 8.0
-    """Training images within so many RMS grey levels are duplicates of each other."""
-    confidence: float = 0.95
-    """Of all intervals, and of the gate."""
-    fail_above: float | None = None
-    """The gate: the largest distinct ratio that passes. Sampling stops when the verdict is certain.
-    """
-    return_test: bool = False
-    """Whether to see which training images sampling returns to from their noised versions."""
-    membership: bool = False
-    """Whether to try to tell training from held-out images by the loss."""
-    optimum_images: int = 256
-    """Training images to compare model and optimum on, at most one a seed; 0 for no comparison."""
-    optimum_trajectories: int = 64
-    """Images to sample from both, from the same noise; at most one a seed."""
-    batch_size: int = 64
-    """Images sampled at a time; the result does not depend on it."""
-    device: str = "cpu"
-    """`cpu` or `cuda`."""
-
-    def __post_init__(self) -> None:
-        if not self.seeds:
-            raise ConfigError("0 samples were asked for; at least 1 is needed (--samples 10000).")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(
-                "The seeds repeat themselves, which would count an image twice; give each once."
-            )
-        if not 0 < self.threshold < 1:
-            raise ConfigError(
-                f"The threshold is {self.threshold}; a share between 0 and 1 is needed, "
-                "such as 1/3."
-            )
-        if not 0 <= self.duplicate_rms <= 255:
-            raise ConfigError(
-                f"duplicate_rms is {self.duplicate_rms}; grey levels from 0 to 255 are needed."
-            )
-        if not 0 < self.confidence < 1:
-            raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
-        if self.fail_above is not None and not 0 < self.fail_above < 1:
-            raise ConfigError(
-                f"fail_above is {self.fail_above}; a share between 0 and 1 is needed, such as "
-                "0.001 for one image in a thousand."
-            )
-        if self.fail_above is not None and self.confidence < 0.5:
-            raise ConfigError(f"confidence is {self.confidence}; a gate needs at least 0.5.")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
-        if self.optimum_images != 0 and min(self.optimum_images, self.optimum_trajectories) < 2:
-            raise ConfigError(
-                f"The optimum is to be compared on {self.optimum_images} images and "
-                f"{self.optimum_trajectories} trajectories; an interval needs at least 2 of each."
-            )
 
 
 @dataclass(frozen=True)
@@ -213,7 +140,7 @@ def scan(
         check_disjoint(data, holdout)
     if config.return_test or config.membership:
         _check_further_tests(source, data, holdout, config)
-    clock = _Clock()
+    clock = Clock()
 
     if index is None:
         index = open_index(data, device=config.device, progress=progress)
@@ -237,7 +164,10 @@ def scan(
                 source, config.sampler, class_index=config.class_index, device=config.device
             )
             state = ScanState(Path(folder), identity, config.seeds, overwrite=overwrite)
-        generated, class_index, matches = _sample(source, index, config, state, progress, clock)
+        sampled = sample_and_match(
+            source, config, index=index, state=state, clock=clock, progress=progress
+        )
+        generated, class_index, matches = sampled.images, sampled.class_index, sampled.matches
         keys = config.seeds[: len(generated)]
 
     findings = find(
@@ -246,7 +176,7 @@ def scan(
         num_images=len(data),
         class_index=class_index,
         confidence=config.confidence,
-        gate=_gate(source, config),
+        gate=gate_of(source, config),
     )
     authentic = auth_pct(
         matches.nn1,
@@ -312,125 +242,6 @@ def scan(
     )
 
 
-def describe_environment(device: str) -> dict[str, str]:
-    """Versions, device and time, as a report names them."""
-    packages = {}
-    for package in ("torch", "torchvision", "numpy", "scipy", "faiss-gpu", "faiss-cpu"):
-        with suppress(PackageNotFoundError):
-            packages[package] = version(package)
-    return {
-        "memaudit": memaudit.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"CPU ({platform.machine()})",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        **packages,
-    }
-
-
-def _sample(
-    checkpoint: Checkpoint,
-    index: ImageSearch,
-    config: ScanConfig,
-    state: ScanState | None,
-    progress: Progress,
-    clock: "_Clock",
-) -> tuple[np.ndarray, np.ndarray | None, Matches]:
-    """Generate and judge images until all seeds are done, or the gate is certain.
-
-    Returns:
-        Images uint8 [M, C, H, W], their classes int64 [M] or None, and their matches.
-    """
-    gate = _gate(checkpoint, config)
-    images: list[np.ndarray] = []
-    classes: list[np.ndarray] = []
-    judged: list[Matches] = []
-    waiting: list[np.ndarray] = []
-    num_copies = num_judged = 0
-
-    def judge() -> int:
-        """Judge what waits; the number of images after which the gate is certain, or 0."""
-        nonlocal num_copies, num_judged
-        clock.lap("sampling")
-        found = match(
-            index,
-            np.concatenate(waiting),
-            threshold=config.threshold,
-            duplicate_rms=config.duplicate_rms,
-        )
-        waiting.clear()
-        decided = 0
-        if gate is not None:
-            decided = first_decided(
-                found.memorized_distinct,
-                (num_copies, num_judged),
-                gate=gate,
-                confidence=config.confidence,
-            )
-            decided = decided and num_judged + decided
-        judged.append(found)
-        num_copies += int(found.memorized_distinct.sum())
-        num_judged += len(found)
-        clock.lap("search")
-        return decided
-
-    def noted(task: str, done: int, total: int | None, note: str = "") -> None:
-        if num_judged:
-            note = f"{num_copies:,} copies among {num_judged:,} judged"
-        progress(task, done, total, note)
-
-    size = 0
-    for batch in _batches(checkpoint, config, state, noted):
-        images.append(batch.images.numpy())
-        waiting.append(images[-1])
-        if batch.class_index is not None:
-            classes.append(batch.class_index.numpy())
-        if gate is not None or sum(map(len, waiting)) >= SEARCH_BATCH:
-            size = judge()
-        if size:
-            break
-    if waiting:
-        size = judge()
-    size = size or num_judged
-    return (
-        np.concatenate(images)[:size],
-        np.concatenate(classes)[:size] if classes else None,
-        Matches.joined(judged)[:size],
-    )
-
-
-def _batches(
-    checkpoint: Checkpoint, config: ScanConfig, state: ScanState | None, progress: Progress
-) -> Iterator[GeneratedBatch]:
-    """Images of all seeds in their order: those kept by an earlier scan, then new ones."""
-    position = 0
-    if state is not None:
-        for batch in state.load():
-            yield batch
-            position += len(batch.seeds)
-
-    num_kept = position
-
-    def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
-        progress(task, num_kept + done, len(config.seeds), note)
-
-    for batch in generate_images(
-        checkpoint.network,
-        config.seeds[position:],
-        config=config.sampler,
-        class_index=config.class_index,
-        batch_size=config.batch_size,
-        device=config.device,
-        progress=after_kept,
-    ):
-        if state is not None:
-            state.store(position, batch)
-        yield batch
-        position += len(batch.seeds)
-
-
 def _check_further_tests(
     source: Checkpoint | ImageSet, data: ImageSet, holdout: ImageSet | None, config: ScanConfig
 ) -> None:
@@ -480,12 +291,6 @@ def _return_test(
         ),
         progress=progress,
     )
-
-
-def _gate(source: Checkpoint | ImageSet, config: ScanConfig) -> Gate | None:
-    if config.fail_above is None:
-        return None
-    return Gate(config.fail_above, sequential=isinstance(source, Checkpoint))
 
 
 def _search_dict(index: ImageSearch, matches: Matches) -> dict[str, Any]:
@@ -549,24 +354,3 @@ def _compare(
         ),
         progress=progress,
     )
-
-
-STEPS = ("index", "sampling", "search", "control", "optimum", "return_test", "membership")
-
-
-class _Clock:
-    """Seconds spent on each step of a scan."""
-
-    def __init__(self) -> None:
-        self._started = self._last = time.perf_counter()
-        self._seconds = dict.fromkeys(STEPS, 0.0)
-
-    def lap(self, step: str) -> None:
-        """Count the time since the last lap as time of this step."""
-        now = time.perf_counter()
-        self._seconds[step] += now - self._last
-        self._last = now
-
-    def timings(self) -> dict[str, float]:
-        """Seconds of each step, and in total."""
-        return {**self._seconds, "total": self._last - self._started}

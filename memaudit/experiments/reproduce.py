@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from memaudit.audit.environment import describe_environment
 from memaudit.audit.report import check_output_folder
-from memaudit.audit.scan import describe_environment
 from memaudit.audit.statistics import Proportion
 from memaudit.data.compositions import mix, with_labels
 from memaudit.data.images import ImageSet

@@ -1,0 +1,134 @@
+"""Generate images and judge them as they come, until all are there or the gate is certain."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.audit.environment import Clock
+from memaudit.audit.findings import Gate, first_decided
+from memaudit.audit.matches import SEARCH_BATCH, Matches, match
+from memaudit.audit.scan_config import ScanConfig
+from memaudit.audit.scan_state import ScanState
+from memaudit.audit.search import ImageSearch
+from memaudit.data.images import ImageSet
+from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.generate import GeneratedBatch, generate_images
+from memaudit.progress import Progress
+
+
+@dataclass(frozen=True)
+class JudgedSamples:
+    """Generated images with what was found about them."""
+
+    images: np.ndarray
+    """uint8 [M, C, H, W]."""
+    class_index: np.ndarray | None
+    """int64 [M], or None for a model without classes."""
+    matches: Matches
+
+
+def sample_and_match(
+    checkpoint: Checkpoint,
+    config: ScanConfig,
+    *,
+    index: ImageSearch,
+    state: ScanState | None,
+    clock: Clock,
+    progress: Progress,
+) -> JudgedSamples:
+    """Generate and judge images until all seeds are done, or the gate is certain.
+
+    Args:
+        checkpoint: the model.
+        config: how to sample and judge.
+        index: of the training images.
+        state: where batches are kept, or None.
+        clock: told the time spent on sampling and on searching.
+        progress: told the images done, and the copies among them.
+    """
+    gate = gate_of(checkpoint, config)
+    batches: list[GeneratedBatch] = []
+    judged: list[Matches] = []
+    waiting: list[np.ndarray] = []
+    num_judged = num_copies = 0
+    num_decisive = None  # images after which the gate is certain
+
+    def noted(task: str, done: int, total: int | None, note: str = "") -> None:
+        if num_judged:
+            note = f"{num_copies:,} copies among {num_judged:,} judged"
+        progress(task, done, total, note)
+
+    def judge() -> None:
+        nonlocal num_judged, num_copies, num_decisive
+        clock.lap("sampling")
+        found = match(
+            index,
+            np.concatenate(waiting),
+            threshold=config.threshold,
+            duplicate_rms=config.duplicate_rms,
+        )
+        waiting.clear()
+        judged.append(found)
+        if gate is not None:
+            before = (num_copies, num_judged)
+            hits = found.memorized_distinct
+            position = first_decided(hits, before, gate=gate, confidence=config.confidence)
+            num_decisive = None if position is None else num_judged + position
+        num_judged += len(found)
+        num_copies += int(found.memorized_distinct.sum())
+        clock.lap("search")
+
+    for batch in _batches(checkpoint, config, state, noted):
+        batches.append(batch)
+        waiting.append(batch.images.numpy())
+        if gate is not None or sum(map(len, waiting)) >= SEARCH_BATCH:
+            judge()
+        if num_decisive is not None:
+            break
+    if waiting:
+        judge()
+
+    classes = [batch.class_index.numpy() for batch in batches if batch.class_index is not None]
+    return JudgedSamples(
+        images=np.concatenate([batch.images.numpy() for batch in batches])[:num_decisive],
+        class_index=np.concatenate(classes)[:num_decisive] if classes else None,
+        matches=Matches.joined(judged)[:num_decisive],
+    )
+
+
+def gate_of(source: Checkpoint | ImageSet, config: ScanConfig) -> Gate | None:
+    """The gate that the options ask for: sequential where images can be sampled one by one."""
+    if config.fail_above is None:
+        return None
+    return Gate(config.fail_above, sequential=isinstance(source, Checkpoint))
+
+
+def _batches(
+    checkpoint: Checkpoint, config: ScanConfig, state: ScanState | None, progress: Progress
+) -> Iterator[GeneratedBatch]:
+    """Images of all seeds in their order: those kept by an earlier scan, then new ones."""
+    position = 0
+    if state is not None:
+        for batch in state.load():
+            yield batch
+            position += len(batch.seeds)
+
+    num_kept = position
+
+    def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
+        progress(task, num_kept + done, len(config.seeds), note)
+
+    for batch in generate_images(
+        checkpoint.network,
+        config.seeds[position:],
+        config=config.sampler,
+        class_index=config.class_index,
+        batch_size=config.batch_size,
+        device=config.device,
+        progress=after_kept,
+    ):
+        if state is not None:
+            state.store(position, batch)
+        yield batch
+        position += len(batch.seeds)
