@@ -38,7 +38,8 @@ def report(
     """Hold several reports side by side: snapshots of a run, models of a sweep.
 
     DIR is what `memaudit scan --out` wrote, or a folder with several such. Shown are the share of
-    copies with its interval, the verdict and the number of training images that leak.
+    copies with its interval, the number of training images that leak, and what differs of the
+    images seen in training, their number |D| and the verdict.
 
     \b
     memaudit report scans/snapshot-*
@@ -66,25 +67,25 @@ def _table(comparison: "Comparison") -> "Table":
     from rich import box
     from rich.table import Table
 
-    from memaudit.cli.wording import interval, percent, printable
+    from memaudit.cli.wording import printable
+    from memaudit.experiments.curve_page import with_interval
 
-    seen = any(report.images_seen is not None for report in comparison.reports)
+    reports = comparison.reports
+    columns: dict[str, list[str]] = {
+        "seen": ["" if r.images_seen is None else f"{r.images_seen:,}" for r in reports],
+        "|D|": [f"{r.num_images:,}" for r in reports],
+        "copies": [f"{r.ratio.count:,} / {r.ratio.total:,}" for r in reports],
+        "share": [with_interval(r.ratio) for r in reports],
+        "verdict": [r.verdict or "" for r in reports],
+        "leaks": [f"{r.num_leaking_images:,}" for r in reports],
+    }
+    for name in ("seen", "|D|", "verdict"):
+        if len(set(columns[name])) == 1:
+            del columns[name]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("report", overflow="fold")
-    for name in ("images seen",) * seen + ("|D|", "copies", "share", "interval"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    table.add_column("leaking images", justify="right")
-    for report in comparison.reports:
-        numbers = [f"{report.num_images:,}", f"{report.ratio.count:,} / {report.ratio.total:,}"]
-        if seen:
-            numbers.insert(0, "" if report.images_seen is None else f"{report.images_seen:,}")
-        table.add_row(
-            printable(str(report.folder)),
-            *numbers,
-            percent(report.ratio.ratio),
-            interval(report.ratio),
-            report.verdict or "",
-            f"{report.num_leaking_images:,}",
-        )
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, *cells in zip(comparison.names, *columns.values(), strict=True):
+        table.add_row(printable(name), *cells)
     return table

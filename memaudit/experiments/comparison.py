@@ -1,6 +1,7 @@
 """Reports side by side: the snapshots of a run, or the models of a sweep."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,13 @@ class Comparison:
 
     by: Factor
     reports: tuple[ComparedReport, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the reports: their folders, without what the paths have in common."""
+        folders = [report.folder.absolute() for report in self.reports]
+        shared = os.path.commonpath([folder.parent for folder in folders])
+        return tuple(os.path.relpath(folder, shared) for folder in folders)
 
     @property
     def differences(self) -> tuple[str, ...]:

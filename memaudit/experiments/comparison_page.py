@@ -16,7 +16,7 @@ from memaudit.files import atomic_write
 LABELS: dict[Factor, str] = {
     "images-seen": "images seen in training",
     "size": "training images |D|",
-    "name": "report",
+    "name": "name",
 }
 
 
@@ -65,7 +65,7 @@ def render_comparison(comparison: Comparison, path: Path) -> str:
                 + (("Images seen",) if seen else ())
                 + ("|D|", "Copies", "Share", "Verdict", "Leaking images"),
                 rows=tuple(
-                    (short(report.folder, 60),)
+                    (short(name, 60),)
                     + ((_number(report.images_seen),) if seen else ())
                     + (
                         f"{report.num_images:,}",
@@ -74,7 +74,7 @@ def render_comparison(comparison: Comparison, path: Path) -> str:
                         report.verdict or "–",
                         f"{report.num_leaking_images:,}",
                     )
-                    for report in reports
+                    for name, report in zip(comparison.names, reports, strict=True)
                 ),
                 links=tuple(_link(report, path) for report in reports),
             )
@@ -101,7 +101,7 @@ def _chart(comparison: Comparison) -> Chart | None:
     names = None
     if by == "name":
         xs = list(map(float, range(len(reports))))
-        names = [short(report.folder.name, 20) for report in reports]
+        names = [short(name, 20) for name in comparison.names]
     samples = tuple(
         Sample.measured(x, report.ratio)
         for x, report in zip(xs, reports, strict=True)

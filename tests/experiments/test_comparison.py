@@ -175,3 +175,11 @@ def test_the_command_warns_of_different_rules(make_report: MakeReport):
     assert result.exit_code == 0
     assert "not made alike in confidence: 90 %, 95 %" in result.stderr
     assert run().exit_code == 2
+
+
+def test_names_are_what_the_paths_do_not_share(make_report: MakeReport, tmp_path: Path):
+    folders = [make_report("run a/scan", 0), make_report("run b/scan", 1)]
+    comparison = compare_reports(folders)
+    assert comparison.names == ("run a/scan", "run b/scan")
+    assert compare_reports(folders[:1]).names == ("scan",)
+    assert ">run b/scan</a>" in render_comparison(comparison, tmp_path / "page.html")
