@@ -1,6 +1,5 @@
 """A scan's result in the terminal: the verdict, the ratios, the pairs closest to being copies."""
 
-import math
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -8,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.audit.gate import Decision, fixed_sample_size
+from memaudit.audit.pages import exponential
 from memaudit.cli.console import out
 from memaudit.cli.wording import describe, interval, percent, printable
 
@@ -79,7 +79,7 @@ def print_verdict(decision: Decision) -> None:
     if decision.method == "exact":
         _say(
             f"Exact binomial tests of all {decision.total:,} images given: p = "
-            f"{math.exp(-above):.2g} against the limit being kept, {math.exp(-below):.2g} against "
+            f"{exponential(-above)} against the limit being kept, {exponential(-below)} against "
             f"its being exceeded; {1 - decision.confidence:.2g} is needed."
         )
     else:
@@ -90,8 +90,8 @@ def print_verdict(decision: Decision) -> None:
         )
         _say(
             f"Sampling stopped at {decision.total:,} because {stopped}: "
-            f"e-value {_e_value(above)} for more, {_e_value(below)} for less; "
-            f"{_e_value(decision.required)} is needed."
+            f"e-value {exponential(above)} for more, {exponential(below)} for less; "
+            f"{exponential(decision.required)} is needed."
         )
     _say(f"A test of fixed size needs {needed:,} images without a single copy to pass.")
 
@@ -158,13 +158,6 @@ def _attractors(result: "ScanResult") -> str:
         f"Sampling returns to {len(attractors):,} of the training images tried{beyond}; "
         f"{missed:,} of them are not among the leaks above."
     )
-
-
-def _e_value(log_e: float) -> str:
-    """E from ln E, also where it is too large to be a float."""
-    if abs(log_e) < math.log(1e4):
-        return f"{math.exp(log_e):.3g}"
-    return f"10^{log_e / math.log(10):.0f}"
 
 
 def _say(text: str | Text) -> None:
