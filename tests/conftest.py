@@ -1,12 +1,16 @@
 """Fixtures that several rooms share."""
 
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 SHARED = Path(os.environ.get("MEMAUDIT_SHARED", Path(__file__).parents[2] / "shared"))
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +29,38 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Folder with CIFAR-10 (JPEG zips) and MNIST's test images (idx)."""
     return _folder("data")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's browser; playwright drives it."""
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"there is no browser here: none of {', '.join(BROWSERS)}")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def barriers() -> Callable[[Any], list[Any]]:
+    """What axe-core finds serious or critical on a browser's page: rule and elements."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def find(page: Any) -> list[Any]:
+        found = axe.run(page).response
+        assert found["passes"]
+        return [
+            (rule["id"], [node["html"] for node in rule["nodes"]])
+            for rule in found["violations"]
+            if rule["impact"] in ("serious", "critical")
+        ]
+
+    return find
 
 
 def _folder(name: str) -> Path:

@@ -183,3 +183,24 @@ def test_names_are_what_the_paths_do_not_share(make_report: MakeReport, tmp_path
     assert comparison.names == ("run a/scan", "run b/scan")
     assert compare_reports(folders[:1]).names == ("scan",)
     assert ">run b/scan</a>" in render_comparison(comparison, tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_browser_shows_the_page_to_everybody(
+    browser: Any,
+    barriers: Callable[[Any], list[Any]],
+    make_report: MakeReport,
+    tmp_path: Path,
+    width: int,
+):
+    name = "a-folder-whose-name-has-no-place-to-break-it-and-goes-on-and-on-{}"
+    for i in range(6):
+        make_report(name.format(i), i)
+    write_comparison(compare_reports([tmp_path]), tmp_path / "page.html")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert barriers(page) == []
+    page.locator("th a").first.click()
+    assert "generated images" in page.locator("h1").inner_text()
+    page.close()
