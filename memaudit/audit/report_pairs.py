@@ -16,8 +16,9 @@ CLOSEST_PAIRS = 48
 EDGE_PAIRS = 6
 """Pairs shown on each side of the threshold, where the closest ones do not reach it."""
 SHOWN_LEAKS = 120
-"""Leaking training images shown. With these limits a page of 64×64 images stays under 10 MB."""
+"""Leaking training images shown."""
 SHOWN_ATTRACTORS = 24
+"""Attractors shown. With these limits a page of 64×64 images stays under 10 MB."""
 SHOWN_KEYS = 8
 """Seeds, names or duplicates listed for a leak."""
 AMPLIFIED = 4
