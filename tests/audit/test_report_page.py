@@ -338,6 +338,16 @@ def test_the_page_does_not_scroll_sideways_on_a_phone(
     page.close()
 
 
+def test_headings_and_text_share_an_edge_on_a_wide_screen(
+    browser: Any, make_result: Make, tmp_path: Path
+):
+    page = browser.new_page(viewport={"width": 1900, "height": 900})
+    page.goto(write_report(make_result(), tmp_path).as_uri())
+    parts = page.locator("header > *, nav ul, main > section, footer p").all()
+    assert len({part.bounding_box()["x"] for part in parts}) == 1
+    page.close()
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 def test_the_words_of_a_chart_stay_inside_and_apart(
     browser: Any, whole_result: ScanResult, tmp_path: Path, width: int
