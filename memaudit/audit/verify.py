@@ -192,6 +192,9 @@ def _source_hash(path: Path, progress: Progress) -> str:
     """What a report names as `source.sha256`: of a file's bytes, or of the images' pixels."""
     if holds_images(path):
         return open_images(path, progress=progress).fingerprint
+    if path.is_file():  # without opening it, which for bare weights takes their architecture
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     return open_checkpoint(path).sha256
 
 

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from memaudit.audit.report import LEAKS, MATCHES, PAGE, REPORT, sealed, write_report
-from memaudit.audit.scan import ScanResult
+from memaudit.audit.scan import ScanResult, scan
+from memaudit.audit.scan_config import ScanConfig
 from memaudit.audit.verify import verify_report
+from memaudit.data.sources import open_images
+from memaudit.data.subsets import select
 from memaudit.errors import ConfigError
+from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
+from memaudit.models.precond import build_network
 
 Make = Callable[..., ScanResult]
 
@@ -83,3 +89,33 @@ def test_a_forged_verdict_does_not_follow_from_the_matches(folder: Path):
 def test_a_folder_without_a_report_is_an_error(tmp_path: Path):
     with pytest.raises(ConfigError, match="holds no report.json"):
         verify_report(tmp_path)
+
+
+def test_source_and_data_are_held_against_the_report(tmp_path: Path):
+    torch.manual_seed(0)
+    config = {
+        "class_name": "EDMPrecond",
+        "img_resolution": 8,
+        "img_channels": 3,
+        "label_dim": 0,
+        "model_type": "SongUNet",
+        "model_channels": 8,
+        "channel_mult": [1],
+        "num_blocks": 1,
+        "attn_resolutions": [],
+    }
+    model, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
+    save_checkpoint(model, build_network(config), config)
+    save_checkpoint(other, build_network(config), config)
+    whole = tmp_path / "train.npz"
+    images = np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=np.uint8)
+    np.savez(whole, images=images)
+    np.savez(tmp_path / "changed.npz", images=images ^ 1)
+    part = select(open_images(whole), size=20, order="random")
+    options = ScanConfig(seeds=(3, 4), optimum_images=0)
+    write_report(scan(open_checkpoint(model), part, config=options), tmp_path / "report")
+    folder = tmp_path / "report"
+    assert failed(folder, source=model, data=whole) == []
+    assert failed(folder, source=other) == [f"source {other}"]
+    changed = tmp_path / "changed.npz"
+    assert failed(folder, data=changed) == [f"data {changed}"]
