@@ -1,6 +1,7 @@
 """The page of a comparison: the ratio over what tells the reports apart, and a table."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +14,8 @@ from memaudit.experiments.curve_chart import Chart, Sample, Series, ratio_chart
 from memaudit.experiments.curve_page import Section, render_curves, with_interval
 from memaudit.files import atomic_write
 
+Named = tuple[str, ComparedReport]
+"""A report under its name."""
 LABELS: dict[Factor, str] = {
     "images-seen": "images seen in training",
     "size": "training images |D|",
@@ -41,11 +44,10 @@ def render_comparison(comparison: Comparison, path: Path) -> str:
         comparison: at least one report.
         path: where it will be, which links to the reports start from.
     """
-    reports, by = comparison.reports, comparison.by
-    seen = any(report.images_seen is not None for report in reports)
+    reports = comparison.reports
     text = [
         "Every row is a report; its name leads to its page. A copy is an image that its distinct "
-        "rule flags.",
+        "rule flags."
     ]
     if comparison.differences:
         text.append(
@@ -53,32 +55,26 @@ def render_comparison(comparison: Comparison, path: Path) -> str:
             + "; ".join(comparison.differences)
             + "."
         )
+    named = list(zip(comparison.names, reports, strict=True))
+    top = _round_up(max(report.ratio.high for report in reports))
+    sections: list[Section] = []
+    for title, curve in _curves(comparison, named):
+        header, rows = _table(curve)
+        sections.append(
+            Section(
+                title=title,
+                text=() if sections else tuple(text),
+                chart=_chart(curve, comparison.by, top),
+                header=header,
+                rows=rows,
+                links=tuple(_link(report, path) for _, report in curve),
+            )
+        )
     return render_curves(
         title=_answer(comparison),
-        lead=f"{len(reports):,} report{'s' if len(reports) > 1 else ''}, by {LABELS[by]}.",
-        sections=[
-            Section(
-                title=f"Share of copies by {LABELS[by]}",
-                text=tuple(text),
-                chart=_chart(comparison),
-                header=("Report",)
-                + (("Images seen",) if seen else ())
-                + ("|D|", "Copies", "Share", "Verdict", "Leaking images"),
-                rows=tuple(
-                    (short(name, 60),)
-                    + ((_number(report.images_seen),) if seen else ())
-                    + (
-                        f"{report.num_images:,}",
-                        f"{report.ratio.count:,} of {report.ratio.total:,}",
-                        with_interval(report.ratio),
-                        report.verdict or "–",
-                        f"{report.num_leaking_images:,}",
-                    )
-                    for name, report in zip(comparison.names, reports, strict=True)
-                ),
-                links=tuple(_link(report, path) for report in reports),
-            )
-        ],
+        lead=f"{len(reports):,} report{'s' if len(reports) > 1 else ''}, "
+        f"by {LABELS[comparison.by]}.",
+        sections=sections,
         intervals=" and ".join(
             sorted({f"{r.interval} at {100 * r.ratio.confidence:g} %" for r in reports})
         ),
@@ -89,31 +85,63 @@ def _answer(comparison: Comparison) -> str:
     shares = sorted(report.ratio.ratio for report in comparison.reports)
     if shares[0] == shares[-1]:
         return f"{percent(shares[0])} % of the generated images are copies"
-    return f"From {percent(shares[0])} % to {percent(shares[-1])} % of the generated images copy"
-
-
-def _chart(comparison: Comparison) -> Chart | None:
-    reports, by = comparison.reports, comparison.by
-    xs: list[float] = [
-        (report.images_seen or 0) if by == "images-seen" else report.num_images
-        for report in reports
-    ]
-    names = None
-    if by == "name":
-        xs = list(map(float, range(len(reports))))
-        names = [short(name, 20) for name in comparison.names]
-    samples = tuple(
-        Sample.measured(x, report.ratio)
-        for x, report in zip(xs, reports, strict=True)
-        if x > 0 or by == "name"  # the axis is logarithmic
+    return (
+        f"From {percent(shares[0])} % to {percent(shares[-1])} % of the generated images are copies"
     )
+
+
+def _curves(comparison: Comparison, named: Sequence[Named]) -> Iterator[tuple[str, list[Named]]]:
+    """Title and reports of each chart: where the factor repeats itself, one for each value of the
+    other factor.
+    """
+    title = f"Share of copies by {LABELS[comparison.by]}"
+    other: Factor = "images-seen" if comparison.by == "size" else "size"
+    values = sorted({_factor(report, other) for report in comparison.reports})
+    factor = [_factor(report, comparison.by) for report in comparison.reports]
+    if comparison.by == "name" or len(set(factor)) == len(factor) or len(values) == 1:
+        yield title, list(named)
+        return
+    for value in values:
+        curve = [(name, report) for name, report in named if _factor(report, other) == value]
+        yield f"{title}, {format(value, ',') if value else 'unknown'} {LABELS[other]}", curve
+
+
+def _factor(report: ComparedReport, by: Factor) -> int:
+    """A number, 0 where it is not known."""
+    return report.num_images if by == "size" else report.images_seen or 0
+
+
+def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Header and rows."""
+    header = ("Report", "Images seen", "|D|", "Copies", "Share", "Verdict", "Leaking images")
+    rows = tuple(
+        (
+            short(name, 60),
+            "–" if report.images_seen is None else f"{report.images_seen:,}",
+            f"{report.num_images:,}",
+            f"{report.ratio.count:,} of {report.ratio.total:,}",
+            with_interval(report.ratio),
+            report.verdict or "–",
+            f"{report.num_leaking_images:,}",
+        )
+        for name, report in curve
+    )
+    return header, rows
+
+
+def _chart(curve: Sequence[Named], by: Factor, top: float) -> Chart | None:
+    if by == "name":
+        samples = [Sample.measured(i, report.ratio) for i, (_, report) in enumerate(curve)]
+    else:
+        points = [(_factor(report, by), report.ratio) for _, report in curve]
+        samples = [Sample.measured(x, ratio) for x, ratio in points if x]  # the axis has no 0
     if not samples:
         return None
     return ratio_chart(
-        [Series("copies among generated images", samples)],
+        [Series("copies among generated images", tuple(samples))],
         x_label=LABELS[by],
-        x_names=names,
-        top=_round_up(max(report.ratio.high for report in reports)),
+        x_names=[short(name, 20) for name, _ in curve] if by == "name" else None,
+        top=top,
     )
 
 
@@ -127,7 +155,3 @@ def _link(report: ComparedReport, path: Path) -> str:
     """URL of a report's page, from where the comparison is."""
     page = os.path.relpath(report.folder / PAGE, path.absolute().parent)
     return quote(os.fsencode(page.replace(os.sep, "/")))
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"

@@ -132,7 +132,7 @@ def test_the_page_leads_to_the_reports_and_needs_no_network(
     write_comparison(comparison, page)
     text = page.read_text()
     assert '<a href="../a%20%231/report.html">' in text and '<a href="../b/report.html">' in text
-    assert "From 0 % to 10.0 % of the generated images copy" in text
+    assert "From 0 % to 10.0 % of the generated images are copies" in text
     assert "default-src 'none'" in text and "src=" not in text.replace("default-src", "")
     with pytest.raises(ConfigError, match="exists; name another file"):
         write_comparison(comparison, page)
@@ -183,6 +183,19 @@ def test_names_are_what_the_paths_do_not_share(make_report: MakeReport, tmp_path
     assert comparison.names == ("run a/scan", "run b/scan")
     assert compare_reports(folders[:1]).names == ("scan",)
     assert ">run b/scan</a>" in render_comparison(comparison, tmp_path / "page.html")
+
+
+def test_snapshots_of_a_sweep_get_a_chart_each(make_report: MakeReport, tmp_path: Path):
+    for size in (30, 40):
+        for images_seen in (100, 200):
+            make_report(f"{size}/{images_seen}", 3, size=size, images_seen=images_seen)
+    by_size = render_comparison(compare_reports([tmp_path]), tmp_path / "page.html")
+    assert by_size.count("<svg class") == 2
+    assert "by training images |D|, 100 images seen in training" in by_size
+    by_seen = compare_reports([tmp_path], by="images-seen")
+    text = render_comparison(by_seen, tmp_path / "page.html")
+    assert "by images seen in training, 30 training images |D|" in text
+    assert text.count("<a href=") == 4
 
 
 @pytest.mark.parametrize("width", [400, 1280])
