@@ -63,6 +63,40 @@ def barriers() -> Callable[[Any], list[Any]]:
     return find
 
 
+@pytest.fixture(scope="session")
+def misplaced_words() -> Callable[[Any], list[str]]:
+    """Words of charts on a browser's page that leave their chart or run into others."""
+
+    def find(page: Any) -> list[str]:
+        charts = page.evaluate(
+            """() => [...document.querySelectorAll('svg.plot')].map(plot =>
+                [plot, ...plot.querySelectorAll('text')]
+                    .map(element => [element.getBoundingClientRect(), element.textContent])
+                    .filter(([box, _]) => box.width > 0)
+                    .map(([box, text]) => [box.left, box.top, box.right, box.bottom, text]))"""
+        )
+        assert charts
+        misplaced = []
+        for plot, *words in charts:
+            assert len(words) >= 8
+            for i, (left, top, right, bottom, word) in enumerate(words):
+                inside = left >= plot[0] - 1 and top >= plot[1] - 1
+                inside &= right <= plot[2] + 1 and bottom <= plot[3] + 1
+                # A line box is taller than the digits in it.
+                apart = all(
+                    left >= other[2]
+                    or right <= other[0]
+                    or top >= other[3] - 4
+                    or bottom <= other[1] + 4
+                    for other in words[:i]
+                )
+                if not (inside and apart):
+                    misplaced.append(word)
+        return misplaced
+
+    return find
+
+
 def _folder(name: str) -> Path:
     folder = SHARED / name
     if not folder.is_dir():

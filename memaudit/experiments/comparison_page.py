@@ -140,7 +140,7 @@ def _chart(curve: Sequence[Named], by: Factor, top: float) -> Chart | None:
     return ratio_chart(
         [Series("copies among generated images", tuple(samples))],
         x_label=LABELS[by],
-        x_names=[short(name, 20) for name, _ in curve] if by == "name" else None,
+        x_names=[short(name, 16) for name, _ in curve] if by == "name" else None,
         top=top,
     )
 

@@ -9,6 +9,10 @@ from memaudit.audit.statistics import Proportion, percent
 
 WIDTH, HEIGHT = 610, 260
 """Of the plot area, in units of the drawing."""
+MARGINS = (70, 30)
+"""Left and right of it."""
+CHARACTER = 12
+"""Width of a character on a narrow screen, where text is drawn larger."""
 Stroke = Literal["solid", "dashed", "dotted"]
 
 
@@ -145,10 +149,12 @@ def ratio_chart(
 
 
 def _apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
-    """Those whose texts do not run into one before: about 8 units a character."""
+    """Those whose texts stay within the drawing and do not run into one before."""
     kept: list[Tick] = []
+    end: float = -MARGINS[0]
     for tick in ticks:
-        needed = 4 * (len(tick.text) + len(kept[-1].text)) + 8 if kept else 0
-        if not kept or tick.position - kept[-1].position >= needed:
+        half = CHARACTER * len(tick.text) / 2
+        if tick.position - half >= end and tick.position + half <= WIDTH + MARGINS[1]:
             kept.append(tick)
+            end = tick.position + half + CHARACTER
     return tuple(kept)

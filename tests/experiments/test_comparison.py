@@ -202,17 +202,19 @@ def test_snapshots_of_a_sweep_get_a_chart_each(make_report: MakeReport, tmp_path
 def test_a_browser_shows_the_page_to_everybody(
     browser: Any,
     barriers: Callable[[Any], list[Any]],
+    misplaced_words: Callable[[Any], list[str]],
     make_report: MakeReport,
     tmp_path: Path,
     width: int,
 ):
     name = "a-folder-whose-name-has-no-place-to-break-it-and-goes-on-and-on-{}"
-    for i in range(6):
+    for i in range(8):
         make_report(name.format(i), i)
     write_comparison(compare_reports([tmp_path]), tmp_path / "page.html")
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto((tmp_path / "page.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert misplaced_words(page) == []
     assert barriers(page) == []
     page.locator("th a").first.click()
     assert "generated images" in page.locator("h1").inner_text()
