@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memaudit.cli.options import choose_device, device_option
+from memaudit.cli.options import (
+    choose_device,
+    device_option,
+    parallel_option,
+    snapshot_samples_option,
+)
 from memaudit.cli.wording import interval, percent
 from memaudit.errors import ConfigError
 
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="Images to draw training sets from, in any form that scan reads.",
 )
@@ -68,28 +73,14 @@ if TYPE_CHECKING:
     metavar="EPS",
     help="EMM is where the ratio falls below 1-EPS.",
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=10_000,
-    show_default=True,
-    metavar="N",
-    help="Images generated from each snapshot.",
-)
-@click.option(
-    "--parallel",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Runs side by side: N sizes are chosen at a time, one GPU or CPU thread each.",
-)
+@snapshot_samples_option
+@parallel_option
 @click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
 @click.option(
     "--from-results",
     "results",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="Estimate from scans made already: a report.json or a folder with some; may be repeated.",
 )
@@ -133,7 +124,7 @@ def emm(
     # from scans that are there
     memaudit emm --from-results runs/
     """
-    from memaudit.cli.console import err, progress_bars
+    from memaudit.cli.console import err, progress_bars, remark
     from memaudit.data.sources import open_images
     from memaudit.experiments.emm import SizeRange
     from memaudit.experiments.emm_page import write_emm
@@ -195,7 +186,7 @@ def emm(
     _show_result(result)
     if out is not None:
         page = write_emm(result, out, setup=setup)
-        err.print(f"Curve: {page}", highlight=False, soft_wrap=True)
+        remark(f"Curve: {page}")
 
 
 def _show_forecast(setup: "EMMSetup", expected: "Forecast", device: str, parallel: int) -> None:

@@ -219,6 +219,24 @@ batch_size_option = click.option(
 )
 
 
+snapshot_samples_option = click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Images generated from each snapshot.",
+)
+
+parallel_option = click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Runs side by side, each on a GPU or a CPU thread of its own.",
+)
+
 arch_option = click.option(
     "--arch",
     metavar="PRESET",

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memaudit.cli.options import choose_device, device_option
+from memaudit.cli.options import (
+    choose_device,
+    device_option,
+    parallel_option,
+    snapshot_samples_option,
+)
 from memaudit.cli.wording import interval, percent
 from memaudit.errors import ConfigError
 
@@ -22,14 +27,14 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="Images to draw training sets from; the paper's are CIFAR-10's.",
 )
 @click.option(
     "--second-data",
     "second_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
     help="Second source of the mixtures in within-class-diversity.",
 )
@@ -66,22 +71,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Length of each training.  [default: the recipe's]",
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=10_000,
-    show_default=True,
-    metavar="N",
-    help="Images generated from each snapshot.",
-)
-@click.option(
-    "--parallel",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Runs side by side, one GPU or CPU thread each.",
-)
+@snapshot_samples_option
+@parallel_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -90,7 +81,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, path_type=Path),
     metavar="DIR",
     help="Write reproduce.html for the results in DIR.",
 )
@@ -124,7 +115,7 @@ def reproduce(
     memaudit reproduce conditioning --scale --size 80 --data cifar10.zip --samples 500 --out results
     memaudit reproduce --report results
     """
-    from memaudit.cli.console import err, progress_bars
+    from memaudit.cli.console import err, progress_bars, remark
     from memaudit.cli.console import out as console
     from memaudit.data.sources import open_images
     from memaudit.experiments.recipes import RECIPES, find_recipe
@@ -135,7 +126,7 @@ def reproduce(
     if report is not None:
         if name is not None:
             raise ConfigError("--report makes a page of results that are there; leave NAME out.")
-        err.print(f"Page: {write_page(report)}", highlight=False, soft_wrap=True)
+        remark(f"Page: {write_page(report)}")
         return
     where = choose_device(device)
     if name is None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from memaudit.audit.report import REPORT, ranges, write_report
+from memaudit.audit.report import REPORT, check_output_folder, ranges, write_report
 from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.statistics import Proportion
 from memaudit.data.images import ImageSet
@@ -139,12 +139,15 @@ def _scanned(plan: RunPlan, snapshot: Snapshot, device: str, progress: Progress)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if report["source"]["sha256"] == sha256 and report["sampling"]["seeds"] == ranges(seeds):
             return report
+    check_output_folder(folder, overwrite=True)
     result = scan(
         open_checkpoint(snapshot.path, device=device),
         plan.images,
         config=ScanConfig(
             seeds=seeds, optimum_images=0, batch_size=SAMPLING_BATCH[device], device=device
         ),
+        folder=folder,
+        overwrite=True,
         progress=progress,
     )
     write_report(result, folder)
