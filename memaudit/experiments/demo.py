@@ -6,7 +6,7 @@ digits at 8x8, the same network, procedure and number of training steps.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +17,15 @@ from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.data.images import ImageSet
 from memaudit.data.subsets import select
 from memaudit.errors import ConfigError
+from memaudit.experiments.presets import LAPTOP
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress, silent
-from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import train
 
 SIZES = (32, 1500)
 """Training images of the two networks."""
 
-NETWORK = TrainingConfig(
-    precond="edm",
-    model_channels=16,
-    channel_mult=(1, 2),
-    num_blocks=1,
-    attn_resolutions=(4,),
-    dropout=0.0,
-    batch_size=64,
-    lr=2e-3,
-    lr_rampup_epochs=0,
-    ema_mode="plain",
-    ema_decay=0.999,
-    duration_images=64_000,
-    num_snapshots=1,
-)
+NETWORK = replace(LAPTOP, duration_images=64_000, num_snapshots=1)
 """DDPM++ with 189,000 parameters."""
 
 NUM_SAMPLES = 500
