@@ -8,7 +8,7 @@ then equally near; and models copy such images first (Somepalli et al., arXiv:23
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -129,6 +129,38 @@ def find_duplicates(
         duplicate_rms=float(duplicate_rms),
         flips=flips,
     )
+
+
+def duplicates_of(
+    index: NeighborIndex, rows: Sequence[int], *, duplicate_rms: float | Fraction = 8
+) -> dict[int, tuple[int, ...]]:
+    """The duplicates of some images of a set: all that are within the radius of each.
+
+    Args:
+        index: of the set.
+        rows: positions of the images asked for.
+        duplicate_rms: radius in grey levels, ≥ 0.
+
+    Returns:
+        For each of `rows` the positions of its duplicates, ascending, itself left out.
+    """
+    C, H, W = index.images.shape[1:]
+    limit = largest_squared_distance(duplicate_rms, (C, H, W))
+    num_images = len(index.images)
+    found: dict[int, tuple[int, ...]] = {}
+    k, todo = min(FIRST_K, num_images), np.array(rows, dtype=np.int64)
+    while len(todo):
+        unfinished = [todo[:0]]
+        for block in _blocks(todo, index.images[:1].nbytes + 64 * k):
+            near = index.nearest(index.images[block], k)
+            within = near.squared_distance <= limit
+            is_done = ~within[:, -1] | (k == num_images)
+            for i in np.flatnonzero(is_done):
+                row = int(block[i])
+                found[row] = tuple(sorted({*near.index[i, within[i]].tolist()} - {row}))
+            unfinished.append(block[~is_done])
+        k, todo = min(WIDENING * k, num_images), np.concatenate(unfinished)
+    return found
 
 
 def _first_equal(images: np.ndarray, flips: bool, progress: Progress) -> np.ndarray:

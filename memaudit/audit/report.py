@@ -88,7 +88,7 @@ def write_report(result: ScanResult, folder: str | Path) -> Path:
     table = MatchTable(result.keys, result.class_index, result.matches)
     files = {
         MATCHES: encoded(matches_csv(table)),
-        LEAKS: encoded(leaks_csv(result.leaks, result.keys, result.space)),
+        LEAKS: encoded(leaks_csv(result.leaks, result.keys, result.space, result.duplicates)),
     }
     report["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[PAGE] = render_page(result, report).encode()

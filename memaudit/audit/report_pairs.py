@@ -55,7 +55,7 @@ class LeakRow:
     keys: tuple[int | str, ...]
     """Of its closest copies, at most SHOWN_KEYS."""
     duplicates: tuple[str, ...]
-    """Names of training images known to be its duplicates, at most SHOWN_KEYS."""
+    """Names of its duplicates in the training set, at most SHOWN_KEYS."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def leak_row(result: ScanResult, leak: Leak) -> LeakRow:
             embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}"),
         ),
         keys=keys,
-        duplicates=tuple(names[i] for i in known_duplicates(result.matches, leak)[:SHOWN_KEYS]),
+        duplicates=tuple(names[i] for i in result.duplicates.get(leak.index, ())[:SHOWN_KEYS]),
     )
 
 
@@ -141,16 +141,6 @@ def attractor_rows(result: ScanResult) -> list[AttractorRow]:
         )
         for attractor in result.return_test.attractors[:SHOWN_ATTRACTORS]
     ]
-
-
-def known_duplicates(matches: Matches, leak: Leak) -> list[int]:
-    """Training images that the search met as duplicates of a leaking one, by index.
-
-    The second neighbour of a copy is passed over for the distinct one only as a duplicate.
-    """
-    rows = list(leak.rows)
-    passed_over = matches.nn2[rows] != matches.nn2_distinct[rows]
-    return sorted({*matches.nn2[rows][passed_over].tolist()})
 
 
 def distance_text(space: Space, squared_distance: float) -> str:

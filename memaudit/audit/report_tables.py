@@ -2,10 +2,10 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,11 +103,13 @@ def read_matches(text: str, *, threshold: Fraction, duplicate_rms: float) -> Mat
     return MatchTable(keys, indices("class_index") if "class_index" in columns else None, matches)
 
 
-def leaks_csv(leaks: Sequence[Leak], keys: Keys, space: Space) -> str:
+def leaks_csv(
+    leaks: Sequence[Leak], keys: Keys, space: Space, duplicates: Mapping[int, Sequence[int]]
+) -> str:
     """One row a training image that leaked, most copied first; its copies closest first."""
     column = _key_column(keys)
     return _csv(
-        ["index", "name", "hits", "squared_distance", "distance", f"{column}s"],
+        ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"],
         (
             (
                 leak.index,
@@ -116,23 +118,35 @@ def leaks_csv(leaks: Sequence[Leak], keys: Keys, space: Space) -> str:
                 leak.squared_distance,
                 space.distance(leak.squared_distance),
                 (" " if column == "seed" else ";").join(str(keys[row]) for row in leak.rows),
+                " ".join(map(str, duplicates.get(leak.index, ()))),
             )
             for leak in leaks
         ),
     )
 
 
-def read_leak_names(text: str) -> dict[int, str]:
-    """Index → name of the training images in leaks.csv.
+class LeakNames(NamedTuple):
+    """What leaks.csv says of the training images, which does not follow from the matches."""
+
+    names: dict[int, str]
+    """By index."""
+    duplicates: dict[int, tuple[int, ...]]
+    """Index → positions of its duplicates in the training set."""
+
+
+def read_leaks(text: str) -> LeakNames:
+    """Names and duplicates of the training images in leaks.csv.
 
     Raises:
         ValueError: a table of another form.
     """
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     try:
-        return {
-            int(row["index"]): row["name"] for row in csv.DictReader(io.StringIO(text, newline=""))
-        }
-    except (KeyError, TypeError) as error:
+        return LeakNames(
+            {int(row["index"]): row["name"] for row in rows},
+            {int(row["index"]): tuple(map(int, row["duplicates"].split())) for row in rows},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the column {error} is missing") from error
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.audit.environment import Clock
-from memaudit.audit.findings import Gate, first_decided
+from memaudit.audit.findings import Gate, decide, first_decided
 from memaudit.audit.matches import SEARCH_BATCH, Matches, match
 from memaudit.audit.scan_config import ScanConfig
 from memaudit.audit.scan_state import ScanState
@@ -57,6 +57,10 @@ def sample_and_match(
     def noted(task: str, done: int, total: int | None, note: str = "") -> None:
         if num_judged:
             note = f"{num_copies:,} copies among {num_judged:,} judged"
+        if num_judged and gate is not None:
+            decision = decide(num_copies, num_judged, gate=gate, confidence=config.confidence)
+            share = max(decision.evidence_above, decision.evidence_below) / decision.required
+            note += f", {max(0.0, share):.0%} of the evidence needed"
         progress(task, done, total, note)
 
     def judge() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from memaudit.audit.authenticity import auth_pct
+from memaudit.audit.duplicates import duplicates_of
 from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.features import FeatureIndex
 from memaudit.audit.findings import Findings, find
@@ -65,6 +66,9 @@ class ScanResult:
     matches: Matches = field(repr=False)
     findings: Findings
     """Ratios, verdict and leaks: all that follows from the matches."""
+    duplicates: dict[int, tuple[int, ...]] = field(repr=False)
+    """Of each leaking training image: its duplicates among them, by index; empty where features
+    were searched."""
     holdout: HoldoutControl | None
     """The same rule on held-out images; None without any."""
     authentic: Proportion
@@ -178,6 +182,10 @@ def scan(
         confidence=config.confidence,
         gate=gate_of(source, config),
     )
+    duplicates = {}
+    if isinstance(index, NeighborIndex):
+        leaking = [leak.index for leak in findings.leaks]
+        duplicates = duplicates_of(index, leaking, duplicate_rms=config.duplicate_rms)
     authentic = auth_pct(
         matches.nn1,
         matches.squared_distance1,
@@ -232,6 +240,7 @@ def scan(
         search=_search_dict(index, matches),
         matches=matches,
         findings=findings,
+        duplicates=duplicates,
         holdout=control,
         authentic=authentic,
         optimality=optimality,

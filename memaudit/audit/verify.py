@@ -27,7 +27,7 @@ from memaudit.audit.report import (
     is_sealed,
     parse_ranges,
 )
-from memaudit.audit.report_tables import leaks_csv, matches_csv, read_leak_names, read_matches
+from memaudit.audit.report_tables import leaks_csv, matches_csv, read_leaks, read_matches
 from memaudit.audit.source import holds_images
 from memaudit.audit.space import Space
 from memaudit.data.sources import open_images
@@ -132,13 +132,13 @@ def _check_findings(folder: Path, report: dict[str, Any]) -> Iterator[Check]:
             threshold=Fraction(report["threshold_fraction"]),
             duplicate_rms=report["duplicate_rms"],
         )
-        names = read_leak_names(leaks_text)
+        known = read_leaks(leaks_text)
         gate = None
         if report["fail_above"] is not None:
             gate = Gate(report["fail_above"], sequential=report["source"]["kind"] == "checkpoint")
         findings = find(
             table.matches,
-            names,
+            known.names,
             num_images=report["data"]["num_images"],
             class_index=table.class_index,
             confidence=report["confidence"],
@@ -148,7 +148,11 @@ def _check_findings(folder: Path, report: dict[str, Any]) -> Iterator[Check]:
         tables = {
             MATCHES: (encoded(matches_csv(table)), matches_text),
             LEAKS: (
-                encoded(leaks_csv(findings.leaks, table.keys, Space(**report["space"]))),
+                encoded(
+                    leaks_csv(
+                        findings.leaks, table.keys, Space(**report["space"]), known.duplicates
+                    )
+                ),
                 leaks_text,
             ),
         }

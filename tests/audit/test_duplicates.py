@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memaudit.audit.duplicates import Duplicates, find_duplicates
+from memaudit.audit.duplicates import Duplicates, duplicates_of, find_duplicates
 from memaudit.audit.neighbors import NeighborIndex
 from memaudit.data.images import ImageSet
 
@@ -189,3 +189,18 @@ def test_the_set_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_radius_that_is_none_is_refused(rms: float):
     with pytest.raises(ValueError, match="duplicate_rms must be ≥ 0 and finite"):
         find_duplicates(image_set(np.zeros((2, 1, 2, 2), np.uint8)), duplicate_rms=rms)
+
+
+@settings(max_examples=60, deadline=None)
+@given(crowded_sets(), st.sampled_from([0, 1, 8]), st.booleans())
+def test_duplicates_of_some_images_are_those_of_all_distances(
+    pixels: np.ndarray, rms: float, flips: bool
+):
+    S = all_distances(pixels, pixels)
+    if flips:
+        S = np.minimum(S, all_distances(pixels, pixels[..., ::-1]))
+    rows = list(range(0, len(pixels), 2))
+    found = duplicates_of(NeighborIndex(pixels, flips=flips), rows, duplicate_rms=rms)
+    for row in rows:
+        near = set(np.flatnonzero(S[row] <= rms**2 * pixels[0].size).tolist())
+        assert found[row] == tuple(sorted(near - {row}))

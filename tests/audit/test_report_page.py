@@ -21,7 +21,7 @@ from memaudit.audit.report import report_dict, write_report
 from memaudit.audit.report_chart import HEIGHT, WIDTH, charts
 from memaudit.audit.report_histogram import Bin, count_ticks, histogram
 from memaudit.audit.report_page import duration, render_page
-from memaudit.audit.report_pairs import known_duplicates, rows_to_show
+from memaudit.audit.report_pairs import rows_to_show
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.audit.source import optimum_of
 from memaudit.cli.main import cli
@@ -170,13 +170,12 @@ def test_the_command_is_shown_for_checkpoints_only(make_result: Make):
     assert "memaudit sample" not in page_of(make_result())
 
 
-def test_duplicates_that_the_search_met_stand_beside_the_leak():
+def test_duplicates_in_the_training_set_stand_beside_the_leak():
     train = random_images(6, 8)
     train.images[4] = train.images[1]
     generated = ImageSet(train.images[[1, 2]], ["a", "b"], source="generated")
     result = scan(generated, train)
-    by_index = {leak.index: known_duplicates(result.matches, leak) for leak in result.leaks}
-    assert by_index == {1: [4], 2: []}
+    assert result.duplicates == {1: (4,), 2: ()}
     assert "duplicate in the training set: 0/00004.png" in page_of(result)
 
 
