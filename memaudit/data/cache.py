@@ -22,7 +22,7 @@ from memaudit.data.contents import Contents
 from memaudit.data.images import ImageSet
 from memaudit.progress import Progress
 
-_VERSION = 1
+_VERSION = 2
 """Changes when the same files would give other pixels, names or labels."""
 
 

@@ -1,10 +1,12 @@
 """Training sets on disk, each with a manifest that says what it was made of."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeGuard
 
 import memaudit
+from memaudit.data.contents import Contents
 from memaudit.data.images import ImageSet
 from memaudit.data.writers import NamedImage, read_manifest, write_images
 from memaudit.progress import Progress, silent
@@ -55,8 +57,45 @@ def set_manifest(path: Path) -> dict[str, Any] | None:
     return manifest if manifest is not None and manifest.get("schema") == SCHEMA else None
 
 
+def with_source_names(contents: Contents, path: Path) -> Contents:
+    """The same images under the names that a set's manifest has of them and of their classes.
+
+    Args:
+        contents: what the folder, zip or npz at `path` holds.
+        path: of a set that `write_set` wrote, or of anything else.
+
+    Returns:
+        `contents` itself where the manifest is missing, foreign or of other images.
+    """
+    manifest = set_manifest(path)
+    if manifest is None:
+        return contents
+    names, class_names = manifest.get("names"), manifest.get("class_names")
+    members = [_member(i) for i in range(len(contents.names))]
+    if [PurePosixPath(name).stem for name in contents.names] != members:
+        return contents  # images were added, removed or renamed
+    num_classes = 0 if contents.labels is None else int(contents.labels.max()) + 1
+    if (
+        not _are_texts(names)
+        or not _are_texts(class_names)
+        or len(names) != len(members)
+        or (class_names and len(class_names) < num_classes)
+    ):
+        return contents
+    return replace(contents, names=names, class_names=tuple(class_names))
+
+
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _member(i: int) -> str:
+    """What the i-th image of a set is called in it, without suffix."""
+    return f"img{i:08d}"
+
+
 def _named(images: ImageSet, progress: Progress) -> Iterator[NamedImage]:
     for i, pixels in enumerate(images.images):
         label = None if images.labels is None else int(images.labels[i])
-        yield NamedImage(f"img{i:08d}", pixels, label)
+        yield NamedImage(_member(i), pixels, label)
         progress("Writing images", i + 1, len(images))

@@ -17,6 +17,8 @@ from memaudit.data.contents import Contents
 from memaudit.data.image_files import list_folder, read_folder, read_zip
 from memaudit.data.images import ImageSet
 from memaudit.data.mnist import IDX_MAGIC, find_idx_images, idx_files, read_idx
+from memaudit.data.saved_sets import with_source_names
+from memaudit.data.writers import MANIFEST
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -29,7 +31,7 @@ class _Source:
     """A path whose form is known."""
 
     files: Mapping[str, os.stat_result]
-    """The files that decide the images; a change of theirs is a change of the images."""
+    """The files that decide the images, names and labels; a change of theirs is one of those."""
     read: Callable[[int | None], Contents]
     """resolution → contents; what ignores the resolution is resized afterwards."""
 
@@ -50,6 +52,9 @@ def open_images(
     - CIFAR-10's and CIFAR-100's archive for Python, as .tar.gz or extracted (the training images),
       or one of its batches
     - MNIST's idx files, as .gz or not: a folder (the training images) or one file of images
+
+    A set that `memaudit dataset build` made has the names that its images and classes have in
+    their source.
 
     Pixels are taken as they are stored: an EXIF orientation is not applied. Those of 64 MiB and
     more are decoded once, kept in the cache and memory-mapped.
@@ -124,7 +129,11 @@ def _recognize_folder(path: Path) -> _Source:
     if (idx := find_idx_images(names, path)) is not None:
         return _recognize_file(path / idx)
     images = list_folder(path)
-    return _Source(images, lambda resolution: read_folder(path, images, resolution))
+    manifest = _stats([path / MANIFEST]) if MANIFEST in names else {}
+    return _Source(
+        {**images, **manifest},
+        lambda resolution: with_source_names(read_folder(path, images, resolution), path),
+    )
 
 
 def _recognize_file(path: Path) -> _Source:
@@ -132,8 +141,11 @@ def _recognize_file(path: Path) -> _Source:
         head = file.read(512)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         if _first_member(head).endswith(b".npy"):
-            return _Source(_stats([path]), lambda _: read_npz(path))
-        return _Source(_stats([path]), lambda resolution: read_zip(path, resolution))
+            return _Source(_stats([path]), lambda _: with_source_names(read_npz(path), path))
+        return _Source(
+            _stats([path]),
+            lambda resolution: with_source_names(read_zip(path, resolution), path),
+        )
     if head[:6] == b"\x93NUMPY":
         return _Source(_stats([path]), lambda _: read_npy(path))
     if head[:3] == IDX_MAGIC or (head[:2] == b"\x1f\x8b" and _unpacked_head(path) == IDX_MAGIC):

@@ -75,9 +75,9 @@ def write_images(
             (`images` [N, C, H, W], `names`, `labels`), `.png` (one grid), or a folder of PNG files
             (labels in dataset.json). A file appears whole or not at all.
         images: all of one shape; taken one by one, so that a folder or zip may be of any size.
-        manifest: what is known about them, kept with them as JSON and no part of what
-            `open_images` reads: a file manifest.json of the zip or folder, where it is written
-            last, or an array `manifest` of the npz; a grid has none.
+        manifest: what is known about them, kept with them as JSON: a file manifest.json of the
+            zip or folder, where it is written last, or an array `manifest` of the npz; a grid has
+            none.
 
     Raises:
         ConfigError: another suffix.

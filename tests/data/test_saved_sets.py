@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import memaudit
+from memaudit.data import sources
 from memaudit.data.compositions import repeated, with_labels
 from memaudit.data.images import ImageSet
 from memaudit.data.saved_sets import set_manifest, write_set
@@ -52,6 +53,58 @@ def test_the_manifest_traces_every_image_to_its_source(tmp_path: Path, form: str
         "choices": {"repeat": 2},
         "names": [f"class/{i}\udcff.png" for i in (5, 5, 1, 1)],
     }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_set_opens_with_the_names_of_its_source(tmp_path: Path, form: str):
+    images = repeated(source().take(np.array([5, 1])), 2)
+    write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
+    for resolution in (None, 4):
+        read = open_images(tmp_path / form, resolution=resolution)
+        assert list(read.names) == list(images.names)
+        assert read.class_names == ("cat", "dog", "fox")
+
+
+def test_a_copy_of_a_set_still_has_the_names_of_the_first_source(tmp_path: Path):
+    write_set(tmp_path / "a.zip", source(), sources=[source()], choices={})
+    first = open_images(tmp_path / "a.zip")
+    write_set(tmp_path / "b.npz", first, sources=[first], choices={})
+    assert list(open_images(tmp_path / "b.npz").names) == list(source().names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "memaudit.samples/1"},
+        {"names": ["a"] * 11},
+        {"names": [1] * 12},
+        {"names": None},
+        {"class_names": ["cat", "dog"]},
+        {"class_names": "cats"},
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict):
+    write_set(tmp_path / "set", source(), sources=[], choices={})
+    file = tmp_path / "set" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    read = open_images(tmp_path / "set")
+    assert read.names[0] == "img00000000.png" and read.class_names == ()
+
+
+def test_names_are_not_given_to_other_images(tmp_path: Path):
+    write_set(tmp_path / "set", with_labels(source(), "none"), sources=[], choices={})
+    (tmp_path / "set" / "img00000003.png").rename(tmp_path / "set" / "new.png")
+    assert open_images(tmp_path / "set").names[-1] == "new.png"
+
+
+def test_a_cached_set_follows_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sources, "MAPPED_FROM", 500)
+    write_set(tmp_path / "set", source(), sources=[], choices={})
+    before = open_images(tmp_path / "set")
+    assert isinstance(before.images, np.memmap) and list(before.names) == list(source().names)
+    (tmp_path / "set" / "manifest.json").unlink()
+    after = open_images(tmp_path / "set")
+    assert after.names[0] == "img00000000.png" and after.fingerprint == before.fingerprint
 
 
 def test_a_zip_is_in_edms_form_and_the_same_whenever_it_is_written(tmp_path: Path):
