@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,9 +32,22 @@ def exclusive(path: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: another process holds it.
     """
-    with path.open("a") as file:
-        _lock(file.fileno())
+    while True:
+        file = path.open("a")
+        try:
+            _lock(file.fileno())
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break  # else its last holder removed it in between
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+    try:
         yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        file.close()
 
 
 if sys.platform == "win32":

@@ -131,7 +131,12 @@ def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision
 
 
 def first_decided(
-    hits: np.ndarray, before: tuple[int, int], *, gate: Gate, confidence: float
+    hits: np.ndarray,
+    before: tuple[int, int],
+    *,
+    gate: Gate,
+    confidence: float,
+    min_samples: int = 1,
 ) -> int | None:
     """Number of images, in order, after which a sequential gate is certain; None for not yet.
 
@@ -140,10 +145,13 @@ def first_decided(
     Args:
         hits: whether each further image is a copy, bool [B].
         before: copies and images that came before them.
+        min_samples: images before the first look. Looking later is as valid.
     """
     count, total = before
     for position, hit in enumerate(hits.tolist(), start=1):
         count += hit
+        if total + position < min_samples:
+            continue
         decision = decide(count, total + position, gate=gate, confidence=confidence)
         if decision.verdict != "INCONCLUSIVE":
             return position

@@ -77,7 +77,13 @@ def sample_and_match(
         if gate is not None:
             before = (num_copies, num_judged)
             hits = found.memorized_distinct
-            position = first_decided(hits, before, gate=gate, confidence=config.confidence)
+            position = first_decided(
+                hits,
+                before,
+                gate=gate,
+                confidence=config.confidence,
+                min_samples=config.min_samples,
+            )
             num_decisive = None if position is None else num_judged + position
         num_judged += len(found)
         num_copies += int(found.memorized_distinct.sum())
@@ -121,7 +127,9 @@ def _batches(
     num_kept = position
 
     def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
-        progress(task, num_kept + done, len(config.seeds), note)
+        # Only what is made now counts, or the rate would be that of reading.
+        kept = f" (going on after {num_kept:,} kept images)" if num_kept else ""
+        progress(f"{task}{kept}", done, total, note)
 
     for batch in generate_images(
         checkpoint.network,

@@ -228,7 +228,7 @@ def scan(
         )
     clock.lap("membership")
     return ScanResult(
-        source=_described(source, name),
+        source=_described(source, name, data),
         generated=generated,
         keys=keys,
         class_index=class_index,
@@ -319,7 +319,7 @@ def _search_dict(index: ImageSearch, matches: Matches) -> dict[str, Any]:
     }
 
 
-def _described(source: Checkpoint | ImageSet, name: str) -> dict[str, Any]:
+def _described(source: Checkpoint | ImageSet, name: str, data: ImageSet) -> dict[str, Any]:
     if isinstance(source, ImageSet):
         return {"kind": "images", "path": name, "sha256": source.fingerprint}
     return {
@@ -329,8 +329,29 @@ def _described(source: Checkpoint | ImageSet, name: str) -> dict[str, Any]:
         "format": source.format,
         "config": source.config,
         "provenance": source.provenance,
-        "warnings": list(source.warnings),
+        "trained_on_data": _trained_on(source, data),
+        "warnings": [*source.warnings, *_data_warnings(source, data)],
     }
+
+
+def _trained_on(checkpoint: Checkpoint, data: ImageSet) -> bool | None:
+    """Whether the checkpoint says that `data` is what trained it; None where it does not say."""
+    stated = checkpoint.provenance.get("data_fingerprint")
+    return None if stated is None else stated == data.fingerprint
+
+
+def _data_warnings(checkpoint: Checkpoint, data: ImageSet) -> list[str]:
+    if _trained_on(checkpoint, data) is not False:
+        return []
+    trained = checkpoint.provenance
+    number = trained.get("num_images")
+    counted = f"{number:,} images" if isinstance(number, int) else "images"
+    return [
+        f"The training images given ({len(data):,} of {data.source}) are not those that the "
+        f"checkpoint says it was trained on ({counted} of {trained.get('data_source')}, "
+        f"fingerprint {trained['data_fingerprint']}). Copies of images that are missing here are "
+        "not found, and the ratio is not that of the training set."
+    ]
 
 
 def _compare(

@@ -30,6 +30,9 @@ class ScanConfig:
     """Whether to see which training images sampling returns to from their noised versions."""
     membership: bool = False
     """Whether to try to tell training from held-out images by the loss."""
+    min_samples: int = 64
+    """Images that a gate looks at first: so that a verdict has pairs to show, however early it is
+    certain."""
     optimum_images: int = 256
     """Training images to compare model and optimum on, at most one a seed; 0 for no comparison."""
     optimum_trajectories: int = 64
@@ -64,6 +67,8 @@ class ScanConfig:
             )
         if self.fail_above is not None and self.confidence < 0.5:
             raise ConfigError(f"confidence is {self.confidence}; a gate needs at least 0.5.")
+        if self.min_samples < 1:
+            raise ConfigError(f"min_samples is {self.min_samples}; at least 1 is needed.")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
         if self.optimum_images != 0 and min(self.optimum_images, self.optimum_trajectories) < 2:

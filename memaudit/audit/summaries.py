@@ -70,8 +70,14 @@ def _facts(result: ScanResult) -> dict[str, str]:
         facts["limit"] = f"{percent(result.decision.limit)} %"
         facts["confidence"] = f"{100 * result.decision.confidence:g} %"
     facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
-    facts["source"] = f"{result.source['path']} (SHA-256 {result.source['sha256']})"
-    facts["training images"] = f"{result.data.source} (SHA-256 {result.data.fingerprint})"
+    hashed = "SHA-256" if result.source["kind"] == "checkpoint" else "SHA-256 of the pixels"
+    facts["source"] = f"{result.source['path']} ({hashed} {result.source['sha256']})"
+    facts["training images"] = (
+        f"{len(result.data):,} of {result.data.source} (SHA-256 of the pixels "
+        f"{result.data.fingerprint})"
+    )
+    for warning in result.source.get("warnings", ()):
+        facts["warning"] = warning
     facts["memaudit"] = result.environment["memaudit"]
     return facts
 

@@ -298,12 +298,12 @@ def scan(
         )
         page = None if out is None else write_report(result, out)
     _write_summaries(result, junit=junit, summary=summary)
+    for warning in result.source.get("warnings", ()):
+        remark(f"Warning: {warning}")
     if as_json:
         click.echo(json.dumps(report_dict(result), indent=2, allow_nan=False))
     else:
         render(result)
-    for warning in result.source.get("warnings", ()):
-        remark(f"Warning: {warning}")
     if page is not None:
         remark(f"Report: {page}")
     ctx.exit(EXIT_STATUS[None if result.decision is None else result.decision.verdict])

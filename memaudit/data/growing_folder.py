@@ -36,7 +36,8 @@ def check_growable(path: Path) -> None:
     Raises:
         ConfigError: as `check_writable`, but for a folder that `growing_folder` began.
     """
-    if not (path / _LOCK).is_file():
+    # The lock is there where one was killed before it wrote anything else.
+    if not (path / _LOCK).is_file() and not (path / MANIFEST).is_file():
         check_writable(path)
 
 

@@ -59,6 +59,7 @@ def make_result() -> Callable[..., ScanResult]:
             "format": "native",
             "config": {"class_name": "EDMPrecond", "sigma_max": float("inf")},
             "provenance": {},
+            "trained_on_data": None,
             "warnings": [],
         }
         gate = None if fail_above is None else Gate(fail_above, sequential=True)

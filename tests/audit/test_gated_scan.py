@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from memaudit.audit.report import write_report
+from memaudit.audit.report import report_dict, write_report
+from memaudit.audit.report_page import render_page
 from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
+from memaudit.audit.summaries import junit_xml
 from memaudit.audit.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
@@ -87,8 +89,8 @@ TRAIN = image_set(200, seed=0)
 @pytest.mark.parametrize(
     ("share", "limit", "verdict", "at_most"),
     [
-        (1.0, 0.001, "FAIL", 5),
-        (0.3, 0.001, "FAIL", 40),
+        (1.0, 0.001, "FAIL", 64),
+        (0.3, 0.001, "FAIL", 64),
         (0.0, 0.001, "PASS", 4000),
         (0.01, 0.2, "PASS", 200),
         (0.3, 0.1, "FAIL", 200),
@@ -237,3 +239,37 @@ def test_membership_is_refused_before_sampling_where_controls_are_too_few():
 def test_further_tests_of_given_images_are_refused():
     with pytest.raises(ConfigError, match="the images are given"):
         scan(TRAIN, TRAIN, config=ScanConfig(return_test=True))
+
+
+def test_the_first_look_of_a_gate_can_be_chosen():
+    sizes = {
+        first: len(scan(planted(TRAIN, 1.0), TRAIN, config=config(500, **options)).keys)
+        for first, options in (
+            (1, {"fail_above": 0.001, "min_samples": 1}),
+            (10, {"fail_above": 0.001, "min_samples": 10}),
+            (64, {"fail_above": 0.001}),
+        )
+    }
+    assert sizes[1] < 5 and sizes[10] == 10 and sizes[64] == 64
+
+
+def test_a_checkpoint_of_other_training_images_is_warned_of():
+    for stated, matches in (
+        (TRAIN.fingerprint, True),
+        ("f" * 64, False),
+        (None, None),
+    ):
+        source = planted(TRAIN, 0.3)
+        if stated is not None:
+            source.provenance.update(
+                data_fingerprint=stated, data_source="elsewhere", num_images=1000
+            )
+        described = scan(source, TRAIN, config=config(10)).source
+        assert described["trained_on_data"] is matches
+        assert len(described["warnings"]) == (matches is False)
+    other = planted(TRAIN, 0.3)
+    other.provenance.update(data_fingerprint="f" * 64, data_source="elsewhere", num_images=1000)
+    result = scan(other, TRAIN, config=config(10, fail_above=0.5))
+    message = "not those that the checkpoint says it was trained on (1,000 images of elsewhere"
+    for text in (junit_xml(result), render_page(result, {**report_dict(result), "files": {}})):
+        assert message in text
