@@ -344,8 +344,10 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
     _print_row("images", f"{found.num_images:,}")
     _print_row("groups of duplicates", f"{len(found.groups):,}")
     _print_row("images in them", f"{found.num_in_groups:,} ({share})")
-    _print_row("  equal to another", f"{found.num_copies:,}")
-    _print_row("  near another", f"{found.num_near:,}, within {found.duplicate_rms:g} grey levels")
+    _print_row("  equal to an earlier one", f"{found.num_copies:,}")
+    _print_row(
+        "  near an earlier one", f"{found.num_near:,}, within {found.duplicate_rms:g} grey levels"
+    )
     _print_row("left without them", f"{len(found.kept):,}")
     if not found.groups:
         return
@@ -380,7 +382,7 @@ def _print_row(name: str, value: str) -> None:
     from memaudit.cli.wording import printable
 
     # Not a table: a fingerprint cut in two is of no use.
-    out.print(Text.assemble((f"{name:<22} ", "bold"), printable(value)), soft_wrap=True)
+    out.print(Text.assemble((f"{name:<25} ", "bold"), printable(value)), soft_wrap=True)
 
 
 def _print_json(value: dict[str, Any]) -> None:

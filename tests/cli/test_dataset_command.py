@@ -75,7 +75,7 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
 
 def test_inspect_counts_classes_of_any_source(run: Run, pets: Path, make_npz: Callable):
     text = run("dataset", "inspect", pets).stdout
-    assert "class 2              10\n" in text and "made by" not in text
+    assert "class 2                 10\n" in text and "made by" not in text
     assert json.loads(run("dataset", "inspect", make_npz(4), "--json").stdout)["class_counts"] == []
 
 
@@ -150,7 +150,7 @@ def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_pa
     assert result.exit_code == 0, result.stderr
     lines = " ".join(result.stdout.split())
     assert "groups of duplicates 2" in lines and "images in them 5 (16.7 %)" in lines
-    assert "equal to another 2 near another 1, within 8 grey levels" in lines
+    assert "equal to an earlier one 2 near an earlier one 1, within 8 grey levels" in lines
     with (out / "duplicates.csv").open() as file:
         rows = [(row["group"], int(row["index"]), row["exact"]) for row in csv.DictReader(file)]
     expected = [("1", 2, "0"), ("1", 5, "0"), ("2", 3, "0"), ("2", 12, "1"), ("2", 21, "1")]
@@ -184,5 +184,5 @@ def test_duplicates_as_json(run: Run, pets: Path):
 def test_a_set_without_duplicates_says_so(run: Run, make_npz: Callable, tmp_path: Path):
     result = run("dataset", "duplicates", make_npz(5), "--out", tmp_path / "out", "--flips")
     assert result.exit_code == 0, result.stderr
-    assert "groups of duplicates   0\n" in result.stdout
+    assert "groups of duplicates      0\n" in result.stdout
     assert "No duplicates among 5 images" in (tmp_path / "out" / "duplicates.html").read_text()
