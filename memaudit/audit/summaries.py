@@ -7,6 +7,8 @@ from memaudit.audit.statistics import Proportion, percent
 
 INCONCLUSIVE = "INCONCLUSIVE"
 SHOWN_LEAKS = 10
+CASE = ("memaudit.scan", "the share of copies is within the limit")
+"""Class and name of the one test case."""
 
 
 def junit_xml(result: ScanResult) -> str:
@@ -30,8 +32,8 @@ def junit_xml(result: ScanResult) -> str:
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        classname="memaudit.scan",
-        name="the share of copies is within the limit",
+        classname=CASE[0],
+        name=CASE[1],
         time=f"{result.timings['total']:.3f}",
     )
     if failed or undecided:
@@ -42,6 +44,14 @@ def junit_xml(result: ScanResult) -> str:
         element.text = _text("\n".join(facts))
     elif decision is None:
         ElementTree.SubElement(case, "skipped", message="no limit was given (--fail-above)")
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def junit_error(message: str) -> str:
+    """The same test case for a scan that could not run."""
+    suite = ElementTree.Element("testsuite", name="memaudit", tests="1", failures="0", errors="1")
+    case = ElementTree.SubElement(suite, "testcase", classname=CASE[0], name=CASE[1])
+    ElementTree.SubElement(case, "error", message=_text(message))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 

@@ -1,9 +1,11 @@
 """`memaudit scan`: the audit."""
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,6 +78,14 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
     metavar="SHARE",
     help="The gate: PASS if at most this share of images are copies (0.001 for 0.1 %), else FAIL. "
     "Sampling stops when the verdict is certain.",
+)
+@click.option(
+    "--min-samples",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Images that the gate looks at first, so that an early verdict has pairs to show.",
 )
 @click.option(
     "--holdout",
@@ -181,6 +191,7 @@ def scan(
     duplicate_rms: float,
     confidence: float,
     fail_above: float | None,
+    min_samples: int,
     holdout: Path | None,
     return_test: bool,
     membership: bool,
@@ -246,6 +257,7 @@ def scan(
         duplicate_rms=duplicate_rms,
         confidence=confidence,
         fail_above=fail_above,
+        min_samples=min_samples,
         return_test=return_test,
         membership=membership,
         optimum_images=0 if no_optimum else optimum_images,
@@ -253,7 +265,10 @@ def scan(
         batch_size=batch_size,
         device=choose_device(device),
     )
+    _check_summary_files(junit, summary)
     with ExitStack() as stack:
+        if junit is not None:
+            stack.enter_context(_errors_into(junit))
         if out is not None:
             stack.enter_context(report_folder(out, overwrite=overwrite))
         progress = stack.enter_context(progress_bars())
@@ -262,6 +277,7 @@ def scan(
             opened = open_source(source, device=config.device, arch=arch, progress=progress)
         if isinstance(opened, ImageSet):
             _check_given_images(
+                **_given_on_command_line(ctx, sampler),
                 seeds=seeds,
                 arch=arch,
                 class_index=class_index,
@@ -313,13 +329,47 @@ def _check_given_images(**options: object) -> None:
     """Refuse options that only a model could follow, rather than ignore them."""
     from memaudit.errors import ConfigError
 
-    names = {"class_index": "--class", "return_test": "--return-test"}
     for name, value in options.items():
         if value is not None:
             raise ConfigError(
-                f"{names.get(name, f'--{name}')} is for models; SOURCE holds images that are there "
+                f"{name} is for models; SOURCE holds images that are there "
                 "already. Leave it out (--samples N judges the first N)."
             )
+
+
+def _given_on_command_line(ctx: click.Context, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the options that are not at their defaults; each name → its value."""
+    default = click.core.ParameterSource.DEFAULT
+    return {name: ctx.params[name] for name in names if ctx.get_parameter_source(name) != default}
+
+
+def _check_summary_files(*paths: Path | None) -> None:
+    """Refuse files that could not be written when the scan is over."""
+    from memaudit.errors import ConfigError
+
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+@contextmanager
+def _errors_into(junit: Path) -> Iterator[None]:
+    """Write a scan that could not run as JUnit XML, too, so that a CI page shows why."""
+    from memaudit.audit.summaries import junit_error
+    from memaudit.errors import MemauditError
+    from memaudit.files import atomic_write
+
+    try:
+        yield
+    except MemauditError as error:
+        with atomic_write(junit) as file:
+            file.write(junit_error(str(error)).encode())
+        raise
 
 
 def _open_index(
@@ -364,6 +414,5 @@ def _write_summaries(result: "ScanResult", *, junit: Path | None, summary: Path 
 
     for path, text in ((junit, junit_xml), (summary, markdown_summary)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as file:
                 file.write(text(result).encode())

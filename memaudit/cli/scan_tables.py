@@ -78,9 +78,9 @@ def print_verdict(decision: Decision) -> None:
     needed = fixed_sample_size(decision.limit, decision.confidence)
     if decision.method == "exact":
         _say(
-            f"Exact binomial tests of all {decision.total:,} images given: p = "
-            f"{exponential(-above)} against the limit being kept, {exponential(-below)} against "
-            f"its being exceeded; {1 - decision.confidence:.2g} is needed."
+            f"Exact binomial tests of all {decision.total:,} images given. Were the limit kept, so "
+            f"many copies would have a chance of {exponential(-above)}; were it exceeded, so few a "
+            f"chance of {exponential(-below)}. {1 - decision.confidence:.2g} or less decides."
         )
     else:
         stopped = (
@@ -93,7 +93,18 @@ def print_verdict(decision: Decision) -> None:
             f"e-value {exponential(above)} for more, {exponential(below)} for less; "
             f"{exponential(decision.required)} is needed."
         )
-    _say(f"A test of fixed size needs {needed:,} images without a single copy to pass.")
+    _say(
+        f"A test whose number of images is fixed before passes with {needed:,} images and not a "
+        "single copy."
+    )
+    if decision.verdict == "INCONCLUSIVE":
+        more = "--samples" if decision.method == "sequential" else "images"
+        _say(f"The ratio is near the limit, or the images are too few: give more {more}.")
+    elif decision.method == "sequential":
+        _say(
+            "The verdict is that of a test to one side, which is sharper than the two-sided "
+            "interval below; both are valid although sampling stopped early."
+        )
 
 
 def _leaks(result: "ScanResult") -> str:
@@ -102,6 +113,8 @@ def _leaks(result: "ScanResult") -> str:
     chao1 = result.findings.coverage.chao1
     if chao1 is None or chao1.high < len(result.leaks) + 0.5:
         return f"{text}."
+    if round(chao1.value) <= len(result.leaks):
+        return f"{text}; with more samples perhaps more would, up to {chao1.high:,.0f} (Chao1)."
     return (
         f"{text}; with more samples at least about {chao1.value:,.0f} would "
         f"({chao1.low:,.0f} to {chao1.high:,.0f}, Chao1)."

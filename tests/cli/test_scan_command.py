@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -191,3 +192,45 @@ def test_options_for_models_are_refused_for_given_images(run: Run, make_npz: Cal
     result = run("scan", images, "--data", images, option, 3)
     assert result.exit_code == 2
     assert f"{option} is for models" in result.stderr
+
+
+def test_a_sampler_for_given_images_is_refused(run: Run, make_npz: Callable):
+    images = make_npz(10)
+    result = run("scan", images, "--data", images, "--steps", 9)
+    assert result.exit_code == 2
+    assert "--steps is for models" in result.stderr
+
+
+def test_the_gate_ends_in_its_status_and_in_files_for_a_ci_page(
+    run: Run, make_npz: Callable, tmp_path: Path
+):
+    train, fresh = make_npz(100), make_npz(400, seed=1)
+    junit, summary = tmp_path / "ci" / "junit.xml", tmp_path / "ci" / "summary.md"
+    files = ("--junit", junit, "--summary", summary)
+    for source, limit, status, verdict in (
+        (train, 0.5, 1, "FAIL"),
+        (fresh, 0.01, 0, "PASS"),
+        (fresh, 0.001, 3, "INCONCLUSIVE"),
+    ):
+        result = run("scan", source, "--data", train, "--fail-above", limit, *files)
+        assert result.exit_code == status, result.stderr
+        assert result.stdout.startswith(f"{verdict}: ")
+        assert f"memaudit: {verdict}: " in summary.read_text()
+        case = ElementTree.parse(junit).getroot().find("testcase")
+        assert case is not None
+        assert [child.tag for child in case] == {0: [], 1: ["failure"], 3: ["error"]}[status]
+    assert "give more images" in result.stdout
+
+
+def test_a_scan_that_cannot_run_says_so_in_the_junit_file(
+    run: Run, make_npz: Callable, tmp_path: Path
+):
+    junit = tmp_path / "junit.xml"
+    other = make_npz(4, (1, 8, 8))
+    result = run("scan", other, "--data", make_npz(4), "--junit", junit)
+    assert result.exit_code == 2
+    error = ElementTree.parse(junit).getroot().find("testcase/error")
+    assert error is not None and "Pass grey images" in error.attrib["message"]
+    (tmp_path / "file").touch()
+    wrong = run("scan", other, "--data", other, "--junit", tmp_path / "file" / "junit.xml")
+    assert wrong.exit_code == 2 and "junit.xml cannot be written" in wrong.stderr
