@@ -28,6 +28,7 @@ from memaudit.audit.report import (
     parse_ranges,
 )
 from memaudit.audit.report_tables import leaks_csv, matches_csv, read_leaks, read_matches
+from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import holds_images
 from memaudit.audit.space import Space
 from memaudit.data.sources import open_images
@@ -85,6 +86,11 @@ def verify_report(
     try:
         content = path.read_bytes()
     except OSError as error:
+        if (Path(folder) / STATE).is_dir():
+            raise ConfigError(
+                f"{folder} holds a scan that was stopped before its report was written. Give the "
+                "command of that scan again: it goes on where it was."
+            ) from error
         raise ConfigError(
             f"{folder} holds no report.json ({error.strerror}). Name the folder that "
             "`memaudit scan --out` wrote."

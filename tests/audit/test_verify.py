@@ -11,6 +11,7 @@ import torch
 from memaudit.audit.report import LEAKS, MATCHES, PAGE, REPORT, sealed, write_report
 from memaudit.audit.scan import ScanResult, scan
 from memaudit.audit.scan_config import ScanConfig
+from memaudit.audit.scan_state import STATE
 from memaudit.audit.verify import verify_report
 from memaudit.data.sources import open_images
 from memaudit.data.subsets import select
@@ -88,6 +89,9 @@ def test_a_forged_verdict_does_not_follow_from_the_matches(folder: Path):
 
 def test_a_folder_without_a_report_is_an_error(tmp_path: Path):
     with pytest.raises(ConfigError, match="holds no report.json"):
+        verify_report(tmp_path)
+    (tmp_path / STATE).mkdir()
+    with pytest.raises(ConfigError, match="was stopped before its report"):
         verify_report(tmp_path)
 
 
