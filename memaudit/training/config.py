@@ -172,6 +172,7 @@ class TrainingConfig:
         Raises:
             DataError: no images, images that are not square, or no labels for a conditional
                 network.
+            ConfigError: self-attention at a resolution that no level has.
         """
         if len(images) == 0:
             raise DataError(f"{images.source} holds no image to train on.")
@@ -189,6 +190,14 @@ class TrainingConfig:
         attn_resolutions = self.attn_resolutions
         if attn_resolutions is None:
             attn_resolutions = (height // 2,)
+        else:
+            resolutions = tuple(height >> level for level in range(len(self.levels)))
+            if not set(attn_resolutions) <= set(resolutions):
+                raise ConfigError(
+                    f"attn_resolutions is {_listed(attn_resolutions)}, but the network's levels "
+                    f"have {_listed(resolutions)} at images of {height}x{height}; choose among "
+                    "those, or add a level with channel_mult."
+                )
         config = {
             "class_name": PRECONDITIONINGS[self.precond],
             "img_resolution": height,

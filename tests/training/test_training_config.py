@@ -62,7 +62,7 @@ def test_options_of_the_network_reach_its_configuration():
         model_channels=16,
         channel_mult=(1, 2),
         num_blocks=1,
-        attn_resolutions=(8, 4),
+        attn_resolutions=(16, 8),
         embedding="fourier",
         skip_connections=(1, 0, 0, 1),
         dropout=0.0,
@@ -71,7 +71,7 @@ def test_options_of_the_network_reach_its_configuration():
     assert network["model_channels"] == 16
     assert network["channel_mult"] == [1, 2]
     assert network["num_blocks"] == 1
-    assert network["attn_resolutions"] == [8, 4]
+    assert network["attn_resolutions"] == [16, 8]
     assert network["embedding_type"] == "fourier"
     assert network["channel_mult_noise"] == 1
     assert network["skip_connections"] == [1, 0, 0, 1]
@@ -89,6 +89,12 @@ def test_a_conditional_network_has_a_label_for_each_class():
 def test_a_conditional_network_without_labels_is_refused():
     with pytest.raises(DataError, match=r"train\.npz holds no labels"):
         TrainingConfig(conditional=True).network_config(image_set())
+
+
+def test_attention_where_the_network_has_no_level_is_refused():
+    config = TrainingConfig(channel_mult=(1, 2), attn_resolutions=(8, 4))
+    with pytest.raises(ConfigError, match="is 8,4, but the network's levels have 16,8 at"):
+        config.network_config(image_set(shape=(3, 16, 16)))
 
 
 def test_images_that_no_network_takes_are_refused():
