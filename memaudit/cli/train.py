@@ -126,7 +126,8 @@ if TYPE_CHECKING:
     default=40_000.0,
     show_default=True,
     metavar="N",
-    help="Length of the run: N times the number of training images.",
+    help="Length of the run: N times the number of training images, and up to a step more, since "
+    "only whole steps are done.",
 )
 @click.option(
     "--duration-images", type=int, metavar="N", help="Length in images seen, in place of --epochs."
@@ -205,9 +206,10 @@ def train(
     # the paper's base model on 1,000 images of CIFAR-10, for a GPU
     memaudit train --data cifar10.zip --size 1000 --balanced --out runs/base-1000
     # a network for a laptop: 8x8 images, minutes on a CPU
-    memaudit train --data cifar10.zip --resolution 8 --size 64 --precond edm \\
-        --model-channels 24 --channel-mult 1,2 --num-blocks 1 --dropout 0 --batch-size 64 \\
-        --lr 2e-3 --ema-mode plain --ema-decay 0.999 --epochs 2000 --out runs/small-64
+    memaudit train --data cifar10.zip --resolution 8 --size 64 --order random \\
+        --precond edm --model-channels 24 --channel-mult 1,2 --num-blocks 1 --dropout 0 \\
+        --batch-size 64 --lr 2e-3 --lr-rampup-epochs 0 --ema-mode plain --ema-decay 0.999 \\
+        --epochs 2000 --out runs/small-64
     """
     from memaudit.cli.console import progress_bars, remark
     from memaudit.experiments.early_warning import EarlyWarning
@@ -215,7 +217,7 @@ def train(
     from memaudit.training.folder import RunFolder
     from memaudit.training.loop import train as run_training
     from memaudit.training.ranks import current_ranks, joined_by_torchrun
-    from memaudit.training.schedule import Schedule
+    from memaudit.training.schedule import Schedule, epochs_text
 
     selection, options = split_selection(options)
     config = TrainingConfig(**options)
@@ -255,7 +257,7 @@ def train(
         return
     remark(
         f"{'Stopped' if result.interrupted else 'Trained'} after {result.images_seen:,} images "
-        f"({result.images_seen / len(data):,.0f} epochs). Model: {result.model}"
+        f"({epochs_text(result.images_seen / len(data))} epochs). Model: {result.model}"
         + (" Go on with the same command and --resume." if result.interrupted else "")
     )
 
@@ -263,17 +265,18 @@ def train(
 def _show_audit(audit: "SnapshotAudit") -> None:
     from memaudit.cli.console import err
     from memaudit.cli.wording import describe
+    from memaudit.training.schedule import epochs_text
 
     if audit.begins:
         err.print(
-            f"Memorization begins at epoch {audit.epochs:,.0f}.",
+            f"Memorization begins at epoch {epochs_text(audit.epochs)}.",
             style="bold red",
             highlight=False,
             soft_wrap=True,
         )
     err.print(
-        f"Epoch {audit.epochs:,.0f}: {audit.copies.count:,} of {audit.copies.total:,} samples are "
-        f"copies, {describe(audit.copies)}.",
+        f"Epoch {epochs_text(audit.epochs)}: {audit.copies.count:,} of {audit.copies.total:,} samples "
+        f"are copies, {describe(audit.copies)}.",
         highlight=False,
         soft_wrap=True,
     )

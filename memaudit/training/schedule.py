@@ -78,3 +78,8 @@ class Schedule:
 
     def _whole_kimg(self, epochs: float) -> int:
         return math.floor(epochs * self.num_images / 1000) * 1000
+
+
+def epochs_text(epochs: float) -> str:
+    """`2.56` or `40,000`: three digits, and all before the point."""
+    return f"{epochs:,.3g}" if epochs < 100 else f"{epochs:,.0f}"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memaudit.training.config import TrainingConfig
-from memaudit.training.schedule import Schedule
+from memaudit.training.schedule import Schedule, epochs_text
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,11 @@ def test_a_snapshot_follows_the_step_that_reaches_its_images(options: dict, step
 def test_every_so_many_snapshots_are_told_apart_by_images_seen(every: int, steps: list[int]):
     schedule = Schedule(TrainingConfig(batch_size=10, duration_images=200, num_snapshots=4), 100)
     assert [n for n in range(1, 21) if schedule.is_snapshot(10 * n, every=every)] == steps
+
+
+@pytest.mark.parametrize(
+    ("epochs", "text"),
+    [(0.25, "0.25"), (2.56, "2.56"), (99.97, "100"), (1234.4, "1,234"), (4e4, "40,000")],
+)
+def test_epochs_are_written_with_three_digits_or_more(epochs: float, text: str):
+    assert epochs_text(epochs) == text

@@ -73,7 +73,8 @@ def test_audits_are_shown_and_logged(data: Path, tmp_path: Path):
     options = "--duration-images 16 --num-snapshots 2 --audit-every 1 --audit-samples 3".split()
     result = run("--data", data, "--out", tmp_path / "run", *SMALL, *options)
     assert result.exit_code == 0, result.stderr
-    assert "Epoch 1: 0 of 3 samples are copies, at most 7" in result.stderr
+    assert "Epoch 1.33: 0 of 3 samples are copies, at most 7" in result.stderr
+    assert "Trained after 16 images (2.67 epochs)" in " ".join(result.stderr.split())
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     audits = [entry for entry in map(json.loads, lines) if entry["kind"] == "audit"]
     assert [audit["images_seen"] for audit in audits] == [8, 16]
