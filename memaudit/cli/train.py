@@ -275,8 +275,8 @@ def _show_audit(audit: "SnapshotAudit") -> None:
             soft_wrap=True,
         )
     err.print(
-        f"Epoch {epochs_text(audit.epochs)}: {audit.copies.count:,} of {audit.copies.total:,} samples "
-        f"are copies, {describe(audit.copies)}.",
+        f"Epoch {epochs_text(audit.epochs)}: {audit.copies.count:,} of {audit.copies.total:,} "
+        f"samples are copies, {describe(audit.copies)}.",
         highlight=False,
         soft_wrap=True,
     )

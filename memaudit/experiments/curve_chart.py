@@ -81,8 +81,8 @@ class Chart:
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    level: float | None
-    """Height of a horizontal line, such as 1 − ε."""
+    level: Tick | None
+    """A horizontal line, such as 1 − ε, and its name."""
     band: tuple[float, float] | None
     """Ends of a vertical band, such as the interval of EMM."""
 
@@ -93,7 +93,7 @@ def ratio_chart(
     x_label: str,
     x_names: Sequence[str] | None = None,
     top: float = 1.0,
-    level: float | None = None,
+    level: tuple[float, str] | None = None,
     band: tuple[float, float] | None = None,
 ) -> Chart:
     """A chart of memorization ratios.
@@ -103,7 +103,7 @@ def ratio_chart(
         x_label: what runs to the right.
         x_names: of x = 0, 1, …, evenly spaced. None: numbers above 0 on a logarithmic scale.
         top: the ratio at the upper end, in (0, 1].
-        level: a ratio to draw a line at.
+        level: a ratio to draw a line at, and its name.
         band: two x to shade between.
     """
     xs = sorted({sample.x for curve in series for sample in curve.samples})
@@ -143,7 +143,7 @@ def ratio_chart(
         y_ticks=tuple(
             Tick(up(share), f"{100 * share:g} %") for share in (top * i / 5 for i in range(6))
         ),
-        level=None if level is None else up(level),
+        level=None if level is None else Tick(up(level[0]), level[1]),
         band=None if band is None else (across(band[0]), across(band[1])),
     )
 

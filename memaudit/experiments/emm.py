@@ -227,7 +227,8 @@ def _no_estimate(points: Sequence[SizePoint], found: Bracket, epsilon: float) ->
     if found.low is None:
         return (
             f"No size is decided to be above {level}, so EMM is below {points[0].num_images:,} "
-            "images or near it. Measure smaller sizes, or generate more samples."
+            "images or near it. Measure smaller sizes, generate more samples, or train longer (a "
+            "model that is trained enough copies nearly everything at few images)."
         )
     if found.high is None:
         return (

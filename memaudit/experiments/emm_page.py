@@ -7,7 +7,9 @@ from memaudit.experiments.curve_chart import Sample, Series, ratio_chart
 from memaudit.experiments.curve_page import Section, render_curves, with_interval
 from memaudit.experiments.emm import EMMEstimate
 from memaudit.experiments.emm_search import RESULT, EMMResult, EMMSetup, result_dict
+from memaudit.experiments.presets import described
 from memaudit.files import atomic_write
+from memaudit.training.schedule import epochs_text
 
 PAGE = "emm.html"
 
@@ -50,9 +52,10 @@ def render_emm(result: EMMResult, setup: EMMSetup | None) -> str:
             ),
         ],
         x_label="training images |D|",
-        level=1 - estimate.epsilon,
+        level=(1 - estimate.epsilon, f"1 − ε = {100 * (1 - estimate.epsilon):g} %"),
         band=band,
     )
+    header, rows = _table(result)
     return render_curves(
         title=_answer(estimate),
         lead=_explanation(estimate),
@@ -61,18 +64,34 @@ def render_emm(result: EMMResult, setup: EMMSetup | None) -> str:
                 title="Ratio against the number of training images",
                 text=(_described(setup),),
                 chart=chart,
-                header=("|D|", "copies", "highest ratio", "last snapshot"),
-                rows=tuple(
-                    (
-                        f"{point.num_images:,}",
-                        f"{point.highest.count:,} of {point.highest.total:,}",
-                        with_interval(point.highest),
-                        with_interval(point.last),
-                    )
-                    for point in points
-                ),
+                header=header,
+                rows=rows,
             )
         ],
+    )
+
+
+def _table(result: EMMResult) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Header and rows; how long a training was is known of the search's own runs."""
+    header = ("|D|", "copies", "highest ratio", "last snapshot")
+    rows = tuple(
+        (
+            f"{point.num_images:,}",
+            f"{point.highest.count:,} of {point.highest.total:,}",
+            with_interval(point.highest),
+            with_interval(point.last),
+        )
+        for point in result.points
+    )
+    if not result.runs:
+        return header, rows
+    lengths = (
+        (f"{run.images_seen:,}", epochs_text(run.images_seen / run.num_images))
+        for run in result.runs
+    )
+    return (
+        (*header, "images seen", "epochs"),
+        tuple(row + length for row, length in zip(rows, lengths, strict=True)),
     )
 
 
@@ -103,6 +122,7 @@ def _described(setup: EMMSetup | None) -> str:
     drawn = "equally many of each class" if setup.balanced else "at random"
     return (
         f"Training sets are drawn {drawn} from {setup.images.source} at {H}x{W}; a smaller one is "
-        f"part of every larger one. {setup.num_samples:,} images are generated from each snapshot. "
+        f"part of every larger one. Each training: {described(setup.config)}. "
+        f"{setup.num_samples:,} images are generated from each snapshot. "
         "One network is trained at each size, so the interval does not hold the chance of training."
     )

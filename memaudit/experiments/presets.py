@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
 from memaudit.errors import ConfigError
@@ -53,6 +53,28 @@ def with_changes(config: TrainingConfig, changes: Sequence[str]) -> TrainingConf
         except ValueError as error:
             raise ConfigError(f"{change!r}: {error}.") from error
     return replace(config, **values)
+
+
+def described(config: TrainingConfig) -> str:
+    """The preset that `config` is nearest to, and the fields in which it differs from that.
+
+    Such as `preset laptop, with lr=0.001 channel_mult=1,2,2`, as `with_changes` takes them.
+    """
+    fields = asdict(config)
+    changed = {
+        name: [field for field, value in asdict(preset).items() if fields[field] != value]
+        for name, preset in PRESETS.items()
+    }
+    nearest = min(changed, key=lambda name: len(changed[name]))
+    changes = " ".join(f"{field}={_written(fields[field])}" for field in changed[nearest])
+    return f"preset {nearest}" + (f", with {changes}" if changes else "")
+
+
+def _written(value: Any) -> str:
+    """A field's value as `_parse` takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _parse(text: str, kind: Any) -> Any:

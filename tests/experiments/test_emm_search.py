@@ -26,7 +26,7 @@ from memaudit.experiments.emm_search import (
     forecast,
     result_dict,
 )
-from memaudit.experiments.presets import LAPTOP, PRESETS, with_changes
+from memaudit.experiments.presets import LAPTOP, PRESETS, described, with_changes
 from memaudit.experiments.runs import RunPlan, do_runs
 from memaudit.training.config import TrainingConfig
 
@@ -201,6 +201,25 @@ def test_the_files_hold_the_curve_and_the_answer(reports: Path, tmp_path: Path):
     content = json.loads((tmp_path / "out" / "emm.json").read_text())
     assert content["schema"] == "memaudit.emm/1" and content["emm"] == found.estimate.emm
     assert content == json.loads(json.dumps(result_dict(found)))
+
+
+def test_the_page_says_how_the_models_were_trained(tmp_path: Path):
+    setup = tiny_setup(config=replace(TINY, epochs=4), epsilon=0.25)
+    found = find_emm(setup, out=tmp_path)
+    text = write_emm(found, tmp_path, setup=setup).read_text()
+    assert "preset laptop, with model_channels=8 channel_mult=1 attn_resolutions=" in text
+    assert "epochs=4" in text and "6 images are generated from each snapshot" in text
+    assert ">images seen</th>" in text and ">4</td>" in text
+    assert ">1 − ε = 75 %</text>" in text
+    assert "or train longer" in text
+
+
+def test_a_configuration_is_described_by_the_nearest_preset_and_its_changes():
+    assert [described(config) for config in PRESETS.values()] == ["preset paper", "preset laptop"]
+    config = replace(LAPTOP, lr=1e-3, channel_mult=(1, 2, 2), conditional=True)
+    changes = "channel_mult=1,2,2 conditional=true lr=0.001"
+    assert described(config) == f"preset laptop, with {changes}"
+    assert with_changes(LAPTOP, changes.split()) == config
 
 
 @pytest.mark.parametrize(
