@@ -15,6 +15,9 @@ from memaudit.experiments.emm_search import reports_in
 Factor = Literal["images-seen", "size", "name"]
 """What tells reports apart: training images the model has seen, |D|, or the folder's name."""
 
+LISTED = 3
+"""Reports named of those that are made alike."""
+
 
 @dataclass(frozen=True)
 class ComparedReport:
@@ -53,14 +56,19 @@ class Comparison:
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """In what the reports are not made alike, so that their ratios are not one measure."""
-        found = {
-            name: sorted({report.rule[name] for report in self.reports})
-            for name in self.reports[0].rule
-        }
-        return tuple(
-            f"{name}: {', '.join(values)}" for name, values in found.items() if len(values) > 1
-        )
+        """In what the reports are not made alike, so that their ratios are not one measure.
+
+        Such as `mirror images: not searched (a), searched (b, c)`.
+        """
+        found = []
+        for rule in self.reports[0].rule:
+            made_so: dict[str, list[str]] = {}
+            for name, report in zip(self.names, self.reports, strict=True):
+                made_so.setdefault(report.rule[rule], []).append(name)
+            if len(made_so) > 1:
+                values = (f"{value} ({_some(names)})" for value, names in sorted(made_so.items()))
+                found.append(f"{rule}: {', '.join(values)}")
+        return tuple(found)
 
 
 def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Comparison:
@@ -155,3 +163,10 @@ def _varying(reports: Sequence[ComparedReport]) -> Factor:
         return "size"
     seen = {report.images_seen for report in reports}
     return "images-seen" if len(seen) > 1 and None not in seen else "name"
+
+
+def _some(names: Sequence[str]) -> str:
+    """All names, or the first and how many more there are."""
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[:LISTED])} and {len(names) - LISTED:,} more"

@@ -122,7 +122,7 @@ def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ..
             f"{report.ratio.count:,} of {report.ratio.total:,}",
             with_interval(report.ratio),
             report.verdict or "–",
-            f"{report.num_leaking_images:,}",
+            f"{report.num_leaking_images:,} of {report.num_images:,}",
         )
         for name, report in curve
     )
@@ -142,6 +142,7 @@ def _chart(curve: Sequence[Named], by: Factor, top: float) -> Chart | None:
         x_label=LABELS[by],
         x_names=[short(name, 16) for name, _ in curve] if by == "name" else None,
         top=top,
+        connected=by != "name",
     )
 
 

@@ -33,7 +33,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Series:
-    """One curve; told apart by its stroke, so that it survives print and colour blindness."""
+    """One curve; told apart by its stroke and the shape of its marks, so that it survives print and
+    colour blindness."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -85,6 +86,8 @@ class Chart:
     """A horizontal line, such as 1 − ε, and its name."""
     band: tuple[float, float] | None
     """Ends of a vertical band, such as the interval of EMM."""
+    connected: bool
+    """Whether a line joins the marks of a curve."""
 
 
 def ratio_chart(
@@ -95,6 +98,7 @@ def ratio_chart(
     top: float = 1.0,
     level: tuple[float, str] | None = None,
     band: tuple[float, float] | None = None,
+    connected: bool = True,
 ) -> Chart:
     """A chart of memorization ratios.
 
@@ -105,6 +109,8 @@ def ratio_chart(
         top: the ratio at the upper end, in (0, 1].
         level: a ratio to draw a line at, and its name.
         band: two x to shade between.
+        connected: join the samples of a series by a line; not where x are names of things that
+            have no order.
     """
     xs = sorted({sample.x for curve in series for sample in curve.samples})
     if x_names is None:
@@ -145,6 +151,7 @@ def ratio_chart(
         ),
         level=None if level is None else Tick(up(level[0]), level[1]),
         band=None if band is None else (across(band[0]), across(band[1])),
+        connected=connected,
     )
 
 

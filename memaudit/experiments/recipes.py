@@ -79,6 +79,11 @@ class Recipe:
     is_laptop: bool = False
     """Whether this is the recipe at laptop scale."""
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether the values are amounts in their order, and not names."""
+        return all(setting.value.removeprefix("C=")[0].isdigit() for setting in self.settings)
+
     def training(self, setting: Setting) -> TrainingConfig:
         """The whole configuration of a setting."""
         conditional = setting.data.labels != "none"

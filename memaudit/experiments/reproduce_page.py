@@ -163,7 +163,12 @@ def _chart(recipe: Recipe, results: Sequence[Measured], *, with_published: bool)
         for i, size in enumerate(sizes)
         for one in _over_values(settings, size, STROKES[i % len(STROKES)], results, with_published)
     ]
-    return ratio_chart(series, x_label=recipe.factor, x_names=[s.value for s in settings])
+    return ratio_chart(
+        series,
+        x_label=recipe.factor,
+        x_names=[s.value for s in settings],
+        connected=recipe.has_scale,
+    )
 
 
 def _over_sizes(

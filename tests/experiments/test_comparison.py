@@ -94,12 +94,28 @@ def test_reports_that_are_not_made_alike_are_told(make_report: MakeReport):
         [make_report("a", 2), make_report("b", 2, duplicate_rms=4.0, confidence=0.9)]
     )
     assert comparison.differences == (
-        "duplicates within: 4 grey levels, 8 grey levels",
-        "confidence: 90 %, 95 %",
+        "duplicates within: 4 grey levels (b), 8 grey levels (a)",
+        "confidence: 90 % (b), 95 % (a)",
     )
     text = render_comparison(comparison, Path("page.html"))
-    assert "not one measure: duplicates within: 4 grey levels, 8 grey levels;" in text
+    assert "not one measure: duplicates within: 4 grey levels (b), 8 grey levels (a);" in text
     assert "Clopper-Pearson at 90 % and Clopper-Pearson at 95 %" in text
+
+
+def test_of_many_reports_that_are_alike_the_first_are_named(make_report: MakeReport):
+    alike = [make_report(name, 0) for name in "bcdef"]
+    comparison = compare_reports([make_report("a", 0, confidence=0.9), *alike])
+    assert comparison.differences == ("confidence: 90 % (a), 95 % (b, c, d and 2 more)",)
+
+
+def test_no_line_joins_reports_that_have_nothing_but_names(make_report: MakeReport):
+    folders = [make_report("a", 1, images_seen=10), make_report("b", 2, images_seen=20)]
+    joined = render_comparison(compare_reports(folders), Path("page.html"))
+    apart = render_comparison(compare_reports(folders, by="name"), Path("page.html"))
+    assert "<polyline" in joined and "<polyline" not in apart
+    for text in (joined, apart):
+        assert text.count('<line class="interval"') == text.count("<title>copies among") == 2
+        assert ">2 of 30</td>" in text
 
 
 def test_what_is_no_report_is_refused(make_report: MakeReport, tmp_path: Path):
@@ -173,7 +189,7 @@ def test_the_command_shows_a_table_and_writes_a_page(make_report: MakeReport, tm
 def test_the_command_warns_of_different_rules(make_report: MakeReport):
     result = run(make_report("a", 1), make_report("b", 1, confidence=0.9))
     assert result.exit_code == 0
-    assert "not made alike in confidence: 90 %, 95 %" in result.stderr
+    assert "not made alike in confidence: 90 % (b), 95 % (a)" in result.stderr
     assert run().exit_code == 2
 
 

@@ -295,6 +295,13 @@ def test_the_page_shows_published_beside_measured(tmp_path: Path):
     assert "random against none: as published." in text
 
 
+def test_a_line_joins_the_values_of_a_recipe_only_where_they_are_amounts():
+    named = {recipe.name for recipe in RECIPES if not recipe.has_scale}
+    assert named == {
+        *("time-embedding", "skip-connections", "conditioning", "unique-labels", "optimizer")
+    }
+
+
 def test_a_page_needs_results(tmp_path: Path):
     with pytest.raises(DataError, match="no results.jsonl with results"):
         write_page(tmp_path)
