@@ -200,7 +200,7 @@ def _list(recipes: "Sequence[Recipe]", samples: int, device: str) -> None:
             "-".join(f"{size:,}" for size in sorted({recipe.sizes[0], recipe.sizes[-1]})),
             str(len(points)),
             flop_text(cost.total),
-            f"{speed.seconds(cost) / 3600:,.1f}",
+            _two_digits(speed.seconds(cost) / 3600),
         )
     out.print(table)
     out.print(
@@ -211,6 +211,11 @@ def _list(recipes: "Sequence[Recipe]", samples: int, device: str) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _two_digits(hours: float) -> str:
+    """`130,000` or `0.47`: a forecast is good for no more digits."""
+    return f"{float(f'{hours:.2g}'):,.10g}"
 
 
 def _table(results: "Sequence[Measured]", *, is_laptop: bool) -> object:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from memaudit.cli.reproduce import _two_digits
+
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -24,6 +26,14 @@ def test_the_list_names_every_recipe_with_its_cost(run: Callable[..., Result]):
     for name in ("data-dimension", "within-class-diversity", "skip-connections", "unique-labels"):
         assert name in result.stdout
     assert "TFLOP" in result.stdout and "cpu hours" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [(126_191.8, "130,000"), (99.6, "100"), (4.06, "4.1"), (0.0472, "0.047"), (0, "0")],
+)
+def test_hours_are_forecast_with_two_digits(hours: float, text: str):
+    assert _two_digits(hours) == text
 
 
 def test_a_row_at_laptop_scale_says_that_it_is_not_the_papers(
