@@ -1,13 +1,14 @@
 """`memaudit dataset`: make training sets, look into them, find what they hold twice."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from memaudit.cli.options import choose_device, data_options, device_option, select_data
+from memaudit.cli.wording import counted
 from memaudit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ SHOWN_GROUPS = 10
 """Groups of duplicates listed in the terminal; the page and the table have more."""
 SHOWN_NAMES = 3
 """Names listed of a set or a group."""
-LONGEST_CHOICE = 100
-"""Characters of an option of the manifest."""
 
 set_argument = click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
 
@@ -190,10 +189,8 @@ def inspect(path: Path, as_json: bool) -> None:
         _print_row("made by", f"memaudit {manifest['memaudit']}")
         for source in manifest["sources"]:
             _print_row("  of", f"{source['path']}, fingerprint {source['fingerprint']}")
-        for name, choice in manifest["choices"].items():
-            text = json.dumps(choice)
-            shown = text if len(text) <= LONGEST_CHOICE else f"{text[:LONGEST_CHOICE]} …"
-            _print_row(f"  {name}", shown)
+        for name, choice in _made(manifest["choices"]).items():
+            _print_row(f"  {name.replace('_', ' ')}", _written(choice))
 
 
 @dataset.command()
@@ -275,7 +272,9 @@ def duplicates(
     if out is not None:
         remark(f"Page: {page}")
     if kept is not None:
-        remark(f"{kept}: {_contents(without)}, {len(left_out):,} images left out")
+        remark(
+            f"{kept}: {_contents(without)}, {counted(len(left_out), 'image', 'images')} left out"
+        )
 
 
 def _check_mix(
@@ -295,8 +294,36 @@ def _check_mix(
 def _contents(images: "ImageSet") -> str:
     """`1,000 images, 3 x 32 x 32, 10 classes`."""
     C, H, W = images.image_shape
-    classes = f"{images.num_classes:,} classes" if images.num_classes else "no labels"
-    return f"{len(images):,} images, {C} x {H} x {W}, {classes}"
+    num_classes = images.num_classes
+    classes = counted(num_classes, "class", "classes") if num_classes else "no labels"
+    return f"{counted(len(images), 'image', 'images')}, {C} x {H} x {W}, {classes}"
+
+
+def _made(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a manifest's choices that make a difference to the set."""
+    defaults = {"order": "first", "repeat": 1}
+    seeds = {
+        "order_seed": choices.get("order") == "random" or choices.get("share") is not None,
+        "label_seed": choices.get("labels") == "random",
+    }
+    return {
+        name: choice
+        for name, choice in choices.items()
+        if choice is not None
+        and choice is not False
+        and choice != []
+        and (name not in defaults or choice != defaults[name])
+        and seeds.get(name, True)
+    }
+
+
+def _written(choice: Any) -> str:
+    """A choice as a person writes it."""
+    if isinstance(choice, list):
+        return _some([_written(item) for item in choice])
+    if isinstance(choice, dict):  # an image that was left out
+        return f"{choice['name']} (duplicate of {choice['duplicate_of']})"
+    return "yes" if choice is True else str(choice)
 
 
 def _class_counts(images: "ImageSet") -> list[int]:

@@ -22,6 +22,7 @@ from memaudit.cli.options import (
     selection_options,
     split_selection,
 )
+from memaudit.cli.wording import counted
 from memaudit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def sample(
                     folder.add(image)
         else:
             write_images(out, images(chosen))
-    remark(f"{len(chosen):,} images: {out}")
+    remark(f"{counted(len(chosen), 'image', 'images')}: {out}")
 
 
 def _refuse_data_options(ctx: click.Context) -> None:

@@ -15,6 +15,11 @@ def printable(name: str) -> "Text":
     return Text(name.encode(errors="backslashreplace").decode())
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """`1 image` or `2,000 images`."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def percent(share: float) -> str:
     """A share in [0, 1] as `3.1 %`."""
     from memaudit.audit import statistics

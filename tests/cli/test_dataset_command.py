@@ -45,6 +45,11 @@ def test_a_built_set_is_the_selection_with_its_labels(run: Run, pets: Path, tmp_
     assert built.fingerprint in result.stderr
 
 
+def shown_choices(text: str) -> set[str]:
+    """The lines below the version and the only source."""
+    return {" ".join(line.split()) for line in text.split("made by")[1].splitlines()[2:]}
+
+
 def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Path):
     out = tmp_path / "set.zip"
     arguments = ("--size", 10, "--order", "random", "--repeat", 2, "--label", "0,1")
@@ -71,6 +76,20 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
     assert manifest["names"][0] == manifest["names"][1] and len(manifest["names"]) == 20
     text = run("dataset", "inspect", out).stdout
     assert about["fingerprint"] in text and "20 images, 3 x 8 x 8, 4 classes" in text
+    assert shown_choices(text) == {
+        *("size 10", "order random", "order seed 0", "label 0, 1", "repeat 2"),
+        *("labels random", "num classes 4", "label seed 1"),
+    }
+
+
+def test_inspect_leaves_out_choices_that_were_not_made(run: Run, pets: Path, tmp_path: Path):
+    out = tmp_path / "set"
+    arguments = ("--label", 2, "--labels", "none", "--size", 1)
+    result = run("dataset", "build", "--data", pets, *arguments, "--out", out)
+    assert "1 image, 3 x 8 x 8, no labels" in " ".join(result.stderr.split())
+    text = run("dataset", "inspect", out).stdout
+    assert "names                     pets.npz[2]\n" in text
+    assert shown_choices(text) == {"size 1", "label 2", "labels none"}
 
 
 def test_inspect_counts_classes_of_any_source(run: Run, pets: Path, make_npz: Callable):
@@ -162,6 +181,9 @@ def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_pa
     assert left.fingerprint == remaining.fingerprint
     assert left.labels is not None and left.labels.tolist() == remaining.labels.tolist()
     manifest = json.loads(run("dataset", "inspect", kept, "--json").stdout)["manifest"]
+    assert "left out                pets.npz[5] (duplicate of pets.npz[2])," in (
+        run("dataset", "inspect", kept).stdout
+    )
     assert manifest["choices"]["left_out"] == [
         {"name": f"pets.npz[{i}]", "duplicate_of": f"pets.npz[{first}]"}
         for i, first in ((5, 2), (12, 3), (21, 3))

@@ -124,7 +124,7 @@ def test_paths_print_as_they_are(run: Run, checkpoint: Path, tmp_path: Path):
     out = tmp_path / "[bold]images"
     result = run("sample", checkpoint, "--samples", 1, "--out", out)
     assert result.exit_code == 0
-    assert f"1 images: {out}" in result.stderr
+    assert f"1 image: {out}" in result.stderr
 
 
 def test_a_seed_given_twice_is_refused(run: Run, checkpoint: Path, tmp_path: Path):
