@@ -115,6 +115,7 @@ def report_dict(result: ScanResult) -> dict[str, Any]:
         sampling = {
             "seeds": ranges(result.keys),
             "most_seeds": len(config.seeds),
+            "min_samples": config.min_samples,
             "class_index": config.class_index,
             "sampler": config.sampler.as_dict(),
             "batch_size": config.batch_size,
