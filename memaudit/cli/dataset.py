@@ -323,6 +323,8 @@ def _written(choice: Any) -> str:
         return _some([_written(item) for item in choice])
     if isinstance(choice, dict):  # an image that was left out
         return f"{choice['name']} (duplicate of {choice['duplicate_of']})"
+    if isinstance(choice, float):
+        return f"{choice:g}"
     return "yes" if choice is True else str(choice)
 
 

@@ -181,9 +181,9 @@ def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_pa
     assert left.fingerprint == remaining.fingerprint
     assert left.labels is not None and left.labels.tolist() == remaining.labels.tolist()
     manifest = json.loads(run("dataset", "inspect", kept, "--json").stdout)["manifest"]
-    assert "left out                pets.npz[5] (duplicate of pets.npz[2])," in (
-        run("dataset", "inspect", kept).stdout
-    )
+    text = run("dataset", "inspect", kept).stdout
+    assert "  duplicate rms           8\n" in text
+    assert "  left out                pets.npz[5] (duplicate of pets.npz[2])," in text
     assert manifest["choices"]["left_out"] == [
         {"name": f"pets.npz[{i}]", "duplicate_of": f"pets.npz[{first}]"}
         for i, first in ((5, 2), (12, 3), (21, 3))
