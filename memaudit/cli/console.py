@@ -1,5 +1,7 @@
 """What the terminal shows: results on stdout, progress and remarks on stderr."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,17 @@ from rich.text import Text
 from memaudit.cli.wording import printable
 from memaudit.progress import Progress
 
-out = Console()
+
+class _Console(Console):
+    """A console whose reader may go away, as in `memaudit scan … | head`."""
+
+    def on_broken_pipe(self) -> None:
+        """Write no more and go on: the exit status is the verdict's, and rich's own would be 1."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+out = _Console()
 err = Console(stderr=True)
 
 PLAIN_EVERY = 10.0

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -234,3 +236,22 @@ def test_a_scan_that_cannot_run_says_so_in_the_junit_file(
     (tmp_path / "file").touch()
     wrong = run("scan", other, "--data", other, "--junit", tmp_path / "file" / "junit.xml")
     assert wrong.exit_code == 2 and "junit.xml cannot be written" in wrong.stderr
+
+
+def test_the_status_is_the_verdict_even_where_nobody_reads_the_tables(make_npz: Callable):
+    train, fresh = make_npz(100), make_npz(400, seed=1)
+    program = "from memaudit.cli.main import main; main()"
+    arguments = ["scan", str(fresh), "--data", str(train), "--fail-above", "0.01"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        os.close(writer)
+    assert ended.returncode == 0, ended.stderr
