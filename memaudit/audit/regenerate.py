@@ -27,6 +27,8 @@ def sample_command(result: ScanResult, seed: int | str) -> str | None:
         return None
     config, defaults = result.config, asdict(SamplerConfig())
     words = ["memaudit", "sample", result.source["path"], "--seeds", str(seed)]
+    if result.source["arch"] is not None:
+        words += ["--arch", result.source["arch"]]
     if config.class_index is not None:
         words += ["--class", str(config.class_index)]
     for name, value in asdict(config.sampler).items():

@@ -327,6 +327,7 @@ def _described(source: Checkpoint | ImageSet, name: str, data: ImageSet) -> dict
         "path": name,
         "sha256": source.sha256,
         "format": source.format,
+        "arch": source.arch,
         "config": source.config,
         "provenance": source.provenance,
         "trained_on_data": _trained_on(source, data),

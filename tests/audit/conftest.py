@@ -57,6 +57,7 @@ def make_result() -> Callable[..., ScanResult]:
             "path": "model.safetensors",
             "sha256": "0" * 64,
             "format": "native",
+            "arch": None,
             "config": {"class_name": "EDMPrecond", "sigma_max": float("inf")},
             "provenance": {},
             "trained_on_data": None,

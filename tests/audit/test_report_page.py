@@ -393,3 +393,10 @@ def test_it_prints_and_nothing_is_folded_away(
     assert page.evaluate("document.documentElement.scrollWidth") <= 680
     assert page.pdf(format="A4")[:4] == b"%PDF"
     page.close()
+
+
+def test_the_command_names_the_architecture_of_bare_weights(make_result: Make):
+    result = make_result(sampled=True)
+    source = {**result.source, "arch": "cifar10-ddpmpp-edm"}
+    assert "--arch cifar10-ddpmpp-edm" in str(sample_command(replace(result, source=source), 100))
+    assert "--arch" not in str(sample_command(result, 100))

@@ -27,6 +27,8 @@ class Checkpoint:
     """What was opened, as the user wrote it."""
     warnings: tuple[str, ...] = ()
     """What a user should know before trusting numbers about this model."""
+    arch: str | None = None
+    """The preset that was named for weights without a configuration."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def open_checkpoint(
         format=stored.format,
         path=str(path),
         warnings=stored.warnings,
+        arch=arch,
     )
 
 
