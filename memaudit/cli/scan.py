@@ -366,7 +366,7 @@ def _errors_into(junit: Path) -> Iterator[None]:
 
     try:
         yield
-    except MemauditError as error:
+    except (MemauditError, OSError) as error:
         with atomic_write(junit) as file:
             file.write(junit_error(str(error)).encode())
         raise

@@ -255,3 +255,16 @@ def test_the_status_is_the_verdict_even_where_nobody_reads_the_tables(make_npz: 
     finally:
         os.close(writer)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_full_disk_is_told_in_the_junit_file_too(
+    run: Run, make_npz: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("memaudit.audit.report.write_report", full)
+    images, junit = make_npz(4), tmp_path / "junit.xml"
+    options = ("--out", tmp_path / "report", "--junit", junit)
+    assert run("scan", images, "--data", images, *options).exit_code == 2
+    assert "No space left on device" in junit.read_text()
