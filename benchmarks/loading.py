@@ -23,7 +23,7 @@ import PIL
 import torch
 from PIL import Image
 
-from memaudit.data.decoding import SUFFIXES
+from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.sources import open_images
 
 

@@ -26,8 +26,8 @@ import numpy as np
 import result
 import torch
 
-from memaudit.audit.exact import nearest_by_brute_force, pair_distances
-from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.neighbors.integer_distances import nearest_by_brute_force, pair_distances
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.sources import open_images
 
 K = 2

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.data.sources import open_images
-from memaudit.models.optimum import ClosedFormOptimum
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler import heun_sampler
 
 CHECKED_ROWS = 16

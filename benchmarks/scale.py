@@ -32,10 +32,10 @@ import result
 import torch
 from scipy.fft import idctn
 
-from memaudit.audit import index_cache
-from memaudit.audit.exact import nearest_by_brute_force
-from memaudit.audit.index_cache import open_index
-from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.neighbors import cache as index_cache
+from memaudit.audit.neighbors.cache import open_index
+from memaudit.audit.neighbors.integer_distances import nearest_by_brute_force
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.images import ImageSet
 
 SHAPE = (3, 64, 64)

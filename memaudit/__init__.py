@@ -15,7 +15,7 @@ _HOME = {
     "ImageSet": "memaudit.data.images",
     "MemauditError": "memaudit.errors",
     "SamplerConfig": "memaudit.models.generate",
-    "ScanConfig": "memaudit.audit.scan_config",
+    "ScanConfig": "memaudit.audit.config",
     "ScanResult": "memaudit.audit.scan",
     "TrainingConfig": "memaudit.training.config",
     "generate_images": "memaudit.models.generate",
@@ -26,7 +26,7 @@ _HOME = {
     "scan": "memaudit.audit.scan",
     "select": "memaudit.data.subsets",
     "train": "memaudit.training.loop",
-    "write_report": "memaudit.audit.report",
+    "write_report": "memaudit.audit.report.folder",
 }
 
 __all__ = sorted(_HOME)

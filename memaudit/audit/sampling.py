@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.environment import Clock
-from memaudit.audit.findings import Gate, decide, first_decided
-from memaudit.audit.matches import SEARCH_BATCH, Matches, match
-from memaudit.audit.scan_config import ScanConfig
+from memaudit.audit.memorization.findings import Gate, decide, first_decided
+from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match
+from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.scan_state import ScanState
-from memaudit.audit.search import ImageSearch
 from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import GeneratedBatch, generate_images

@@ -10,33 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.audit.authenticity import auth_pct
-from memaudit.audit.duplicates import duplicates_of
-from memaudit.audit.environment import Clock, describe_environment
-from memaudit.audit.features import FeatureIndex
-from memaudit.audit.findings import Findings, find
-from memaudit.audit.found import SearchStatistics
-from memaudit.audit.gate import Decision
-from memaudit.audit.holdout import HoldoutControl, check_disjoint, judge_holdout
-from memaudit.audit.index_cache import open_index
-from memaudit.audit.matches import Leak, Matches, match
-from memaudit.audit.membership import (
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.authpct import auth_pct
+from memaudit.audit.diagnostics.holdout import HoldoutControl, check_disjoint, judge_holdout
+from memaudit.audit.diagnostics.membership_inference import (
     Membership,
     MembershipConfig,
     check_controls,
     membership,
 )
-from memaudit.audit.neighbors import NeighborIndex
-from memaudit.audit.optimality import Optimality, OptimalityConfig, compare_with_optimum
-from memaudit.audit.report_tables import Keys
-from memaudit.audit.return_test import ReturnTest, ReturnTestConfig, return_test
+from memaudit.audit.diagnostics.noise_and_return import ReturnTest, ReturnTestConfig, return_test
+from memaudit.audit.diagnostics.optimality import Optimality, OptimalityConfig, compare_with_optimum
+from memaudit.audit.environment import Clock, describe_environment
+from memaudit.audit.memorization.findings import Findings, find
+from memaudit.audit.memorization.matches import Leak, Matches, match
+from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.cache import open_index
+from memaudit.audit.neighbors.duplicates import duplicates_of
+from memaudit.audit.neighbors.feature_index import FeatureIndex
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.results import SearchStatistics
+from memaudit.audit.neighbors.space import Space, feature_space, pixel_space
+from memaudit.audit.report.tables import Keys
 from memaudit.audit.sampling import gate_of, sample_and_match
-from memaudit.audit.scan_config import ScanConfig
 from memaudit.audit.scan_state import ScanState
-from memaudit.audit.search import ImageSearch
 from memaudit.audit.source import check_comparable, check_fits
-from memaudit.audit.space import Space, feature_space, pixel_space
-from memaudit.audit.statistics import Proportion
+from memaudit.audit.statistics.gate import Decision
+from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.audit.matches import match
-from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.memorization.matches import match
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.scan import ScanConfig
 from memaudit.audit.source import check_comparable
-from memaudit.audit.statistics import Proportion, clopper_pearson
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.models.generate import generate_images
-from memaudit.models.optimum import ClosedFormOptimum
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
 TOLERANCE = 0.01

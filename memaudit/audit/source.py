@@ -10,7 +10,7 @@ from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.optimum import ClosedFormOptimum
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
 OPTIMUM = "optimum"

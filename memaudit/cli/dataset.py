@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli.options import choose_device, data_options, device_option, select_data
-from memaudit.cli.wording import counted
 from memaudit.errors import ConfigError
+from memaudit.wording import counted
 
 if TYPE_CHECKING:
-    from memaudit.audit.duplicates import Duplicates
+    from memaudit.audit.neighbors.duplicates import Duplicates
     from memaudit.data.images import ImageSet
 
 SHOWN_CLASSES = 20
@@ -104,8 +104,8 @@ def build(
         --resolution 32 --out dogs.zip
     """
     from memaudit.cli.console import progress_bars, remark
-    from memaudit.data.compositions import mix, repeated, with_labels
-    from memaudit.data.saved_sets import write_set
+    from memaudit.data.built_sets import write_set
+    from memaudit.data.derived_sets import mix, repeated, with_labels
     from memaudit.data.sources import open_images
     from memaudit.data.writers import SET_FORMS, check_writable
 
@@ -152,7 +152,7 @@ def inspect(path: Path, as_json: bool) -> None:
     memaudit dataset inspect cifar10.zip
     """
     from memaudit.cli.console import progress_bars
-    from memaudit.data.saved_sets import set_manifest
+    from memaudit.data.built_sets import set_manifest
     from memaudit.data.sources import open_images
 
     with progress_bars() as progress:
@@ -237,10 +237,10 @@ def duplicates(
     # equal images only, and the set without them
     memaudit dataset duplicates cifar10.zip --duplicate-rms 0 --write distinct.zip
     """
-    from memaudit.audit.duplicates import find_duplicates
-    from memaudit.audit.duplicates_page import write_duplicates
+    from memaudit.audit.neighbors.duplicates import find_duplicates
+    from memaudit.audit.report.duplicates_page import write_duplicates
     from memaudit.cli.console import progress_bars, remark
-    from memaudit.data.saved_sets import write_set
+    from memaudit.data.built_sets import write_set
     from memaudit.data.sources import open_images
     from memaudit.data.writers import SET_FORMS, check_writable
 
@@ -364,8 +364,8 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
     from rich import box
     from rich.table import Table
 
-    from memaudit.audit.duplicates_page import largest_groups
-    from memaudit.audit.grey_levels import rms_grey_levels
+    from memaudit.audit.neighbors.units import rms_grey_levels
+    from memaudit.audit.report.duplicates_page import largest_groups
     from memaudit.cli.console import out
     from memaudit.cli.wording import percent, printable
 

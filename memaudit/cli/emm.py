@@ -15,7 +15,7 @@ from memaudit.cli.wording import interval, percent
 from memaudit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memaudit.experiments.emm_search import EMMResult, EMMSetup, Forecast
+    from memaudit.experiments.emm.search import EMMResult, EMMSetup, Forecast
 
 
 @click.command()
@@ -126,16 +126,16 @@ def emm(
     """
     from memaudit.cli.console import err, progress_bars, remark
     from memaudit.data.sources import open_images
-    from memaudit.experiments.emm import SizeRange
-    from memaudit.experiments.emm_page import write_emm
-    from memaudit.experiments.emm_search import (
+    from memaudit.experiments.emm.estimate import SizeRange
+    from memaudit.experiments.emm.page import write_emm
+    from memaudit.experiments.emm.search import (
         EMMSetup,
         emm_from_reports,
         find_emm,
         forecast,
     )
-    from memaudit.experiments.presets import PRESETS, with_changes
-    from memaudit.experiments.runs import Run
+    from memaudit.experiments.train_and_scan import Run
+    from memaudit.experiments.training_presets import PRESETS, with_changes
 
     if results:
         if data_path is not None:
@@ -190,9 +190,9 @@ def emm(
 
 
 def _show_forecast(setup: "EMMSetup", expected: "Forecast", device: str, parallel: int) -> None:
-    from memaudit.audit.report_page import duration
     from memaudit.cli.console import out
     from memaudit.experiments.cost import flop_text
+    from memaudit.wording import duration
 
     speed = expected.speed
     costs = expected.cheapest_cost, expected.dearest_cost

@@ -50,20 +50,25 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except MemauditError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            message = str(error) if command is None else in_options(str(error), command)
-            raise _Failure(message) from error
+            names = {} if command is None else option_names(command)
+            raise _Failure(in_options(error.worded(names), command)) from error
         except OSError as error:  # a disk that fills up, a folder that goes away
             place = f"{error.filename}: " if error.filename else ""
             raise _Failure(f"{place}{error.strerror or error}.") from error
 
 
-def in_options(message: str, command: click.Command) -> str:
+def option_names(command: click.Command) -> dict[str, str]:
+    """What a command calls the fields that its options set: `batch_size` → `--batch-size`."""
+    return {option.name or "": option.opts[0] for option in _options(command)}
+
+
+def in_options(message: str, command: click.Command | None) -> str:
     """A message of the library in the words of a command: `batch_size is 0` as `--batch-size is 0`.
 
     A name of one word, such as lr, is replaced only where the message is about its value: elsewhere
     it may be a word. What is part of a path stays.
     """
-    for option in _options(command):
+    for option in () if command is None else _options(command):
         name = re.escape(option.name or "")
         anywhere = rf"(?<![\w./\\'-]){name}(?!\w|[./\\'=-]\w)"
         pattern = anywhere if "_" in name else rf"^{name}(?= is )"

@@ -4,17 +4,19 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 
 from memaudit.errors import ConfigError
+from memaudit.options import ConfigField, config_fields
 from memaudit.progress import Progress
 
 if TYPE_CHECKING:
     from memaudit.data.images import ImageSet
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Config = TypeVar("Config")
 
 
 MAX_SEEDS = 10_000_000
@@ -77,6 +79,106 @@ class IntegerList(click.ParamType):
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is no list of whole numbers; write 2,2,2.", param, ctx)
+
+
+class NumberList(click.ParamType):
+    """Numbers with commas, such as `0.5,1,2`."""
+
+    name = "LIST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers; write 0.5,1,2.", param, ctx)
+
+
+def config_options(config: type, *names: str) -> Callable[[Command], Command]:
+    """Options for the fields of a configuration; default, choices, range and help are the field's.
+
+    Args:
+        config: a frozen dataclass whose fields are annotated with `memaudit.options.Option`.
+        names: fields to make options of; all that have an `Option` where none is named.
+    """
+
+    def decorate(command: Command) -> Command:
+        described = config_fields(config)
+        chosen = names or tuple(name for name, field in described.items() if field.option)
+        for name in reversed(chosen):
+            command = _option_of(config, described[name])(command)
+        return command
+
+    return decorate
+
+
+class ConfigOption(click.Option):
+    """An option that sets a field of a configuration."""
+
+    config: type
+    field: ConfigField
+
+
+def from_options(config: type[Config], options: dict[str, Any], **others: Any) -> Config:
+    """A configuration from a command's options, which are taken out of `options`.
+
+    Args:
+        config: what to make.
+        options: values by parameter; those that are fields of `config` are removed.
+        others: fields that no option sets.
+    """
+    taken = {name: options.pop(name) for name in config_fields(config) if name in options}
+    return config(**taken, **others)
+
+
+def _option_of(config: type, field: ConfigField) -> Callable[[Command], Command]:
+    option = field.option
+    if option is None:
+        raise ValueError(f"{config.__name__}.{field.name} has no Option")
+    help_text = option.help
+    if field.default is None and option.default_text is not None:
+        help_text += f"  [default: {option.default_text}]"
+    is_flag = field.type is bool
+    default = field.default
+    if isinstance(default, Fraction):
+        default = str(default)
+    make = click.option(
+        field.flag,
+        field.name,
+        cls=ConfigOption,
+        type=None if is_flag else _click_type(field),
+        is_flag=is_flag,
+        default=default,
+        show_default=default is not None and not is_flag,
+        metavar=None if is_flag else option.metavar,
+        help=help_text,
+    )
+
+    def decorate(command: Command) -> Command:
+        command = make(command)
+        made = command.__click_params__[-1]  # type: ignore[attr-defined]
+        made.config, made.field = config, field
+        return command
+
+    return decorate
+
+
+def _click_type(field: ConfigField) -> click.ParamType:
+    """The kind of value that a field takes; the range is the library's to check."""
+    if field.choices:
+        return click.Choice(field.choices)
+    if get_origin(field.type) is tuple:
+        return NumberList() if get_args(field.type)[0] is float else IntegerList()
+    kinds: dict[Any, click.ParamType] = {
+        int: click.INT,
+        float: click.FLOAT,
+        str: click.STRING,
+        Fraction: Ratio(),
+    }
+    return kinds[field.type]
 
 
 def _split_at_commas(

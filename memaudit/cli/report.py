@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from memaudit.experiments.comparison import Comparison
+    from memaudit.audit.report.comparison import Comparison
 
 
 @click.command()
@@ -47,10 +47,10 @@ def report(
     memaudit report scans/snapshot-*
     memaudit report sweep --by size --out sweep.html
     """
+    from memaudit.audit.report.comparison import compare_reports, comparison_dict
+    from memaudit.audit.report.comparison_page import write_comparison
     from memaudit.cli.console import out as stdout
     from memaudit.cli.console import remark
-    from memaudit.experiments.comparison import compare_reports, comparison_dict
-    from memaudit.experiments.comparison_page import write_comparison
 
     comparison = compare_reports(paths, by=by)
     if out is not None:
@@ -69,8 +69,8 @@ def _table(comparison: "Comparison") -> "Table":
     from rich import box
     from rich.table import Table
 
+    from memaudit.audit.report.curve_page import with_interval
     from memaudit.cli.wording import printable
-    from memaudit.experiments.curve_page import with_interval
 
     reports = comparison.reports
     columns: dict[str, list[str]] = {

@@ -18,8 +18,8 @@ from memaudit.errors import ConfigError
 
 if TYPE_CHECKING:
     from memaudit.data.images import ImageSet
-    from memaudit.experiments.recipes import Recipe
-    from memaudit.experiments.reproduce import Measured
+    from memaudit.experiments.paper.recipes import Recipe
+    from memaudit.experiments.paper.reproduce import Measured
 
 
 @click.command()
@@ -118,10 +118,10 @@ def reproduce(
     from memaudit.cli.console import err, progress_bars, remark
     from memaudit.cli.console import out as console
     from memaudit.data.sources import open_images
-    from memaudit.experiments.recipes import RECIPES, find_recipe
-    from memaudit.experiments.reproduce import choose_points
-    from memaudit.experiments.reproduce import reproduce as run_recipe
-    from memaudit.experiments.reproduce_page import NOT_COMPARABLE, write_page
+    from memaudit.experiments.paper.page import NOT_COMPARABLE, write_page
+    from memaudit.experiments.paper.recipes import RECIPES, find_recipe
+    from memaudit.experiments.paper.reproduce import choose_points
+    from memaudit.experiments.paper.reproduce import reproduce as run_recipe
 
     if report is not None:
         if name is not None:
@@ -180,7 +180,7 @@ def _list(recipes: "Sequence[Recipe]", samples: int, device: str) -> None:
     from memaudit.cli.console import out
     from memaudit.data.images import ImageSet
     from memaudit.experiments.cost import Cost, flop_text, measure_speed
-    from memaudit.experiments.reproduce import choose_points, point_cost
+    from memaudit.experiments.paper.reproduce import choose_points, point_cost
 
     base = recipes[0]
     resolution = base.settings[0].data.resolution
@@ -245,7 +245,7 @@ def _table(results: "Sequence[Measured]", *, is_laptop: bool) -> object:
 
 def _show_directions(results: "Sequence[Measured]") -> None:
     from memaudit.cli.console import out
-    from memaudit.experiments.reproduce import directions
+    from memaudit.experiments.paper.reproduce import directions
 
     for direction in directions(results):
         out.print(

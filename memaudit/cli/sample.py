@@ -22,8 +22,8 @@ from memaudit.cli.options import (
     selection_options,
     split_selection,
 )
-from memaudit.cli.wording import counted
 from memaudit.errors import ConfigError
+from memaudit.wording import counted
 
 if TYPE_CHECKING:
     from memaudit.data.writers import NamedImage
@@ -81,7 +81,7 @@ def sample(
     # 10,000 images as NNNNNN.png in a folder
     memaudit sample model.safetensors --samples 10000 --out ./generated
     """
-    from memaudit.data.growing_folder import check_growable, growing_folder
+    from memaudit.data.resumable_folder import check_growable, growing_folder
     from memaudit.data.writers import check_writable, write_images
 
     chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)

@@ -26,8 +26,8 @@ from memaudit.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from memaudit.audit.neighbors.base import ImageSearch
     from memaudit.audit.scan import ScanResult
-    from memaudit.audit.search import ImageSearch
     from memaudit.data.images import ImageSet
     from memaudit.progress import Progress
 
@@ -237,7 +237,7 @@ def scan(
 
     Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE.
     """
-    from memaudit.audit.report import report_dict, report_folder, write_report
+    from memaudit.audit.report.folder import report_dict, report_folder, write_report
     from memaudit.audit.scan import ScanConfig
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.source import OPTIMUM, open_source, optimum_of
@@ -360,7 +360,7 @@ def _check_summary_files(*paths: Path | None) -> None:
 @contextmanager
 def _errors_into(junit: Path) -> Iterator[None]:
     """Write a scan that could not run as JUnit XML, too, so that a CI page shows why."""
-    from memaudit.audit.summaries import junit_error
+    from memaudit.audit.report.ci import junit_error
     from memaudit.errors import MemauditError
     from memaudit.files import atomic_write
 
@@ -385,9 +385,9 @@ def _open_index(
     progress: "Progress",
 ) -> "ImageSearch":
     """The index of the training images that the options describe."""
-    from memaudit.audit.encoder import open_encoder
-    from memaudit.audit.features import FeatureIndex
-    from memaudit.audit.index_cache import open_index
+    from memaudit.audit.neighbors.cache import open_index
+    from memaudit.audit.neighbors.encoder import open_encoder
+    from memaudit.audit.neighbors.feature_index import FeatureIndex
     from memaudit.errors import ConfigError
 
     if features is None:
@@ -409,7 +409,7 @@ def _open_index(
 
 
 def _write_summaries(result: "ScanResult", *, junit: Path | None, summary: Path | None) -> None:
-    from memaudit.audit.summaries import junit_xml, markdown_summary
+    from memaudit.audit.report.ci import junit_xml, markdown_summary
     from memaudit.files import atomic_write
 
     for path, text in ((junit, junit_xml), (summary, markdown_summary)):

@@ -6,14 +6,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.audit.gate import Decision, fixed_sample_size
-from memaudit.audit.pages import exponential
+from memaudit.audit.statistics.gate import Decision, fixed_sample_size
 from memaudit.cli.console import out
 from memaudit.cli.wording import describe, interval, percent, printable
+from memaudit.wording import exponential
 
 if TYPE_CHECKING:
-    from memaudit.audit.holdout import HoldoutControl
-    from memaudit.audit.return_test import ReturnTest
+    from memaudit.audit.diagnostics.holdout import HoldoutControl
+    from memaudit.audit.diagnostics.noise_and_return import ReturnTest
     from memaudit.audit.scan import ScanResult
 
 WORST_PAIRS = 8

@@ -214,9 +214,9 @@ def train(
     from memaudit.cli.console import progress_bars, remark
     from memaudit.experiments.early_warning import EarlyWarning
     from memaudit.training.config import TrainingConfig
-    from memaudit.training.folder import RunFolder
+    from memaudit.training.distributed import current_ranks, joined_by_torchrun
     from memaudit.training.loop import train as run_training
-    from memaudit.training.ranks import current_ranks, joined_by_torchrun
+    from memaudit.training.run_folder import RunFolder
     from memaudit.training.schedule import Schedule, epochs_text
 
     selection, options = split_selection(options)

@@ -36,7 +36,7 @@ def verify(
     memaudit verify report
     memaudit verify report --source model.safetensors --data ./train
     """
-    from memaudit.audit.verify import verify_report
+    from memaudit.audit.report.verify import verify_report
     from memaudit.cli.console import out, progress_bars
     from memaudit.cli.wording import printable
 

@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from memaudit import wording
+
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from memaudit.audit.statistics import Proportion
+    from memaudit.audit.statistics.intervals import Proportion
 
 
 def printable(name: str) -> "Text":
@@ -15,16 +17,9 @@ def printable(name: str) -> "Text":
     return Text(name.encode(errors="backslashreplace").decode())
 
 
-def counted(number: int, one: str, many: str) -> str:
-    """`1 image` or `2,000 images`."""
-    return f"{number:,} {one if number == 1 else many}"
-
-
 def percent(share: float) -> str:
     """A share in [0, 1] as `3.1 %`."""
-    from memaudit.audit import statistics
-
-    return f"{statistics.percent(share)} %"
+    return f"{wording.percent(share)} %"
 
 
 def interval(proportion: "Proportion") -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from memaudit.data.contents import Contents
 from memaudit.data.images import ImageSet
+from memaudit.data.readers.lazy_images import Contents
 from memaudit.progress import Progress
 
 _VERSION = 2

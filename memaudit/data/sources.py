@@ -10,14 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from memaudit.data.arrays import read_npy, read_npz
+from memaudit.data.built_sets import with_source_names
 from memaudit.data.cache import cache_entry
-from memaudit.data.cifar import batch_files, read_cifar_files, read_cifar_tar, training_files
-from memaudit.data.contents import Contents
-from memaudit.data.image_files import list_folder, read_folder, read_zip
 from memaudit.data.images import ImageSet
-from memaudit.data.mnist import IDX_MAGIC, find_idx_images, idx_files, read_idx
-from memaudit.data.saved_sets import with_source_names
+from memaudit.data.readers.arrays import read_npy, read_npz
+from memaudit.data.readers.cifar import (
+    batch_files,
+    read_cifar_files,
+    read_cifar_tar,
+    training_files,
+)
+from memaudit.data.readers.image_files import list_folder, read_folder, read_zip
+from memaudit.data.readers.lazy_images import Contents
+from memaudit.data.readers.mnist import IDX_MAGIC, find_idx_images, idx_files, read_idx
 from memaudit.data.writers import MANIFEST
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent

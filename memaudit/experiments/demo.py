@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from memaudit.audit.report import check_output_folder, write_report
+from memaudit.audit.report.folder import check_output_folder, write_report
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.data.images import ImageSet
 from memaudit.data.subsets import select
 from memaudit.errors import ConfigError
-from memaudit.experiments.presets import LAPTOP
+from memaudit.experiments.training_presets import LAPTOP
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.training.loop import train

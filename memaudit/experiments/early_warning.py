@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memaudit.audit.scan import ScanConfig, scan
-from memaudit.audit.statistics import Proportion
+from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.training.batches import mirrored
-from memaudit.training.folder import RunFolder
-from memaudit.training.log import AuditEntry, read_log
+from memaudit.training.run_folder import RunFolder
 from memaudit.training.schedule import Schedule
+from memaudit.training.training_log import AuditEntry, read_log
 
 BEGINS_ABOVE = 0.01
 """Memorization has begun once the lower end of the 95 % interval exceeds this share of copies."""

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
+from memaudit import options
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
-from memaudit.models.presets import ADM, DDPMPP, NCSNPP
+from memaudit.models.published_networks import ADM, DDPMPP, NCSNPP
 from memaudit.training.augment import AUGMENT_DIM
 from memaudit.training.precision import DTYPES
 
@@ -194,9 +195,9 @@ class TrainingConfig:
             resolutions = tuple(height >> level for level in range(len(self.levels)))
             if not set(attn_resolutions) <= set(resolutions):
                 raise ConfigError(
-                    f"attn_resolutions is {_listed(attn_resolutions)}, but the network's levels "
-                    f"have {_listed(resolutions)} at images of {height}x{height}; choose among "
-                    "those, or add a level with channel_mult."
+                    f"attn_resolutions is {options.shown(attn_resolutions)}, but the network's "
+                    f"levels have {options.shown(resolutions)} at images of {height}x{height}; "
+                    "choose among those, or add a level with channel_mult."
                 )
         config = {
             "class_name": PRECONDITIONINGS[self.precond],
@@ -230,14 +231,10 @@ class TrainingConfig:
 
 def _check(holds: bool, name: str, value: object, needed: str) -> None:
     if not holds:
-        shown = _listed(value) if isinstance(value, tuple) else value
+        shown = options.shown(value) if isinstance(value, tuple) else value
         raise ConfigError(f"{name} is {shown}; {needed} is needed.")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}; one of {', '.join(choices)} is needed.")
-
-
-def _listed(values: tuple[object, ...]) -> str:
-    return ",".join(map(str, values))

@@ -14,13 +14,13 @@ from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import save_checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
-from memaudit.training.folder import RunFolder, Snapshot
+from memaudit.training.distributed import any_rank, current_ranks, wait_for_ranks
 from memaudit.training.interrupts import deferred_interrupt
-from memaudit.training.log import AuditEntry, LogEntry, TrainingLog
-from memaudit.training.ranks import any_rank, current_ranks, wait_for_ranks
-from memaudit.training.state import load_state, save_state
+from memaudit.training.run_folder import RunFolder, Snapshot
 from memaudit.training.tensorboard import event_file, summary_writer
 from memaudit.training.trainer import Trainer
+from memaudit.training.training_log import AuditEntry, LogEntry, TrainingLog
+from memaudit.training.training_state import load_state, save_state
 
 LOG_ENTRIES = 100
 """Entries of the log in a whole run. To read the loss, each waits for the device."""

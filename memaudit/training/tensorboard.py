@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memaudit.errors import ConfigError
-from memaudit.training.log import AuditEntry, Entry
+from memaudit.training.training_log import AuditEntry, Entry
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

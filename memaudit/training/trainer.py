@@ -13,10 +13,10 @@ from memaudit.models.precond import build_network
 from memaudit.training.augment import augment, draw_augmentation
 from memaudit.training.batches import Batches, mirrored
 from memaudit.training.config import TrainingConfig
+from memaudit.training.distributed import Ranks, current_ranks, sum_over_ranks
 from memaudit.training.ema import copy_for_average, update_average
 from memaudit.training.loss import LOSSES
 from memaudit.training.precision import autocast, loss_scaler, tf32_products
-from memaudit.training.ranks import Ranks, current_ranks, sum_over_ranks
 from memaudit.training.schedule import Schedule
 
 

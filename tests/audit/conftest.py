@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from memaudit.audit.encoder import open_encoder
-from memaudit.audit.features import FeatureIndex
-from memaudit.audit.findings import Gate, find
+from memaudit.audit.memorization.findings import Gate, find
+from memaudit.audit.neighbors.encoder import open_encoder
+from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.audit.source import optimum_of
 from memaudit.data.images import ImageSet

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from memaudit.audit.report import report_dict, write_report
-from memaudit.audit.report_page import render_page
+from memaudit.audit.report.ci import junit_xml
+from memaudit.audit.report.folder import report_dict, write_report
+from memaudit.audit.report.page import render_page
+from memaudit.audit.report.verify import verify_report
 from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
-from memaudit.audit.summaries import junit_xml
-from memaudit.audit.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint

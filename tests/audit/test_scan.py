@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from memaudit.audit.matches import match
-from memaudit.audit.neighbors import NeighborIndex
+from memaudit.audit.memorization.matches import match
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.source import optimum_of
-from memaudit.audit.statistics import clopper_pearson
+from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint, save_checkpoint

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from memaudit.audit import matches
+from memaudit.audit.memorization import matches
 from memaudit.audit.scan import ScanConfig
 from memaudit.audit.selftest import selftest
 from memaudit.data.images import ImageSet

@@ -263,7 +263,7 @@ def test_a_full_disk_is_told_in_the_junit_file_too(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("memaudit.audit.report.write_report", full)
+    monkeypatch.setattr("memaudit.audit.report.folder.write_report", full)
     images, junit = make_npz(4), tmp_path / "junit.xml"
     options = ("--out", tmp_path / "report", "--junit", junit)
     assert run("scan", images, "--data", images, *options).exit_code == 2

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from memaudit.audit.report.verify import verify_report
 from memaudit.audit.scan_state import STATE
-from memaudit.audit.verify import verify_report
 
 OPTIONS = ("--samples", "160", "--batch-size", "8", "--steps", "6", "--no-optimum")
 

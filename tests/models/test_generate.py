@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from formula_weights import set_formula_weights
+from helpers.formula_weights import set_formula_weights
 from torch import Tensor
 
 from memaudit.data.images import float_to_uint8, uint8_to_float

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from formula_weights import formula_tensor, set_formula_weights, uniform
+from helpers.formula_weights import formula_tensor, set_formula_weights, uniform
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor

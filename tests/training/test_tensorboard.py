@@ -9,8 +9,8 @@ import pytest
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.training.config import TrainingConfig
-from memaudit.training.log import AuditEntry
 from memaudit.training.loop import train
+from memaudit.training.training_log import AuditEntry
 
 CONFIG = TrainingConfig(
     model_channels=8,

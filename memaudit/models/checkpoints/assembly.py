@@ -9,8 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
-from memaudit.models.checkpoints.wording import listed, shown
 from memaudit.models.precond import Preconditioner, build_network
+from memaudit.wording import listed, shown
 
 MAX_VALUE = 1 << 20
 LIMITS = {"num_blocks": 256, "M": 10_000}

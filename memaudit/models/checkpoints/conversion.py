@@ -9,7 +9,7 @@ import torch
 
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import Checkpoint
-from memaudit.models.checkpoints.native import save_checkpoint
+from memaudit.models.checkpoints.formats.native import save_checkpoint
 from memaudit.models.checkpoints.opening import open_checkpoint
 from memaudit.models.precond import Preconditioner
 

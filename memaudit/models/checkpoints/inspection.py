@@ -11,11 +11,11 @@ from torch import nn
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
-from memaudit.models.checkpoints.contents import decode, read_file
-from memaudit.models.checkpoints.diffusers import open_folder
+from memaudit.models.checkpoints.containers.raw_file import decode, read_file
+from memaudit.models.checkpoints.containers.unpickler import Budget
+from memaudit.models.checkpoints.formats.diffusers import open_folder
 from memaudit.models.checkpoints.opening import named, read_network
-from memaudit.models.checkpoints.pickles import Budget
-from memaudit.models.presets import find_config
+from memaudit.models.published_networks import find_config
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from typing import Any, Protocol
 import torch
 
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.checkpoints import edm, foreign, k_diffusion, native, openai, state_dict
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
-from memaudit.models.checkpoints.contents import Contents, decode, read_file
-from memaudit.models.checkpoints.diffusers import open_folder
-from memaudit.models.checkpoints.pickles import Budget
-from memaudit.models.checkpoints.python_function import is_reference, open_function
-from memaudit.models.checkpoints.wording import listed, shown
-from memaudit.models.presets import find_config
+from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
+from memaudit.models.checkpoints.containers.unpickler import Budget
+from memaudit.models.checkpoints.formats import edm, k_diffusion, native, state_dict
+from memaudit.models.checkpoints.formats import openai_adm as openai
+from memaudit.models.checkpoints.formats import unsupported as foreign
+from memaudit.models.checkpoints.formats.diffusers import open_folder
+from memaudit.models.checkpoints.formats.python_function import is_reference, open_function
+from memaudit.models.published_networks import find_config
+from memaudit.wording import listed, shown
 
 
 class Format(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from edm_pickles import TINY, Persistent, module_state
+from helpers.edm_pickles import TINY, Persistent, module_state
 from torch import nn
 
 from memaudit.models.precond import build_network

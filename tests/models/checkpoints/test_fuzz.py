@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from edm_pickles import TINY
+from helpers.edm_pickles import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,8 +98,8 @@ VALUES = st.recursive(
 )
 @given(value=VALUES)
 def test_plain_values_are_read_as_python_reads_them(protocol, value):
-    from memaudit.models.checkpoints.pickles import Budget, Unpickler
-    from memaudit.models.checkpoints.records import RECORDS
+    from memaudit.models.checkpoints.containers.inert_objects import RECORDS
+    from memaudit.models.checkpoints.containers.unpickler import Budget, Unpickler
 
     content = memoryview(pickle.dumps(value, protocol=protocol))
     try:

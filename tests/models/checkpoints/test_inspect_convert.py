@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from edm_pickles import TINY
+from helpers.edm_pickles import TINY
 from safetensors import safe_open
 
 from memaudit.errors import CheckpointError

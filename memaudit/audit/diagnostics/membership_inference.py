@@ -1,0 +1,168 @@
+"""Membership: does the denoising loss tell training images from held-out ones?
+
+Secondary to the ratio: a model may know that it saw an image without ever giving it away.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch.nn.functional import one_hot
+
+from memaudit.audit.source import check_fits
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.errors import ConfigError
+from memaudit.models.denoiser import Denoiser
+from memaudit.models.generate import cpu_group_size, float32_inference
+from memaudit.models.seeds import PerImageRandom
+from memaudit.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class MembershipConfig:
+    """How membership is scored."""
+
+    sigmas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0)
+    """Noise levels, data in [-1, 1]; losses are weighted by 1/σ², so that all levels count."""
+    num_noises: int = 4
+    """Noises an image and level."""
+    max_fpr: float = 0.01
+    """Share of held-out images that may be called training images."""
+    num_images: int = 1000
+    """Training images to score, and held-out ones; all where there are fewer."""
+    seed: int = 0
+    """Chooses the images and their noise."""
+    confidence: float = 0.95
+    """Of the interval."""
+    batch_size: int = 64
+    """Images evaluated at a time on a GPU; on a CPU the number is fixed."""
+    device: str = "cpu"
+    """Where the model is."""
+
+    def __post_init__(self) -> None:
+        if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
+            raise ConfigError(f"sigmas are {self.sigmas}; noise levels above 0 are needed.")
+        for name in ("num_noises", "num_images", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
+        for name in ("max_fpr", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; between 0 and 1 is needed.")
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How well the loss tells training images from held-out ones."""
+
+    num_train: int
+    num_holdout: int
+    auc: float
+    """Chance that a training image scores above a held-out one, ties ½: 0.5 is no knowledge."""
+    tpr: Proportion
+    """Training images that score above the threshold."""
+    fpr: Proportion
+    """Held-out images that do: as many as max_fpr allows, or fewer where scores tie."""
+    threshold: float
+    """On the score: minus the mean loss."""
+    max_fpr: float
+
+
+def membership(
+    denoiser: Denoiser,
+    data: ImageSet,
+    holdout: ImageSet,
+    *,
+    config: MembershipConfig | None = None,
+    progress: Progress = silent,
+) -> Membership:
+    """Score −mean over σ and noises of ‖D(y + σn; σ) − y‖² / (σ²D), and compare the two sets.
+
+    The threshold is the lowest held-out score with at most max_fpr of the held-out scores above it.
+    The interval of the TPR is that of the training images, at this threshold.
+
+    Args:
+        denoiser: the model, on `config.device`.
+        data: its training images, with labels if it has classes.
+        holdout: images like them that it was not trained on; at least 1/max_fpr of them.
+        config: how to score.
+        progress: told the images scored.
+
+    Raises:
+        ConfigError: fewer held-out images than 1/max_fpr, at which the rate cannot be seen.
+        DataError: shapes or labels that do not fit the model.
+    """
+    config = config or MembershipConfig()
+    check_controls(holdout, config)
+    for images in (data, holdout):
+        check_fits(denoiser, images)
+    rng = np.random.default_rng(config.seed)
+    train = _scores(denoiser, data, config, rng, 0, progress)
+    held = _scores(denoiser, holdout, config, rng, len(train), progress)
+
+    allowed = math.floor(config.max_fpr * len(held))
+    threshold = np.sort(held)[len(held) - 1 - allowed]
+    m, n = len(train), len(held)
+    U = rankdata(np.concatenate([train, held]))[:m].sum() - m * (m + 1) / 2
+    return Membership(
+        num_train=m,
+        num_holdout=n,
+        auc=float(U / (m * n)),
+        tpr=clopper_pearson(int((train > threshold).sum()), m, config.confidence),
+        fpr=clopper_pearson(int((held > threshold).sum()), n, config.confidence),
+        threshold=float(threshold),
+        max_fpr=config.max_fpr,
+    )
+
+
+def check_controls(holdout: ImageSet, config: MembershipConfig) -> None:
+    """Refuse held-out images that are too few to see a rate of max_fpr.
+
+    Raises:
+        ConfigError: with the number that is needed.
+    """
+    num_controls, needed = min(len(holdout), config.num_images), math.ceil(1 / config.max_fpr)
+    if num_controls < needed:
+        raise ConfigError(
+            f"Membership at a false-positive rate of {config.max_fpr:g} needs at least {needed} "
+            f"held-out images, but {num_controls} are used ({len(holdout)} in {holdout.source}, "
+            f"num_images {config.num_images}). Pass more, or raise max_fpr."
+        )
+
+
+def _scores(
+    denoiser: Denoiser,
+    images: ImageSet,
+    config: MembershipConfig,
+    rng: np.random.Generator,
+    first_seed: int,
+    progress: Progress,
+) -> np.ndarray:
+    """Scores of some of the images, float64 [T]. Each has noises of its own."""
+    size = min(config.num_images, len(images))
+    chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
+    group = cpu_group_size(denoiser) if config.device == "cpu" else config.batch_size
+    scores = []
+    for first in range(0, size, group):
+        last = min(first + group, size)
+        y = uint8_to_float(torch.from_numpy(chosen.images[first:last])).to(
+            config.device, torch.float64
+        )
+        random = PerImageRandom([config.seed + first_seed + i for i in range(first, last)])
+        class_labels = None
+        if denoiser.label_dim and chosen.labels is not None:
+            labels = torch.from_numpy(chosen.labels[first:last])
+            class_labels = one_hot(labels, denoiser.label_dim).to(config.device, torch.float32)
+        loss = torch.zeros(len(y), dtype=torch.float64, device=config.device)
+        for _ in range(config.num_noises):
+            noise = random.randn_like(y)
+            for level in config.sigmas:
+                sigma = torch.tensor(level, dtype=torch.float64, device=config.device)
+                with float32_inference():
+                    D = denoiser(y + sigma * noise, sigma, class_labels).double()
+                loss += ((D - y) / sigma).square().flatten(1).mean(1)
+        scores.append(-loss / (config.num_noises * len(config.sigmas)))
+        progress(f"Scoring {images.source}", last, size)
+    return torch.cat(scores).cpu().numpy()

@@ -1,0 +1,293 @@
+"""Noise and return: which training images draw the sampler to themselves?
+
+Sampling that starts from noise may never come near an image that the model nevertheless knows by
+heart. Here it starts at y + σ₀n for a training image y. A model that has learned the distribution
+comes back to y only where little noise was added, and to held-out images as often.
+docs/statistics.md says what follows from it.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from memaudit.audit.memorization.matches import match
+from memaudit.audit.memorization.rule import memorized
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.units import largest_squared_distance
+from memaudit.audit.source import check_fits
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
+from memaudit.models.denoiser import Denoiser
+from memaudit.models.generate import SamplerConfig, generate_images
+from memaudit.progress import Progress, silent
+
+NEIGHBORS = 16
+"""Training images among which one that is no duplicate of a held-out image is looked for first."""
+
+
+@dataclass(frozen=True)
+class ReturnTestConfig:
+    """How much to try. The defaults cost as much as generating about 1,500 images."""
+
+    sigmas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    """Noise levels σ₀ to start from, data in [-1, 1]; those above the model's are left out."""
+    num_images: int = 128
+    """Training images to try, and held-out ones; all where there are fewer."""
+    num_noises: int = 1
+    """Noises an image. It counts as returned where at least half of them lead back to it."""
+    sampler: SamplerConfig = SamplerConfig()
+    """How to sample; its sigma_max gives way to σ₀."""
+    threshold: Fraction = Fraction(1, 3)
+    """Of the rule, as in a scan."""
+    duplicate_rms: float = 8.0
+    """Images within so many RMS grey levels are duplicates, as in a scan."""
+    seed: int = 0
+    """Chooses the images and their noise."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    batch_size: int = 64
+    """Images sampled at a time on a GPU; on a CPU the number is fixed."""
+    device: str = "cpu"
+    """Where the model is."""
+
+    def __post_init__(self) -> None:
+        if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
+            raise ConfigError(f"sigmas are {self.sigmas}; noise levels above 0 are needed.")
+        for name in ("num_images", "num_noises", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
+
+
+@dataclass(frozen=True)
+class ReturnsAtSigma:
+    """Images that sampling returned to from one noise level."""
+
+    sigma: float
+    """σ₀."""
+    train: Proportion
+    holdout: Proportion | None
+    """None where no held-out images were given."""
+
+
+@dataclass(frozen=True)
+class Attractor:
+    """A training image that sampling returned to."""
+
+    index: int
+    name: str
+    sigma: float
+    """The largest σ₀ that it returned from."""
+
+
+@dataclass(frozen=True)
+class ReturnTest:
+    """Which images sampling returns to."""
+
+    at_sigma: tuple[ReturnsAtSigma, ...]
+    """In ascending order of sigma."""
+    attractors: tuple[Attractor, ...]
+    """Training images that were returned to at all, from the largest σ₀ first."""
+    holdout_sigma: float | None
+    """The largest σ₀ from which a held-out image was returned to, 0 for none; None where none were
+    given. Attractors above it do what no held-out image did."""
+    num_noises: int
+    confidence: float
+
+
+class _Judge(Protocol):
+    """Whether each generated image, uint8 [B, C, H, W], returned to the start in its place."""
+
+    def __call__(self, generated: np.ndarray, start: np.ndarray) -> np.ndarray: ...
+
+
+def return_test(
+    denoiser: Denoiser,
+    data: ImageSet,
+    *,
+    holdout: ImageSet | None = None,
+    index: NeighborIndex | None = None,
+    config: ReturnTestConfig | None = None,
+    progress: Progress = silent,
+) -> ReturnTest:
+    """Noise training images and see whether sampling returns to them.
+
+    Started at y + σ₀n, sampling returns iff its result is memorized by the distinct rule and the
+    nearest training image is y or a duplicate of y. A held-out image z is judged as if it were one
+    of the training images, against those and z.
+
+    Args:
+        denoiser: the model, on `config.device`.
+        data: its training images, with labels if it has classes.
+        holdout: images like them that it was not trained on.
+        index: of the training images' pixels, without their mirror images, where there is one.
+        config: how much to try.
+        progress: told the images sampled.
+
+    Raises:
+        DataError: shapes or labels that do not fit the model.
+        ConfigError: no noise level within the model's range.
+        CheckpointError: the model generates numbers that are not finite.
+    """
+    config = config or ReturnTestConfig()
+    for images in (data,) if holdout is None else (data, holdout):
+        check_fits(denoiser, images)
+    sigmas = sorted(sigma for sigma in set(config.sigmas) if sigma <= denoiser.sigma_max)
+    if not sigmas:
+        raise ConfigError(
+            f"The smallest noise level to return from is {min(config.sigmas):g}, but the model "
+            f"knows none above {denoiser.sigma_max:g}; choose smaller sigmas."
+        )
+    index = index or NeighborIndex(data.images, device=config.device)
+    rng = np.random.default_rng(config.seed)
+
+    def back_to_train(generated: np.ndarray, start: np.ndarray) -> np.ndarray:
+        return _returned_to_train(generated, start, index, config)
+
+    def back_to_holdout(generated: np.ndarray, start: np.ndarray) -> np.ndarray:
+        return _returned_to_holdout(generated, start, index, config)
+
+    chosen = _choose(data, config, rng)
+    train = _try(denoiser, data.take(chosen), sigmas, 0, back_to_train, config, progress)
+    held = None
+    if holdout is not None:
+        controls = holdout.take(_choose(holdout, config, rng))
+        held = _try(denoiser, controls, sigmas, len(chosen), back_to_holdout, config, progress)
+
+    largest = np.where(train, np.array(sigmas)[:, None], 0.0).max(0)
+    attractors = [
+        Attractor(index=int(i), name=data.names[i], sigma=float(sigma))
+        for i, sigma in zip(chosen, largest, strict=True)
+        if sigma
+    ]
+    return ReturnTest(
+        at_sigma=tuple(
+            ReturnsAtSigma(
+                sigma=sigma,
+                train=_share(train[row], config),
+                holdout=None if held is None else _share(held[row], config),
+            )
+            for row, sigma in enumerate(sigmas)
+        ),
+        attractors=tuple(sorted(attractors, key=lambda found: (-found.sigma, found.index))),
+        holdout_sigma=None
+        if held is None
+        else max((sigma for row, sigma in enumerate(sigmas) if held[row].any()), default=0.0),
+        num_noises=config.num_noises,
+        confidence=config.confidence,
+    )
+
+
+def _choose(images: ImageSet, config: ReturnTestConfig, rng: np.random.Generator) -> np.ndarray:
+    size = min(config.num_images, len(images))
+    return np.sort(rng.choice(len(images), size, replace=False))
+
+
+def _share(returned: np.ndarray, config: ReturnTestConfig) -> Proportion:
+    return clopper_pearson(int(returned.sum()), len(returned), config.confidence)
+
+
+def _try(
+    denoiser: Denoiser,
+    images: ImageSet,
+    sigmas: list[float],
+    first_seed: int,
+    judge: _Judge,
+    config: ReturnTestConfig,
+    progress: Progress,
+) -> np.ndarray:
+    """Whether each image was returned to from each noise level: bool [len(sigmas), N].
+
+    Every image has noises of its own, the same ones at every level.
+    """
+    rows = np.repeat(np.arange(len(images)), config.num_noises)
+    start = images.images[rows]
+    seeds = [config.seed + first_seed * config.num_noises + i for i in range(len(rows))]
+    class_index = None
+    if denoiser.label_dim and images.labels is not None:
+        class_index = images.labels[rows].tolist()
+    returned = []
+    for level, sigma in enumerate(sigmas):
+
+        def told(
+            task: str, done: int, total: int | None, note: str = "", before: int = level * len(rows)
+        ) -> None:
+            progress(f"Returning to {images.source}", before + done, len(sigmas) * len(rows), note)
+
+        batches = generate_images(
+            denoiser,
+            seeds,
+            config=replace(config.sampler, sigma_max=sigma),
+            class_index=class_index,
+            start=start,
+            batch_size=config.batch_size,
+            device=config.device,
+            progress=told,
+        )
+        generated = np.concatenate([batch.images.numpy() for batch in batches])
+        by_image = judge(generated, start).reshape(len(images), config.num_noises)
+        returned.append(2 * by_image.sum(1) >= config.num_noises)
+    return np.stack(returned)
+
+
+def _returned_to_train(
+    generated: np.ndarray, start: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
+) -> np.ndarray:
+    """Memorized, with the start or a duplicate of it as the nearest training image: bool [B]."""
+    found = match(index, generated, threshold=config.threshold, duplicate_rms=config.duplicate_rms)
+    return found.memorized_distinct & _duplicates(index.images[found.nn1], start, config)
+
+
+def _returned_to_holdout(
+    generated: np.ndarray, start: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
+) -> np.ndarray:
+    """The same where the start z is not in the training set, as if it were its last image."""
+    found = match(index, generated, threshold=config.threshold, duplicate_rms=config.duplicate_rms)
+    near_duplicate = _duplicates(index.images[found.nn1], start, config)
+    distance = _squared_distances(generated, start)
+    nearest = distance < found.squared_distance1
+
+    # Where z is the nearest, the second is the nearest training image that is no duplicate of z.
+    second = found.squared_distance1.copy()
+    for row in np.flatnonzero(nearest & near_duplicate):
+        second[row] = _distance_beyond(generated[row], start[row], index, config)
+    return np.where(
+        nearest,
+        memorized(distance, second, config.threshold),
+        found.memorized_distinct & near_duplicate,
+    )
+
+
+def _distance_beyond(
+    x: np.ndarray, z: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
+) -> int:
+    """Squared distance of x to the nearest training image that is no duplicate of z.
+
+    Where there is none, to the nearest of all, as the published rule takes it.
+    """
+    k = NEIGHBORS
+    while True:
+        k = min(k, len(index.images))
+        near = index.nearest(x[None], k)
+        images = index.images[near.index[0]]
+        beyond = ~_duplicates(images, np.broadcast_to(z, images.shape), config)
+        if beyond.any() or k == len(index.images):
+            return int(near.squared_distance[0, beyond.argmax()])
+        k *= 8
+
+
+def _duplicates(a: np.ndarray, b: np.ndarray, config: ReturnTestConfig) -> np.ndarray:
+    """Whether images uint8 [B, C, H, W] lie within duplicate_rms of each other: bool [B]."""
+    _, C, H, W = a.shape
+    return _squared_distances(a, b) <= largest_squared_distance(config.duplicate_rms, (C, H, W))
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """S of pairs of images, uint8 [B, C, H, W] each: int64 [B]."""
+    difference = a.astype(np.int32) - b
+    return (difference**2).reshape(len(a), -1).sum(1, dtype=np.int64)

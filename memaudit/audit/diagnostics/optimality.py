@@ -1,0 +1,319 @@
+"""How close a model is to the optimum that can only copy, before a single copy appears.
+
+The model is held against D*, the closed-form optimum of its training images, at the noise levels
+that its sampler visits: on noised training and held-out images, and along its own trajectories.
+docs/optimum.md says what each number means.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.source import check_fits
+from memaudit.audit.statistics.intervals import Estimate, Proportion, clopper_pearson
+from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.errors import ConfigError
+from memaudit.models.denoiser import Denoiser
+from memaudit.models.generate import (
+    SamplerConfig,
+    cpu_group_size,
+    float32_inference,
+    generate_images,
+)
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.progress import Progress, silent
+
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class OptimalityConfig:
+    """How much to compare. The defaults cost as much as generating about 350 images."""
+
+    num_images: int = 256
+    """Training images to noise, and held-out ones; all where there are fewer."""
+    num_trajectories: int = 64
+    """Images to generate, with seeds 0 to num_trajectories - 1."""
+    sampler: SamplerConfig = SamplerConfig()
+    """How to generate; its noise levels are the ones compared at."""
+    class_index: int | None = None
+    """One class for all generated images, or None: drawn from each seed."""
+    seed: int = 0
+    """Chooses the images, their noise and the resampling."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    batch_size: int = 64
+    """Images evaluated at a time on a GPU; on a CPU the number is fixed, as in sampling."""
+    device: str = "cpu"
+    """Where the model is."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "num_trajectories"):
+            if getattr(self, name) < 2:
+                raise ConfigError(f"{name} is {getattr(self, name)}; an interval needs at least 2.")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
+
+
+@dataclass(frozen=True)
+class NoisedImages:
+    """Averages over noised images x = y + σn, with intervals from resampling the images.
+
+    Squares are per pixel value, data in [-1, 1].
+    """
+
+    model_loss: Estimate
+    """‖D(x; σ) − y‖²."""
+    optimum_loss: Estimate
+    """‖D*(x; σ) − y‖²."""
+    squared_distance: Estimate
+    """‖D(x; σ) − D*(x; σ)‖²."""
+    num_effective: Estimate
+    """1/Σw²: how many training images share the posterior."""
+
+
+@dataclass(frozen=True)
+class AtSigma:
+    """Model and optimum at one noise level."""
+
+    sigma: float
+    train: NoisedImages
+    holdout: NoisedImages | None
+    """None where no held-out images were given."""
+    trajectory: Estimate
+    """‖D(x; σ) − D*(x; σ)‖² per pixel value, at the x that the model's sampler came through."""
+    mem_gap: Estimate | None
+    """(L_holdout − L_train) / (L_holdout − L*_train): 0 for a model that treats both alike, 1 for
+    one that behaves as the optimum. None without held-out images, and where the denominator is
+    not above 0 beyond noise."""
+
+
+@dataclass(frozen=True)
+class Optimality:
+    """A model against the optimum of its training images."""
+
+    num_train: int
+    """Training images that were noised."""
+    num_holdout: int
+    num_trajectories: int
+    confidence: float
+    at_sigma: tuple[AtSigma, ...]
+    """Every noise level that the sampler visits, in descending order."""
+    agreement: Proportion
+    """Seeds from which model and optimum end nearest to the same training image."""
+
+
+def compare_with_optimum(
+    denoiser: Denoiser,
+    data: ImageSet,
+    *,
+    holdout: ImageSet | None = None,
+    index: NeighborIndex | None = None,
+    config: OptimalityConfig | None = None,
+    progress: Progress = silent,
+) -> Optimality:
+    """Hold a model against the closed-form optimum of its training images.
+
+    A class-conditional model is compared with the class-conditional optimum.
+
+    Args:
+        denoiser: the model, on `config.device`.
+        data: its training images, with labels if it has classes.
+        holdout: images like them that it was not trained on, at least 2.
+        index: of `data`, where there is one already.
+        config: how much to compare.
+        progress: told the images done.
+
+    Raises:
+        DataError: shapes or labels that do not fit the model.
+        ConfigError: a class that the model or the training images do not have.
+        CheckpointError: the model generates numbers that are not finite.
+    """
+    config = config or OptimalityConfig()
+    for images in (data,) if holdout is None else (data, holdout):
+        check_fits(denoiser, images)
+    optimum = ClosedFormOptimum(
+        data.images,
+        data.labels if denoiser.label_dim else None,
+        label_dim=denoiser.label_dim,
+        device=config.device,
+    )
+    index = index or NeighborIndex(data.images, device=config.device)
+    rng = np.random.default_rng(config.seed)
+
+    along, agreement = _follow_trajectories(denoiser, optimum, index, config, rng, progress)
+    sigmas = sorted((sigma for _, sigma in along.values), reverse=True)
+    train = _denoise(denoiser, optimum, data, sigmas, config, rng, progress)
+    held = None
+    if holdout is not None:
+        held = _denoise(denoiser, optimum, holdout, sigmas, config, rng, progress)
+
+    return Optimality(
+        num_train=train.num_images,
+        num_holdout=0 if held is None else held.num_images,
+        num_trajectories=along.num_images,
+        confidence=config.confidence,
+        at_sigma=tuple(
+            AtSigma(
+                sigma=sigma,
+                train=_averages(train, sigma, config.confidence),
+                holdout=None if held is None else _averages(held, sigma, config.confidence),
+                trajectory=_estimate(along.means("squared_distance", sigma), config.confidence),
+                mem_gap=None if held is None else _mem_gap(train, held, sigma, config.confidence),
+            )
+            for sigma in sigmas
+        ),
+        agreement=agreement,
+    )
+
+
+class _Sample:
+    """Quantities of T images at each noise level, and the ways to resample the images."""
+
+    def __init__(
+        self, values: Mapping[tuple[str, float], np.ndarray], rng: np.random.Generator
+    ) -> None:
+        self.values = values
+        """float64 [T] by quantity and sigma."""
+        self.num_images = len(next(iter(values.values())))
+        counts = rng.multinomial(
+            self.num_images, np.full(self.num_images, 1 / self.num_images), NUM_RESAMPLES
+        )
+        # The sample itself comes first.
+        self._weights = np.vstack([np.ones(self.num_images), counts]) / self.num_images
+
+    def means(self, quantity: str, sigma: float) -> np.ndarray:
+        """Its mean over the images and over NUM_RESAMPLES resamplings: float64 [1 + R]."""
+        return self._weights @ self.values[quantity, sigma]
+
+
+def _estimate(means: np.ndarray, confidence: float) -> Estimate:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means[1:], [tail, 1 - tail])
+    return Estimate(float(means[0]), float(low), float(high))
+
+
+def _averages(sample: _Sample, sigma: float, confidence: float) -> NoisedImages:
+    return NoisedImages(
+        **{
+            field.name: _estimate(sample.means(field.name, sigma), confidence)
+            for field in fields(NoisedImages)
+        }
+    )
+
+
+def _mem_gap(train: _Sample, held: _Sample, sigma: float, confidence: float) -> Estimate | None:
+    """MemGap, or None where its denominator could be 0 or less."""
+    of_held = held.means("model_loss", sigma)
+    denominator = of_held - train.means("optimum_loss", sigma)
+    if _estimate(denominator, confidence).low <= 0:
+        return None
+    return _estimate((of_held - train.means("model_loss", sigma)) / denominator, confidence)
+
+
+def _denoise(
+    denoiser: Denoiser,
+    optimum: ClosedFormOptimum,
+    images: ImageSet,
+    sigmas: list[float],
+    config: OptimalityConfig,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> _Sample:
+    """Some images with noise, denoised by both. An image has one noise for all levels."""
+    size = min(config.num_images, len(images))
+    chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
+    values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
+    step = _group_size(denoiser, config)
+    for start in range(0, size, step):
+        part = slice(start, start + step)
+        y = uint8_to_float(torch.from_numpy(chosen.images[part])).to(config.device, torch.float64)
+        noise = torch.from_numpy(rng.standard_normal(y.shape)).to(config.device)
+        class_labels = None
+        if denoiser.label_dim and chosen.labels is not None:
+            labels = torch.from_numpy(chosen.labels[part])
+            class_labels = one_hot(labels, denoiser.label_dim).to(config.device, torch.float32)
+        for sigma in sigmas:  # downwards, along which the optimum remembers
+            level = torch.tensor(sigma, dtype=torch.float64, device=config.device)
+            x = y + level * noise
+            with float32_inference():
+                D = denoiser(x, level, class_labels)
+            best = optimum.evaluate(x, level, class_labels)
+            values["model_loss", sigma].append(_squared_distance(D, y))
+            values["optimum_loss", sigma].append(_squared_distance(best.denoised, y))
+            values["squared_distance", sigma].append(_squared_distance(D, best.denoised))
+            values["num_effective", sigma].append(best.num_effective)
+        progress(f"Denoising {images.source}", min(start + step, size), size)
+    return _Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
+
+
+def _group_size(denoiser: Denoiser, config: OptimalityConfig) -> int:
+    """Images evaluated at a time: of one size on a CPU, so that no number depends on batch_size."""
+    return cpu_group_size(denoiser) if config.device == "cpu" else config.batch_size
+
+
+def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖² per pixel value: [B, C, H, W] → float64 [B]."""
+    return (a.double() - b.double()).square().flatten(1).mean(1)
+
+
+class _Followed:
+    """A denoiser whose distance from the optimum is taken wherever it is evaluated."""
+
+    def __init__(self, denoiser: Denoiser, optimum: ClosedFormOptimum) -> None:
+        self.img_channels, self.img_resolution = denoiser.img_channels, denoiser.img_resolution
+        self.label_dim = denoiser.label_dim
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.round_sigma = denoiser.round_sigma
+        self._denoiser, self._optimum = denoiser, optimum
+        self.squared_distances: dict[float, list[Tensor]] = defaultdict(list)
+        """By sigma, float64 [B] an evaluation."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        D = self._denoiser(x, sigma, class_labels)
+        best = self._optimum(x, sigma, class_labels)
+        self.squared_distances[float(sigma)].append(_squared_distance(D, best))
+        return D
+
+
+def _follow_trajectories(
+    denoiser: Denoiser,
+    optimum: ClosedFormOptimum,
+    index: NeighborIndex,
+    config: OptimalityConfig,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> tuple[_Sample, Proportion]:
+    """Sample both from the same noise, and hold them against each other where the model goes."""
+    values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
+    num_agreeing = 0
+    size = _group_size(denoiser, config)
+    for start in range(0, config.num_trajectories, size):
+        seeds = range(start, min(start + size, config.num_trajectories))
+        followed = _Followed(denoiser, optimum)
+        ends = []
+        for source in (followed, optimum):
+            (batch,) = generate_images(
+                source,
+                seeds,
+                config=config.sampler,
+                class_index=config.class_index,
+                batch_size=len(seeds),
+                device=config.device,
+            )
+            ends.append(index.nearest(batch.images, 1).index)
+        num_agreeing += int((ends[0] == ends[1]).sum())
+        for sigma, evaluations in followed.squared_distances.items():
+            # A group that is not full is filled up behind its images.
+            values["squared_distance", sigma].append(torch.stack(evaluations).mean(0)[: len(seeds)])
+        progress("Following trajectories", seeds.stop, config.num_trajectories)
+    along = _Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
+    return along, clopper_pearson(num_agreeing, config.num_trajectories, config.confidence)

@@ -1,0 +1,163 @@
+"""What follows from the matches alone: ratios, verdict, sensitivity, classes, leaks.
+
+A scan computes it once, and `memaudit verify` again from the saved matches.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from memaudit.audit.memorization.matches import THRESHOLDS, Leak, Matches, find_leaks
+from memaudit.audit.statistics.gate import (
+    Decision,
+    exact_decision,
+    mixture_interval,
+    sequential_decision,
+)
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.audit.statistics.per_class import ClassRatio, per_class
+from memaudit.audit.statistics.species_richness import Coverage, leak_coverage
+
+CLOPPER_PEARSON = "Clopper-Pearson"
+MIXTURE_SEQUENCE = "mixture sequence"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The largest ratio that a model may be released with."""
+
+    fail_above: float
+    """Limit on the distinct ratio, in (0, 1)."""
+    sequential: bool
+    """Whether the images came one by one until the verdict was certain; else all were given."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The distinct ratio under another rule."""
+
+    threshold: Fraction
+    duplicate_rms: float
+    """Radius in grey levels."""
+    ratio: Proportion
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Counts, intervals and the verdict."""
+
+    ratios: dict[str, Proportion]
+    """"paper", "distinct" (the headline) and "distinct_at_0", as fractions of all images judged."""
+    interval: str
+    """How the intervals were made: CLOPPER_PEARSON, or MIXTURE_SEQUENCE after a sequential gate,
+    which may be looked at after every image."""
+    decision: Decision | None
+    """Of the gate; None without one."""
+    num_degenerate: int
+    """Images at distance 0 from both neighbours, which the published rule cannot call copies."""
+    sensitivity: tuple[Sensitivity, ...]
+    """The distinct ratio at every threshold and radius searched, the configured ones included."""
+    classes: tuple[ClassRatio, ...]
+    """One a class that was generated; none without classes."""
+    coverage: Coverage
+    """How much of the leak the copies found so far have shown."""
+    leaks: tuple[Leak, ...] = field(repr=False)
+    """Training images that leaked by the distinct rule, most copied first."""
+
+
+def find(
+    matches: Matches,
+    names: Sequence[str] | Mapping[int, str],
+    *,
+    num_images: int,
+    class_index: np.ndarray | None,
+    confidence: float,
+    gate: Gate | None = None,
+) -> Findings:
+    """Draw the conclusions.
+
+    Args:
+        matches: of all images judged.
+        names: of the training images, by index.
+        num_images: N, of the training images.
+        class_index: int64 [M], the class that each image was generated for, or None.
+        confidence: of every interval and of the gate, in (0, 1).
+        gate: the limit, if there is one.
+    """
+    total = len(matches)
+    interval = MIXTURE_SEQUENCE if gate is not None and gate.sequential else CLOPPER_PEARSON
+
+    def proportion(hits: np.ndarray) -> Proportion:
+        if interval == MIXTURE_SEQUENCE:
+            return mixture_interval(int(hits.sum()), total, confidence)
+        return clopper_pearson(int(hits.sum()), total, confidence)
+
+    ratios = {
+        "paper": proportion(matches.memorized_paper),
+        "distinct": proportion(matches.memorized_distinct),
+        "distinct_at_0": proportion(matches.memorized(0.0, matches.threshold)),
+    }
+    leaks = find_leaks(matches, names)
+    return Findings(
+        ratios=ratios,
+        interval=interval,
+        decision=None
+        if gate is None
+        else decide(ratios["distinct"].count, total, gate=gate, confidence=confidence),
+        num_degenerate=matches.num_degenerate,
+        sensitivity=tuple(
+            Sensitivity(
+                threshold, duplicate_rms, proportion(matches.memorized(duplicate_rms, threshold))
+            )
+            for threshold in sorted({*THRESHOLDS, matches.threshold})
+            for duplicate_rms in matches.radii
+        ),
+        classes=()
+        if class_index is None
+        else per_class(
+            matches.memorized_distinct,
+            class_index,
+            confidence=confidence,
+            limit=None if gate is None else gate.fail_above,
+        ),
+        coverage=leak_coverage(
+            [leak.hits for leak in leaks], num_images=num_images, confidence=confidence
+        ),
+        leaks=leaks,
+    )
+
+
+def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision:
+    """The gate's decision after `count` copies among `total` images."""
+    rule = sequential_decision if gate.sequential else exact_decision
+    return rule(count, total, limit=gate.fail_above, confidence=confidence)
+
+
+def first_decided(
+    hits: np.ndarray,
+    before: tuple[int, int],
+    *,
+    gate: Gate,
+    confidence: float,
+    min_samples: int = 1,
+) -> int | None:
+    """Number of images, in order, after which a sequential gate is certain; None for not yet.
+
+    Looking after every image makes the end independent of the batch size.
+
+    Args:
+        hits: whether each further image is a copy, bool [B].
+        before: copies and images that came before them.
+        min_samples: images before the first look. Looking later is as valid.
+    """
+    count, total = before
+    for position, hit in enumerate(hits.tolist(), start=1):
+        count += hit
+        if total + position < min_samples:
+            continue
+        decision = decide(count, total + position, gate=gate, confidence=confidence)
+        if decision.verdict != "INCONCLUSIVE":
+            return position
+    return None

@@ -1,0 +1,255 @@
+"""Searching among training images: what is the same by pixels and by features.
+
+A search answers with the k nearest training images, and with the nearest outside the duplicates of
+the first. Duplicates are judged in pixels whatever the search goes by, so that one radius in grey
+levels means the same everywhere.
+
+With `flips` the distance to a training image is the smaller of those to it and to its mirror image,
+which a horizontally flipped query finds in the same index: S'(x, y) = min(S(x, y), S(flip x, y)).
+
+Legend: B queries, N training images, D pixel values an image, K neighbors, R radii.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memaudit.audit.neighbors.integer_distances import pair_distances, to_device
+from memaudit.audit.neighbors.results import DistinctNeighbors, Neighbors, SearchStatistics
+from memaudit.audit.neighbors.threads import map_parts
+from memaudit.audit.neighbors.units import largest_squared_distance
+from memaudit.errors import ConfigError, DataError
+
+QUERY_PART = 1024
+BRUTE_FORCE_PART = 512
+QUERY_BYTES = 64 << 20  # of pixels in a part, where images are large
+MORE_NEIGHBORS = 16  # among which nearly every query finds one that is no duplicate
+LARGEST_DIMENSION = 2**22  # the error bounds hold up to here
+
+
+class ImageSearch(ABC):
+    """Nearest neighbors among N training images."""
+
+    exact: bool
+    """Whether neighbors and distances are proven, or as good as float arithmetic."""
+    backend: str
+    """What makes the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
+
+    def __init__(self, images: np.ndarray, *, device: str | torch.device, flips: bool) -> None:
+        """Check and keep what every search needs.
+
+        Args:
+            images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
+            device: "cpu", or "cuda" to search on a GPU.
+            flips: whether training images count as their mirror images, too.
+
+        Raises:
+            DataError: images are not uint8 [N, C, H, W], too large, or there are none.
+            ConfigError: a GPU is asked for where there is none.
+        """
+        _check_images("Training", images)
+        if not len(images):
+            raise DataError("There are no training images to search.")
+        self.device = torch.device(device)
+        if self.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be cpu or cuda, got {device}")
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device is cuda, but this machine shows no CUDA GPU; use cpu.")
+        self.images = images
+        self.flips = flips
+        self._rows = images.reshape(len(images), -1)
+        if self._rows.shape[1] > LARGEST_DIMENSION:
+            raise DataError(
+                f"Training images are {list(images.shape)}, {self._rows.shape[1]} values each; the "
+                f"search is proven up to {LARGEST_DIMENSION}. Use a lower resolution."
+            )
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Memory that the index holds besides the training images."""
+
+    def nearest(self, queries: np.ndarray | Tensor, k: int) -> Neighbors:
+        """The k nearest training images, ties to the lower index.
+
+        Args:
+            queries: uint8 [B, C, H, W].
+            k: 1 … N.
+
+        Raises:
+            DataError: queries are not of the training images' shape.
+            ValueError: k is out of range.
+        """
+        x = self._query_rows(queries)
+        if not 1 <= k <= len(self.images):
+            raise ValueError(f"k must be 1 … {len(self.images)}, the training images; got {k}")
+        return self._nearest(x, k)
+
+    def distinct_nearest(
+        self, queries: np.ndarray | Tensor, *, duplicate_rms: Sequence[float | Fraction]
+    ) -> DistinctNeighbors:
+        """The two nearest training images, and the nearest outside the first one's duplicates.
+
+        A duplicate of the nearest image y₁ is any training image y within a radius of it in grey
+        levels, root mean square over D values: S(y₁, y) ≤ radius²·D, compared exactly.
+
+        Args:
+            queries: uint8 [B, C, H, W].
+            duplicate_rms: radii in grey levels, each ≥ 0; at 0 only exact copies are duplicates.
+                All are answered by one search.
+
+        Raises:
+            DataError: queries are not of the training images' shape, or N < 2.
+            ValueError: a radius is negative or not finite, or there is none.
+        """
+        num_images, *image_shape = self.images.shape
+        if num_images < 2:
+            raise DataError("The training set holds 1 image. A second neighbor needs at least 2.")
+        if not duplicate_rms:
+            raise ValueError("duplicate_rms holds no radius; at least 1 is needed")
+        limits = [largest_squared_distance(radius, image_shape) for radius in duplicate_rms]
+        x = self._query_rows(queries)
+        found = self._nearest(x, 2)
+        statistics = found.statistics
+        index, squared_distance = self._first_distinct(found, limits)
+
+        missing = np.flatnonzero((index < 0).any(1))
+        if len(missing):
+            near = self._nearest(x[missing], min(MORE_NEIGHBORS, num_images))
+            index[missing], squared_distance[missing] = self._first_distinct(near, limits)
+            statistics += near.statistics
+
+        missing = np.flatnonzero((index < 0).any(1))
+        if len(missing):
+            first = found.index[:, 0]
+            index[missing], squared_distance[missing] = self._map(
+                lambda part: self._search_all_distinct(
+                    self._orientations(x[part]), self._orientations(self._rows[first[part]]), limits
+                ),
+                missing,
+                BRUTE_FORCE_PART,
+            )
+            statistics += SearchStatistics(
+                self.backend, num_searches=len(missing), num_brute_forced=len(missing)
+            )
+        return DistinctNeighbors(
+            found.index, found.squared_distance, index.T, squared_distance.T, statistics
+        )
+
+    @abstractmethod
+    def _search(self, x: np.ndarray, k: int) -> Neighbors:
+        """The k nearest training images, as they are, of queries uint8 [B, D]."""
+
+    @abstractmethod
+    def _search_all_distinct(
+        self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest y with S(first, y) > limit by all N distances, for R limits.
+
+        Args:
+            x, first: the orientations of queries and of their nearest images, uint8 [B, D] each;
+                the smaller distance counts.
+            limits: the largest S of a duplicate.
+
+        Returns:
+            index int64 [B, R] and squared distance [B, R]; -1 where there is none.
+        """
+
+    @cached_property
+    def _pixels(self) -> np.ndarray | Tensor:
+        """Training images, uint8 [N, D]: on the GPU where half of its free memory holds them."""
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if self._rows.nbytes <= free // 2:
+                return to_device(self._rows, self.device)
+        return self._rows
+
+    def _query_rows(self, queries: np.ndarray | Tensor) -> np.ndarray:
+        """Queries as uint8 [B, D], checked against the training images."""
+        array = queries.numpy(force=True) if isinstance(queries, Tensor) else queries
+        _check_images("Generated", array)
+        if array.shape[1:] != self.images.shape[1:]:
+            raise DataError(
+                f"Generated images are {list(array.shape)} but the training images are "
+                f"{list(self.images.shape)}. Pass training images of the generated ones' shape."
+            )
+        return array.reshape(len(array), self._rows.shape[1])
+
+    def _orientations(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Images uint8 [B, D], and with `flips` also their mirror images."""
+        if not self.flips:
+            return [rows]
+        mirrored = rows.reshape(-1, *self.images.shape[1:])[..., ::-1].copy()
+        return [rows, mirrored.reshape(rows.shape)]
+
+    def _nearest(self, x: np.ndarray, k: int) -> Neighbors:
+        """The k nearest training images of queries uint8 [B, D], in either orientation."""
+        found = [self._search(rows, k) for rows in self._orientations(x)]
+        return found[0] if len(found) == 1 else _nearer_of_both(*found)
+
+    def _first_distinct(
+        self, near: Neighbors, limits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest found with S > limit to the first found; index and S, or -1; [B, R]."""
+        B, k = near.index.shape
+
+        def apart(part: np.ndarray) -> tuple[np.ndarray]:
+            """S of the first and each of the k found."""
+            pair = np.repeat(np.arange(len(part)), k), near.index[part].ravel()
+            S = [
+                pair_distances(first, self._pixels, *pair, device=self.device)
+                for first in self._orientations(self._rows[near.index[part, 0]])
+            ]
+            return (np.minimum.reduce(S).reshape(-1, k),)
+
+        (S,) = self._map(apart, np.arange(B), QUERY_PART)
+        is_distinct = S[:, None] > np.array(limits)[:, None]  # [B, R, k]
+        rank = is_distinct.argmax(2)
+        some = is_distinct.any(2)
+        return (
+            np.where(some, np.take_along_axis(near.index, rank, 1), -1),
+            np.where(some, np.take_along_axis(near.squared_distance, rank, 1), -1),
+        )
+
+    def _map(
+        self,
+        function: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+        queries: np.ndarray,
+        largest: int,
+    ) -> tuple[np.ndarray, ...]:
+        """What the function returns for parts of the queries, put together."""
+        largest = max(1, min(largest, QUERY_BYTES // self._rows.shape[1]))
+        return map_parts(function, queries, largest=largest, device=self.device)
+
+
+def _nearer_of_both(straight: Neighbors, mirrored: Neighbors) -> Neighbors:
+    """The k nearest by the smaller of two distances; an image found in both counts once."""
+    k = straight.index.shape[1]
+    index = np.concatenate([straight.index, mirrored.index], 1)
+    squared_distance = np.concatenate([straight.squared_distance, mirrored.squared_distance], 1)
+
+    def in_order(*keys: np.ndarray) -> None:
+        nonlocal index, squared_distance
+        order = np.lexsort(keys, axis=1)  # the last key counts first
+        index = np.take_along_axis(index, order, 1)
+        squared_distance = np.take_along_axis(squared_distance, order, 1)
+
+    in_order(squared_distance, index)
+    found_nearer = np.zeros(index.shape, dtype=bool)
+    found_nearer[:, 1:] = index[:, 1:] == index[:, :-1]
+    in_order(index, squared_distance, found_nearer)
+    return Neighbors(
+        index[:, :k], squared_distance[:, :k], straight.statistics + mirrored.statistics
+    )
+
+
+def _check_images(whose: str, images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(
+            f"{whose} images are {images.dtype} {list(images.shape)}; uint8 [N, C, H, W] is needed."
+        )

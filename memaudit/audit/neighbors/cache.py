@@ -1,0 +1,125 @@
+"""The index of a training set kept on disk, so that a second audit does not build it again.
+
+One file a training set and width, named by the fingerprint of the pixels. The proof of a search
+trusts the projections, so a file is used only if the SHA-256 of everything in it is the recorded
+one. Only the user can read it, since training images may be private.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.projected import ProjectedImages, projected_width
+from memaudit.audit.neighbors.projection import Basis, Projection
+from memaudit.data.cache import default_cache_dir
+from memaudit.data.images import ImageSet
+from memaudit.files import atomic_write
+from memaudit.progress import Progress, silent
+
+WORTH_KEEPING = 1.0
+"""Seconds: what is built faster is not worth a file."""
+_VERSION = 1
+"""Changes when the same images would be projected otherwise."""
+
+
+def open_index(
+    data: ImageSet,
+    *,
+    device: str | torch.device = "cpu",
+    flips: bool = False,
+    cache_dir: str | Path | None = None,
+    memory_limit: int | None = None,
+    progress: Progress = silent,
+) -> NeighborIndex:
+    """The index of a training set, from the cache or built.
+
+    Args:
+        data: training images, N ≥ 1; may be memory-mapped.
+        device: "cpu", or "cuda" to search on a GPU.
+        flips: whether training images count as their mirror images, too.
+        cache_dir: where indices are kept; None means `default_cache_dir`. Where it cannot be
+            written, the index is built every time.
+        memory_limit: most bytes that the index may hold: it shortens the projections, which makes
+            searches slower and no less exact.
+        progress: told how many images are indexed.
+
+    Raises:
+        DataError: images are too large, or there are none.
+        ConfigError: a GPU is asked for where there is none, or the index takes more memory than
+            the limit.
+    """
+    root = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    width = projected_width(len(data), data.images[:1].size, memory_limit)
+    path = root / "index" / f"{data.fingerprint}-{width}.npz"
+    projected = _load(path, data, torch.device(device))
+    if projected is not None:
+        return NeighborIndex(data.images, device=device, flips=flips, projected=projected)
+    started = time.perf_counter()
+    index = NeighborIndex(
+        data.images, device=device, flips=flips, memory_limit=memory_limit, progress=progress
+    )
+    if time.perf_counter() - started >= WORTH_KEEPING:
+        with contextlib.suppress(OSError):
+            _store(index.projected, path, data)
+    return index
+
+
+def _store(projected: ProjectedImages, path: Path, data: ImageSet) -> None:
+    projection = projected.projection
+    arrays: dict[str, Any] = {
+        "vectors": projected.vectors,
+        "centre": projection.centre.numpy(force=True),
+    }
+    about: dict[str, Any] = {
+        "version": _VERSION,
+        "fingerprint": data.fingerprint,
+        "largest_norm": projected.largest_norm,
+    }
+    if projection.basis is not None:
+        arrays["rows"] = projection.basis.rows.numpy(force=True)
+        arrays["whitening"] = projection.basis.whitening.numpy(force=True)
+        about["relative_error"] = projection.basis.relative_error
+    about["sha256"] = _digest(about, arrays)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def _load(path: Path, data: ImageSet, device: torch.device) -> ProjectedImages | None:
+    """What was stored, or None where it is missing, of another version, or damaged."""
+    try:
+        with path.open("rb") as opened, np.load(opened) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        recorded = about.pop("sha256")
+        if (about["version"], about["fingerprint"]) != (_VERSION, data.fingerprint):
+            return None
+        if _digest(about, arrays) != recorded:
+            return None
+        basis = None
+        if "rows" in arrays:
+            basis = Basis(
+                torch.from_numpy(arrays["rows"]).to(device),
+                torch.from_numpy(arrays["whitening"]).to(device),
+                about["relative_error"],
+            )
+        projection = Projection(torch.from_numpy(arrays["centre"]).to(device), basis)
+        return ProjectedImages(projection, arrays["vectors"], about["largest_norm"])
+    except Exception:  # whatever a damaged file leads to, the index is built again
+        return None
+
+
+def _digest(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of what is recorded, and of every array's name, form and bytes."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

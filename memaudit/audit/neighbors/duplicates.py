@@ -1,0 +1,244 @@
+"""Images that a training set holds more than once, exactly or nearly.
+
+Two images are duplicates within a radius of r grey levels, S(x, y) ≤ ⌊r²·D⌋ in integers, and a
+group is what such pairs connect: two images of a group may be farther apart than the radius.
+
+The paper's rule cannot see the copy of an image that is there twice, because both neighbours are
+then equally near; and models copy such images first (Somepalli et al., arXiv:2305.20086).
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from memaudit.audit.neighbors.integer_distances import pair_distances
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.units import largest_squared_distance
+from memaudit.data.images import ImageSet
+from memaudit.progress import Progress, silent
+
+BLOCK_BYTES = 16 << 20
+"""Of images and their neighbours that are in hand at a time."""
+FIRST_K = 8
+"""Neighbours looked for at first; an image is its own nearest."""
+WIDENING = 8
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Images that are duplicates of each other."""
+
+    indices: tuple[int, ...]
+    """Positions in the set, ascending."""
+    squared_distance: tuple[int, ...]
+    """S between the group's first image and each, itself included."""
+    is_copy: tuple[bool, ...]
+    """Whether an earlier image of the group equals it in every value."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The groups of a set, ordered by their first images."""
+
+    groups: tuple[DuplicateGroup, ...]
+    num_images: int
+    """Of the set."""
+    duplicate_rms: float
+    """Radius in grey levels."""
+    flips: bool
+    """Whether an image counts as its mirror image, too."""
+
+    @property
+    def num_in_groups(self) -> int:
+        """Images that have a duplicate."""
+        return sum(len(group.indices) for group in self.groups)
+
+    @property
+    def num_copies(self) -> int:
+        """Images that equal an earlier one."""
+        return sum(sum(group.is_copy) for group in self.groups)
+
+    @property
+    def num_near(self) -> int:
+        """Images that have an earlier duplicate in their group and equal none."""
+        return self.num_in_groups - len(self.groups) - self.num_copies
+
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """All but the first image of each group, int64, ascending."""
+        return np.sort(np.array([i for g in self.groups for i in g.indices[1:]], dtype=np.int64))
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """The images of the set without duplicates, int64, ascending."""
+        return np.delete(np.arange(self.num_images), self.left_out)
+
+
+def find_duplicates(
+    images: ImageSet,
+    *,
+    duplicate_rms: float | Fraction = 8,
+    flips: bool = False,
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+) -> Duplicates:
+    """All duplicates in a set.
+
+    Equal images are found by their hashes. Of each the first then looks for its nearest, and for
+    more as long as the last one found is within the radius.
+
+    Args:
+        images: the set; its pixels may be memory-mapped.
+        duplicate_rms: radius in grey levels, ≥ 0; at 0 only equal images are duplicates.
+        flips: the distance of two images is the smaller of those with and without one of them
+            mirrored, left to right.
+        device: "cpu" or "cuda".
+        progress: told how many images are compared.
+
+    Raises:
+        DataError: there are no images, or they are too large to search.
+        ConfigError: a GPU is asked for where there is none.
+        ValueError: duplicate_rms is negative or not finite.
+    """
+    limit = largest_squared_distance(duplicate_rms, images.image_shape)
+    first_equal = _first_equal(images.images, flips, progress)
+    group = first_equal
+    if limit > 0:
+        index = NeighborIndex(images.images, flips=flips, device=device, progress=progress)
+        group = _connect(index, first_equal, limit, progress)
+    members = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[members], prepend=-1))
+    runs = [run for run in np.split(members, starts[1:]) if len(run) > 1]
+    return Duplicates(
+        groups=tuple(
+            DuplicateGroup(
+                indices=tuple(run.tolist()),
+                squared_distance=tuple(_distances(images.images, run, flips, device).tolist()),
+                is_copy=tuple((first_equal[run] < run).tolist()),
+            )
+            for run in runs
+        ),
+        num_images=len(images),
+        duplicate_rms=float(duplicate_rms),
+        flips=flips,
+    )
+
+
+def duplicates_of(
+    index: NeighborIndex, rows: Sequence[int], *, duplicate_rms: float | Fraction = 8
+) -> dict[int, tuple[int, ...]]:
+    """The duplicates of some images of a set: all that are within the radius of each.
+
+    Args:
+        index: of the set.
+        rows: positions of the images asked for.
+        duplicate_rms: radius in grey levels, ≥ 0.
+
+    Returns:
+        For each of `rows` the positions of its duplicates, ascending, itself left out.
+    """
+    C, H, W = index.images.shape[1:]
+    limit = largest_squared_distance(duplicate_rms, (C, H, W))
+    num_images = len(index.images)
+    found: dict[int, tuple[int, ...]] = {}
+    k, todo = min(FIRST_K, num_images), np.array(rows, dtype=np.int64)
+    while len(todo):
+        unfinished = [todo[:0]]
+        for block in _blocks(todo, index.images[:1].nbytes + 64 * k):
+            near = index.nearest(index.images[block], k)
+            within = near.squared_distance <= limit
+            is_done = ~within[:, -1] | (k == num_images)
+            for i in np.flatnonzero(is_done):
+                row = int(block[i])
+                found[row] = tuple(sorted({*near.index[i, within[i]].tolist()} - {row}))
+            unfinished.append(block[~is_done])
+        k, todo = min(WIDENING * k, num_images), np.concatenate(unfinished)
+    return found
+
+
+def _first_equal(images: np.ndarray, flips: bool, progress: Progress) -> np.ndarray:
+    """For each image the first that equals it, often itself; int64 [N]."""
+    first: dict[bytes, int] = {}
+    result = np.empty(len(images), dtype=np.int64)
+    for block in _blocks(np.arange(len(images)), images[:1].nbytes):
+        orientations = [np.ascontiguousarray(images[block[0] : block[-1] + 1])]
+        if flips:
+            orientations.append(np.ascontiguousarray(orientations[0][..., ::-1]))
+        for i, *pixels in zip(block.tolist(), *orientations, strict=True):
+            # The smaller hash is the same for an image and its mirror image.
+            digest = min(hashlib.sha256(each).digest() for each in pixels)
+            result[i] = first.setdefault(digest, i)
+        progress("Looking for equal images", int(block[-1]) + 1, len(images))
+    return result
+
+
+def _connect(index: NeighborIndex, group: np.ndarray, limit: int, progress: Progress) -> np.ndarray:
+    """Join groups that are within the limit of each other.
+
+    Args:
+        index: of the N images.
+        group: the first image that equals each, int64 [N].
+        limit: the largest S of two duplicates.
+
+    Returns:
+        The first image of the group of each, int64 [N].
+    """
+    num_images = len(group)
+    k = min(FIRST_K, num_images)
+    open_ends = np.unique(group)  # images with neighbours within the limit that were not seen yet
+    while True:
+        # What is not seen lies between two open ends, so one of the groups need not look.
+        in_largest = group[open_ends] == np.bincount(group[open_ends], minlength=1).argmax()
+        waiting, searching = open_ends[in_largest], open_ends[~in_largest]
+        still_open = [waiting]
+        done = 0
+        for block in _blocks(searching, index.images[:1].nbytes + 64 * k):
+            near = index.nearest(index.images[block], k)
+            within = near.squared_distance <= limit
+            group = _join(group, np.repeat(block, k)[within.ravel()], near.index[within])
+            still_open.append(block[within[:, -1]])
+            done += len(block)
+            progress(f"Comparing with the {k - 1} nearest", done, len(searching))
+        open_ends = np.concatenate(still_open)
+        if k == num_images or not len(searching):
+            return group
+        k = min(WIDENING * k, num_images)
+
+
+def _join(group: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Join the groups of M pairs of images; group int64 [N], pairs int64 [M] each."""
+    N = len(group)
+    ends = np.concatenate([np.arange(N), one]), np.concatenate([group, other])
+    pairs = coo_array((np.ones(len(ends[0]), dtype=bool), ends), shape=(N, N))
+    _, label = connected_components(pairs, directed=False)
+    _, first = np.unique(label, return_index=True)
+    return first[label]
+
+
+def _distances(
+    images: np.ndarray, run: np.ndarray, flips: bool, device: str | torch.device
+) -> np.ndarray:
+    """S between the first image of a run and each, int64."""
+    first = images[run[:1]]
+    rows = images.reshape(len(images), -1)
+    zeros = np.zeros(len(run), dtype=np.int64)
+    return np.minimum.reduce(
+        [
+            pair_distances(x.reshape(1, -1), rows, zeros, run, device=torch.device(device))
+            for x in ([first, first[..., ::-1].copy()] if flips else [first])
+        ]
+    )
+
+
+def _blocks(rows: np.ndarray, row_bytes: int) -> Iterator[np.ndarray]:
+    """Rows in parts of BLOCK_BYTES, at least one."""
+    size = max(1, BLOCK_BYTES // row_bytes)
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

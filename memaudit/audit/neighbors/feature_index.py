@@ -1,0 +1,157 @@
+"""Nearest training images by feature vectors, for images that pixels say too little about.
+
+Copies that are shifted, cropped or recoloured are far away in pixels, and near in the features of
+an encoder made to detect copies. Distances are floats: neighbors are as good as float arithmetic
+and the encoder make them, and nothing is proven. Duplicates are still judged in pixels.
+
+Legend: B queries, N training images, F features, K neighbors, R radii.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+import torch
+
+from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.encoder import Encoder
+from memaudit.audit.neighbors.integer_distances import all_distances
+from memaudit.audit.neighbors.pixel_index import LONGEST_SHORTLIST, SHORTLIST, open_vector_search
+from memaudit.audit.neighbors.projection import nearest_projections
+from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
+from memaudit.errors import DataError
+from memaudit.progress import Progress, silent
+
+METRICS = ("cosine", "l2")
+ENCODING_STEP = 1024  # images between two reports of progress
+SAME = 1e-10
+"""Of ‖v‖² + ‖y‖²: nearer vectors are equal, as an encoder gives one image in other batches."""
+DIFFERENCE_BYTES = 32 << 20  # of float64 differences between queries and shortlists
+
+
+class FeatureIndex(ImageSearch):
+    """Nearest neighbors among the feature vectors of N training images; distances are float64."""
+
+    exact = False
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        encoder: Encoder,
+        *,
+        metric: str = "cosine",
+        flips: bool = False,
+        progress: Progress = silent,
+    ) -> None:
+        """Encode the training images.
+
+        Args:
+            images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
+            encoder: what makes vectors of images; the search runs on its device.
+            metric: "l2" for the squared distance of the vectors, or "cosine" for that of the
+                vectors scaled to length 1, 2 - 2·cos.
+            flips: whether training images count as their mirror images, too.
+            progress: told how many images are encoded.
+
+        Raises:
+            DataError: images are not uint8 [N, C, H, W], there are none, or an image has the zero
+                vector, which has no direction to compare.
+            CheckpointError: the encoder fails, or gives anything but one finite vector an image.
+        """
+        super().__init__(images, device=encoder.device, flips=flips)
+        if metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+        self.encoder = encoder
+        self.metric = metric
+        num_features = self._encode(self._rows[:1]).shape[1]
+        self._vectors = np.empty((len(images), num_features), dtype=np.float32)
+        for start in range(0, len(images), ENCODING_STEP):
+            step = slice(start, min(start + ENCODING_STEP, len(images)))
+            self._vectors[step] = self._encode(self._rows[step])
+            progress("Encoding training images", step.stop, len(images))
+        self.backend, self._search_vectors = open_vector_search(self._vectors, self.device)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._vectors.nbytes
+
+    def _encode(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors, float32 [B, F], of images uint8 [B, D]."""
+        features = self.encoder(rows.reshape(-1, *self.images.shape[1:]))
+        if self.metric == "l2":
+            return features
+        length = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
+        if not length.all():
+            raise DataError(
+                f"{self.encoder.path} gives the zero vector for an image, which has no direction: "
+                "the cosine is not defined. Use the metric l2."
+            )
+        return (features / length).astype(np.float32)
+
+    def _search(self, x: np.ndarray, k: int) -> Neighbors:
+        v = self._encode(x)
+        num_images, num_features = self._vectors.shape
+        width = min(num_images, max(SHORTLIST, 4 * k))
+
+        def search(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            shortlist = self._shortlist(v[part], width)
+            # Differences in float64: FAISS's expansion sees copies at a distance.
+            squared_distance = self._distances(v[part, None], shortlist)
+            order = np.lexsort((shortlist, squared_distance), axis=1)[:, :k]
+            return (
+                np.take_along_axis(shortlist, order, 1),
+                np.take_along_axis(squared_distance, order, 1),
+            )
+
+        largest = max(1, DIFFERENCE_BYTES // (8 * width * num_features))
+        index, squared_distance = self._map(search, np.arange(len(x)), largest)
+        statistics = SearchStatistics(
+            self.backend, num_searches=len(x), num_candidates=len(x) * width
+        )
+        return Neighbors(index, squared_distance, statistics)
+
+    def _shortlist(self, v: np.ndarray, width: int) -> np.ndarray:
+        """The `width` nearest in float arithmetic, int64 [B, width]."""
+        if self.device.type == "cuda" and width > LONGEST_SHORTLIST:
+            t, y = (torch.from_numpy(a).to(self.device) for a in (v, self._vectors))
+            return nearest_projections(t, y, width)[1]
+        return self._search_vectors(v, width)[1]
+
+    def _distances(self, v: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """‖v − y‖² for v float32 [..., F] and the training images of an index [...]; float64."""
+        x, y = v.astype(np.float64), self._vectors[index]
+        return _without_noise(np.square(x - y).sum(-1), x, y)
+
+    def _search_all_distinct(
+        self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        vectors = [self._encode(rows) for rows in x]
+        B, R = len(vectors[0]), len(limits)
+        best = np.full((B, R), np.inf)
+        index = np.full((B, R), -1)
+        for part, S in all_distances(first, self._pixels, self.device):
+            y = self._vectors[part].astype(np.float64)
+            distance = reduce(np.minimum, (_squared_distances(v, y) for v in vectors))  # [B, n]
+            apart = S.cpu().numpy()
+            for r, limit in enumerate(limits):
+                distinct = np.where(apart <= limit, np.inf, distance)
+                nearest = distinct.argmin(1)  # ties: the first
+                smallest = distinct[np.arange(B), nearest]
+                nearer = smallest < best[:, r]
+                best[nearer, r] = smallest[nearer]
+                index[nearer, r] = part.start + nearest[nearer]
+        precisely = reduce(np.minimum, (self._distances(v[:, None], index) for v in vectors))
+        return index, np.where(index < 0, -1.0, precisely)
+
+
+def _squared_distances(v: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """‖v − y‖² of all pairs of float32 [B, F] and float64 [n, F], as a product in float64."""
+    x = v.astype(np.float64)[:, None]
+    squared_distance = np.square(x).sum(-1) + np.square(y).sum(-1) - 2 * x[:, 0] @ y.T
+    return _without_noise(squared_distance, x, y)
+
+
+def _without_noise(squared_distance: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """0 where the vectors x and y [..., F] are the same but for rounding, so that they tie."""
+    scale = np.square(x).sum(-1) + np.square(y).sum(-1)
+    return np.where(squared_distance <= SAME * scale, 0.0, squared_distance)

@@ -1,0 +1,179 @@
+"""The true nearest training images, whatever the backend, batch size, thread count or device.
+
+FAISS makes a shortlist by distances of short projections, which are lower bounds. Those of the
+shortlist that may belong to the result are compared in integers, and the last bound, less its float
+error, proves that nothing outside can belong to it. What is not proven is searched again with a
+longer shortlist, at last by brute force. docs/neighbors.md has the proof.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import faiss
+import numpy as np
+import torch
+
+from memaudit.audit.neighbors.base import BRUTE_FORCE_PART, QUERY_PART, ImageSearch
+from memaudit.audit.neighbors.integer_distances import (
+    FARTHEST,
+    nearest_by_brute_force,
+    nearest_distinct_by_brute_force,
+    pair_distances,
+    split_keys,
+)
+from memaudit.audit.neighbors.projected import ProjectedImages, project_images
+from memaudit.audit.neighbors.projection import nearest_projections
+from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
+from memaudit.progress import Progress, silent
+
+SHORTLIST = 128
+WIDENING = 8
+LONGEST_SHORTLIST = 2048  # FAISS on a GPU selects no more
+COPY_STEP = 65_536  # vectors copied to a GPU at a time
+
+VectorSearch = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""(queries float32 [B, R], K) → squared distances, float [B, K], ascending, and index [B, K]."""
+
+
+class NeighborIndex(ImageSearch):
+    """Exact nearest neighbors in ℓ2 among N training images; distances are int64."""
+
+    exact = True
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        *,
+        device: str | torch.device = "cpu",
+        flips: bool = False,
+        memory_limit: int | None = None,
+        projected: ProjectedImages | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """Prepare the search.
+
+        Args:
+            images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
+            device: "cpu", or "cuda" to search on a GPU.
+            flips: whether training images count as their mirror images, too.
+            memory_limit: most bytes that the index may hold: it shortens the projections, which
+                makes searches slower and no less exact.
+            projected: the images' projections, where they were made before (index_cache.py).
+            progress: told how many images are indexed.
+
+        Raises:
+            DataError: images are not uint8 [N, C, H, W], too large, or there are none.
+            ConfigError: a GPU is asked for where there is none, or the index takes more memory
+                than the limit.
+        """
+        super().__init__(images, device=device, flips=flips)
+        self.projected = projected or project_images(
+            self._rows, device=self.device, memory_limit=memory_limit, progress=progress
+        )
+        self.backend, self._search_vectors = open_vector_search(self.projected.vectors, self.device)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.projected.num_bytes
+
+    def _search(self, x: np.ndarray, k: int) -> Neighbors:
+        index = np.empty((len(x), k), dtype=np.int64)
+        squared_distance = np.empty((len(x), k), dtype=np.int64)
+        num_candidates = 0
+        shortlist = max(SHORTLIST, 4 * k)
+        attempts = (shortlist, WIDENING * shortlist)
+        answered_by = np.full(len(x), len(attempts))
+        for attempt, width in enumerate(attempts):
+            todo = np.flatnonzero(answered_by > attempt)
+            if not len(todo) or width >= len(self._rows) or width > LONGEST_SHORTLIST:
+                break
+            index[todo], squared_distance[todo], proven, checked = self._map(
+                partial(self._search_shortlist, x, k, width), todo, QUERY_PART
+            )
+            answered_by[todo[proven]] = attempt
+            num_candidates += int(checked.sum())
+        todo = np.flatnonzero(answered_by == len(attempts))
+        if len(todo):
+            index[todo], squared_distance[todo] = self._map(
+                lambda part: nearest_by_brute_force(x[part], self._pixels, k, device=self.device),
+                todo,
+                BRUTE_FORCE_PART,
+            )
+        num_certified, num_widened, num_brute_forced = np.bincount(answered_by, minlength=3)
+        statistics = SearchStatistics(
+            self.backend,
+            num_searches=len(x),
+            num_certified=int(num_certified),
+            num_widened=int(num_widened),
+            num_brute_forced=int(num_brute_forced),
+            num_candidates=num_candidates,
+        )
+        return Neighbors(index, squared_distance, statistics)
+
+    def _search_all_distinct(
+        self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return nearest_distinct_by_brute_force(x, first, self._pixels, limits, device=self.device)
+
+    def _search_shortlist(
+        self, x: np.ndarray, k: int, width: int, part: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Search the queries x[part], uint8 [B, D], by a shortlist of `width` each.
+
+        Returns:
+            index and squared distance [B, k], whether they are proven to be right [B], and how many
+            distances were computed [B].
+        """
+        t, norm = self.projected.projection(x[part])
+        float_bound, shortlist = self._search_vectors(t, width)
+        error = self.projected.bound_error(norm)
+        bound = float_bound.astype(np.float64) - error[:, None]  # ≤ S, ascending
+
+        # The first 2k give a limit; all that may lie within it are compared.
+        keys = np.full(shortlist.shape, FARTHEST)
+        first = np.zeros(shortlist.shape, dtype=bool)
+        first[:, : 2 * k] = True
+        keys[first] = self._keys(x, part, first, shortlist)
+        limit = np.partition(keys[:, : 2 * k], k - 1)[:, k - 1 : k] // len(self._rows)
+        within = (bound <= limit) & ~first
+        keys[within] = self._keys(x, part, within, shortlist)
+        nearest = np.sort(np.partition(keys, k - 1)[:, :k])
+        index, squared_distance = split_keys(nearest, len(self._rows))
+
+        proven = bound[:, -1] > squared_distance[:, -1]  # strictly: an equal one could come first
+        return index, squared_distance, proven, (first | within).sum(1)
+
+    def _keys(
+        self, x: np.ndarray, part: np.ndarray, mask: np.ndarray, shortlist: np.ndarray
+    ) -> np.ndarray:
+        """Keys of the queries x[part] and the images of their shortlists in the mask, int64 [M]."""
+        query, column = np.nonzero(mask)
+        index = shortlist[query, column]
+        S = pair_distances(x, self._pixels, part[query], index, device=self.device)
+        return S * len(self._rows) + index
+
+
+def open_vector_search(vectors: np.ndarray, device: torch.device) -> tuple[str, VectorSearch]:
+    """The backend's name, and the search for the nearest in ℓ2 of `vectors`, float32 [N, R].
+
+    On the CPU the vectors are searched where they are, without a copy.
+    """
+    if device.type == "cpu":
+
+        def search_cpu(t: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            faiss.omp_set_num_threads(1)  # of the calling thread: parts run side by side
+            return faiss.knn(t, vectors, k)
+
+        return "faiss-cpu", search_cpu
+    if faiss.get_num_gpus():
+        config = faiss.GpuIndexFlatConfig()
+        config.device = device.index or 0
+        config.use_cuvs = False  # the error bound is that of float32 products, as FAISS's own are
+        resources = faiss.StandardGpuResources()
+        index = faiss.GpuIndexFlatL2(resources, vectors.shape[1], config)
+        for start in range(0, len(vectors), COPY_STEP):
+            index.add(vectors[start : start + COPY_STEP])
+        return "faiss-cuda", index.search
+
+    y = torch.from_numpy(vectors).to(device)
+    return "torch-cuda", lambda t, k: nearest_projections(torch.from_numpy(t).to(device), y, k)

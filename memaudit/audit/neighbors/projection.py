@@ -1,0 +1,199 @@
+"""Short vectors whose distances are proven lower bounds of the distances between images.
+
+With v = x − m for a fixed integer image m, and P of orthonormal rows,
+
+    t(x) = [P v, ‖v − Pᵀ P v‖]    and    ‖t(x) − t(y)‖ ≤ ‖x − y‖
+
+by the triangle inequality in the complement of P's rows. Any P is valid; the principal components
+of the training images make the bound sharp. docs/neighbors.md derives every error bound used here.
+
+Legend: B queries, N training images, D pixel values an image, R numbers in t(x).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memaudit.audit.neighbors.integer_distances import row_blocks, squared_norms, to_float
+
+LARGEST_WIDTH = 256
+SHRINKAGE = 6  # R = D / 6 up to there: measured on MNIST and on CIFAR-10 at 16 and 32 pixels
+SMALLEST_DIMENSION = 300  # up to it the pixels themselves are short enough
+SAMPLE_SIZE = 2048
+SAMPLE_VALUES = 2**27  # of all images of the sample together, where images are large
+COLUMN_BLOCK = 4096  # columns over which float32 sums integers up to 2²⁴
+LARGEST_FACTOR = 255  # entries of 8 bits multiply exactly even in bfloat16
+LARGEST_ERROR = 1e-8  # beyond it the rows are no basis worth having
+
+SINGLE_ROUNDOFF = 2.0**-24
+DOUBLE_ROUNDOFF = 2.0**-53
+
+
+@dataclass(frozen=True)
+class Projection:
+    """t(x). Without a basis it is v itself."""
+
+    centre: Tensor
+    """m, float32 [D], integers."""
+    basis: "Basis | None"
+
+    @property
+    def width(self) -> int:
+        """R."""
+        return len(self.centre) if self.basis is None else len(self.basis.rows) + 1
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Project.
+
+        Args:
+            images: uint8 [B, D]; may be memory-mapped.
+
+        Returns:
+            t(x), float32 [B, R], and ‖v‖, float64 [B].
+        """
+        t = np.empty((len(images), self.width), dtype=np.float32)
+        norm = np.empty(len(images), dtype=np.float64)
+        device = self.centre.device
+        for part in row_blocks(len(images), images.shape[1], device):
+            v = to_float(images[part], device).sub_(self.centre)
+            squared_norm = squared_norms(v)
+            t[part] = self._shorten(v, squared_norm).cpu().numpy()
+            norm[part] = squared_norm.sqrt_().cpu().numpy()
+        return t, norm
+
+    def bound_error(self, norm_x: np.ndarray, norm_y: float) -> np.ndarray:
+        """How far a float32 ‖t(x) − t(y)‖² may lie above the true ‖x − y‖².
+
+        (γ(R + 4) + 2τ + τ²)·(‖v_x‖ + ‖v_y‖)², with γ(n) = n·u / (1 − n·u) and u = 2⁻²⁴, however
+        the products are ordered, expanded or fused.
+
+        Args:
+            norm_x: ‖v‖ of the queries, float64 [B].
+            norm_y: the largest ‖v‖ of the training images.
+
+        Returns:
+            float64 [B].
+        """
+        tau = 0.0 if self.basis is None else self.basis.relative_error
+        return (_gamma(self.width + 4, SINGLE_ROUNDOFF) + 2 * tau + tau**2) * (norm_x + norm_y) ** 2
+
+    def _shorten(self, v: Tensor, squared_norm: Tensor) -> Tensor:
+        if self.basis is None:
+            return v
+        rows = self.basis.rows
+        z = torch.zeros(len(v), len(rows), dtype=torch.float64, device=v.device)
+        for v_block, row_block in zip(
+            v.split(COLUMN_BLOCK, 1), rows.split(COLUMN_BLOCK, 1), strict=True
+        ):
+            z += v_block @ row_block.T  # integers, exactly
+        p = z @ self.basis.whitening
+        residual = (squared_norm - p.square().sum(1)).clamp_(min=0).sqrt_()
+        return torch.cat([p, residual[:, None]], 1).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Orthonormal rows P = Wᵀ A, as integers and what whitens them."""
+
+    rows: Tensor
+    """A: float32 [R - 1, D], integers within ±255."""
+    whitening: Tensor
+    """W: float64 [R - 1, R - 1], from the Gram matrix of A."""
+    relative_error: float
+    """τ: t(x) as computed is within τ·‖v‖ of t(x), before FAISS subtracts anything."""
+
+
+def fit_projection(images: np.ndarray, width: int, *, device: torch.device) -> Projection:
+    """Fit P to a sample of the images.
+
+    Args:
+        images: uint8 [N, D]; may be memory-mapped.
+        width: R, ≤ D. Where no basis is good enough, the projection has R = D and none.
+        device: where to compute.
+    """
+    num_images, D = images.shape
+    size = min(num_images, SAMPLE_SIZE, SAMPLE_VALUES // D)
+    picked = np.linspace(0, num_images - 1, size).astype(np.int64)
+    sample = to_float(images[picked], device)
+    centre = sample.mean(0).round_()
+    if width == D:
+        return Projection(centre, basis=None)
+    return Projection(centre, _fit_basis(sample.sub_(centre), centre, width - 1))
+
+
+def _fit_basis(v: Tensor, centre: Tensor, num_rows: int) -> Basis | None:
+    """The principal rows of the sample v, float32 [n, D]; None if they are no basis in float64."""
+    D = v.shape[1]
+    rows = _principal_rows(v, num_rows)
+
+    # Cauchy–Schwarz bounds every partial sum of a·v by ‖a‖·‖v‖, which must stay within 2²⁴;
+    # rounding makes a row longer by at most √D / 2.
+    farthest = torch.maximum(centre, 255 - centre).to(torch.float64).square_()
+    radius = max(float(part.sum()) for part in farthest.split(COLUMN_BLOCK)) ** 0.5
+    scale = 0.999 * 2.0**24 / radius - D**0.5 / 2
+    scales = (LARGEST_FACTOR / rows.abs().amax(1, keepdim=True)).clamp_(max=scale)
+    A = (rows * scales).round_()
+
+    gram = torch.zeros(len(A), len(A), dtype=torch.float64, device=v.device)
+    for block in A.split(COLUMN_BLOCK, 1):
+        gram += block.to(torch.float64) @ block.to(torch.float64).T  # integers, exactly
+    L, failed = torch.linalg.cholesky_ex(gram)
+    identity = torch.eye(len(A), dtype=torch.float64, device=v.device)
+    W = torch.linalg.solve_triangular(L, identity, upper=False).T
+
+    condition = _infinity_norm(gram) * _infinity_norm(W) * _infinity_norm(W.T)
+    error = _infinity_norm(W.T @ gram @ W - identity)
+    error += 2 * _gamma(2 * len(A), DOUBLE_ROUNDOFF) * condition
+    exact = float(gram.diagonal().max()) ** 0.5 * radius <= 2.0**24
+    if failed or not exact or not error < LARGEST_ERROR:
+        return None
+    return Basis(A, W, relative_error=2 * math.sqrt(error) + 2 * SINGLE_ROUNDOFF)
+
+
+def nearest_projections(t: Tensor, y: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """FAISS's search, for a GPU without FAISS; in float64, so that TF32 cannot touch it.
+
+    Args:
+        t, y: projections of queries and training images, float32 [B, R] and [N, R], on one device.
+        k: 1 … N.
+
+    Returns:
+        Squared distances, float64 [B, k], ascending, and index int64 [B, k].
+    """
+    t = t.to(torch.float64)
+    distance = t.new_empty(len(t), 0)
+    index = torch.empty(len(t), 0, dtype=torch.int64, device=t.device)
+    for part in row_blocks(len(y), max(y.shape[1], len(t)), y.device):
+        block = y[part].to(torch.float64)
+        product = t @ block.T
+        distance_to_block = squared_norms(t)[:, None] + squared_norms(block) - 2 * product
+        block_index = torch.arange(part.start, part.stop, device=t.device).expand_as(product)
+        distance = torch.cat([distance, distance_to_block], 1)
+        index = torch.cat([index, block_index], 1)
+        distance, order = distance.topk(min(k, distance.shape[1]), largest=False)
+        index = index.gather(1, order)
+    return distance.cpu().numpy(), index.cpu().numpy()
+
+
+def _principal_rows(v: Tensor, num_rows: int) -> Tensor:
+    """Orthonormal rows that span nearly the first principal components of v; [num_rows, D].
+
+    One step of randomized subspace iteration (Halko et al., arXiv:0909.4061, Algorithm 4.4).
+    """
+    generator = torch.Generator().manual_seed(0)
+    sketch = torch.randn(len(v), num_rows, generator=generator).to(v.device)
+    Q = torch.linalg.qr(v.T @ sketch).Q
+    return torch.linalg.qr(v.T @ (v @ Q)).Q.T
+
+
+def _gamma(n: int, roundoff: float) -> float:
+    """γ(n) = n·u / (1 − n·u), the relative error of n roundings (Higham)."""
+    return n * roundoff / (1 - n * roundoff)
+
+
+def _infinity_norm(matrix: Tensor) -> float:
+    """Largest absolute row sum."""
+    return float(matrix.abs().sum(1).max())

@@ -1,0 +1,116 @@
+"""A scan in a few lines, for the pages of a CI system: JUnit XML and Markdown."""
+
+from xml.etree import ElementTree
+
+from memaudit.audit.scan import ScanResult
+from memaudit.audit.statistics.intervals import Proportion
+from memaudit.wording import percent
+
+INCONCLUSIVE = "INCONCLUSIVE"
+SHOWN_LEAKS = 10
+CASE = ("memaudit.scan", "the share of copies is within the limit")
+"""Class and name of the one test case."""
+
+
+def junit_xml(result: ScanResult) -> str:
+    """One test case, the gate: failed on FAIL, an error on INCONCLUSIVE, skipped without a gate."""
+    decision = result.decision
+    failed = decision is not None and decision.verdict == "FAIL"
+    undecided = decision is not None and decision.verdict == INCONCLUSIVE
+    suite = ElementTree.Element(
+        "testsuite",
+        name="memaudit",
+        tests="1",
+        failures=str(int(failed)),
+        errors=str(int(undecided)),
+        skipped=str(int(decision is None)),
+        time=f"{result.timings['total']:.3f}",
+        timestamp=result.environment["finished"],
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _facts(result).items():
+        ElementTree.SubElement(properties, "property", name=_text(name), value=_text(value))
+    case = ElementTree.SubElement(
+        suite,
+        "testcase",
+        classname=CASE[0],
+        name=CASE[1],
+        time=f"{result.timings['total']:.3f}",
+    )
+    if failed or undecided:
+        element = ElementTree.SubElement(
+            case, "failure" if failed else "error", message=_text(headline(result))
+        )
+        facts = (f"{name}: {value}" for name, value in _facts(result).items())
+        element.text = _text("\n".join(facts))
+    elif decision is None:
+        ElementTree.SubElement(case, "skipped", message="no limit was given (--fail-above)")
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def junit_error(message: str) -> str:
+    """The same test case for a scan that could not run."""
+    suite = ElementTree.Element("testsuite", name="memaudit", tests="1", failures="0", errors="1")
+    case = ElementTree.SubElement(suite, "testcase", classname=CASE[0], name=CASE[1])
+    ElementTree.SubElement(case, "error", message=_text(message))
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def markdown_summary(result: ScanResult) -> str:
+    """The verdict, what it rests on, and the images that leak most."""
+    lines = [f"## memaudit: {_cell(headline(result))}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in _facts(result).items()]
+    if result.leaks:
+        lines += ["", "| training image | copies |", "|---|---:|"]
+        lines += [f"| {_cell(leak.name)} | {leak.hits:,} |" for leak in result.leaks[:SHOWN_LEAKS]]
+        if len(result.leaks) > SHOWN_LEAKS:
+            lines += ["", f"… and {len(result.leaks) - SHOWN_LEAKS:,} more in leaks.csv."]
+    return "\n".join(lines) + "\n"
+
+
+def headline(result: ScanResult) -> str:
+    """The verdict, if there is one, and the share of copies."""
+    ratio = result.ratios["distinct"]
+    counted = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
+    return counted if result.decision is None else f"{result.decision.verdict}: {counted}"
+
+
+def _facts(result: ScanResult) -> dict[str, str]:
+    facts = {f"memorized, {rule}": _share(ratio) for rule, ratio in result.ratios.items()}
+    if result.decision is not None:
+        facts["limit"] = f"{percent(result.decision.limit)} %"
+        facts["confidence"] = f"{100 * result.decision.confidence:g} %"
+    facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
+    hashed = "SHA-256" if result.source["kind"] == "checkpoint" else "SHA-256 of the pixels"
+    facts["source"] = f"{result.source['path']} ({hashed} {result.source['sha256']})"
+    facts["training images"] = (
+        f"{len(result.data):,} of {result.data.source} (SHA-256 of the pixels "
+        f"{result.data.fingerprint})"
+    )
+    for warning in result.source.get("warnings", ()):
+        facts["warning"] = warning
+    facts["memaudit"] = result.environment["memaudit"]
+    return facts
+
+
+def _share(ratio: Proportion) -> str:
+    return (
+        f"{percent(ratio.ratio)} % [{percent(ratio.low)}, {percent(ratio.high)}] "
+        f"({ratio.count:,} of {ratio.total:,})"
+    )
+
+
+def _cell(text: str) -> str:
+    """Text that stays within its cell of a Markdown table and is nothing but text."""
+    text = _text(text).replace("\\", "\\\\")
+    for mark in "|`*_[]<>#":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def _text(text: str) -> str:
+    """Characters without a shape escaped: XML cannot hold them all."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )

@@ -1,0 +1,162 @@
+"""Reports side by side: the snapshots of a run, or the models of a sweep."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from memaudit.audit.report.folder import SCHEMA, is_sealed, plain, reports_in
+from memaudit.audit.statistics.intervals import Proportion
+from memaudit.errors import ConfigError, DataError
+from memaudit.wording import some
+
+Factor = Literal["images-seen", "size", "name"]
+"""What tells reports apart: training images the model has seen, |D|, or the folder's name."""
+
+
+@dataclass(frozen=True)
+class ComparedReport:
+    """What a comparison takes from a report."""
+
+    folder: Path
+    source: str
+    """Path of what was audited."""
+    images_seen: int | None
+    """Training images, with repetitions, that the model has seen; None where it does not say."""
+    num_images: int
+    """|D|, of the training images."""
+    ratio: Proportion
+    """The distinct ratio, the headline."""
+    interval: str
+    """How its interval was made."""
+    verdict: str | None
+    num_leaking_images: int
+    rule: dict[str, str]
+    """By what images were judged, and in words."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Reports in the order of the factor."""
+
+    by: Factor
+    reports: tuple[ComparedReport, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the reports: their folders, without what the paths have in common."""
+        folders = [report.folder.absolute() for report in self.reports]
+        shared = os.path.commonpath([folder.parent for folder in folders])
+        return tuple(os.path.relpath(folder, shared) for folder in folders)
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """In what the reports are not made alike, so that their ratios are not one measure.
+
+        Such as `mirror images: not searched (a), searched (b, c)`.
+        """
+        found = []
+        for rule in self.reports[0].rule:
+            made_so: dict[str, list[str]] = {}
+            for name, report in zip(self.names, self.reports, strict=True):
+                made_so.setdefault(report.rule[rule], []).append(name)
+            if len(made_so) > 1:
+                values = (f"{value} ({some(names)})" for value, names in sorted(made_so.items()))
+                found.append(f"{rule}: {', '.join(values)}")
+        return tuple(found)
+
+
+def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Comparison:
+    """Read reports and put them in order.
+
+    Args:
+        paths: report.json files, or folders that hold some at any depth.
+        by: what to order them by. None: the images seen where they alone vary, |D| where that
+            does, else the name.
+
+    Raises:
+        DataError: no report there, or one that cannot be read or was changed.
+        ConfigError: by the images seen, where a report does not say how many.
+    """
+    files = {file.resolve(): file for path in paths for file in reports_in(path)}
+    reports = [read_report(file) for file in sorted(files.values())]
+    by = by or _varying(reports)
+    if by == "images-seen":
+        for report in reports:
+            if report.images_seen is None:
+                raise ConfigError(
+                    f"{report.folder} does not say how many images its model has seen, as "
+                    "checkpoints of `memaudit train` do; compare by size or by name instead."
+                )
+        reports.sort(key=lambda report: report.images_seen or 0)
+    elif by == "size":
+        reports.sort(key=lambda report: report.num_images)
+    return Comparison(by, tuple(reports))
+
+
+def read_report(file: Path) -> ComparedReport:
+    """What a comparison takes from a report.json.
+
+    Raises:
+        DataError: it cannot be read, is of another version, or was changed after it was written.
+    """
+    try:
+        content = file.read_bytes()
+        report = json.loads(content)
+        if report["schema"] != SCHEMA:
+            raise DataError(
+                f"{file} is of the form {report['schema']}; this version of memaudit reads {SCHEMA}"
+                ". Scan again, or use the version that wrote it."
+            )
+        if not is_sealed(content):
+            raise DataError(
+                f"{file} was changed after it was written: its checksum is another. "
+                f"See `memaudit verify {file.parent}`, and leave it out."
+            )
+        provenance = report["source"].get("provenance") or {}
+        seen = provenance.get("images_seen")
+        ratio = report["ratios"]["distinct"]
+        return ComparedReport(
+            folder=file.parent,
+            source=report["source"]["path"],
+            images_seen=None if seen is None else int(seen),
+            num_images=int(report["data"]["num_images"]),
+            ratio=Proportion(
+                ratio["count"], ratio["total"], ratio["low"], ratio["high"], ratio["confidence"]
+            ),
+            interval=report["interval"],
+            verdict=report["verdict"],
+            num_leaking_images=report["num_leaking_images"],
+            rule={
+                "threshold": report["threshold_fraction"],
+                "duplicates within": f"{report['duplicate_rms']:g} grey levels",
+                "distances": report["space"]["unit"],
+                "mirror images": "searched" if report["search"]["flips"] else "not searched",
+                "confidence": f"{100 * report['confidence']:g} %",
+            },
+        )
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{file} is no report of memaudit that can be read ({error}). Give folders that "
+            "`memaudit scan --out` wrote."
+        ) from error
+
+
+def comparison_dict(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as strict JSON can hold it."""
+    return plain(
+        {
+            "by": comparison.by,
+            "differences": comparison.differences,
+            "reports": comparison.reports,
+        }
+    )
+
+
+def _varying(reports: Sequence[ComparedReport]) -> Factor:
+    if len({report.num_images for report in reports}) > 1:
+        return "size"
+    seen = {report.images_seen for report in reports}
+    return "images-seen" if len(seen) > 1 and None not in seen else "name"

@@ -1,0 +1,136 @@
+"""Duplicates to look at and to sort: duplicates.html and duplicates.csv.
+
+What the page says is in templates/duplicates.html.j2, how it looks in templates/report.css.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import memaudit
+from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
+from memaudit.audit.neighbors.units import rms_grey_levels
+from memaudit.audit.report.html import render_template
+from memaudit.audit.report.pictures import LARGEST_PICTURE, Picture, embed
+from memaudit.data.images import ImageSet
+from memaudit.files import atomic_write
+from memaudit.wording import short
+
+PAGE = "duplicates.html"
+TABLE = "duplicates.csv"
+SHOWN_GROUPS = 100
+"""Groups shown. With these limits a page of 64×64 images stays under 15 MB."""
+SHOWN_IMAGES = 8
+"""Images shown of a group."""
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image of a group."""
+
+    index: int
+    name: str
+    is_first: bool
+    is_copy: bool
+    """Whether it equals an earlier one."""
+    rms: float
+    """Distance to the first of the group in grey levels."""
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class ShownGroup:
+    """A group with the first of its images."""
+
+    number: int
+    """The table's."""
+    size: int
+    num_copies: int
+    images: tuple[ShownImage, ...]
+
+
+def write_duplicates(found: Duplicates, images: ImageSet, folder: str | Path) -> Path:
+    """Write the page and the table.
+
+    Args:
+        found: `find_duplicates(images)`.
+        images: the set.
+        folder: created if need be.
+
+    Returns:
+        Path of duplicates.html.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        (TABLE, duplicates_csv(found, images)),
+        (PAGE, duplicates_page(found, images)),
+    ):
+        with atomic_write(folder / name) as file:
+            # Names may hold bytes that are no text (surrogates): shown as escapes, never an error.
+            file.write(text.encode(errors="backslashreplace"))
+    return folder / PAGE
+
+
+def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
+    """One row an image that has a duplicate.
+
+    `group` counts from 1 in the order of the groups' first images, `squared_distance` and `rms`
+    are those to the group's first image, `exact` is 1 where an earlier image is equal.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["group", "index", "name", "squared_distance", "rms", "exact"])
+    for number, group in enumerate(found.groups, start=1):
+        for i, S, is_copy in _members(group):
+            rms = rms_grey_levels(S, images.image_shape)
+            writer.writerow([number, i, images.names[i], S, rms, int(is_copy)])
+    return text.getvalue()
+
+
+def duplicates_page(found: Duplicates, images: ImageSet) -> str:
+    """The text of duplicates.html."""
+    shown = largest_groups(found)[:SHOWN_GROUPS]
+    return render_template(
+        "duplicates.html.j2",
+        found=found,
+        data=images,
+        groups=[_shown(number, group, images) for number, group in shown],
+        num_kept=len(found.kept),
+        reduced=max(images.image_shape[1:]) > LARGEST_PICTURE,
+        version=memaudit.__version__,
+    )
+
+
+def largest_groups(found: Duplicates) -> list[tuple[int, DuplicateGroup]]:
+    """The groups with their numbers, largest first; of one size the closest first."""
+    return sorted(
+        enumerate(found.groups, start=1),
+        key=lambda item: (-len(item[1].indices), max(item[1].squared_distance)),
+    )
+
+
+def _members(group: DuplicateGroup) -> Iterator[tuple[int, int, bool]]:
+    return zip(group.indices, group.squared_distance, group.is_copy, strict=True)
+
+
+def _shown(number: int, group: DuplicateGroup, images: ImageSet) -> ShownGroup:
+    members = list(_members(group))[:SHOWN_IMAGES]
+    return ShownGroup(
+        number=number,
+        size=len(group.indices),
+        num_copies=sum(group.is_copy),
+        images=tuple(
+            ShownImage(
+                index=i,
+                name=images.names[i],
+                is_first=i == group.indices[0],
+                is_copy=is_copy,
+                rms=rms_grey_levels(S, images.image_shape),
+                picture=embed(images.images[i], f"Image {i}, {short(images.names[i])}"),
+            )
+            for i, S, is_copy in members
+        ),
+    )

@@ -1,0 +1,148 @@
+"""What a report shows of its images: pairs, training images that leak, and attractors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.audit.diagnostics.noise_and_return import Attractor
+from memaudit.audit.memorization.matches import Leak, Matches
+from memaudit.audit.neighbors.space import Space
+from memaudit.audit.report.pictures import Picture, embed
+from memaudit.audit.scan import ScanResult
+from memaudit.wording import short
+
+CLOSEST_PAIRS = 48
+"""Pairs shown from the closest on."""
+EDGE_PAIRS = 6
+"""Pairs shown on each side of the threshold, where the closest ones do not reach it."""
+SHOWN_LEAKS = 120
+"""Leaking training images shown."""
+SHOWN_ATTRACTORS = 24
+"""Attractors shown. With these limits a page of 64×64 images stays under 10 MB."""
+SHOWN_KEYS = 8
+"""Seeds, names or duplicates listed for a leak."""
+AMPLIFIED = 4
+"""Factor of the difference pictures."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A generated image beside its neighbours."""
+
+    key: int | str
+    """Seed or name."""
+    class_index: int | None
+    is_copy: bool
+    distance_ratio: float
+    nearest: str
+    """Name of the nearest training image."""
+    second: str | None
+    """Name of the nearest outside its duplicates; None where there is none."""
+    nearest_distance: str
+    second_distance: str | None
+    pictures: dict[str, Picture]
+    """Heading → picture, in their order."""
+
+
+@dataclass(frozen=True)
+class LeakRow:
+    """A training image that leaked, with its closest copy."""
+
+    leak: Leak
+    distance: str
+    """Of the closest copy."""
+    pictures: tuple[Picture, Picture]
+    keys: tuple[int | str, ...]
+    """Of its closest copies, at most SHOWN_KEYS."""
+    duplicates: tuple[str, ...]
+    """Names of its duplicates in the training set, at most SHOWN_KEYS."""
+
+
+@dataclass(frozen=True)
+class AttractorRow:
+    """A training image that sampling returned to from its noised version."""
+
+    attractor: Attractor
+    leaks: bool
+    """Whether it is among the images that free sampling copied."""
+    picture: Picture
+
+
+def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the closest pairs, copies first, and of further ones on both sides of the edge."""
+    order = np.lexsort((matches.distance_ratio, ~matches.memorized_distinct))
+    num_copies = int(matches.memorized_distinct.sum())
+    if num_copies <= CLOSEST_PAIRS:
+        return order[:CLOSEST_PAIRS], order[:0]
+    first = max(CLOSEST_PAIRS, num_copies - EDGE_PAIRS)
+    return order[:CLOSEST_PAIRS], order[first : num_copies + EDGE_PAIRS]
+
+
+def pair(result: ScanResult, row: int) -> Pair:
+    """The generated image of a row of the matches, with its pictures."""
+    matches, data = result.matches, result.data
+    nn1, nn2 = int(matches.nn1[row]), int(matches.nn2_distinct[row])
+    x, y = result.generated[row], data.images[nn1]
+    difference = np.abs(x.astype(int) - y) * AMPLIFIED
+    nearest = data.names[nn1]
+    second = data.names[nn2] if nn2 >= 0 else None
+    pictures = {
+        "Generated": embed(x, f"Generated image {short(result.keys[row])}"),
+        "Nearest": embed(y, f"Nearest training image {short(nearest)}"),
+    }
+    if second is not None:
+        alt = f"Second nearest training image {short(second)}"
+        pictures["Second"] = embed(data.images[nn2], alt)
+    pictures[f"Difference ×{AMPLIFIED}"] = embed(
+        difference.clip(0, 255).astype(np.uint8),
+        f"Difference between generated and nearest, times {AMPLIFIED}",
+    )
+    return Pair(
+        key=result.keys[row],
+        class_index=None if result.class_index is None else int(result.class_index[row]),
+        is_copy=bool(matches.memorized_distinct[row]),
+        distance_ratio=float(matches.distance_ratio[row]),
+        nearest=nearest,
+        second=second,
+        nearest_distance=distance_text(result.space, matches.squared_distance1[row]),
+        second_distance=None
+        if second is None
+        else distance_text(result.space, matches.squared_distance2_distinct[row]),
+        pictures=pictures,
+    )
+
+
+def leak_row(result: ScanResult, leak: Leak) -> LeakRow:
+    """A leaking training image, with its pictures."""
+    names = result.data.names
+    keys = tuple(result.keys[row] for row in leak.rows[:SHOWN_KEYS])
+    return LeakRow(
+        leak=leak,
+        distance=distance_text(result.space, leak.squared_distance),
+        pictures=(
+            embed(result.data.images[leak.index], f"Training image {short(leak.name)}"),
+            embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}"),
+        ),
+        keys=keys,
+        duplicates=tuple(names[i] for i in result.duplicates.get(leak.index, ())[:SHOWN_KEYS]),
+    )
+
+
+def attractor_rows(result: ScanResult) -> list[AttractorRow]:
+    """The first attractors of the return test, at most SHOWN_ATTRACTORS; none without the test."""
+    if result.return_test is None:
+        return []
+    leaking = {leak.index for leak in result.leaks}
+    return [
+        AttractorRow(
+            attractor,
+            attractor.index in leaking,
+            embed(result.data.images[attractor.index], f"Training image {short(attractor.name)}"),
+        )
+        for attractor in result.return_test.attractors[:SHOWN_ATTRACTORS]
+    ]
+
+
+def distance_text(space: Space, squared_distance: float) -> str:
+    """A distance in the unit of its space, as a page shows it."""
+    return f"{space.distance(squared_distance):.{2 if space.exact else 4}f}"

@@ -1,0 +1,162 @@
+"""The two tables of a report as text: matches.csv and leaks.csv, written and read back."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memaudit.audit.memorization.matches import Leak, Matches
+from memaudit.audit.neighbors.space import Space
+
+Keys = tuple[int, ...] | tuple[str, ...]
+"""One a generated image: its seed, or its name where images were given."""
+
+
+@dataclass(frozen=True)
+class MatchTable:
+    """The content of matches.csv."""
+
+    keys: Keys
+    class_index: np.ndarray | None
+    """int64 [M]: the class that each image was generated for, or None."""
+    matches: Matches
+
+
+def matches_csv(table: MatchTable) -> str:
+    """One row a generated image: its seed or name, its neighbours, the verdict of each rule."""
+    matches = table.matches
+    columns: dict[str, Iterable[Any]] = {_key_column(table.keys): table.keys}
+    if table.class_index is not None:
+        columns["class_index"] = table.class_index.tolist()
+    columns |= {
+        "nn1": matches.nn1.tolist(),
+        "nn2": matches.nn2.tolist(),
+        "nn2_distinct": matches.nn2_distinct.tolist(),
+        "squared_distance1": matches.squared_distance1.tolist(),
+        "squared_distance2": matches.squared_distance2.tolist(),
+        "squared_distance2_distinct": matches.squared_distance2_distinct.tolist(),
+        "memorized_paper": matches.memorized_paper.astype(int).tolist(),
+        "memorized_distinct": matches.memorized_distinct.astype(int).tolist(),
+        "distance_ratio": matches.distance_ratio.tolist(),
+    }
+    for row, radius in enumerate(matches.radii):
+        if radius != matches.duplicate_rms:
+            columns[f"nn2_distinct_at_{radius:g}"] = matches.index_distinct[row].tolist()
+            columns[f"squared_distance2_distinct_at_{radius:g}"] = (
+                matches.squared_distance_distinct[row].tolist()
+            )
+    return _csv(columns, zip(*columns.values(), strict=True))
+
+
+def read_matches(text: str, *, threshold: Fraction, duplicate_rms: float) -> MatchTable:
+    """What `matches_csv` wrote.
+
+    Args:
+        text: of matches.csv.
+        threshold, duplicate_rms: by which it was judged.
+
+    Raises:
+        ValueError: a table of another form.
+    """
+    rows = csv.reader(io.StringIO(text, newline=""))
+    header = next(rows, [])
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+
+    def indices(name: str) -> np.ndarray:
+        return np.array([int(value) for value in columns[name]], dtype=np.int64)
+
+    def distances(name: str) -> np.ndarray:
+        values = columns[name]
+        if all(value.lstrip("-").isdigit() for value in values):
+            return indices(name)
+        return np.array([float(value) for value in values])
+
+    prefix = "nn2_distinct_at_"
+    suffix_of = {
+        float(name.removeprefix(prefix)): name.removeprefix("nn2_distinct")
+        for name in header
+        if name.startswith(prefix)
+    }
+    suffix_of[duplicate_rms] = ""
+    radii = tuple(sorted(suffix_of))
+    try:
+        matches = Matches(
+            index=np.stack([indices("nn1"), indices("nn2")], 1),
+            squared_distance=np.stack(
+                [distances("squared_distance1"), distances("squared_distance2")], 1
+            ),
+            radii=radii,
+            index_distinct=np.stack([indices(f"nn2_distinct{suffix_of[r]}") for r in radii]),
+            squared_distance_distinct=np.stack(
+                [distances(f"squared_distance2_distinct{suffix_of[r]}") for r in radii]
+            ),
+            threshold=threshold,
+            duplicate_rms=duplicate_rms,
+        )
+        keys: Keys = columns["name"] if "name" in columns else tuple(map(int, columns["seed"]))
+    except KeyError as error:
+        raise ValueError(f"the column {error} is missing") from error
+    return MatchTable(keys, indices("class_index") if "class_index" in columns else None, matches)
+
+
+def leaks_csv(
+    leaks: Sequence[Leak], keys: Keys, space: Space, duplicates: Mapping[int, Sequence[int]]
+) -> str:
+    """One row a training image that leaked, most copied first; its copies closest first."""
+    column = _key_column(keys)
+    return _csv(
+        ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"],
+        (
+            (
+                leak.index,
+                leak.name,
+                leak.hits,
+                leak.squared_distance,
+                space.distance(leak.squared_distance),
+                (" " if column == "seed" else ";").join(str(keys[row]) for row in leak.rows),
+                " ".join(map(str, duplicates.get(leak.index, ()))),
+            )
+            for leak in leaks
+        ),
+    )
+
+
+class LeakNames(NamedTuple):
+    """What leaks.csv says of the training images, which does not follow from the matches."""
+
+    names: dict[int, str]
+    """By index."""
+    duplicates: dict[int, tuple[int, ...]]
+    """Index → positions of its duplicates in the training set."""
+
+
+def read_leaks(text: str) -> LeakNames:
+    """Names and duplicates of the training images in leaks.csv.
+
+    Raises:
+        ValueError: a table of another form.
+    """
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    try:
+        return LeakNames(
+            {int(row["index"]): row["name"] for row in rows},
+            {int(row["index"]): tuple(map(int, row["duplicates"].split())) for row in rows},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the column {error} is missing") from error
+
+
+def _key_column(keys: Keys) -> str:
+    return "seed" if isinstance(keys[0], int) else "name"
+
+
+def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,140 @@
+"""Image files → batches of pixels, in this process or in several.
+
+Threads are not used: they share one lock, which costs more than a small image.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from memaudit.data.readers.decoding import decode_image
+from memaudit.data.readers.jpeg import is_jpeg
+from memaudit.errors import DataError
+
+# Encoded bytes from which several processes are sooner done than one. One decodes 256 MiB of PNG in
+# about 6 s and 1 GiB of JPEG in about 25 s. A process takes 0.5 s of a core to start, and 4 s where
+# torch is imported: for JPEG, or by the script that is run again in it.
+_PROCESSES_FROM = 256 << 20
+_PROCESSES_FROM_JPEG = 1 << 30
+
+
+class EncodedBatch(NamedTuple):
+    """Image files in their order: names and bytes, [B] each."""
+
+    names: list[str]
+    data: list[bytes]
+
+
+def decode_batches(
+    batches: Iterable[EncodedBatch],
+    *,
+    source: str,
+    shape: tuple[int, int, int],
+    first_name: str,
+    resolution: int | None = None,
+    num_processes: int = 1,
+) -> Iterator[np.ndarray]:
+    """Decode batches in order.
+
+    Processes are spawned: a script that wants them needs the usual `if __name__ == "__main__":`,
+    without which the work falls back to its own process.
+
+    Args:
+        batches: the encoded images.
+        source: the path as the user wrote it, for errors.
+        shape: (C, H, W) that every image must have, after resizing.
+        first_name: the image that has it, for errors.
+        resolution: resize to resolution×resolution.
+        num_processes: see `choose_num_processes`.
+
+    Yields:
+        uint8 [B, C, H, W], one array a batch.
+
+    Raises:
+        DataError: an image is broken, or not of the shape of the first.
+    """
+    decode = partial(
+        _decode_batch, source=source, shape=shape, first_name=first_name, resolution=resolution
+    )
+    if num_processes == 1:
+        return map(decode, batches)
+    return _in_processes(decode, batches, num_processes)
+
+
+def choose_num_processes(num_bytes: int, first: bytes) -> int:
+    """How many processes are soonest done with `num_bytes` of image files such as `first`."""
+    enough = num_bytes >= (_PROCESSES_FROM_JPEG if is_jpeg(first) else _PROCESSES_FROM)
+    if not enough or multiprocessing.current_process().daemon:  # which may not start any
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode_batch(
+    batch: EncodedBatch,
+    *,
+    source: str,
+    shape: tuple[int, int, int],
+    first_name: str,
+    resolution: int | None,
+) -> np.ndarray:
+    images = np.empty((len(batch.names), *shape), np.uint8)
+    for i, (name, data) in enumerate(zip(batch.names, batch.data, strict=True)):
+        image = decode_image(data, f"{source}: {name}", resolution)
+        if image.shape != shape:
+            raise DataError(
+                f"{source}: {name} is {_in_words(image.shape)}, but {first_name} is "
+                f"{_in_words(shape)}. All images must have one size and one mode; give a "
+                "resolution to resize square images, and convert grey ones to RGB."
+            )
+        images[i] = image
+    return images
+
+
+def _in_words(shape: tuple[int, ...]) -> str:
+    return f"{list(shape)} ({'grey' if shape[0] == 1 else 'RGB'})"
+
+
+def _in_processes(
+    decode: Callable[[EncodedBatch], np.ndarray],
+    batches: Iterable[EncodedBatch],
+    num_processes: int,
+) -> Iterator[np.ndarray]:
+    context = multiprocessing.get_context("spawn")  # fork copies locked locks of other threads
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_ignore_interrupts)
+    waiting: deque[tuple[EncodedBatch, Future[np.ndarray] | None]] = deque()
+
+    def submit(batch: EncodedBatch) -> None:
+        try:
+            waiting.append((batch, pool.submit(decode, batch)))
+        except BrokenProcessPool:
+            waiting.append((batch, None))
+
+    def next_result() -> np.ndarray:
+        batch, future = waiting.popleft()
+        try:
+            return decode(batch) if future is None else future.result()
+        except BrokenProcessPool:
+            return decode(batch)
+
+    try:
+        for batch in batches:
+            submit(batch)
+            if len(waiting) > 2 * num_processes:
+                yield next_result()
+        while waiting:
+            yield next_result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

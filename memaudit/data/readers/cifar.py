@@ -1,0 +1,101 @@
+"""The original CIFAR-10 and CIFAR-100 archives for Python, packed or extracted.
+
+The archive as a whole means its training images. The test images are in a batch of their own and
+are opened by its name: `cifar-10-batches-py/test_batch`, `cifar-100-python/test`.
+"""
+
+import tarfile
+import zlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memaudit.data.readers.lazy_images import Contents, array_contents
+from memaudit.data.readers.plain_pickle import load_plain_dict
+from memaudit.errors import DataError
+
+_CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
+_CIFAR100 = ("train", "meta")
+"""The batches of training images, in order, and the file of class names."""
+_MAX_FILE_BYTES = 1 << 28  # CIFAR-100's training images take 155 MB
+
+
+def training_files(names: Collection[str]) -> tuple[str, ...] | None:
+    """Those of `names` that hold the training images, or None where it is not CIFAR's archive."""
+    for files in (_CIFAR10, _CIFAR100):
+        if set(files) <= set(names):
+            return files
+    return None
+
+
+def batch_files(path: Path) -> list[Path]:
+    """A single batch and, where it lies beside it, the file of class names."""
+    meta = [path.with_name(files[-1]) for files in (_CIFAR10, _CIFAR100)]
+    return [path, *[file for file in meta if file.is_file()]]
+
+
+def read_cifar_files(path: Path, files: list[Path]) -> Contents:
+    """The images of batch files, all of one archive."""
+    return _read({file.name: file.read_bytes() for file in files}, path)
+
+
+def read_cifar_tar(path: Path) -> Contents:
+    """The training images of a .tar.gz, which is read in passing and not extracted."""
+    parts = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                known = name in (*_CIFAR10, *_CIFAR100) and member.size <= _MAX_FILE_BYTES
+                file = archive.extractfile(member) if known else None
+                if file is not None:
+                    parts[name] = file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
+    names = training_files(parts)
+    if names is None:
+        raise DataError(
+            f"{path} is not CIFAR's archive for Python (data_batch_1 … data_batch_5 and "
+            "batches.meta, or train and meta). Extract other archives and give the folder."
+        )
+    return _read({name: parts[name] for name in names}, path)
+
+
+def _read(parts: Mapping[str, bytes], path: Path) -> Contents:
+    """Batches of images put together, with class names from a part that has no images."""
+    images: list[np.ndarray] = []
+    names: list[str] = []
+    labels: list[int] = []
+    class_names: tuple[str, ...] = ()
+    for name, data in parts.items():
+        try:
+            part = load_plain_dict(data)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: {name} was not opened: {error}. Nothing in it ran."
+            ) from error
+        if "data" not in part:
+            class_names = tuple(
+                text.decode("latin1") if isinstance(text, bytes) else str(text)
+                for text in _either(part, "label_names", "fine_label_names", path / name)
+            )
+            continue
+        pixels = part["data"]
+        if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (3072,):
+            raise DataError(f"{path}: {name} holds no images of 3×32×32 bytes.")
+        images.append(pixels.reshape(-1, 3, 32, 32))
+        labels.extend(_either(part, "labels", "fine_labels", path / name))
+        names.extend(f"{name}[{i}]" for i in range(len(pixels)))
+    if not images:
+        raise DataError(f"{path} holds class names but no images; give the folder it is in.")
+    return array_contents(np.concatenate(images), str(path), names, labels, class_names)
+
+
+def _either(part: dict[str, Any], key10: str, key100: str, file: Path) -> list[Any]:
+    """The list that CIFAR-10 and CIFAR-100 call by different names."""
+    found = part.get(key10, part.get(key100))
+    if not isinstance(found, list):
+        raise DataError(f"{file} lacks `{key10}` (CIFAR-10) or `{key100}` (CIFAR-100).")
+    return found

@@ -1,0 +1,98 @@
+"""The bytes of an image file → pixels.
+
+An image is taken when it is 8-bit grey or RGB, or becomes that without a choice: 1-bit grey, a
+palette, an alpha channel that is opaque everywhere. What would need a decision (16 bits, CMYK,
+transparency, animation) is refused by name. Pixels are taken as they are stored: an EXIF
+orientation is not applied, a colour profile is ignored.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from memaudit.data.readers.jpeg import decode_jpeg, is_jpeg
+from memaudit.data.readers.lazy_images import check_square, resize
+from memaudit.errors import DataError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+# Nothing else of PIL's forty formats: some start other programs (EPS).
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+_MAX_PIXELS = 1 << 26
+"""Of one image (8192×8192). A few bytes can announce far more than memory holds."""
+
+
+def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.ndarray:
+    """The pixels of one image file.
+
+    Args:
+        data: the file's bytes.
+        name: what to call it in an error.
+        resolution: resize to resolution×resolution.
+
+    Returns:
+        uint8 [C, H, W], C = 1 (grey) or 3 (RGB).
+
+    Raises:
+        DataError: the image is broken or not 8-bit grey or RGB, or not square and to be resized.
+    """
+    image = decode_jpeg(data, max_pixels=_MAX_PIXELS) if is_jpeg(data) else None
+    if image is None:
+        image = _decode_with_pil(data, name)
+    if resolution is not None:
+        check_square(name, image.shape[1], image.shape[2], resolution)
+        image = resize(image, resolution)
+    return image
+
+
+_GREY_MODES = ("1", "L", "LA")
+_RGB_MODES = ("P", "PA", "RGB", "RGBA")
+
+
+def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
+    try:
+        # A warning is about metadata, and nothing to stop for; a size beyond reason is.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_header(image, name)
+                pixels = np.asarray(_to_grey_or_rgb(image, name))  # [H, W] or [H, W, 3]
+    except DataError:
+        raise
+    except Exception as error:  # whatever a codec makes of broken bytes
+        reason = "it is none of " + ", ".join(_FORMATS)
+        if not isinstance(error, Image.UnidentifiedImageError):
+            reason = str(error) or type(error).__name__
+        raise DataError(
+            f"{name} cannot be decoded: {reason}. Repair the file or take it out."
+        ) from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _check_header(image: Image.Image, name: str) -> None:
+    if image.width * image.height > _MAX_PIXELS:
+        raise DataError(
+            f"{name} announces {image.height}×{image.width} pixels, more than the "
+            f"{_MAX_PIXELS} that an image may have."
+        )
+    # A camera's JPEG may carry a preview as a second frame (MPO); it is one image all the same.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise DataError(f"{name} is animated; a file must hold one image. Save its frames apart.")
+    # PIL cuts 16-bit RGB to 8 bits and calls it RGB; the codec's arguments still tell.
+    sixteen_bits = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    if sixteen_bits or image.mode not in _GREY_MODES + _RGB_MODES:
+        mode = "16-bit" if sixteen_bits else f"in mode {image.mode}"
+        raise DataError(f"{name} is {mode}; 8-bit grey or RGB is needed. Convert it first.")
+
+
+def _to_grey_or_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            raise DataError(
+                f"{name} is transparent in places. Draw it on a background of your choice first."
+            )
+    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    return image if image.mode == mode else image.convert(mode)

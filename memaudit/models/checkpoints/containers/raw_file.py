@@ -1,0 +1,146 @@
+"""A file, read once: what is opened are the very bytes that were hashed and checked.
+
+The container is told by the first bytes, never by the suffix.
+"""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from memaudit.errors import CheckpointError
+from memaudit.models.checkpoints.containers.inert_objects import RECORDS
+from memaudit.models.checkpoints.containers.safetensors_file import (
+    is_safetensors,
+    parse_safetensors,
+)
+from memaudit.models.checkpoints.containers.torch_file import (
+    LEGACY_HEAD,
+    nested_storage,
+    parse_legacy,
+    parse_zip,
+)
+from memaudit.models.checkpoints.containers.unpickler import Budget, Global, Unpickler
+
+MAX_BYTES = 32 << 30
+"""The whole file is held in memory; EDM2's largest has 3 GB."""
+Container = Literal["safetensors", "torch zip", "torch stream", "pickle"]
+
+LOOKS_LIKE = (
+    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with `git lfs pull`"),
+    (b"<", "a web page: the download went wrong"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+)
+PROTOCOL_0 = b"(c}]"
+"""First bytes of pickles before protocol 2, which end with a full stop."""
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """The bytes of a checkpoint file, not yet understood."""
+
+    path: Path
+    container: Container
+    data: memoryview = field(repr=False)
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds, decoded without running anything."""
+
+    file: RawFile
+    value: Any = field(repr=False)
+    """safetensors: StoredTensor by name. Others: the object, of plain values and records."""
+    metadata: Mapping[str, str]
+    """Of a safetensors file; empty elsewhere."""
+
+
+def read_file(path: Path) -> RawFile:
+    """Read a file whose first bytes are those of a known container.
+
+    Raises:
+        CheckpointError: it is missing, unreadable, or of no known container.
+    """
+    try:
+        if not path.exists():
+            raise CheckpointError("there is no such file; check the path.")
+        if not path.is_file():
+            raise CheckpointError("it is not a regular file; a checkpoint file is needed.")
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            last = file.read(1)
+            file.seek(0)
+            container = _container(file.read(32), last)
+            if size > MAX_BYTES:
+                raise CheckpointError(f"it has {size:,} bytes; at most {MAX_BYTES:,} are read.")
+            # Anonymous memory: a mapping of the file would change with it.
+            copy = mmap.mmap(-1, size)
+            file.seek(0)
+            data = memoryview(copy)[: file.readinto(copy)]
+    except OSError as error:
+        raise CheckpointError(f"it cannot be read: {error.strerror}.") from error
+    return RawFile(path, container, data, hashlib.sha256(data).hexdigest())
+
+
+def decode(file: RawFile, budget: Budget) -> Contents:
+    """What `file` holds; the globals that its pickles name are added to `budget.named`.
+
+    Raises:
+        UnsafeCheckpointError: it names something that only running code could give.
+        CheckpointError: it is damaged.
+    """
+    metadata: dict[str, str] = {}
+    if file.container == "safetensors":
+        value, metadata = parse_safetensors(file.data)
+    elif file.container == "torch zip":
+        value = parse_zip(file.data, budget)
+    elif file.container == "torch stream":
+        value = parse_legacy(file.data, budget)
+    else:
+        value = _parse_pickle(file.data, budget)
+    return Contents(file, value, metadata)
+
+
+def _parse_pickle(data: memoryview, budget: Budget) -> Any:
+    """The first pickle in `data`; its tensors carry their storages as nested streams."""
+
+    def load_from_bytes(arguments: tuple[Any, ...]) -> Any:
+        match arguments:
+            case (memoryview() as nested,):
+                return nested_storage(nested, budget)
+        raise CheckpointError("it has a tensor storage that is not bytes.")
+
+    nested = {Global("torch.storage", "_load_from_bytes"): load_from_bytes}
+    return Unpickler(data, {**RECORDS, **nested}, budget).load()
+
+
+def _container(head: bytes, last: bytes) -> Container:
+    if is_safetensors(head):
+        return "safetensors"
+    if head.startswith(b"PK\3\4"):
+        return "torch zip"
+    if head.startswith(LEGACY_HEAD):
+        return "torch stream"
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        return "pickle"
+    if not head:
+        raise CheckpointError("it is empty; a checkpoint is needed.")
+    for start, kind in LOOKS_LIKE:
+        if head.lstrip().startswith(start):
+            raise CheckpointError(f"it is {kind}; a checkpoint is needed.")
+    if head[:1] in PROTOCOL_0 and last == b".":
+        return "pickle"
+    raise CheckpointError(
+        f"it starts with the bytes {head[:8].hex(' ')}, which are those of no checkpoint; a file "
+        "of torch.save, a pickle or safetensors is needed."
+    )

@@ -1,0 +1,221 @@
+"""A diffusers folder with a UNet2DModel and its scheduler, as a denoiser (extra `diffusers`).
+
+The scheduler's configuration says how the U-Net F is preconditioned:
+
+    discrete noise levels   σ_t = √((1 − ᾱ_t) / ᾱ_t), c_in = 1/√(σ² + 1), c_noise = t
+      epsilon               D = x − σ F
+      v_prediction          D = x / (σ² + 1) − σ/√(σ² + 1) F
+      sample                D = F
+    EDM                     EDM's scalings, arXiv:2206.00364, Table 1; with v_prediction −c_out
+
+Weights are read by the same readers as all others: a .bin file is a pickle, and is not run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memaudit.errors import CheckpointError, ConfigError
+from memaudit.models.checkpoints.assembly import check_option, fill, without_initialization
+from memaudit.models.checkpoints.checkpoint import Checkpoint
+from memaudit.models.checkpoints.containers.raw_file import decode, read_file
+from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
+from memaudit.models.checkpoints.containers.unpickler import Budget
+from memaudit.models.checkpoints.formats.state_dict import find_tensors
+from memaudit.wording import shown
+
+NAME = "diffusers UNet2DModel"
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+DISCRETE = {
+    f"{name}Scheduler"
+    for name in (
+        *("DDPM", "DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+        *("LMSDiscrete", "DPMSolverSinglestep", "DPMSolverMultistep", "UniPCMultistep"),
+    )
+}
+EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
+    """Open a pipeline's folder, or that of its U-Net with the scheduler's configuration beside it.
+
+    Raises:
+        ConfigError: diffusers is not installed.
+        CheckpointError: files are missing or broken, or the model is of another kind.
+    """
+    folder = Path(path)
+    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    unet_config, unet_hash = _json_file(unet_folder / "config.json")
+    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    scheduler, scheduler_hash = _json_file(scheduler_folder / "scheduler_config.json")
+    _check_supported(unet_config, scheduler)
+    weights = next((unet_folder / name for name in WEIGHTS if (unet_folder / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(f"{unet_folder} has none of the weights {', '.join(WEIGHTS)}.")
+    contents = decode(read_file(weights), Budget())
+    tensors, _ = find_tensors(contents.value)
+    network = DiffusersDenoiser(_unet(unet_config), _noise_levels(scheduler), scheduler)
+    fill(network.unet, read_tensors(tensors, num_bytes=len(contents.file.data)))
+    hashes = f"{unet_hash}\n{scheduler_hash}\n{contents.file.sha256}\n"
+    return Checkpoint(
+        network=network.to(device).eval().requires_grad_(False),
+        config={},
+        provenance={"unet": unet_config, "scheduler": scheduler},
+        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        format=NAME,
+        path=path,
+    )
+
+
+class DiffusersDenoiser(nn.Module):
+    """A UNet2DModel with the preconditioning that its scheduler implies.
+
+    Args:
+        unet: the UNet2DModel.
+        noise_levels: σ_t for t = 0, 1, …, float32 [T]; None for EDM's continuous levels.
+        scheduler: configuration of the scheduler.
+    """
+
+    noise_levels: Tensor | None
+
+    def __init__(
+        self, unet: nn.Module, noise_levels: Tensor | None, scheduler: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        config: Any = unet.config
+        self.unet = unet
+        self.register_buffer("noise_levels", noise_levels)
+        self.prediction_type = scheduler.get("prediction_type", "epsilon")
+        self.sigma_data = float(scheduler.get("sigma_data", 0.5))
+        self.img_channels = config.in_channels
+        self.img_resolution = config.sample_size
+        self.label_dim = config.num_class_embeds or 0
+        if noise_levels is None:
+            self.sigma_min = float(scheduler.get("sigma_min", 0.002))
+            self.sigma_max = float(scheduler.get("sigma_max", 80.0))
+        else:
+            self.sigma_min, self.sigma_max = float(noise_levels[0]), float(noise_levels[-1])
+
+    def forward(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None
+    ) -> Tensor:
+        """Denoise; as `memaudit.models.denoiser.Denoiser`, with one-hot class_labels."""
+        x = x.to(torch.float32)
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
+        data = 1.0 if self.noise_levels is not None else self.sigma_data
+        variance = sigma**2 + data**2
+        if self.noise_levels is None:
+            c_noise = sigma.log() / 4
+        else:
+            c_noise = self._nearest_level(sigma)
+        labels = self._class_index(class_labels) if self.label_dim else None
+        F_x = self.unet(variance.rsqrt() * x, c_noise.flatten(), class_labels=labels).sample
+        F_x = F_x[:, : self.img_channels]  # Further channels are a learned variance.
+        if self.prediction_type == "sample":
+            return F_x
+        if self.noise_levels is not None and self.prediction_type == "epsilon":
+            return x - sigma * F_x
+        sign = 1 if self.prediction_type == "epsilon" else -1
+        return data**2 / variance * x + sign * sigma * data * variance.rsqrt() * F_x
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """The nearest noise level that the U-Net was trained on."""
+        if self.noise_levels is None:
+            return sigma
+        return self.noise_levels[self._nearest_level(sigma)].to(sigma.dtype)
+
+    def _nearest_level(self, sigma: Tensor) -> Tensor:
+        """Index t of the σ_t nearest to sigma, int64 of the same shape."""
+        assert self.noise_levels is not None
+        return (sigma[..., None].to(torch.float32) - self.noise_levels).abs().argmin(dim=-1)
+
+    def _class_index(self, class_labels: Tensor | None) -> Tensor:
+        if class_labels is None or not torch.equal(class_labels.sum(1), class_labels.amax(1)):
+            raise ValueError(
+                f"class_labels must be one-hot [B, {self.label_dim}]: a UNet2DModel with classes "
+                "has no other input for them"
+            )
+        return class_labels.argmax(dim=1)
+
+
+def _json_file(path: Path) -> tuple[dict[str, Any], str]:
+    """A JSON object, and the SHA-256 of the bytes that were read."""
+    try:
+        content = path.read_bytes()
+        value = json.loads(content)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path.name} is missing; a diffusers folder with a UNet2DModel has unet/config.json "
+            "and scheduler/scheduler_config.json."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name} is not a JSON object.")
+    return value, hashlib.sha256(content).hexdigest()
+
+
+def _check_supported(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
+    """Refuse by name what has no place in `DiffusersDenoiser`."""
+    for found, what, supported in (
+        (unet.get("_class_name"), "model", ("UNet2DModel",)),
+        (unet.get("time_embedding_type", "positional"), "time_embedding_type", ("positional",)),
+        (unet.get("class_embed_type"), "class_embed_type", (None,)),
+        (unet.get("center_input_sample", False), "center_input_sample", (False,)),
+        (scheduler.get("_class_name"), "scheduler", tuple(sorted(DISCRETE | EDM))),
+        (scheduler.get("prediction_type", "epsilon"), "prediction_type", PREDICTIONS),
+    ):
+        if found not in supported:
+            names = ", ".join(str(name) for name in supported)
+            raise CheckpointError(
+                f"its {what} is {shown(found)}; memaudit knows {names}. Give another to memaudit "
+                "as a Python denoiser (module:function)."
+            )
+    if not isinstance(unet.get("sample_size"), int):
+        raise CheckpointError(
+            f"its sample_size is {shown(unet.get('sample_size'))}; one number is needed."
+        )
+    for key, value in (*unet.items(), *scheduler.items()):
+        values = value if isinstance(value, list) else [value]
+        if all(isinstance(v, int | float) for v in values):
+            check_option(key, value)
+
+
+def _unet(config: Mapping[str, Any]) -> nn.Module:
+    unet_class = _diffusers().UNet2DModel
+    try:
+        with without_initialization():
+            return unet_class.from_config(dict(config))
+    # The values come from a file that may be hostile: whatever they break is the file's fault.
+    except Exception as error:
+        raise CheckpointError(f"its UNet2DModel cannot be built: {error}.") from error
+
+
+def _noise_levels(config: Mapping[str, Any]) -> Tensor | None:
+    """σ_t of a scheduler with discrete levels, float32 [T], ascending; None for EDM's."""
+    if config["_class_name"] in EDM:
+        return None
+    # The discrete schedulers share their noise levels' options, and differ in how they sample.
+    try:
+        alpha_bar = _diffusers().DDPMScheduler.from_config(dict(config)).alphas_cumprod
+    except Exception as error:
+        raise CheckpointError(f"its scheduler cannot be built: {error}.") from error
+    sigma = ((1 - alpha_bar) / alpha_bar).sqrt().to(torch.float32)
+    return sigma[sigma.isfinite()]  # Schedules without signal at the end reach infinity.
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ConfigError(
+            "A diffusers folder needs the package diffusers: install memaudit with its extra, "
+            "memaudit-diffusion[diffusers]."
+        ) from error
+    return diffusers

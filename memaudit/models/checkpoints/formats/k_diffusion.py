@@ -1,0 +1,35 @@
+"""safetensors with a JSON `config` in the metadata, as k-diffusion writes its slim files.
+
+Where the configuration is one of EDM's networks (it has `class_name`), it is opened. k-diffusion's
+own networks are others, with another preconditioning: they are refused by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from memaudit.errors import CheckpointError
+from memaudit.models.checkpoints.checkpoint import StoredNetwork
+from memaudit.models.checkpoints.containers.raw_file import Contents
+from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
+from memaudit.models.checkpoints.formats.native import json_object
+from memaudit.models.checkpoints.formats.state_dict import by_precond_names
+from memaudit.wording import shown
+
+NAME = "safetensors with a configuration"
+
+
+def recognizes(contents: Contents) -> bool:
+    return contents.file.container == "safetensors" and "config" in contents.metadata
+
+
+def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+    found = json_object(contents.metadata, "config")
+    if "class_name" not in found:
+        model = found.get("model")
+        kind = model.get("type") if isinstance(model, dict) else None
+        raise CheckpointError(
+            f"its configuration is k-diffusion's, for a network of type {shown(kind)}, which is "
+            "none of EDM's. Give it to memaudit as a Python denoiser (module:function)."
+        )
+    tensors = read_tensors(by_precond_names(contents.value), num_bytes=len(contents.file.data))
+    return StoredNetwork(NAME, found, tensors)

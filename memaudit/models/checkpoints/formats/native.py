@@ -1,0 +1,116 @@
+"""memaudit's own checkpoints: safetensors with EDM's parameter names, and JSON in the metadata.
+
+Metadata: `format` = "memaudit", `format_version`, `config` (class_name and constructor keywords)
+and `provenance` (what trained it, on which images, for how long).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
+
+from memaudit.errors import CheckpointError
+from memaudit.files import atomic_write
+from memaudit.models.checkpoints.checkpoint import StoredNetwork
+from memaudit.models.checkpoints.containers.raw_file import Contents
+from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
+from memaudit.wording import shown
+
+NAME = "memaudit"
+VERSION = 1
+MAX_DEPTH = 16
+"""Of the JSON in the metadata."""
+
+
+def save_checkpoint(
+    path: str | Path,
+    network: nn.Module,
+    config: Mapping[str, Any],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `network` as a native checkpoint: whole, or not at all.
+
+    Args:
+        path: file to write, replaced if it is there.
+        network: what `build_network(config)` gives, with trained weights on any device.
+        config: `class_name` and constructor keywords, plain JSON values.
+        provenance: anything about its training that JSON can say.
+
+    Raises:
+        CheckpointError: the provenance nests too deep to be read again.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    metadata = {
+        "format": NAME,
+        "format_version": str(VERSION),
+        "config": json.dumps(dict(config)),
+        "provenance": json.dumps(dict(provenance or {})),
+    }
+    json_object(metadata, "provenance")
+    with atomic_write(Path(path)) as file:
+        file.write(_in_one_order(save(tensors, metadata)))
+
+
+def _in_one_order(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted.
+
+    The library writes them in an order that changes from run to run; equal networks are to be
+    equal files, so that a hash says which network a report is about.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def recognizes(contents: Contents) -> bool:
+    return contents.file.container == "safetensors" and contents.metadata.get("format") == NAME
+
+
+def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+    version = contents.metadata.get("format_version", "")
+    if version != str(VERSION):
+        raise CheckpointError(
+            f"it is a native checkpoint of version {shown(version)}; this memaudit reads version "
+            f"{VERSION}. Install a newer memaudit, or save the checkpoint again."
+        )
+    provenance = json_object(contents.metadata, "provenance")
+    warnings = provenance.get("warnings")  # Of the file it was converted from.
+    return StoredNetwork(
+        format=NAME,
+        config=json_object(contents.metadata, "config"),
+        tensors=read_tensors(contents.value, num_bytes=len(contents.file.data)),
+        provenance=provenance,
+        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
+    )
+
+
+def json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """The JSON object under `key` of the metadata."""
+    try:
+        value = json.loads(metadata.get(key, ""), parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its metadata entry {key!r} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"its metadata entry {key!r} is not a JSON object.")
+    _check_depth(value, key, MAX_DEPTH)
+    return value
+
+
+def _constant(text: str) -> float | None:
+    """Python's JSON knows Infinity, which some options are, and NaN, which says nothing."""
+    return None if text == "NaN" else float(text)
+
+
+def _check_depth(value: Any, key: str, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise CheckpointError(f"its metadata entry {key!r} nests deeper than {MAX_DEPTH}.")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, key, left - 1)

@@ -1,0 +1,118 @@
+"""Weights alone, by EDM's parameter names: .pt, .pth, .pkl or .safetensors without a configuration.
+
+The file holds the tensors by name, or a dict with them under a usual key. Names may be those of a
+denoiser (`model.enc...`) or of its U-Net alone (`enc...`), behind the prefixes that torch's
+wrappers add. The configuration comes from the user, by a preset's name or in full.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from memaudit.errors import CheckpointError
+from memaudit.models.checkpoints.assembly import lay_out
+from memaudit.models.checkpoints.checkpoint import StoredNetwork
+from memaudit.models.checkpoints.containers.raw_file import Contents
+from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor, read_tensors
+from memaudit.models.published_networks import PRESETS
+
+NAME = "state dict"
+EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "params_ema")
+KEYS = (*EMA_KEYS, "state_dict", "model_state_dict", "model", "net", "network", "params")
+"""Where a file keeps its weights, the average before the network that was trained."""
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+UNET_NAME = re.compile(r"^(?:enc|dec)\.\d+x\d+_")
+BLOCK_PART = re.compile(r"^enc\.(?P<res>\d{1,5})x(?P=res)_block(?P<block>\d{1,3})\.")
+MAX_LEVELS = 10
+
+
+def recognizes(contents: Contents) -> bool:
+    return any(UNET_NAME.match(_within_unet(name)) for name in find_tensors(contents.value)[0])
+
+
+def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+    tensors, key = find_tensors(contents.value)
+    tensors = by_precond_names(tensors)
+    if config is None:
+        raise CheckpointError(f"it holds weights without a configuration. {_hint(tensors)}")
+    weights = read_tensors(tensors, num_bytes=len(contents.file.data))
+    if config.get("class_name") == "iDDPMPrecond":
+        weights.setdefault("u", lay_out(config).get_buffer("u"))  # Not part of the U-Net.
+    warnings = ["The configuration is the user's: the file has none, only names and shapes fit."]
+    if key in KEYS and key not in EMA_KEYS:
+        warnings.append(
+            f"The weights are those under {key!r}; the file does not say whether they are the "
+            "moving average (EMA), which is what is sampled and published."
+        )
+    return StoredNetwork(NAME, config, weights, warnings=tuple(warnings))
+
+
+def find_tensors(value: Any) -> tuple[dict[str, StoredTensor], str | None]:
+    """The weights in a decoded file, by name, and the key they lie under; empty where none do."""
+    if not isinstance(value, dict):
+        return {}, None
+    for key, candidate in ((None, value), *((key, value.get(key)) for key in KEYS)):
+        if isinstance(candidate, dict) and candidate:
+            if all(
+                isinstance(name, str) and isinstance(tensor, StoredTensor)
+                for name, tensor in candidate.items()
+            ):
+                return candidate, key
+    return {}, None
+
+
+def by_precond_names(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Names as a denoiser's: without wrappers, and with the U-Net under `model.`."""
+    bare = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(bare) != len(tensors):
+        raise CheckpointError("it holds a tensor twice, with and without a wrapper's prefix.")
+    if not any(UNET_NAME.match(name) for name in bare):
+        return bare
+    return {f"model.{name}": tensor for name, tensor in bare.items()}
+
+
+def _within_unet(name: str) -> str:
+    return re.sub(r"^(?:model|unet)\.", "", WRAPPERS.sub("", name))
+
+
+def _hint(tensors: Mapping[str, StoredTensor]) -> str:
+    """What the names and shapes allow, for a user who must choose."""
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    fitting = [preset.name for preset in PRESETS if _fits(preset.config, shapes)]
+    if fitting:
+        return (
+            f"Names and shapes fit the presets {', '.join(fitting)}, which differ in what shapes "
+            "do not show: pass the one it was trained as with --arch."
+        )
+    return (
+        f"Names and shapes fit no preset. They show {_facts(shapes)}. Pass the whole "
+        "configuration: class_name and the constructor's keywords."
+    )
+
+
+def _fits(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> bool:
+    # Most presets differ in width already, which spares laying them out.
+    if shapes.get("model.map_layer0.bias") != [4 * config["model_channels"]]:
+        return False
+    expected = {name: list(t.shape) for name, t in lay_out(config).state_dict().items()}
+    expected.pop("u", None)
+    return expected == {name: shape for name, shape in shapes.items() if name != "u"}
+
+
+def _facts(shapes: Mapping[str, list[int]]) -> str:
+    """Options of the constructors that names and shapes give away, as keyword = value."""
+    inner = {_within_unet(name): shape for name, shape in shapes.items()}
+    blocks = [match for name in inner if (match := BLOCK_PART.match(name))]
+    levels = sorted({int(match["res"]) for match in blocks}, reverse=True)[:MAX_LEVELS]
+    facts = {
+        "model_type": "DhariwalUNet" if "out_conv.weight" in inner else "SongUNet",
+        "levels": [f"{res}x{res}" for res in levels],
+        "channels": [inner.get(f"enc.{res}x{res}_block0.norm1.bias") for res in levels],
+        "num_blocks": len({match["block"] for match in blocks}),
+        "attn_resolutions": [
+            res for res in levels if f"enc.{res}x{res}_block0.qkv.weight" in inner
+        ],
+        "label_dim": (inner.get("map_label.weight") or [0])[-1],
+        "augment_dim": (inner.get("map_augment.weight") or [0])[-1],
+    }
+    return ", ".join(f"{option} = {value}" for option, value in facts.items())

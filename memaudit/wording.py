@@ -1,0 +1,85 @@
+"""How numbers and names are written for people, in messages, in the terminal and on pages.
+
+Names come from files that nobody vouches for. What could move a cursor, hide, or turn the direction
+of writing is written as an escape.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+MAX_SHOWN = 80
+"""Characters of a text from a file that a message quotes."""
+SHOWN_NAMES = 3
+"""Names that a list gives before it says how many more there are."""
+
+
+def printable(value: Any) -> Any:
+    """Text with every character that has no shape of its own escaped; other values as they are."""
+    if type(value) is not str:  # markup that a template made is a subclass
+        return value
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
+    )
+
+
+def short(text: Any, length: int = 100) -> str:
+    """`text` with its middle left out where it is longer than `length`."""
+    text = str(text)
+    half = (length - 3) // 2
+    return text if len(text) <= length else f"{text[:half]} … {text[-half:]}"
+
+
+def quoted(text: str) -> str:
+    """The beginning of a text that may be long or hostile, in ASCII."""
+    escaped = text[:MAX_SHOWN].encode("unicode_escape").decode("ascii")
+    return escaped if len(text) <= MAX_SHOWN else f"{escaped}…"
+
+
+def shown(value: object) -> str:
+    """A text in quotes, a number as it is; of other values, which may be huge, the kind alone."""
+    if isinstance(value, str):
+        return f"'{quoted(value)}'"
+    if isinstance(value, int | float | None):
+        return quoted(repr(value))
+    return f"a {type(value).__name__}"
+
+
+def listed(names: Iterable[str], limit: int = SHOWN_NAMES) -> str:
+    """A few names in order, each in quotes, and how many more there are."""
+    return some([shown(name) for name in sorted(names)], limit)
+
+
+def some(names: Sequence[str], limit: int = SHOWN_NAMES) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """`1 image` or `2,000 images`."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] in percent, with at least two digits that tell it from 0 and 100."""
+    nearest_end = 100 * min(share, 1 - share)
+    if nearest_end <= 0:
+        return f"{100 * share:.0f}"
+    return f"{100 * share:.{max(1, 1 - math.floor(math.log10(nearest_end)))}f}"
+
+
+def exponential(log: float) -> str:
+    """exp(log) as `0.031`, `20` or `10^35`: also where a float cannot hold it."""
+    if abs(log) < math.log(1e4):
+        return f"{math.exp(log):.3g}"
+    return f"10^{log / math.log(10):.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `12 s`, `3 min 20 s` or `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.{2 if seconds < 1 else 0}f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

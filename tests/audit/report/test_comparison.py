@@ -1,0 +1,237 @@
+"""Reports side by side: what is read, in which order, and how it is shown."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from memaudit.audit.report.comparison import compare_reports, comparison_dict, read_report
+from memaudit.audit.report.comparison_page import render_comparison, write_comparison
+from memaudit.audit.report.curve_chart import HEIGHT
+from memaudit.audit.report.folder import write_report
+from memaudit.audit.scan import ScanConfig, ScanResult, scan
+from memaudit.cli.main import cli
+from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError, DataError
+
+MakeReport = Callable[..., Path]
+
+
+def images(num_images: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (num_images, 1, 4, 4), dtype=np.uint8)
+
+
+@pytest.fixture
+def make_report(tmp_path: Path) -> MakeReport:
+    """A report on 20 images, `copies` of them copies, of a model that has seen so many images."""
+
+    def make(
+        name: str,
+        copies: int,
+        *,
+        size: int = 30,
+        images_seen: int | None = None,
+        **config: Any,
+    ) -> Path:
+        train = ImageSet(images(size, 0), list(map(str, range(size))), source="train")
+        pixels = np.concatenate([train.images[:copies], images(20 - copies, 1)])
+        generated = ImageSet(pixels, list(map(str, range(20))), source="generated")
+        result: ScanResult = scan(generated, train, config=ScanConfig(**config))
+        if images_seen is not None:
+            provenance = {"images_seen": images_seen, "num_images": size}
+            result = replace(result, source={**result.source, "provenance": provenance})
+        write_report(result, tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(cli, ["report", *map(str, args)])
+
+
+def test_a_report_is_read_as_it_was_written(make_report: MakeReport):
+    folder = make_report("a", 7, images_seen=5000, fail_above=0.1)
+    found = read_report(folder / "report.json")
+    written = json.loads((folder / "report.json").read_text())
+    assert found.folder == folder and found.source == "generated"
+    assert (found.images_seen, found.num_images, found.num_leaking_images) == (5000, 30, 7)
+    assert (found.ratio.count, found.ratio.total) == (7, 20)
+    assert found.ratio.low == written["ratios"]["distinct"]["low"]
+    assert found.verdict == "FAIL" and found.interval == "Clopper-Pearson"
+
+
+def test_what_varies_orders_the_reports(make_report: MakeReport, tmp_path: Path):
+    make_report("c", 1, images_seen=100)
+    make_report("b", 5, images_seen=20_000)
+    make_report("a", 3, images_seen=3000)
+    comparison = compare_reports([tmp_path])
+    assert comparison.by == "images-seen"
+    assert [report.ratio.count for report in comparison.reports] == [1, 3, 5]
+
+    make_report("d", 9, size=25, images_seen=3000)
+    comparison = compare_reports([tmp_path])
+    assert comparison.by == "size"
+    assert comparison.reports[0].num_images == 25
+    by_name = compare_reports([tmp_path], by="name")
+    assert [report.folder.name for report in by_name.reports] == ["a", "b", "c", "d"]
+
+
+def test_a_report_named_twice_counts_once(make_report: MakeReport, tmp_path: Path):
+    folder = make_report("a", 1)
+    comparison = compare_reports([folder, tmp_path, folder / "report.json", folder / ".." / "a"])
+    assert len(comparison.reports) == 1 and comparison.by == "name"
+
+
+def test_reports_that_are_not_made_alike_are_told(make_report: MakeReport):
+    comparison = compare_reports(
+        [make_report("a", 2), make_report("b", 2, duplicate_rms=4.0, confidence=0.9)]
+    )
+    assert comparison.differences == (
+        "duplicates within: 4 grey levels (b), 8 grey levels (a)",
+        "confidence: 90 % (b), 95 % (a)",
+    )
+    text = render_comparison(comparison, Path("page.html"))
+    assert "not one measure: duplicates within: 4 grey levels (b), 8 grey levels (a);" in text
+    assert "Clopper-Pearson at 90 % and Clopper-Pearson at 95 %" in text
+
+
+def test_of_many_reports_that_are_alike_the_first_are_named(make_report: MakeReport):
+    alike = [make_report(name, 0) for name in "bcdef"]
+    comparison = compare_reports([make_report("a", 0, confidence=0.9), *alike])
+    assert comparison.differences == ("confidence: 90 % (a), 95 % (b, c, d and 2 more)",)
+
+
+def test_no_line_joins_reports_that_have_nothing_but_names(make_report: MakeReport):
+    folders = [make_report("a", 1, images_seen=10), make_report("b", 2, images_seen=20)]
+    joined = render_comparison(compare_reports(folders), Path("page.html"))
+    apart = render_comparison(compare_reports(folders, by="name"), Path("page.html"))
+    assert "<polyline" in joined and "<polyline" not in apart
+    for text in (joined, apart):
+        assert text.count('<line class="interval"') == text.count("<title>copies among") == 2
+        assert ">2 of 30</td>" in text
+
+
+def test_what_is_no_report_is_refused(make_report: MakeReport, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no report.json"):
+        compare_reports([tmp_path / "empty"])
+    with pytest.raises(ConfigError, match="does not say how many images"):
+        compare_reports([make_report("a", 1)], by="images-seen")
+
+    path = make_report("b", 1) / "report.json"
+    text = path.read_text()
+    path.write_text(text.replace('"count": 1,', '"count": 0,', 1))
+    with pytest.raises(DataError, match="was changed after it was written"):
+        compare_reports([path])
+    path.write_text(text.replace("memaudit.report/1", "memaudit.report/9"))
+    with pytest.raises(DataError, match="memaudit.report/9; this version of memaudit reads"):
+        compare_reports([path])
+    for broken in ("", "[1]", "{}", "\udcff"):
+        path.write_bytes(broken.encode(errors="surrogateescape"))
+        with pytest.raises(DataError, match="is no report of memaudit"):
+            compare_reports([path])
+
+
+def test_the_page_leads_to_the_reports_and_needs_no_network(
+    make_report: MakeReport, tmp_path: Path
+):
+    comparison = compare_reports([make_report("a #1", 0), make_report("b", 2)])
+    (tmp_path / "pages").mkdir()
+    page = tmp_path / "pages" / "page.html"
+    write_comparison(comparison, page)
+    text = page.read_text()
+    assert '<a href="../a%20%231/report.html">' in text and '<a href="../b/report.html">' in text
+    assert "From 0 % to 10.0 % of the generated images are copies" in text
+    assert "default-src 'none'" in text and "src=" not in text.replace("default-src", "")
+    with pytest.raises(ConfigError, match="exists; name another file"):
+        write_comparison(comparison, page)
+    write_comparison(comparison, page, overwrite=True)
+    with pytest.raises(ConfigError, match="is no folder"):
+        write_comparison(comparison, tmp_path / "none" / "page.html")
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+
+
+def test_the_axis_fits_the_ratios(make_report: MakeReport):
+    comparison = compare_reports([make_report("a", 1, images_seen=10)], by="images-seen")
+    assert comparison.reports[0].ratio.high == pytest.approx(0.249, abs=1e-3)
+    text = render_comparison(comparison, Path("page.html"))
+    for tick in ("0 %", "10 %", "50 %"):
+        assert f'text-anchor="end">{tick}</text>' in text
+    assert 'text-anchor="end">100 %' not in text
+    # 1 of 20 on an axis up to 50 %.
+    assert f'cy="{HEIGHT * 0.9}"' in text
+
+
+def test_the_command_shows_a_table_and_writes_a_page(make_report: MakeReport, tmp_path: Path):
+    folders = [make_report("late", 6, images_seen=900), make_report("early", 1, images_seen=90)]
+    page = tmp_path / "page.html"
+    result = run(*folders, "--out", page)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.index("1 / 20") < result.stdout.index("6 / 20")
+    assert page.is_file() and "page.html" in result.stderr
+    again = run(*folders, "--out", page)
+    assert again.exit_code == 2 and "--overwrite" in again.stderr
+
+    content = json.loads(run(*folders, "--json").stdout)
+    assert content == comparison_dict(compare_reports(folders))
+    assert content["by"] == "images-seen"
+    assert [entry["images_seen"] for entry in content["reports"]] == [90, 900]
+    assert content["reports"][1]["ratio"]["ratio"] == 0.3
+
+
+def test_the_command_warns_of_different_rules(make_report: MakeReport):
+    result = run(make_report("a", 1), make_report("b", 1, confidence=0.9))
+    assert result.exit_code == 0
+    assert "not made alike in confidence: 90 % (b), 95 % (a)" in result.stderr
+    assert run().exit_code == 2
+
+
+def test_names_are_what_the_paths_do_not_share(make_report: MakeReport, tmp_path: Path):
+    folders = [make_report("run a/scan", 0), make_report("run b/scan", 1)]
+    comparison = compare_reports(folders)
+    assert comparison.names == ("run a/scan", "run b/scan")
+    assert compare_reports(folders[:1]).names == ("scan",)
+    assert ">run b/scan</a>" in render_comparison(comparison, tmp_path / "page.html")
+
+
+def test_snapshots_of_a_sweep_get_a_chart_each(make_report: MakeReport, tmp_path: Path):
+    for size in (30, 40):
+        for images_seen in (100, 200):
+            make_report(f"{size}/{images_seen}", 3, size=size, images_seen=images_seen)
+    by_size = render_comparison(compare_reports([tmp_path]), tmp_path / "page.html")
+    assert by_size.count("<svg class") == 2
+    assert "by training images |D|, 100 images seen in training" in by_size
+    by_seen = compare_reports([tmp_path], by="images-seen")
+    text = render_comparison(by_seen, tmp_path / "page.html")
+    assert "by images seen in training, 30 training images |D|" in text
+    assert text.count("<a href=") == 4
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_browser_shows_the_page_to_everybody(
+    browser: Any,
+    barriers: Callable[[Any], list[Any]],
+    misplaced_words: Callable[[Any], list[str]],
+    make_report: MakeReport,
+    tmp_path: Path,
+    width: int,
+):
+    name = "a-folder-whose-name-has-no-place-to-break-it-and-goes-on-and-on-{}"
+    for i in range(8):
+        make_report(name.format(i), i)
+    write_comparison(compare_reports([tmp_path]), tmp_path / "page.html")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert misplaced_words(page) == []
+    assert barriers(page) == []
+    page.locator("th a").first.click()
+    assert "generated images" in page.locator("h1").inner_text()
+    page.close()

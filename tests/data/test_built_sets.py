@@ -1,0 +1,140 @@
+"""A written set is the set, and its manifest says where every image came from."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import memaudit
+from memaudit.data import sources
+from memaudit.data.built_sets import set_manifest, write_set
+from memaudit.data.derived_sets import repeated, with_labels
+from memaudit.data.images import ImageSet
+from memaudit.data.sources import open_images
+
+FORMS = ("folder", "set.zip", "set.npz")
+
+
+def source(channels: int = 3, num_images: int = 12) -> ImageSet:
+    pixels = np.random.default_rng(0).integers(0, 256, (num_images, channels, 8, 8), np.uint8)
+    names = [f"class/{i}\udcff.png" for i in range(num_images)]
+    return ImageSet(pixels, names, np.arange(num_images) % 3, ("cat", "dog", "fox"), "photos.zip")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("scheme", ["true", "none", "unique"])
+def test_a_set_opens_again_with_its_fingerprint_and_labels(
+    tmp_path: Path, form: str, channels: int, scheme
+):
+    images = with_labels(source(channels), scheme)
+    write_set(tmp_path / form, images, sources=[source(channels)], choices={})
+    read = open_images(tmp_path / form)
+    assert read.fingerprint == images.fingerprint
+    if images.labels is None:
+        assert read.labels is None
+    else:
+        assert read.labels is not None and read.labels.tolist() == images.labels.tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_manifest_traces_every_image_to_its_source(tmp_path: Path, form: str):
+    images = repeated(source().take(np.array([5, 1])), 2)
+    write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
+    assert set_manifest(tmp_path / form) == {
+        "schema": "memaudit.dataset/1",
+        "memaudit": memaudit.__version__,
+        "fingerprint": open_images(tmp_path / form).fingerprint,
+        "shape": [4, 3, 8, 8],
+        "class_names": ["cat", "dog", "fox"],
+        "sources": [{"path": "photos.zip", "fingerprint": source().fingerprint, "num_images": 12}],
+        "choices": {"repeat": 2},
+        "names": [f"class/{i}\udcff.png" for i in (5, 5, 1, 1)],
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_set_opens_with_the_names_of_its_source(tmp_path: Path, form: str):
+    images = repeated(source().take(np.array([5, 1])), 2)
+    write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
+    for resolution in (None, 4):
+        read = open_images(tmp_path / form, resolution=resolution)
+        assert list(read.names) == list(images.names)
+        assert read.class_names == ("cat", "dog", "fox")
+
+
+def test_a_copy_of_a_set_still_has_the_names_of_the_first_source(tmp_path: Path):
+    write_set(tmp_path / "a.zip", source(), sources=[source()], choices={})
+    first = open_images(tmp_path / "a.zip")
+    write_set(tmp_path / "b.npz", first, sources=[first], choices={})
+    assert list(open_images(tmp_path / "b.npz").names) == list(source().names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "memaudit.samples/1"},
+        {"names": ["a"] * 11},
+        {"names": [1] * 12},
+        {"names": None},
+        {"class_names": ["cat", "dog"]},
+        {"class_names": "cats"},
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict):
+    write_set(tmp_path / "set", source(), sources=[], choices={})
+    file = tmp_path / "set" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    read = open_images(tmp_path / "set")
+    assert read.names[0] == "img00000000.png" and read.class_names == ()
+
+
+def test_names_are_not_given_to_other_images(tmp_path: Path):
+    write_set(tmp_path / "set", with_labels(source(), "none"), sources=[], choices={})
+    (tmp_path / "set" / "img00000003.png").rename(tmp_path / "set" / "new.png")
+    assert open_images(tmp_path / "set").names[-1] == "new.png"
+
+
+def test_a_cached_set_follows_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sources, "MAPPED_FROM", 500)
+    write_set(tmp_path / "set", source(), sources=[], choices={})
+    before = open_images(tmp_path / "set")
+    assert isinstance(before.images, np.memmap) and list(before.names) == list(source().names)
+    (tmp_path / "set" / "manifest.json").unlink()
+    after = open_images(tmp_path / "set")
+    assert after.names[0] == "img00000000.png" and after.fingerprint == before.fingerprint
+
+
+def test_a_zip_is_in_edms_form_and_the_same_whenever_it_is_written(tmp_path: Path):
+    for name in ("a.zip", "b.zip"):
+        write_set(tmp_path / name, source(), sources=[source()], choices={})
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        labels = json.loads(archive.read("dataset.json"))["labels"]
+        assert labels[:2] == [["00000/img00000000.png", 0], ["00000/img00000001.png", 1]]
+        assert {name for name, _ in labels} < set(archive.namelist())
+
+
+def test_an_order_of_more_than_a_folder_of_a_zip_is_kept(tmp_path: Path):
+    pixels = np.zeros((2001, 1, 2, 2), np.uint8)
+    pixels.reshape(2001, 4)[:, :2] = np.arange(2001, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    images = ImageSet(pixels, [""] * 2001)
+    write_set(tmp_path / "set.zip", images, sources=[], choices={})
+    assert open_images(tmp_path / "set.zip").fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[1]", b"no json", b"[" * 100_000, None])
+def test_what_others_call_a_manifest_is_none(tmp_path: Path, content: bytes | None):
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content)
+    assert set_manifest(tmp_path) is None
+
+
+def test_files_of_other_forms_have_no_manifest(tmp_path: Path):
+    (tmp_path / "images.npy").write_bytes(b"\x93NUMPY")
+    np.savez(tmp_path / "images.npz", images=np.zeros(3))
+    assert set_manifest(tmp_path / "images.npy") is None
+    assert set_manifest(tmp_path / "images.npz") is None
+    assert set_manifest(tmp_path / "absent") is None
