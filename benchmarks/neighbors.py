@@ -81,16 +81,16 @@ def build_faiss(images: np.ndarray, device: torch.device) -> Search:
 def build_int8(images: np.ndarray, device: torch.device) -> Search:
     """All products in int8 with int32 sums, of pixel values less 128."""
 
-    def centred(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def centered(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         v = torch.from_numpy(rows.reshape(len(rows), -1) ^ 128).view(torch.int8).to(device)
         return v, v.to(torch.int32).square_().sum(1, dtype=torch.int32)
 
-    y, norm_y = centred(images)
+    y, norm_y = centered(images)
 
     def search(queries: np.ndarray) -> np.ndarray:
         found = []
         for start in range(0, len(queries), 500):
-            x, norm_x = centred(queries[start : start + 500])
+            x, norm_x = centered(queries[start : start + 500])
             S = torch._int_mm(x, y.T).mul_(-2).add_(norm_y).add_(norm_x[:, None])
             found.append(S.topk(K, largest=False).indices)
         return torch.cat(found).cpu().numpy()
@@ -198,7 +198,7 @@ def proof_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -
     kinds = {
         "held-out images": queries[:1000],
         "copies": copies,
-        "copies with noise of 30 grey levels": noisy,
+        "copies with noise of 30 gray levels": noisy,
         "blends, 3/4 of one image and 1/4 of another": (0.75 * copies + 0.25 * others).astype(
             np.uint8
         ),

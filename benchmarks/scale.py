@@ -51,9 +51,9 @@ def random_fields(num_images: int, seed: int) -> np.ndarray:
     C, H, W = SHAPE
     frequency = np.hypot(*np.meshgrid(np.arange(H), np.arange(W), indexing="ij"))
     amplitude = (np.maximum(frequency, 0.7) ** -1.3).astype(np.float32)
-    grey = normal_numbers(rng, num_images, H * W).reshape(num_images, 1, H, W)
-    colour = normal_numbers(rng, num_images, D).reshape(num_images, C, H, W)
-    field = idctn((grey + 0.3 * colour) * amplitude, axes=(2, 3), norm="ortho")
+    gray = normal_numbers(rng, num_images, H * W).reshape(num_images, 1, H, W)
+    color = normal_numbers(rng, num_images, D).reshape(num_images, C, H, W)
+    field = idctn((gray + 0.3 * color) * amplitude, axes=(2, 3), norm="ortho")
     contrast = rng.lognormal(np.log(900), 0.4, (num_images, 1, 1, 1)).astype(np.float32)
     return np.clip(field * contrast + 120, 0, 255).astype(np.uint8)
 
@@ -79,7 +79,7 @@ def write_images(path: Path, num_images: int) -> None:
 
 
 def make_queries(images: np.ndarray, num_queries: int) -> np.ndarray:
-    """Half of them new images, half copies with noise of 10 grey levels."""
+    """Half of them new images, half copies with noise of 10 gray levels."""
     rng = np.random.default_rng(1)
     new = random_fields(num_queries - num_queries // 2, seed=2**31)
     copies = images[rng.choice(len(images), num_queries // 2, replace=False)]

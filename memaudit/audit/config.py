@@ -18,9 +18,9 @@ class ScanConfig:
     class_index: int | None = None
     """One class for all images, or None: drawn from each image's seed."""
     threshold: Fraction = Fraction(1, 3)
-    """Memorized iff the distance to the first neighbour is less than this share of the second's."""
+    """Memorized iff the distance to the first neighbor is less than this share of the second's."""
     duplicate_rms: float = 8.0
-    """Training images within so many RMS grey levels are duplicates of each other."""
+    """Training images within so many RMS gray levels are duplicates of each other."""
     confidence: float = 0.95
     """Of all intervals, and of the gate."""
     fail_above: float | None = None
@@ -56,7 +56,7 @@ class ScanConfig:
             )
         if not 0 <= self.duplicate_rms <= 255:
             raise ConfigError(
-                f"duplicate_rms is {self.duplicate_rms}; grey levels from 0 to 255 are needed."
+                f"duplicate_rms is {self.duplicate_rms}; gray levels from 0 to 255 are needed."
             )
         if not 0 < self.confidence < 1:
             raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")

@@ -62,7 +62,7 @@ class ScanResult:
     space: Space
     """What the distances are distances of."""
     search: dict[str, Any]
-    """How neighbours were searched: backend, memory, and what the proofs took."""
+    """How neighbors were searched: backend, memory, and what the proofs took."""
     matches: Matches = field(repr=False)
     findings: Findings
     """Ratios, verdict and leaks: all that follows from the matches."""

@@ -128,6 +128,6 @@ def _mixtures(images: np.ndarray, num_mixtures: int, rng: np.random.Generator) -
 
 
 def _copies(images: np.ndarray, num_copies: int, rng: np.random.Generator) -> np.ndarray:
-    """Training images with each value off by at most one grey level: uint8 [M, C, H, W]."""
+    """Training images with each value off by at most one gray level: uint8 [M, C, H, W]."""
     chosen = images[rng.integers(len(images), size=num_copies)].astype(np.int64)
     return (chosen + rng.integers(-1, 2, size=chosen.shape)).clip(0, 255).astype(np.uint8)

@@ -96,7 +96,7 @@ def check_comparable(source: Checkpoint | ImageSet, name: str, data: ImageSet) -
         network = source.network
         shape = (network.img_channels, network.img_resolution, network.img_resolution)
     if shape != data.image_shape:
-        wanted = {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
+        wanted = {1: "gray", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
         advice = f"Pass {wanted} images of the same size."
         if shape[0] == data.image_shape[0] and shape[1] == shape[2]:
             advice = f"Square images are resized by --resolution {shape[2]}."
@@ -106,13 +106,13 @@ def check_comparable(source: Checkpoint | ImageSet, name: str, data: ImageSet) -
         )
     if len(data) < 2:
         raise DataError(
-            f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbour, "
+            f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbor, "
             "so at least 2 are required."
         )
 
 
 def check_fits(denoiser: Denoiser, images: ImageSet) -> None:
-    """Refuse images that a model cannot be tried on: of another shape, unlabelled, or one alone.
+    """Refuse images that a model cannot be tried on: of another shape, unlabeled, or one alone.
 
     Raises:
         DataError: with what the model needs.

@@ -90,7 +90,7 @@ def build(
 ) -> None:
     """Make a training set of the images of one or two sources.
 
-    The images are selected, mixed, repeated and labelled, in this order. The same options give
+    The images are selected, mixed, repeated and labeled, in this order. The same options give
     the same pixels and labels on every machine.
 
     \b
@@ -201,7 +201,7 @@ def inspect(path: Path, as_json: bool) -> None:
     default=8.0,
     show_default=True,
     metavar="LEVELS",
-    help="Images this close (RMS grey levels of 0-255) are duplicates; 0 finds equal ones only.",
+    help="Images this close (RMS gray levels of 0-255) are duplicates; 0 finds equal ones only.",
 )
 @click.option("--flips", is_flag=True, help="Find mirrored duplicates, too.")
 @device_option
@@ -364,7 +364,7 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
     from rich import box
     from rich.table import Table
 
-    from memaudit.audit.neighbors.units import rms_grey_levels
+    from memaudit.audit.neighbors.units import rms_gray_levels
     from memaudit.audit.report.duplicates_page import largest_groups
     from memaudit.cli.console import out
     from memaudit.cli.wording import percent, printable
@@ -375,7 +375,7 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
     _print_row("images in them", f"{found.num_in_groups:,} ({share})")
     _print_row("  equal to an earlier one", f"{found.num_copies:,}")
     _print_row(
-        "  near an earlier one", f"{found.num_near:,}, within {found.duplicate_rms:g} grey levels"
+        "  near an earlier one", f"{found.num_near:,}, within {found.duplicate_rms:g} gray levels"
     )
     _print_row("left without them", f"{len(found.kept):,}")
     if not found.groups:
@@ -387,7 +387,7 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
     table.add_column("RMS distance", justify="right")
     table.add_column("names", overflow="fold")
     for number, group in largest_groups(found)[:SHOWN_GROUPS]:
-        farthest = rms_grey_levels(max(group.squared_distance), images.image_shape)
+        farthest = rms_gray_levels(max(group.squared_distance), images.image_shape)
         table.add_row(
             f"{number:,}",
             f"{len(group.indices):,}",

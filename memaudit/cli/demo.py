@@ -50,7 +50,7 @@ def demo(out: Path, device: str) -> None:
     console.print(
         f"Both are the same network, trained for the same number of steps. With {len(few.data):,} "
         "images it can store every one of them, and it does: what it generates are its training "
-        f"images. With {len(many.data):,} it has to generalise. How many images a model needs "
+        f"images. With {len(many.data):,} it has to generalize. How many images a model needs "
         "before it stops copying is its effective memorization; memaudit measures which side of "
         "that line a model is on.",
         soft_wrap=True,

@@ -62,7 +62,7 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
     default=8.0,
     show_default=True,
     metavar="LEVELS",
-    help="Training images this close (RMS grey levels of 0-255) are duplicates of each other.",
+    help="Training images this close (RMS gray levels of 0-255) are duplicates of each other.",
 )
 @click.option(
     "--confidence",

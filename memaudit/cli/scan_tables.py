@@ -36,7 +36,7 @@ def render(result: "ScanResult") -> None:
     out.print(_ratios(result))
     if result.findings.num_degenerate:
         _say(
-            f"{result.findings.num_degenerate:,} images equal both their neighbours, exactly "
+            f"{result.findings.num_degenerate:,} images equal both their neighbors, exactly "
             "duplicated training images: the paper's rule cannot count them."
         )
     _say(_leaks(result))

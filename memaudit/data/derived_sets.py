@@ -81,7 +81,7 @@ def mix(first: ImageSet, second: ImageSet, *, share: float, size: int, seed: int
         raise DataError(
             f"Images of {first.source} are {list(first.image_shape)}, those of {second.source} "
             f"{list(second.image_shape)} (channels, height, width). Only one shape can be mixed; "
-            "give a resolution, and convert grey images to RGB."
+            "give a resolution, and convert gray images to RGB."
         )
     num_second = round(share * size)
     parts = [

@@ -40,7 +40,7 @@ class ImageSet:
             )
         if self.images.shape[1] not in (1, 3):
             raise DataError(
-                f"{self.source} has {self.images.shape[1]} channels; grey (1) or RGB (3) is needed."
+                f"{self.source} has {self.images.shape[1]} channels; gray (1) or RGB (3) is needed."
             )
         num_images = len(self.images)
         if len(self.names) != num_images:

@@ -35,7 +35,7 @@ class NamedImage(NamedTuple):
     name: str
     """Without suffix, such as `000017`."""
     pixels: np.ndarray
-    """uint8 [C, H, W], grey or RGB."""
+    """uint8 [C, H, W], gray or RGB."""
     label: int | None = None
     """Its class, or None."""
 
@@ -126,7 +126,7 @@ def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
-    """uint8 [C, H, W], grey or RGB, as a picture."""
+    """uint8 [C, H, W], gray or RGB, as a picture."""
     return Image.fromarray(
         pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     )
@@ -168,8 +168,8 @@ def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | Non
 
 def edm_labels(labels: Mapping[str, int | None]) -> str:
     """The text of dataset.json: the labels of all images, or null where any has none."""
-    labelled = labels and None not in labels.values()
-    return json.dumps({"labels": list(labels.items()) if labelled else None})
+    labeled = labels and None not in labels.values()
+    return json.dumps({"labels": list(labels.items()) if labeled else None})
 
 
 def _write_npz(file: BinaryIO, images: Iterable[NamedImage], manifest: str | None) -> None:

@@ -43,7 +43,7 @@ class DemoRun:
 
 
 def digits() -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits: uint8 [N, 1, 8, 8], 17 grey levels spread over 256.
+    """scikit-learn's 1,797 handwritten digits: uint8 [N, 1, 8, 8], 17 gray levels spread over 256.
 
     Raises:
         ConfigError: scikit-learn is not installed.

@@ -116,7 +116,7 @@ def _source_points(by: Augmentation) -> Tensor:
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """Matrices [B, 2, 2] that turn by angles [B], from the x-axis towards the y-axis."""
+    """Matrices [B, 2, 2] that turn by angles [B], from the x-axis toward the y-axis."""
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
 

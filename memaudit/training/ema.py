@@ -72,5 +72,5 @@ def copy_for_average(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, beta: float) -> None:
-    """Move the parameters of `average` towards those of `network`; buffers never change."""
+    """Move the parameters of `average` toward those of `network`; buffers never change."""
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - beta)

@@ -17,7 +17,7 @@ from memaudit.data.images import ImageSet
 
 
 def smooth_images(num_images: int, size: int, seed: int) -> np.ndarray:
-    """Colour gradients, uint8 [N, 3, size, size]: as little alike as photographs are."""
+    """Color gradients, uint8 [N, 3, size, size]: as little alike as photographs are."""
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 255, (num_images, 3, 2, 2))
     t = np.linspace(0, 1, size)

@@ -203,7 +203,7 @@ def test_held_out_images_in_the_training_set_are_refused_by_name():
 
 
 def test_flat_images_neither_hide_nor_make_copies():
-    """Generated images of one colour, against a training set that holds two of the same."""
+    """Generated images of one color, against a training set that holds two of the same."""
     flat = np.stack([np.full(SHAPE, value, dtype=np.uint8) for value in (0, 0, 200)])
     train = ImageSet(
         np.concatenate([TRAIN.images, flat]), [*TRAIN.names, "a", "b", "c"], source="train"

@@ -86,7 +86,7 @@ def test_copies_of_duplicated_images_count_as_distinct_though_the_paper_misses_t
 
 def test_near_duplicates_are_set_aside_within_the_radius_only():
     once = noise_images(20).clip(2, 253)
-    train = image_set(np.concatenate([once, once + 1]))  # 1 grey level RMS away
+    train = image_set(np.concatenate([once, once + 1]))  # 1 gray level RMS away
     result = scan(image_set(once, "generated"), train)
     assert result.ratios["paper"].count == result.ratios["distinct"].count == 20
     nearby = scan(image_set(once + 1 - (once % 2), "generated"), train)
@@ -140,7 +140,7 @@ def test_a_seed_gives_the_same_row_whichever_seeds_stand_beside_it(checkpoint: C
 def test_two_shapes_are_refused_with_both_named(checkpoint: Checkpoint):
     with pytest.raises(DataError, match=r"\[3, 8, 8\].*\[3, 16, 16\].*--resolution 8"):
         scan(checkpoint, image_set(noise_images(4, (3, 16, 16))))
-    with pytest.raises(DataError, match=r"\[1, 8, 8\].*Pass grey images"):
+    with pytest.raises(DataError, match=r"\[1, 8, 8\].*Pass gray images"):
         scan(image_set(noise_images(4, (1, 8, 8))), image_set(noise_images(4)))
 
 
@@ -204,11 +204,11 @@ def test_there_is_no_comparison_without_a_model_or_when_it_is_left_out(checkpoin
     assert scan(image_set(noise_images(5)), train).optimality is None
     config = ScanConfig(seeds=(0,), optimum_images=0)
     assert scan(checkpoint, train, config=config).optimality is None
-    labelled = dataclasses.replace(train, labels=np.arange(40) % 4)
-    conditional = optimum_of(labelled, conditional=True)
+    labeled = dataclasses.replace(train, labels=np.arange(40) % 4)
+    conditional = optimum_of(labeled, conditional=True)
     # A model with classes has no counterpart in training images without labels.
     assert scan(conditional, train, config=ScanConfig(seeds=(0, 1))).optimality is None
-    assert scan(conditional, labelled, config=ScanConfig(seeds=(0, 1))).optimality is not None
+    assert scan(conditional, labeled, config=ScanConfig(seeds=(0, 1))).optimality is not None
 
 
 def test_the_second_at_radius_0_is_that_of_a_search_of_its_own():

@@ -123,8 +123,8 @@ def test_a_mixture_takes_its_share_at_one_resolution(
         (("--mix", "PETS", "--share", 0.5), "--mix needs --size"),
         (("--mix", "PETS", "--share", 0.5, "--size", 6, "--balanced"), "leave --balanced out"),
         (("--mix", "PETS", "--share", 1.5, "--size", 6), "1.5 is not in the range 0<=x<=1"),
-        (("--mix", "GREY", "--share", 0.5, "--size", 6), "are [3, 8, 8], those of"),
-        (("--mix", "GREY", "--share", 1, "--size", 6, "--resolution", 4), "give a resolution"),
+        (("--mix", "GRAY", "--share", 0.5, "--size", 6), "are [3, 8, 8], those of"),
+        (("--mix", "GRAY", "--share", 1, "--size", 6, "--resolution", 4), "give a resolution"),
         (("--labels", "random"), "--labels random and --num-classes go together"),
         (("--num-classes", 3), "--labels random and --num-classes go together"),
         (("--labels", "true", "--label", 7), "no class '7'; its classes are 0 … 2"),
@@ -133,7 +133,7 @@ def test_a_mixture_takes_its_share_at_one_resolution(
 def test_what_cannot_be_built_is_refused_in_words(
     run: Run, pets: Path, make_npz: Callable, tmp_path: Path, arguments: tuple, message: str
 ):
-    paths = {"PETS": pets, "GREY": make_npz(8, (1, 8, 8))}
+    paths = {"PETS": pets, "GRAY": make_npz(8, (1, 8, 8))}
     given = [paths.get(argument, argument) for argument in arguments]
     result = run("dataset", "build", "--data", pets, *given, "--out", tmp_path / "set.zip")
     assert result.exit_code == 2
@@ -169,7 +169,7 @@ def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_pa
     assert result.exit_code == 0, result.stderr
     lines = " ".join(result.stdout.split())
     assert "groups of duplicates 2" in lines and "images in them 5 (16.7 %)" in lines
-    assert "equal to an earlier one 2 near an earlier one 1, within 8 grey levels" in lines
+    assert "equal to an earlier one 2 near an earlier one 1, within 8 gray levels" in lines
     with (out / "duplicates.csv").open() as file:
         rows = [(row["group"], int(row["index"]), row["exact"]) for row in csv.DictReader(file)]
     expected = [("1", 2, "0"), ("1", 5, "0"), ("2", 3, "0"), ("2", 12, "1"), ("2", 21, "1")]

@@ -76,7 +76,7 @@ def test_what_cannot_be_done_is_refused(
 
 def test_equal_shares_need_multiples_of_the_classes(run: Callable[..., Result], tmp_path: Path):
     rng = np.random.default_rng(0)
-    path = tmp_path / "labelled.npz"
+    path = tmp_path / "labeled.npz"
     images = rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(20) % 4)
     result = run(

@@ -11,10 +11,10 @@ from memaudit.cli.reproduce import _two_digits
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise in ten classes, at the resolution of CIFAR-10."""
     rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("labelled") / "images.npz"
+    path = tmp_path_factory.mktemp("labeled") / "images.npz"
     images = rng.integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(40) % 10)
     return path
@@ -37,11 +37,11 @@ def test_hours_are_forecast_with_two_digits(hours: float, text: str):
 
 
 def test_a_row_at_laptop_scale_says_that_it_is_not_the_papers(
-    run: Callable[..., Result], labelled: Path, tmp_path: Path
+    run: Callable[..., Result], labeled: Path, tmp_path: Path
 ):
     arguments = ["--scale", "--value", "none", "--value", "random", "--size", 10, "--epochs", 1]
     result = run(
-        *("reproduce", "conditioning", *arguments, "--data", labelled, "--samples", 2),
+        *("reproduce", "conditioning", *arguments, "--data", labeled, "--samples", 2),
         *("--out", tmp_path),
     )
     assert result.exit_code == 0, result.stderr
@@ -70,12 +70,12 @@ def test_a_row_at_laptop_scale_says_that_it_is_not_the_papers(
 )
 def test_what_cannot_be_done_is_refused(
     run: Callable[..., Result],
-    labelled: Path,
+    labeled: Path,
     tmp_path: Path,
     arguments: list[str],
     message: str,
 ):
-    places = {"DATA": str(labelled), "OUT": str(tmp_path)}
+    places = {"DATA": str(labeled), "OUT": str(tmp_path)}
     result = run("reproduce", *(places.get(argument, argument) for argument in arguments))
     assert result.exit_code == 2
     assert message in result.stderr

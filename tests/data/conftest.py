@@ -22,8 +22,8 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture
-def grey_pixels() -> np.ndarray:
-    """Six grey images, uint8 [6, 1, 8, 8]."""
+def gray_pixels() -> np.ndarray:
+    """Six gray images, uint8 [6, 1, 8, 8]."""
     return np.random.default_rng(1).integers(0, 256, (6, 1, 8, 8), np.uint8)
 
 

@@ -22,22 +22,22 @@ def first_pixels(images: ImageSet) -> list[int]:
     return images.images[:, 0, 0, 0].tolist()
 
 
-def labelled() -> ImageSet:
+def labeled() -> ImageSet:
     return image_set(labels=np.array([0, 1, 2] * 4), class_names=("cat", "dog", "fox"))
 
 
 def test_a_label_scheme_changes_labels_only():
     for scheme, num_classes in (("true", None), ("none", None), ("random", 5), ("unique", None)):
-        images = with_labels(labelled(), scheme, num_classes=num_classes)
-        assert images.fingerprint == labelled().fingerprint
-        assert images.names == labelled().names and images.source == "set"
+        images = with_labels(labeled(), scheme, num_classes=num_classes)
+        assert images.fingerprint == labeled().fingerprint
+        assert images.names == labeled().names and images.source == "set"
 
 
 def test_true_labels_stay_and_none_go():
-    assert with_labels(labelled(), "true").labels.tolist() == [0, 1, 2] * 4
-    assert with_labels(labelled(), "true").class_names == ("cat", "dog", "fox")
-    assert with_labels(labelled(), "none").labels is None
-    assert with_labels(labelled(), "none").num_classes == 0
+    assert with_labels(labeled(), "true").labels.tolist() == [0, 1, 2] * 4
+    assert with_labels(labeled(), "true").class_names == ("cat", "dog", "fox")
+    assert with_labels(labeled(), "none").labels is None
+    assert with_labels(labeled(), "none").num_classes == 0
 
 
 def test_unique_labels_make_every_image_a_class():
@@ -69,7 +69,7 @@ def test_a_mixture_takes_its_share_of_the_second():
 
 @pytest.mark.parametrize(("share", "source"), [(0, "set"), (1, "other")])
 def test_a_share_of_none_or_all_is_a_random_part_of_one_source(share, source):
-    sources = {"set": labelled(), "other": image_set(100, source="other")}
+    sources = {"set": labeled(), "other": image_set(100, source="other")}
     mixture = mix(sources["set"], sources["other"], share=share, size=5, seed=7)
     part = select(sources[source], size=5, order="random", seed=7)
     assert mixture.fingerprint == part.fingerprint
@@ -85,7 +85,7 @@ def test_a_mixture_has_its_size_and_no_image_twice(share, size, seed):
 
 
 def test_repeated_images_keep_the_name_of_their_file():
-    images = repeated(select(labelled(), label="dog"), 3)
+    images = repeated(select(labeled(), label="dog"), 3)
     assert first_pixels(images) == [i for i in (1, 4, 7, 10) for _ in range(3)]
     assert images.names == [f"{i}.png" for i in first_pixels(images)]
     assert images.labels.tolist() == [1] * 12

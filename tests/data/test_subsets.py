@@ -23,7 +23,7 @@ def image_set(labels=None, num_images: int = 12, class_names=("cat", "dog", "fox
 
 
 @pytest.fixture
-def labelled() -> ImageSet:
+def labeled() -> ImageSet:
     return image_set([0, 1, 2, 2, 1, 0, 0, 0, 1, 2, 0, 1])  # 5 cats, 4 dogs, 3 foxes
 
 
@@ -36,13 +36,13 @@ def chosen(images: ImageSet) -> list[int]:
     return indices
 
 
-def test_nothing_asked_for_is_everything(labelled):
-    assert select(labelled) is labelled
+def test_nothing_asked_for_is_everything(labeled):
+    assert select(labeled) is labeled
 
 
-def test_the_first_images(labelled):
-    assert chosen(select(labelled, size=4)) == [0, 1, 2, 3]
-    assert select(labelled, size=4).labels.tolist() == [0, 1, 2, 2]
+def test_the_first_images(labeled):
+    assert chosen(select(labeled, size=4)) == [0, 1, 2, 3]
+    assert select(labeled, size=4).labels.tolist() == [0, 1, 2, 2]
 
 
 def test_random_images_are_those_of_edm(golden):
@@ -66,8 +66,8 @@ def test_another_seed_takes_other_images():
 
 
 @pytest.mark.parametrize("label", [1, "dog", [1], ["dog"], "1"])
-def test_one_class_by_index_or_name(label, labelled):
-    part = select(labelled, label=label)
+def test_one_class_by_index_or_name(label, labeled):
+    part = select(labeled, label=label)
     assert chosen(part) == [1, 4, 8, 11]
     assert part.labels.tolist() == [1] * 4 and part.class_names == ("cat", "dog", "fox")
 
@@ -79,27 +79,27 @@ def test_a_class_named_by_a_number_comes_before_the_class_of_that_index():
     assert chosen(select(images, label="0")) == chosen(select(images, label="10"))
 
 
-def test_several_classes_stay_in_order(labelled):
-    assert chosen(select(labelled, label=["fox", "dog"])) == [1, 2, 3, 4, 8, 9, 11]
-    assert chosen(select(labelled, label=["fox", 1], size=3)) == [1, 2, 3]
+def test_several_classes_stay_in_order(labeled):
+    assert chosen(select(labeled, label=["fox", "dog"])) == [1, 2, 3, 4, 8, 9, 11]
+    assert chosen(select(labeled, label=["fox", 1], size=3)) == [1, 2, 3]
 
 
-def test_balanced_takes_the_first_of_each_class(labelled):
+def test_balanced_takes_the_first_of_each_class(labeled):
     """The paper's subsets: the first |D|/C of each class."""
-    assert chosen(select(labelled, size=6, balanced=True)) == [0, 1, 2, 3, 4, 5]
-    assert chosen(select(labelled, size=9, balanced=True)) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
-    assert chosen(select(labelled, size=4, balanced=True, label=["cat", "fox"])) == [0, 2, 3, 5]
+    assert chosen(select(labeled, size=6, balanced=True)) == [0, 1, 2, 3, 4, 5]
+    assert chosen(select(labeled, size=9, balanced=True)) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert chosen(select(labeled, size=4, balanced=True, label=["cat", "fox"])) == [0, 2, 3, 5]
 
 
-def test_balanced_and_random(labelled):
-    part = select(labelled, size=9, order="random", seed=3, balanced=True)
+def test_balanced_and_random(labeled):
+    part = select(labeled, size=9, order="random", seed=3, balanced=True)
     assert np.bincount(part.labels).tolist() == [3, 3, 3]
     assert chosen(part) == sorted(chosen(part))
-    assert chosen(part) != chosen(select(labelled, size=9, balanced=True))
+    assert chosen(part) != chosen(select(labeled, size=9, balanced=True))
 
 
-def test_a_part_of_a_part_still_knows_the_source(labelled):
-    assert chosen(select(select(labelled, label="cat"), size=3)) == [0, 5, 6]
+def test_a_part_of_a_part_still_knows_the_source(labeled):
+    assert chosen(select(select(labeled, label="cat"), size=3)) == [0, 5, 6]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_a_part_of_a_part_still_knows_the_source(labelled):
         ({"label": -1}, "set has no class -1"),
     ],
 )
-def test_what_is_not_there_is_refused(options, message, labelled):
+def test_what_is_not_there_is_refused(options, message, labeled):
     with pytest.raises(DataError, match=message):
-        select(labelled, **options)
+        select(labeled, **options)
 
 
 @pytest.mark.parametrize("options", [{"label": 0}, {"size": 2, "balanced": True}])
@@ -140,6 +140,6 @@ def test_a_class_without_a_name_is_called_by_its_number():
         ({"balanced": True}, "a balanced selection needs a size"),
     ],
 )
-def test_wrong_arguments(options, message, labelled):
+def test_wrong_arguments(options, message, labeled):
     with pytest.raises(ValueError, match=message):
-        select(labelled, **options)
+        select(labeled, **options)

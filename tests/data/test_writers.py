@@ -13,23 +13,23 @@ from memaudit.errors import ConfigError
 rng = np.random.default_rng(0)
 
 
-def named_images(channels: int, labelled: bool) -> list[NamedImage]:
+def named_images(channels: int, labeled: bool) -> list[NamedImage]:
     pixels = rng.integers(0, 256, (12, channels, 8, 8), dtype=np.uint8)
-    return [NamedImage(f"{i:06d}", p, i % 3 if labelled else None) for i, p in enumerate(pixels)]
+    return [NamedImage(f"{i:06d}", p, i % 3 if labeled else None) for i, p in enumerate(pixels)]
 
 
 @pytest.mark.parametrize("form", ["folder", "images.zip", "images.npz"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labeled", [True, False])
 def test_images_survive_writing_and_reading(
-    tmp_path: Path, form: str, channels: int, labelled: bool
+    tmp_path: Path, form: str, channels: int, labeled: bool
 ):
-    images = named_images(channels, labelled)
+    images = named_images(channels, labeled)
     write_images(tmp_path / form, iter(images))
     read = open_images(tmp_path / form)
     np.testing.assert_array_equal(read.images, [image.pixels for image in images])
     assert [Path(name).stem for name in read.names] == [image.name for image in images]
-    if labelled:
+    if labeled:
         assert read.labels is not None
         assert read.labels.tolist() == [image.label for image in images]
     else:
@@ -37,7 +37,7 @@ def test_images_survive_writing_and_reading(
 
 
 def test_equal_images_give_equal_zips(tmp_path: Path):
-    images = named_images(3, labelled=True)
+    images = named_images(3, labeled=True)
     write_images(tmp_path / "a.zip", images)
     write_images(tmp_path / "b.zip", images)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
@@ -45,7 +45,7 @@ def test_equal_images_give_equal_zips(tmp_path: Path):
 
 def test_a_failure_midway_leaves_no_file(tmp_path: Path):
     def broken():
-        yield named_images(3, labelled=False)[0]
+        yield named_images(3, labeled=False)[0]
         raise RuntimeError("out of images")
 
     with pytest.raises(RuntimeError, match="out of images"):

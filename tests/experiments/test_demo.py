@@ -12,7 +12,7 @@ from memaudit.experiments import demo
 pytest.importorskip("sklearn")
 
 
-def test_digits_are_grey_bytes_with_labels():
+def test_digits_are_gray_bytes_with_labels():
     images = demo.digits()
     assert images.images.shape == (1797, 1, 8, 8)
     assert (images.images.min(), images.images.max()) == (0, 255)

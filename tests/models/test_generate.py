@@ -23,7 +23,7 @@ CHURN = {"S_churn": 10, "S_min": 0.05, "S_max": 50, "S_noise": 1.003}
 
 
 class ConstantDenoiser:
-    """Sees one image, class k as the grey level k / label_dim, whatever it is given."""
+    """Sees one image, class k as the gray level k / label_dim, whatever it is given."""
 
     img_channels = 3
     img_resolution = 4

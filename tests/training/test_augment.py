@@ -26,7 +26,7 @@ def transformation(**parameters: float | bool | tuple[float, float]) -> Augmenta
 
 
 def blob(center: tuple[float, float], widths: tuple[float, float]) -> Tensor:
-    """A smooth spot, [1, 1, 32, 32]; centre and widths (x, y) in widths of the image."""
+    """A smooth spot, [1, 1, 32, 32]; center and widths (x, y) in widths of the image."""
     at = (torch.arange(32) + 0.5) / 32 - 0.5
     x, y = at[None, :] - center[0], at[:, None] - center[1]
     return torch.exp(-((x / widths[0]) ** 2 + (y / widths[1]) ** 2))[None, None]

@@ -65,7 +65,7 @@ def auth_pct(
         nn1: int64 [M], nearest training image of each generated image.
         squared_distance1: [M], its squared distance.
         index: of the training images, at least 2.
-        duplicate_rms: training images within so many RMS grey levels are duplicates.
+        duplicate_rms: training images within so many RMS gray levels are duplicates.
         confidence: of the interval.
 
     Returns:
@@ -95,7 +95,7 @@ def copying_statistic(
     and a held-out image of which the generated one is farther from its nearest training image (ties
     ½), Z = (U − mn/2) / √(mn(m+n+1)/12 · tie factor), and C_T = Σ w Z with w the cell's share of
     the held-out images. Meehan, Chaudhuri, Dasgupta, arXiv:2004.05675. A cell that lacks held-out
-    or generated images is merged with the cell of the nearest centre.
+    or generated images is merged with the cell of the nearest center.
 
     Args:
         train: training images.
@@ -119,9 +119,9 @@ def copying_statistic(
     distance_holdout = index.nearest(holdout.images, 1).squared_distance[:, 0]
     distance_generated = index.nearest(generated, 1).squared_distance[:, 0]
 
-    centres = _centres(train.images, num_cells, seed)
+    centers = _centers(train.images, num_cells, seed)
     cell_holdout, cell_generated = _merge_empty(
-        centres, _cells(holdout.images, centres), _cells(generated, centres)
+        centers, _cells(holdout.images, centers), _cells(generated, centers)
     )
     cells = []
     for cell in np.unique(cell_holdout):
@@ -152,19 +152,19 @@ def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
     return float((U - m * n / 2) / math.sqrt(variance)) if variance > 0 else 0.0
 
 
-def _centres(images: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
-    """Centres of at most `num_cells` clusters, float32 [K, D]; clusters that run empty are gone."""
+def _centers(images: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
+    """Centers of at most `num_cells` clusters, float32 [K, D]; clusters that run empty are gone."""
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(images), min(CLUSTERED, len(images)), replace=False))
     y = _rows(images[chosen])
     start = y[rng.choice(len(y), min(num_cells, len(y)), replace=False)]
-    return kmeans(y, start, thresh=0.1)[0]  # grey levels, of a distance averaged over images
+    return kmeans(y, start, thresh=0.1)[0]  # gray levels, of a distance averaged over images
 
 
-def _cells(images: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The nearest centre of each image, int64 [N]."""
+def _cells(images: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """The nearest center of each image, int64 [N]."""
     parts = [
-        vq(_rows(images[start : start + ROWS]), centres)[0] for start in range(0, len(images), ROWS)
+        vq(_rows(images[start : start + ROWS]), centers)[0] for start in range(0, len(images), ROWS)
     ]
     return np.concatenate(parts).astype(np.int64)
 
@@ -174,15 +174,15 @@ def _rows(images: np.ndarray) -> np.ndarray:
 
 
 def _merge_empty(
-    centres: np.ndarray, holdout: np.ndarray, generated: np.ndarray
+    centers: np.ndarray, holdout: np.ndarray, generated: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cells of both sets, each of which occurs in both; at the latest the last one does."""
-    remaining = np.arange(len(centres))
-    for cell in range(len(centres)):
+    remaining = np.arange(len(centers))
+    for cell in range(len(centers)):
         if (holdout == cell).any() and (generated == cell).any():
             continue
         remaining = remaining[remaining != cell]
-        nearest = remaining[((centres[remaining] - centres[cell]) ** 2).sum(1).argmin()]
+        nearest = remaining[((centers[remaining] - centers[cell]) ** 2).sum(1).argmin()]
         holdout = np.where(holdout == cell, nearest, holdout)
         generated = np.where(generated == cell, nearest, generated)
     return holdout, generated

@@ -44,7 +44,7 @@ class ReturnTestConfig:
     threshold: Fraction = Fraction(1, 3)
     """Of the rule, as in a scan."""
     duplicate_rms: float = 8.0
-    """Images within so many RMS grey levels are duplicates, as in a scan."""
+    """Images within so many RMS gray levels are duplicates, as in a scan."""
     seed: int = 0
     """Chooses the images and their noise."""
     confidence: float = 0.95

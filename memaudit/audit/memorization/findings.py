@@ -40,7 +40,7 @@ class Sensitivity:
 
     threshold: Fraction
     duplicate_rms: float
-    """Radius in grey levels."""
+    """Radius in gray levels."""
     ratio: Proportion
 
 
@@ -56,7 +56,7 @@ class Findings:
     decision: Decision | None
     """Of the gate; None without one."""
     num_degenerate: int
-    """Images at distance 0 from both neighbours, which the published rule cannot call copies."""
+    """Images at distance 0 from both neighbors, which the published rule cannot call copies."""
     sensitivity: tuple[Sensitivity, ...]
     """The distinct ratio at every threshold and radius searched, the configured ones included."""
     classes: tuple[ClassRatio, ...]

@@ -19,7 +19,7 @@ from memaudit.progress import Progress, silent
 SEARCH_BATCH = 1024
 """Queries searched at a time: enough for the matrix product, little enough to show progress."""
 RADII = (0.0, 4.0, 8.0, 16.0)
-"""Duplicate radii, RMS grey levels, that every image is searched at besides the one asked for."""
+"""Duplicate radii, RMS gray levels, that every image is searched at besides the one asked for."""
 THRESHOLDS = (Fraction(1, 5), Fraction(1, 4), Fraction(1, 3), Fraction(2, 5), Fraction(1, 2))
 """Thresholds that the sensitivity table shows besides the one asked for."""
 
@@ -37,7 +37,7 @@ class Matches:
     squared_distance: np.ndarray
     """[M, 2]"""
     radii: tuple[float, ...]
-    """R duplicate radii in RMS grey levels, ascending; 0 and `duplicate_rms` are among them."""
+    """R duplicate radii in RMS gray levels, ascending; 0 and `duplicate_rms` are among them."""
     index_distinct: np.ndarray
     """int64 [R, M]: the nearest that is no duplicate of the first within each radius; -1 where
     there is none."""
@@ -118,7 +118,7 @@ class Matches:
 
     @cached_property
     def memorized_distinct(self) -> np.ndarray:
-        """bool [M]: with the second neighbour outside the first one's duplicates."""
+        """bool [M]: with the second neighbor outside the first one's duplicates."""
         return self.memorized(self.duplicate_rms, self.threshold)
 
     @cached_property
@@ -129,7 +129,7 @@ class Matches:
 
     @property
     def num_degenerate(self) -> int:
-        """Images at distance 0 from both neighbours: the published rule cannot call them copies."""
+        """Images at distance 0 from both neighbors: the published rule cannot call them copies."""
         return int(((self.squared_distance1 == 0) & (self.squared_distance2 == 0)).sum())
 
     def memorized(self, duplicate_rms: float | None, threshold: Fraction) -> np.ndarray:
@@ -173,7 +173,7 @@ def match(
     duplicate_rms: float = 8.0,
     progress: Progress = silent,
 ) -> Matches:
-    """Search the neighbours of `generated` (uint8 [M, C, H, W], M ≥ 1) and judge every image."""
+    """Search the neighbors of `generated` (uint8 [M, C, H, W], M ≥ 1) and judge every image."""
     task, total = "Finding nearest training images", len(generated)
     radii = tuple(sorted({*RADII, float(duplicate_rms)}))
     parts = []
@@ -196,7 +196,7 @@ def match(
 
 
 def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tuple[Leak, ...]:
-    """Training images that are the first neighbour of a copy, most copied first.
+    """Training images that are the first neighbor of a copy, most copied first.
 
     Args:
         matches: of the generated images.

@@ -1,7 +1,7 @@
 """Searching among training images: what is the same by pixels and by features.
 
 A search answers with the k nearest training images, and with the nearest outside the duplicates of
-the first. Duplicates are judged in pixels whatever the search goes by, so that one radius in grey
+the first. Duplicates are judged in pixels whatever the search goes by, so that one radius in gray
 levels means the same everywhere.
 
 With `flips` the distance to a training image is the smaller of those to it and to its mirror image,
@@ -95,12 +95,12 @@ class ImageSearch(ABC):
     ) -> DistinctNeighbors:
         """The two nearest training images, and the nearest outside the first one's duplicates.
 
-        A duplicate of the nearest image y₁ is any training image y within a radius of it in grey
+        A duplicate of the nearest image y₁ is any training image y within a radius of it in gray
         levels, root mean square over D values: S(y₁, y) ≤ radius²·D, compared exactly.
 
         Args:
             queries: uint8 [B, C, H, W].
-            duplicate_rms: radii in grey levels, each ≥ 0; at 0 only exact copies are duplicates.
+            duplicate_rms: radii in gray levels, each ≥ 0; at 0 only exact copies are duplicates.
                 All are answered by one search.
 
         Raises:

@@ -75,7 +75,7 @@ def _store(projected: ProjectedImages, path: Path, data: ImageSet) -> None:
     projection = projected.projection
     arrays: dict[str, Any] = {
         "vectors": projected.vectors,
-        "centre": projection.centre.numpy(force=True),
+        "center": projection.center.numpy(force=True),
     }
     about: dict[str, Any] = {
         "version": _VERSION,
@@ -110,7 +110,7 @@ def _load(path: Path, data: ImageSet, device: torch.device) -> ProjectedImages |
                 torch.from_numpy(arrays["whitening"]).to(device),
                 about["relative_error"],
             )
-        projection = Projection(torch.from_numpy(arrays["centre"]).to(device), basis)
+        projection = Projection(torch.from_numpy(arrays["center"]).to(device), basis)
         return ProjectedImages(projection, arrays["vectors"], about["largest_norm"])
     except Exception:  # whatever a damaged file leads to, the index is built again
         return None

@@ -1,9 +1,9 @@
 """Images that a training set holds more than once, exactly or nearly.
 
-Two images are duplicates within a radius of r grey levels, S(x, y) ≤ ⌊r²·D⌋ in integers, and a
+Two images are duplicates within a radius of r gray levels, S(x, y) ≤ ⌊r²·D⌋ in integers, and a
 group is what such pairs connect: two images of a group may be farther apart than the radius.
 
-The paper's rule cannot see the copy of an image that is there twice, because both neighbours are
+The paper's rule cannot see the copy of an image that is there twice, because both neighbors are
 then equally near; and models copy such images first (Somepalli et al., arXiv:2305.20086).
 """
 
@@ -25,9 +25,9 @@ from memaudit.data.images import ImageSet
 from memaudit.progress import Progress, silent
 
 BLOCK_BYTES = 16 << 20
-"""Of images and their neighbours that are in hand at a time."""
+"""Of images and their neighbors that are in hand at a time."""
 FIRST_K = 8
-"""Neighbours looked for at first; an image is its own nearest."""
+"""Neighbors looked for at first; an image is its own nearest."""
 WIDENING = 8
 
 
@@ -51,7 +51,7 @@ class Duplicates:
     num_images: int
     """Of the set."""
     duplicate_rms: float
-    """Radius in grey levels."""
+    """Radius in gray levels."""
     flips: bool
     """Whether an image counts as its mirror image, too."""
 
@@ -96,7 +96,7 @@ def find_duplicates(
 
     Args:
         images: the set; its pixels may be memory-mapped.
-        duplicate_rms: radius in grey levels, ≥ 0; at 0 only equal images are duplicates.
+        duplicate_rms: radius in gray levels, ≥ 0; at 0 only equal images are duplicates.
         flips: the distance of two images is the smaller of those with and without one of them
             mirrored, left to right.
         device: "cpu" or "cuda".
@@ -139,7 +139,7 @@ def duplicates_of(
     Args:
         index: of the set.
         rows: positions of the images asked for.
-        duplicate_rms: radius in grey levels, ≥ 0.
+        duplicate_rms: radius in gray levels, ≥ 0.
 
     Returns:
         For each of `rows` the positions of its duplicates, ascending, itself left out.
@@ -192,7 +192,7 @@ def _connect(index: NeighborIndex, group: np.ndarray, limit: int, progress: Prog
     """
     num_images = len(group)
     k = min(FIRST_K, num_images)
-    open_ends = np.unique(group)  # images with neighbours within the limit that were not seen yet
+    open_ends = np.unique(group)  # images with neighbors within the limit that were not seen yet
     while True:
         # What is not seen lies between two open ends, so one of the groups need not look.
         in_largest = group[open_ends] == np.bincount(group[open_ends], minlength=1).argmax()

@@ -149,7 +149,7 @@ def open_encoder(
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         with warnings.catch_warnings():
-            # Deprecated in favour of torch.export, but what published encoders are stored as.
+            # Deprecated in favor of torch.export, but what published encoders are stored as.
             warnings.simplefilter("ignore", FutureWarning)
             module = torch.jit.load(str(path), map_location=device).eval()
     except OSError as error:

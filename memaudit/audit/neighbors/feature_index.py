@@ -1,6 +1,6 @@
 """Nearest training images by feature vectors, for images that pixels say too little about.
 
-Copies that are shifted, cropped or recoloured are far away in pixels, and near in the features of
+Copies that are shifted, cropped or recolored are far away in pixels, and near in the features of
 an encoder made to detect copies. Distances are floats: neighbors are as good as float arithmetic
 and the encoder make them, and nothing is proven. Duplicates are still judged in pixels.
 

@@ -150,12 +150,12 @@ def all_distances(
         device: where to compute.
     """
     B, D = x[0].shape
-    centred = [to_float(rows, device).sub_(128) for rows in x]
-    norm = squared_norms(centred[0])  # the same in every orientation
+    centered = [to_float(rows, device).sub_(128) for rows in x]
+    norm = squared_norms(centered[0])  # the same in every orientation
     for part in row_blocks(len(images), max(B, D), device):
         y = to_float(images[part], device).sub_(128)
         squared_norm_sum = norm[:, None] + squared_norms(y)
-        S = [(squared_norm_sum - 2 * _product(rows, y)).to(torch.int64) for rows in centred]
+        S = [(squared_norm_sum - 2 * _product(rows, y)).to(torch.int64) for rows in centered]
         yield part, reduce(torch.minimum, S)
 
 

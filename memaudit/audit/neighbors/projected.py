@@ -37,7 +37,7 @@ class ProjectedImages:
     @property
     def num_bytes(self) -> int:
         num_images, width = self.vectors.shape
-        return num_index_bytes(num_images, len(self.projection.centre), width)
+        return num_index_bytes(num_images, len(self.projection.center), width)
 
     def bound_error(self, norm_x: np.ndarray) -> np.ndarray:
         """How far a float32 ‖t(x) − t(y)‖² may lie above ‖x − y‖²; see `Projection.bound_error`."""
@@ -100,6 +100,6 @@ def projected_width(num_images: int, D: int, memory_limit: int | None) -> int:
 
 
 def num_index_bytes(num_images: int, D: int, width: int) -> int:
-    """Memory of an index: N vectors, the centre, and rows and whitening if it shortens."""
+    """Memory of an index: N vectors, the center, and rows and whitening if it shortens."""
     num_rows = width - 1 if width < D else 0
     return 4 * num_images * width + 4 * D + num_rows * (4 * D + 8 * num_rows)

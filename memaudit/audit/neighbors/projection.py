@@ -36,14 +36,14 @@ DOUBLE_ROUNDOFF = 2.0**-53
 class Projection:
     """t(x). Without a basis it is v itself."""
 
-    centre: Tensor
+    center: Tensor
     """m, float32 [D], integers."""
     basis: "Basis | None"
 
     @property
     def width(self) -> int:
         """R."""
-        return len(self.centre) if self.basis is None else len(self.basis.rows) + 1
+        return len(self.center) if self.basis is None else len(self.basis.rows) + 1
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Project.
@@ -56,9 +56,9 @@ class Projection:
         """
         t = np.empty((len(images), self.width), dtype=np.float32)
         norm = np.empty(len(images), dtype=np.float64)
-        device = self.centre.device
+        device = self.center.device
         for part in row_blocks(len(images), images.shape[1], device):
-            v = to_float(images[part], device).sub_(self.centre)
+            v = to_float(images[part], device).sub_(self.center)
             squared_norm = squared_norms(v)
             t[part] = self._shorten(v, squared_norm).cpu().numpy()
             norm[part] = squared_norm.sqrt_().cpu().numpy()
@@ -118,20 +118,20 @@ def fit_projection(images: np.ndarray, width: int, *, device: torch.device) -> P
     size = min(num_images, SAMPLE_SIZE, SAMPLE_VALUES // D)
     picked = np.linspace(0, num_images - 1, size).astype(np.int64)
     sample = to_float(images[picked], device)
-    centre = sample.mean(0).round_()
+    center = sample.mean(0).round_()
     if width == D:
-        return Projection(centre, basis=None)
-    return Projection(centre, _fit_basis(sample.sub_(centre), centre, width - 1))
+        return Projection(center, basis=None)
+    return Projection(center, _fit_basis(sample.sub_(center), center, width - 1))
 
 
-def _fit_basis(v: Tensor, centre: Tensor, num_rows: int) -> Basis | None:
+def _fit_basis(v: Tensor, center: Tensor, num_rows: int) -> Basis | None:
     """The principal rows of the sample v, float32 [n, D]; None if they are no basis in float64."""
     D = v.shape[1]
     rows = _principal_rows(v, num_rows)
 
     # Cauchy–Schwarz bounds every partial sum of a·v by ‖a‖·‖v‖, which must stay within 2²⁴;
     # rounding makes a row longer by at most √D / 2.
-    farthest = torch.maximum(centre, 255 - centre).to(torch.float64).square_()
+    farthest = torch.maximum(center, 255 - center).to(torch.float64).square_()
     radius = max(float(part.sum()) for part in farthest.split(COLUMN_BLOCK)) ** 0.5
     scale = 0.999 * 2.0**24 / radius - D**0.5 / 2
     scales = (LARGEST_FACTOR / rows.abs().amax(1, keepdim=True)).clamp_(max=scale)

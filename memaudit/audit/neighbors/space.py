@@ -18,13 +18,13 @@ class Space:
     """Of `distance`."""
 
     def distance(self, squared_distance: float) -> float:
-        """In pixels RMS grey levels: 0 where images are equal, 255 for black against white."""
+        """In pixels RMS gray levels: 0 where images are equal, 255 for black against white."""
         return math.sqrt(squared_distance / self.num_values)
 
 
 def pixel_space(image_shape: tuple[int, int, int]) -> Space:
     """Of images [C, H, W]."""
-    return Space("pixels", True, math.prod(image_shape), "RMS grey levels")
+    return Space("pixels", True, math.prod(image_shape), "RMS gray levels")
 
 
 def feature_space(metric: str) -> Space:

@@ -13,7 +13,7 @@ Curve = Callable[[AtSigma], Estimate | None]
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; told apart by its stroke, so that it survives print and colour blindness."""
+    """One curve; told apart by its stroke, so that it survives print and color blindness."""
 
     name: str
     stroke: str

@@ -131,7 +131,7 @@ def read_report(file: Path) -> ComparedReport:
             num_leaking_images=report["num_leaking_images"],
             rule={
                 "threshold": report["threshold_fraction"],
-                "duplicates within": f"{report['duplicate_rms']:g} grey levels",
+                "duplicates within": f"{report['duplicate_rms']:g} gray levels",
                 "distances": report["space"]["unit"],
                 "mirror images": "searched" if report["search"]["flips"] else "not searched",
                 "confidence": f"{100 * report['confidence']:g} %",

@@ -35,7 +35,7 @@ class Sample:
 @dataclass(frozen=True)
 class Series:
     """One curve; told apart by its stroke and the shape of its marks, so that it survives print and
-    colour blindness."""
+    color blindness."""
 
     name: str
     samples: tuple[Sample, ...]

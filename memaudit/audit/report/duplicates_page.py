@@ -11,7 +11,7 @@ from pathlib import Path
 
 import memaudit
 from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
-from memaudit.audit.neighbors.units import rms_grey_levels
+from memaudit.audit.neighbors.units import rms_gray_levels
 from memaudit.audit.report.html import render_template
 from memaudit.audit.report.pictures import LARGEST_PICTURE, Picture, embed
 from memaudit.data.images import ImageSet
@@ -36,7 +36,7 @@ class ShownImage:
     is_copy: bool
     """Whether it equals an earlier one."""
     rms: float
-    """Distance to the first of the group in grey levels."""
+    """Distance to the first of the group in gray levels."""
     picture: Picture
 
 
@@ -85,7 +85,7 @@ def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
     writer.writerow(["group", "index", "name", "squared_distance", "rms", "exact"])
     for number, group in enumerate(found.groups, start=1):
         for i, S, is_copy in _members(group):
-            rms = rms_grey_levels(S, images.image_shape)
+            rms = rms_gray_levels(S, images.image_shape)
             writer.writerow([number, i, images.names[i], S, rms, int(is_copy)])
     return text.getvalue()
 
@@ -128,7 +128,7 @@ def _shown(number: int, group: DuplicateGroup, images: ImageSet) -> ShownGroup:
                 name=images.names[i],
                 is_first=i == group.indices[0],
                 is_copy=is_copy,
-                rms=rms_grey_levels(S, images.image_shape),
+                rms=rms_gray_levels(S, images.image_shape),
                 picture=embed(images.images[i], f"Image {i}, {short(images.names[i])}"),
             )
             for i, S, is_copy in members

@@ -27,7 +27,7 @@ AMPLIFIED = 4
 
 @dataclass(frozen=True)
 class Pair:
-    """A generated image beside its neighbours."""
+    """A generated image beside its neighbors."""
 
     key: int | str
     """Seed or name."""

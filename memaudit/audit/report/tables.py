@@ -27,7 +27,7 @@ class MatchTable:
 
 
 def matches_csv(table: MatchTable) -> str:
-    """One row a generated image: its seed or name, its neighbours, the verdict of each rule."""
+    """One row a generated image: its seed or name, its neighbors, the verdict of each rule."""
     matches = table.matches
     columns: dict[str, Iterable[Any]] = {_key_column(table.keys): table.keys}
     if table.class_index is not None:

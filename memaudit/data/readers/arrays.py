@@ -66,7 +66,7 @@ def as_images(array: np.ndarray, what: str) -> np.ndarray:
     if channels_first == channels_last:
         problem = "could be either of the last two" if channels_first else "is neither"
         raise DataError(
-            f"{found}. It must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 channel (grey) or "
+            f"{found}. It must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 channel (gray) or "
             f"3 (RGB), and {problem}. Transpose or reshape it and save it again."
         )
     return array if channels_first else array.transpose(0, 3, 1, 2)

@@ -92,14 +92,14 @@ def _decode_batch(
             raise DataError(
                 f"{source}: {name} is {_in_words(image.shape)}, but {first_name} is "
                 f"{_in_words(shape)}. All images must have one size and one mode; give a "
-                "resolution to resize square images, and convert grey ones to RGB."
+                "resolution to resize square images, and convert gray ones to RGB."
             )
         images[i] = image
     return images
 
 
 def _in_words(shape: tuple[int, ...]) -> str:
-    return f"{list(shape)} ({'grey' if shape[0] == 1 else 'RGB'})"
+    return f"{list(shape)} ({'gray' if shape[0] == 1 else 'RGB'})"
 
 
 def _in_processes(

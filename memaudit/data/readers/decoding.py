@@ -1,9 +1,9 @@
 """The bytes of an image file → pixels.
 
-An image is taken when it is 8-bit grey or RGB, or becomes that without a choice: 1-bit grey, a
+An image is taken when it is 8-bit gray or RGB, or becomes that without a choice: 1-bit gray, a
 palette, an alpha channel that is opaque everywhere. What would need a decision (16 bits, CMYK,
 transparency, animation) is refused by name. Pixels are taken as they are stored: an EXIF
-orientation is not applied, a colour profile is ignored.
+orientation is not applied, a color profile is ignored.
 """
 
 import io
@@ -33,10 +33,10 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
         resolution: resize to resolution×resolution.
 
     Returns:
-        uint8 [C, H, W], C = 1 (grey) or 3 (RGB).
+        uint8 [C, H, W], C = 1 (gray) or 3 (RGB).
 
     Raises:
-        DataError: the image is broken or not 8-bit grey or RGB, or not square and to be resized.
+        DataError: the image is broken or not 8-bit gray or RGB, or not square and to be resized.
     """
     image = decode_jpeg(data, max_pixels=_MAX_PIXELS) if is_jpeg(data) else None
     if image is None:
@@ -47,7 +47,7 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
     return image
 
 
-_GREY_MODES = ("1", "L", "LA")
+_GRAY_MODES = ("1", "L", "LA")
 _RGB_MODES = ("P", "PA", "RGB", "RGBA")
 
 
@@ -59,7 +59,7 @@ def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check_header(image, name)
-                pixels = np.asarray(_to_grey_or_rgb(image, name))  # [H, W] or [H, W, 3]
+                pixels = np.asarray(_to_gray_or_rgb(image, name))  # [H, W] or [H, W, 3]
     except DataError:
         raise
     except Exception as error:  # whatever a codec makes of broken bytes
@@ -83,16 +83,16 @@ def _check_header(image: Image.Image, name: str) -> None:
         raise DataError(f"{name} is animated; a file must hold one image. Save its frames apart.")
     # PIL cuts 16-bit RGB to 8 bits and calls it RGB; the codec's arguments still tell.
     sixteen_bits = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
-    if sixteen_bits or image.mode not in _GREY_MODES + _RGB_MODES:
+    if sixteen_bits or image.mode not in _GRAY_MODES + _RGB_MODES:
         mode = "16-bit" if sixteen_bits else f"in mode {image.mode}"
-        raise DataError(f"{name} is {mode}; 8-bit grey or RGB is needed. Convert it first.")
+        raise DataError(f"{name} is {mode}; 8-bit gray or RGB is needed. Convert it first.")
 
 
-def _to_grey_or_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_gray_or_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             raise DataError(
                 f"{name} is transparent in places. Draw it on a background of your choice first."
             )
-    mode = "L" if image.mode in _GREY_MODES else "RGB"
+    mode = "L" if image.mode in _GRAY_MODES else "RGB"
     return image if image.mode == mode else image.convert(mode)

@@ -37,7 +37,7 @@ def decode_jpeg(data: bytes, *, max_pixels: int) -> np.ndarray | None:
 
 
 def _announced_shape(data: bytes) -> tuple[int, int, int] | None:
-    """(C, H, W) from the frame header of a baseline or progressive 8-bit grey or colour JPEG."""
+    """(C, H, W) from the frame header of a baseline or progressive 8-bit gray or color JPEG."""
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
         if 0xC0 <= data[at + 1] <= 0xC2:
@@ -72,7 +72,7 @@ def _decoder() -> Callable[[bytes], np.ndarray] | None:
 
 
 def _agrees_with_pil(decoder: Callable[[bytes], np.ndarray]) -> bool:
-    """Whether both give the same pixels of a grey image and of one with halved colour planes."""
+    """Whether both give the same pixels of a gray image and of one with halved color planes."""
     pattern = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8))
     for picture in (pattern.convert("L"), pattern):
         file = io.BytesIO()

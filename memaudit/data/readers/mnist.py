@@ -1,4 +1,4 @@
-"""MNIST's idx files: grey images, with the labels in a second file beside them.
+"""MNIST's idx files: gray images, with the labels in a second file beside them.
 
 Format: two zero bytes, a type (8 is uint8), the number of dimensions, each dimension as a
 big-endian int32, then the values. A file may be packed by gzip.

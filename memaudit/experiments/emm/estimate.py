@@ -42,7 +42,7 @@ class SizeRange:
     multiple_of: int = 1
     """Only multiples of it: the number of classes, where each has an equal share."""
     tolerance: float = 1.2
-    """Neighbouring sizes of the bracket are at most this factor apart at the end."""
+    """Neighboring sizes of the bracket are at most this factor apart at the end."""
 
     def __post_init__(self) -> None:
         if self.multiple_of < 1:

@@ -40,7 +40,7 @@ def resample(
 ) -> Tensor:
     """Halve or double the resolution of x [B, C, H, W], every channel by the same filter.
 
-    `padding` is in pixels of the larger image; None keeps the images centred.
+    `padding` is in pixels of the larger image; None keeps the images centered.
     """
     channels = x.shape[1]
     if padding is None:

@@ -5,7 +5,7 @@
 EDM, arXiv:2206.00364, App. B.3; Gu et al., arXiv:2310.02664, §2. With a class condition the sum
 runs over the images of that class. docs/optimum.md derives the bounds that are used here.
 
-All sums are in grey levels less a mean image of whole numbers: the training images are then small
+All sums are in gray levels less a mean image of whole numbers: the training images are then small
 whole numbers, which float32 holds exactly. ℓᵢ = (x·yᵢ − ‖yᵢ‖²/2) / σ² is the log-weight of image i
 up to a constant.
 
@@ -75,20 +75,20 @@ class Posterior(NamedTuple):
 class Rays(NamedTuple):
     """Where each row was searched for last, and which images were in reach.
 
-    A sampler moves x along the ray from the centre c = D(x₀; σ₀) through x₀, and along it the
+    A sampler moves x along the ray from the center c = D(x₀; σ₀) through x₀, and along it the
     posterior only narrows as σ falls: one search serves the steps that follow.
     """
 
     x: Tensor
     """float64 [R, D]: x₀."""
-    centre: Tensor
+    center: Tensor
     """float64 [R, D]: c."""
     variance: Tensor
     """float64 [R]: σ₀²."""
     candidates: Tensor
     """int64 [R, K]: the images with the largest weights, in descending order."""
     log_weight: Tensor
-    """float64 [R, K + 1]: upper bounds of ℓᵢ less the centre's ℓ, the last for all other images."""
+    """float64 [R, K + 1]: upper bounds of ℓᵢ less the center's ℓ, the last for all other images."""
 
 
 RowsT = TypeVar("RowsT", Posterior, Rays)
@@ -174,7 +174,7 @@ class ClosedFormOptimum:
 
         Args:
             x: noisy images, float [B, C, H, W], data scale [-1, 1]. float64 is made use of.
-            sigma: noise level ≥ 0, a number or [B]. Towards 0, D* becomes the nearest training
+            sigma: noise level ≥ 0, a number or [B]. Toward 0, D* becomes the nearest training
                 image, or the mean of the nearest where they tie.
             class_labels: one-hot float [B, label_dim]. None: all training images count.
 
@@ -185,8 +185,8 @@ class ClosedFormOptimum:
         shape = (self.img_channels, self.img_resolution, self.img_resolution)
         if tuple(x.shape[1:]) != shape:
             raise ValueError(f"x is {list(x.shape)}; [B, {', '.join(map(str, shape))}] is needed")
-        to_grey_levels = 127.5 - self._training.centre
-        noisy = x.flatten(1).to(self.device, torch.float64).mul(127.5).add_(to_grey_levels)
+        to_gray_levels = 127.5 - self._training.center
+        noisy = x.flatten(1).to(self.device, torch.float64).mul(127.5).add_(to_gray_levels)
         if not torch.linalg.vector_norm(noisy, dim=1).isfinite().all():
             raise ValueError("x is not finite")
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
@@ -209,7 +209,7 @@ class ClosedFormOptimum:
                     )
                     log_sum = 2 * found.log_mass - found.log_square_mass
                     num_effective[batch][rows] = log_sum.exp().clamp(min=1)
-                    denoised[batch][rows] = (found.mean - to_grey_levels).div_(127.5).float()
+                    denoised[batch][rows] = (found.mean - to_gray_levels).div_(127.5).float()
         self._rays = latest
         return Evaluation(denoised.view(x.shape).to(x.device), num_effective.to(x.device))
 
@@ -266,7 +266,7 @@ class ClosedFormOptimum:
         """Which rows, bool [R], provably need no more than their candidates, and their posterior.
 
         Let x = c + s·(x₀ − c) + e with 0 ≤ s ≤ 1. An image whose weight was at most exp(b) times
-        the centre's at x₀ has at most exp(s·b·σ₀²/σ² + min(‖e‖²/(1 − s), 2‖e‖r)/2σ²) times it at x,
+        the center's at x₀ has at most exp(s·b·σ₀²/σ² + min(‖e‖²/(1 − s), 2‖e‖r)/2σ²) times it at x,
         where r ≥ ‖c − yᵢ‖ (docs/optimum.md).
         """
         log_images = math.log(part.stop - part.start)
@@ -275,15 +275,15 @@ class ClosedFormOptimum:
         if not known.any():  # too many images are in reach, whatever x is
             return None
 
-        offset = x - rays.centre
-        direction = rays.x - rays.centre
+        offset = x - rays.center
+        direction = rays.x - rays.center
         along, length = _dot(offset, direction), _dot(direction, direction)
         s = (along / length).clamp(0, 1)
         squared_norm = _dot(offset, offset)
         # Rounding errors count as distance from the ray, which is therefore never 0.
         squared_error = squared_norm - s * (2 * along - s * length)
         squared_error = squared_error.clamp(min=0) + 1e-13 * squared_norm
-        radius = torch.linalg.vector_norm(rays.centre, dim=1) + self._training.largest_norm
+        radius = torch.linalg.vector_norm(rays.center, dim=1) + self._training.largest_norm
         detour = torch.minimum(squared_error / (1 - s), 2 * squared_error.sqrt() * radius)
         bound = (s * gain)[:, None] * rays.log_weight
         bound += (detour / (2 * variance) + log_images)[:, None]  # [R, K + 1]
@@ -295,9 +295,9 @@ class ClosedFormOptimum:
         rows = _where(known)
         num_needed, bound = num_needed[rows], bound[rows]
         near = self._exact(x[rows], variance[rows], _leading(rays.candidates[rows], num_needed))
-        # The bounds are against the centre's weight. What counts is the candidates'.
-        of_centre = _log_weight(rays.centre[rows], x[rows], variance[rows])
-        outside = bound.gather(1, num_needed[:, None])[:, 0] + of_centre - near.log_mass
+        # The bounds are against the center's weight. What counts is the candidates'.
+        of_center = _log_weight(rays.center[rows], x[rows], variance[rows])
+        outside = bound.gather(1, num_needed[:, None])[:, 0] + of_center - near.log_mass
         proven = outside <= NEGLIGIBLE
         return known.masked_scatter(known, proven), _take(near, proven)
 
@@ -388,7 +388,7 @@ class ClosedFormOptimum:
 
 
 class _TrainingImages:
-    """Rows of whole numbers in float32: grey levels of the training images less a mean image."""
+    """Rows of whole numbers in float32: gray levels of the training images less a mean image."""
 
     def __init__(
         self, images: np.ndarray, order: np.ndarray, device: torch.device, resident_bytes: int
@@ -397,7 +397,7 @@ class _TrainingImages:
         self._order = order
         self._device = device
         self._resident: Tensor | None = None
-        self.centre = torch.from_numpy(self._pixels.mean(0, dtype=np.float64).round()).to(device)
+        self.center = torch.from_numpy(self._pixels.mean(0, dtype=np.float64).round()).to(device)
         """float64 [D]: the mean image, rounded."""
         self.half_squared_norm = torch.empty(len(order), dtype=torch.float64, device=device)
         """float64 [N]: ‖yᵢ‖²/2, exact."""
@@ -434,7 +434,7 @@ class _TrainingImages:
 
     def _read(self, index: np.ndarray) -> Tensor:
         images = torch.from_numpy(self._pixels[index]).to(self._device)
-        return images.float() - self.centre.float()
+        return images.float() - self.center.float()
 
 
 def _leading(candidates: Tensor, num_needed: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def test_a_model_that_leaves_small_noise_alone_treats_both_sets_alike():
 
 
 def test_duplicates_neither_hide_a_return_nor_make_one():
-    """Each training image twice, one grey level apart; held-out images that duplicate them."""
+    """Each training image twice, one gray level apart; held-out images that duplicate them."""
     once = noise_images(7, 20).clip(1, 254)
     train = image_set(np.concatenate([once, once + 1]))
     holdout = image_set(np.concatenate([once[:10] - 1, noise_images(8, 10)]))
@@ -107,10 +107,10 @@ def test_duplicates_neither_hide_a_return_nor_make_one():
 
 
 @pytest.mark.parametrize(("num_others", "returns"), [(20, 1), (0, 0)])
-def test_the_second_neighbour_of_a_held_out_image_lies_outside_its_duplicates(
+def test_the_second_neighbor_of_a_held_out_image_lies_outside_its_duplicates(
     num_others: int, returns: int
 ):
-    """The model gives z + 1: 1 grey level from z and 2 from its 20 duplicates, z − 1 and less.
+    """The model gives z + 1: 1 gray level from z and 2 from its 20 duplicates, z − 1 and less.
 
     Only beyond them d₂ > 3·d₁. Where nothing lies beyond, the published rule decides: d₂ = 2·d₁.
     """

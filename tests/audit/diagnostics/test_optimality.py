@@ -158,7 +158,7 @@ def test_without_held_out_images_there_is_no_mem_gap(train):
 
 
 def test_a_conditional_model_is_held_against_the_conditional_optimum():
-    """With unique labels the optimum is the labelled image at once: effective number 1."""
+    """With unique labels the optimum is the labeled image at once: effective number 1."""
     train = draw(4, 20, labels=np.arange(20))
     found = compare_with_optimum(
         ClosedFormOptimum(train.images, train.labels), train, config=CONFIG

@@ -86,7 +86,7 @@ def test_the_order_of_the_set_does_not_matter(pixels: np.ndarray, random):
 
 
 def test_the_radius_is_compared_in_integers():
-    """S = 768 = 8² · 12 is a duplicate at 8 grey levels, 769 is none."""
+    """S = 768 = 8² · 12 is a duplicate at 8 gray levels, 769 is none."""
     pixels = np.full((3, 3, 2, 2), 100, np.uint8)
     pixels[1] += 8
     pixels[2, 0, 0, 0] += 27

@@ -223,7 +223,7 @@ def test_the_cosine_of_a_zero_vector_is_refused(saved):
     assert FeatureIndex(images, encoder, metric="l2").nearest(images, 1).index.max() == 0
 
 
-def test_grey_images_are_refused_where_the_preprocessing_is_for_colour(saved):
+def test_gray_images_are_refused_where_the_preprocessing_is_for_color(saved):
     encoder = open_encoder(saved(Means()), preprocessing="sscd")
     with pytest.raises(DataError, match=r"1 channel\(s\), .* 3\. Use unit or signed"):
         encoder(np.zeros((1, 1, 8, 8), dtype=np.uint8))

@@ -131,7 +131,7 @@ def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, du
 @pytest.mark.parametrize("shape", [(3, 10, 10), (1, 40, 40), (3, 32, 32)])
 @pytest.mark.parametrize("with_negatives", [False, True])
 def test_distances_that_differ_by_one_are_told_apart(shape, with_negatives):
-    """Images one grey level off a query at n or n + 1 pixels: S is n or n + 1, ties by the hundred.
+    """Images one gray level off a query at n or n + 1 pixels: S is n or n + 1, ties by the hundred.
 
     Negatives put the mean far from all images, so that no float32 distance can tell n from n + 1:
     the proof must fail, and the integers decide.
@@ -273,7 +273,7 @@ def test_copies_of_duplicated_images_are_seen_by_the_distinct_rule_alone(cifar):
 
 
 def test_near_duplicates_within_the_radius_are_passed_over(cifar):
-    """A twin 8 grey levels off everywhere is a duplicate at 8, and none just below."""
+    """A twin 8 gray levels off everywhere is a duplicate at 8, and none just below."""
     twin = np.where(cifar[0] < 128, cifar[0] + 8, cifar[0] - 8)
     index = NeighborIndex(np.concatenate([cifar[0], twin]))
     queries = cifar[0][:20]

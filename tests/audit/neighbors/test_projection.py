@@ -74,7 +74,7 @@ def test_products_with_the_rows_are_exact_integers():
     project = fitted(images)
     rows = project.basis.rows.numpy()
     assert (rows == rows.round()).all() and np.abs(rows).max() <= 255
-    v = images.astype(np.float32) - project.centre.numpy()
+    v = images.astype(np.float32) - project.center.numpy()
     z = sum(v[:, part] @ rows[:, part].T for part in (slice(0, 4096), slice(4096, None)))
     exact = v.astype(np.int64) @ rows.astype(np.int64).T
     assert (z == exact).all()

@@ -94,11 +94,11 @@ def test_reports_that_are_not_made_alike_are_told(make_report: MakeReport):
         [make_report("a", 2), make_report("b", 2, duplicate_rms=4.0, confidence=0.9)]
     )
     assert comparison.differences == (
-        "duplicates within: 4 grey levels (b), 8 grey levels (a)",
+        "duplicates within: 4 gray levels (b), 8 gray levels (a)",
         "confidence: 90 % (b), 95 % (a)",
     )
     text = render_comparison(comparison, Path("page.html"))
-    assert "not one measure: duplicates within: 4 grey levels (b), 8 grey levels (a);" in text
+    assert "not one measure: duplicates within: 4 gray levels (b), 8 gray levels (a);" in text
     assert "Clopper-Pearson at 90 % and Clopper-Pearson at 95 %" in text
 
 

@@ -20,7 +20,7 @@ from memaudit.data.images import ImageSet
 
 
 def image_set(values: list[int], name: str = "{}.png") -> ImageSet:
-    """Flat images of 3x4x4 with these grey levels."""
+    """Flat images of 3x4x4 with these gray levels."""
     pixels = np.repeat(np.array(values, np.uint8), 48).reshape(-1, 3, 4, 4)
     return ImageSet(pixels, [name.format(i) for i in range(len(values))], source="set.zip")
 
@@ -51,7 +51,7 @@ def test_a_page_without_duplicates_says_so():
     images = image_set([0, 50, 100])
     page = duplicates_page(find_duplicates(images), images)
     assert "<h1>No duplicates among 3 images</h1>" in page
-    assert "No two images are within 8 grey levels" in page
+    assert "No two images are within 8 gray levels" in page
     assert "<img" not in page and 'class="pairs"' not in page
 
 

@@ -117,11 +117,11 @@ def test_attractors_are_told_from_the_leaks_of_free_sampling(whole_result: ScanR
     assert "from 100 held-out ones" in text and "no part in the verdict" in text
 
 
-def test_features_are_neither_exact_nor_grey_levels(feature_result: ScanResult):
+def test_features_are_neither_exact_nor_gray_levels(feature_result: ScanResult):
     text = page_of(feature_result)
-    assert "they are not exact, and they are not grey levels" in text
+    assert "they are not exact, and they are not gray levels" in text
     assert "in the features of an encoder" in text
-    assert "Distance in grey levels" not in text and "root-mean-square" not in text
+    assert "Distance in gray levels" not in text and "root-mean-square" not in text
 
 
 def test_the_sensitivity_table_has_the_headline_once(make_result: Make):
@@ -195,7 +195,7 @@ def test_beyond_the_closest_pairs_both_sides_of_the_threshold_are_shown(make_res
     np.testing.assert_array_equal(matches.memorized_distinct[edge], [True] * 6 + [False] * 6)
 
 
-def test_a_pair_without_a_second_neighbour_says_so(make_result: Make):
+def test_a_pair_without_a_second_neighbor_says_so(make_result: Make):
     result = make_result(copies=1, others=0)
     none = np.full((len(result.matches.radii), 1), -1)
     matches = replace(result.matches, index_distinct=none, squared_distance_distinct=none)

@@ -16,7 +16,7 @@ def layouts(pixels):
     return [pixels, pixels.transpose(0, 2, 3, 1)]
 
 
-@pytest.mark.parametrize("kind", ["grey_pixels", "pixels"])
+@pytest.mark.parametrize("kind", ["gray_pixels", "pixels"])
 def test_every_layout_gives_the_same_images(kind, tmp_path, request):
     pixels = request.getfixturevalue(kind)
     for array in layouts(pixels):

@@ -14,7 +14,7 @@ from memaudit.errors import DataError
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P"])
-def test_grey_and_rgb_keep_their_pixels(mode, photo, encode):
+def test_gray_and_rgb_keep_their_pixels(mode, photo, encode):
     picture = photo.convert(mode)
     expected = np.asarray(picture.convert("RGB" if mode in ("RGB", "P") else "L"))
     image = decode_image(encode(picture), "a.png")
@@ -22,9 +22,9 @@ def test_grey_and_rgb_keep_their_pixels(mode, photo, encode):
     np.testing.assert_array_equal(image, np.atleast_3d(expected).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize(("mode", "colour"), [("LA", "L"), ("RGBA", "RGB")])
-def test_an_opaque_alpha_channel_is_dropped(mode, colour, photo, encode):
-    picture = photo.convert(colour)
+@pytest.mark.parametrize(("mode", "color"), [("LA", "L"), ("RGBA", "RGB")])
+def test_an_opaque_alpha_channel_is_dropped(mode, color, photo, encode):
+    picture = photo.convert(color)
     image = decode_image(encode(picture.convert(mode)), "a.png")
     expected = np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
     np.testing.assert_array_equal(image, expected)
@@ -42,9 +42,9 @@ def test_transparency_is_refused(mode, photo, encode):
         decode_image(data, "a.png")
 
 
-def test_sixteen_bits_are_refused_in_grey(encode):
+def test_sixteen_bits_are_refused_in_gray(encode):
     picture = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
-    with pytest.raises(DataError, match="a.png is 16-bit; 8-bit grey or RGB is needed"):
+    with pytest.raises(DataError, match="a.png is 16-bit; 8-bit gray or RGB is needed"):
         decode_image(encode(picture), "a.png")
 
 
@@ -53,7 +53,7 @@ def test_sixteen_bits_are_refused_in_rgb():
     header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     data += chunk(b"IDAT", zlib.compress(2 * bytes(1 + 2 * 3 * 2))) + chunk(b"IEND", b"")
-    with pytest.raises(DataError, match="a.png is 16-bit; 8-bit grey or RGB is needed"):
+    with pytest.raises(DataError, match="a.png is 16-bit; 8-bit gray or RGB is needed"):
         decode_image(data, "a.png")
 
 
@@ -65,7 +65,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize(("mode", "form"), [("CMYK", "JPEG"), ("F", "TIFF"), ("YCbCr", "TIFF")])
 def test_other_modes_are_refused_by_name(mode, form, photo, encode):
     data = encode(photo.convert("L" if mode == "F" else mode).convert(mode), form)
-    with pytest.raises(DataError, match=f"is in mode {mode}; 8-bit grey or RGB is needed"):
+    with pytest.raises(DataError, match=f"is in mode {mode}; 8-bit gray or RGB is needed"):
         decode_image(data, "a")
 
 

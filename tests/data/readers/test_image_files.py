@@ -47,15 +47,15 @@ def test_flat_images_come_in_the_order_of_their_names(name, tmp_path, pixels, en
 
 
 @both
-def test_class_folders_give_labels_sorted_by_name(name, tmp_path, grey_pixels, encode):
+def test_class_folders_give_labels_sorted_by_name(name, tmp_path, gray_pixels, encode):
     folders = ["dog", "cat", "dog", "cat", "bird", "dog"]
-    files = {f"{c}/{i}.png": encode(grey_pixels[i]) for i, c in enumerate(folders)}
+    files = {f"{c}/{i}.png": encode(gray_pixels[i]) for i, c in enumerate(folders)}
     images = open_images(write(tmp_path / name, files))
     assert images.class_names == ("bird", "cat", "dog")
     assert images.labels.tolist() == [0, 1, 1, 2, 2, 2]
     assert images.labels.dtype == np.int64
     assert list(images.names) == sorted(files)
-    np.testing.assert_array_equal(images.images, grey_pixels[[4, 1, 3, 0, 2, 5]])
+    np.testing.assert_array_equal(images.images, gray_pixels[[4, 1, 3, 0, 2, 5]])
 
 
 def test_a_zip_may_hold_its_own_name_as_an_outer_folder(tmp_path, pixels, encode):
@@ -184,9 +184,9 @@ def test_the_first_image_of_another_size_is_named(name, tmp_path, pixels, encode
         open_images(write(tmp_path / name, files))
 
 
-def test_an_image_of_another_mode_is_named(tmp_path, pixels, grey_pixels, encode):
-    files = {"0.png": encode(pixels[0]), "1.png": encode(grey_pixels[1])}
-    message = r"1.png is \[1, 8, 8\] \(grey\), but 0.png is \[3, 8, 8\] \(RGB\)"
+def test_an_image_of_another_mode_is_named(tmp_path, pixels, gray_pixels, encode):
+    files = {"0.png": encode(pixels[0]), "1.png": encode(gray_pixels[1])}
+    message = r"1.png is \[1, 8, 8\] \(gray\), but 0.png is \[3, 8, 8\] \(RGB\)"
     with pytest.raises(DataError, match=message):
         open_images(write(tmp_path / "set", files))
 

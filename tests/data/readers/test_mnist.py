@@ -18,12 +18,12 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def digits(tmp_path, grey_pixels):
+def digits(tmp_path, gray_pixels):
     """A folder as MNIST is published: training and test images with labels, packed."""
     arrays = {
-        IMAGES: grey_pixels[:, 0],
+        IMAGES: gray_pixels[:, 0],
         LABELS: np.arange(6, dtype=np.uint8) % 4,
-        "t10k-images-idx3-ubyte": grey_pixels[:2, 0],
+        "t10k-images-idx3-ubyte": gray_pixels[:2, 0],
         "t10k-labels-idx1-ubyte": np.array([3, 2], np.uint8),
     }
     for name, array in arrays.items():
@@ -38,23 +38,23 @@ def unpack(folder):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_folder_means_its_training_images(packed, digits, grey_pixels):
+def test_a_folder_means_its_training_images(packed, digits, gray_pixels):
     if not packed:
         unpack(digits)
     images = open_images(digits)
-    np.testing.assert_array_equal(images.images, grey_pixels)
+    np.testing.assert_array_equal(images.images, gray_pixels)
     assert images.labels.tolist() == [0, 1, 2, 3, 0, 1]
     assert images.names[5] == IMAGES + (".gz" if packed else "") + "[5]"
     assert images.source == str(digits)
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_file_of_images_finds_its_labels(packed, digits, grey_pixels):
+def test_a_file_of_images_finds_its_labels(packed, digits, gray_pixels):
     if not packed:
         unpack(digits)
     name = "t10k-images-idx3-ubyte" + (".gz" if packed else "")
     images = open_images(digits / name)
-    np.testing.assert_array_equal(images.images, grey_pixels[:2])
+    np.testing.assert_array_equal(images.images, gray_pixels[:2])
     assert images.labels.tolist() == [3, 2]
 
 

@@ -62,7 +62,7 @@ def test_the_interval_of_a_whole_search_covers_the_truth_at_its_nominal_rate(
     assert hits >= binom.ppf(0.001, num_trials, 0.95)
 
 
-def test_bisection_ends_between_neighbouring_sizes_around_the_crossing():
+def test_bisection_ends_between_neighboring_sizes_around_the_crossing():
     truth = Surrogate(half=2000, slope=8, num_samples=1_000_000, seed=0)
     points = search_sizes(truth.measure, SizeRange(50, 20_000, tolerance=1.1), epsilon=0.1)
     found = bracket(points, 0.1)

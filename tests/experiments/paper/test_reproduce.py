@@ -214,12 +214,12 @@ def test_training_sets_follow_the_recipe():
 
 
 def test_data_that_a_recipe_cannot_use_is_refused():
-    unlabelled = replace(source(8), labels=None)
-    assert len(training_set(DataRecipe(8), unlabelled, 7)) == 7
+    unlabeled = replace(source(8), labels=None)
+    assert len(training_set(DataRecipe(8), unlabeled, 7)) == 7
     with pytest.raises(DataError, match="no labels"):
-        training_set(DataRecipe(8, num_classes=2), unlabelled, 4)
+        training_set(DataRecipe(8, num_classes=2), unlabeled, 4)
     with pytest.raises(DataError, match="no labels"):
-        training_set(DataRecipe(8, labels="true"), unlabelled, 4)
+        training_set(DataRecipe(8, labels="true"), unlabeled, 4)
     with pytest.raises(DataError, match="--second-data"):
         training_set(DataRecipe(8, label=5, second_share=0.2), source(8), 10)
     with pytest.raises(DataError, match="multiple of 10"):

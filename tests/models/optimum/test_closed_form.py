@@ -164,7 +164,7 @@ def test_at_huge_sigma_it_is_the_mean_image(sigma):
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1e-9, 0.002])
-def test_towards_0_it_is_the_nearest_image_and_the_mean_of_ties(sigma):
+def test_toward_0_it_is_the_nearest_image_and_the_mean_of_ties(sigma):
     images = random_images(8, 50, 3, 8, 8)
     images[31] = images[4]
     images[1, 0, 0, 0], images[4, 0, 0, 0], images[31, 0, 0, 0] = 0, 100, 104
@@ -197,7 +197,7 @@ def test_it_is_exact_with_duplicates_and_near_duplicates(data):
         sigma = torch.tensor(data.draw(st.lists(sigmas, min_size=4, max_size=4)))
         x = as_data(images[picks]) + sigma.double().view(4, 1, 1, 1) * noise
         truth = reference(images, x, sigma)
-        # Of a grey image next to nothing is left to be relative to.
+        # Of a gray image next to nothing is left to be relative to.
         error = float((denoiser(x, sigma).double() - truth).abs().max())
         assert error <= 1e-5 * max(float(truth.abs().max()), 0.1)
 
@@ -259,7 +259,7 @@ def test_a_class_is_denoised_among_its_own_images():
         assert relative_error(without, reference(images, x, sigma)) < 2e-6
 
 
-def test_with_unique_labels_it_is_the_labelled_image_at_every_sigma():
+def test_with_unique_labels_it_is_the_labeled_image_at_every_sigma():
     images = random_images(14, 20, 3, 8, 8)
     denoiser = ClosedFormOptimum(images, np.arange(20))
     classes = torch.tensor([3, 19, 0, 3])
