@@ -14,7 +14,7 @@ _HOME = {
     "Denoiser": "memaudit.models.denoiser",
     "ImageSet": "memaudit.data.images",
     "MemauditError": "memaudit.errors",
-    "SamplerConfig": "memaudit.models.generate",
+    "SamplerConfig": "memaudit.models.sampler_config",
     "ScanConfig": "memaudit.audit.config",
     "ScanResult": "memaudit.audit.scan",
     "TrainingConfig": "memaudit.training.config",

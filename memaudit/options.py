@@ -34,7 +34,7 @@ class Option:
     above: float | None = None
     """The value must be larger than this."""
     below: float | None = None
-    """The value must be smaller than this."""
+    """The value must be smaller than this; infinity refuses only infinity."""
     flag: str | None = None
     """Name on the command line, where it is not that of the field: `--steps`."""
     metavar: str | None = None
@@ -45,7 +45,7 @@ class Option:
     @property
     def range_text(self) -> str:
         """What a number must be: `at least 1`, `between 0 and 1`; empty where any will do."""
-        if self.above is not None and self.below is not None:
+        if self.above is not None and self.below is not None and self.below < math.inf:
             return f"between {self.above:g} and {self.below:g}"
         parts = [
             f"{words} {bound:g}"
@@ -55,8 +55,10 @@ class Option:
                 ("at most", self.at_most),
                 ("less than", self.below),
             )
-            if bound is not None
+            if bound is not None and bound < math.inf
         ]
+        if self.below == math.inf:
+            parts.append("finite")
         return " and ".join(parts)
 
     def admits(self, number: float | Fraction) -> bool:

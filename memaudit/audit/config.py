@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from memaudit.errors import ConfigError
-from memaudit.models.generate import SamplerConfig
+from memaudit.models.sampler_config import SamplerConfig
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import click
 
 from memaudit.errors import ConfigError
+from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import ConfigField, config_fields
 from memaudit.progress import Progress
 
@@ -348,73 +349,15 @@ arch_option = click.option(
 
 
 def sampler_options(command: Command) -> Command:
-    """Options of EDM's samplers, named as in the paper; the fields of SamplerConfig."""
-    for option in reversed(
-        [
-            click.option(
-                "--class",
-                "class_index",
-                type=int,
-                metavar="CLASS",
-                help="Generate one class only.  [default: drawn from each seed]",
-            ),
-            click.option(
-                "--steps",
-                "num_steps",
-                type=int,
-                default=18,
-                show_default=True,
-                metavar="N",
-                help="Heun steps; 2N-1 network evaluations an image.",
-            ),
-            click.option(
-                "--sigma-min",
-                type=float,
-                metavar="SIGMA",
-                help="Lowest noise level above 0.  [default: 0.002]",
-            ),
-            click.option(
-                "--sigma-max",
-                type=float,
-                metavar="SIGMA",
-                help="Noise level to start from.  [default: 80]",
-            ),
-            click.option("--rho", type=float, default=7.0, show_default=True, metavar="RHO"),
-            click.option(
-                "--S_churn",
-                "S_churn",
-                type=float,
-                default=0.0,
-                show_default=True,
-                metavar="S",
-                help="Noise added on the way; 0 is deterministic sampling.",
-            ),
-            click.option(
-                "--S_min", "S_min", type=float, default=0.0, show_default=True, metavar="SIGMA"
-            ),
-            click.option(
-                "--S_max",
-                "S_max",
-                type=float,
-                default=float("inf"),
-                show_default=True,
-                metavar="SIGMA",
-            ),
-            click.option(
-                "--S_noise", "S_noise", type=float, default=1.0, show_default=True, metavar="S"
-            ),
-            click.option(
-                "--solver",
-                type=click.Choice(["euler", "heun"]),
-                help="This or any of the next three chooses EDM's general sampler.",
-            ),
-            click.option("--discretization", type=click.Choice(["vp", "ve", "iddpm", "edm"])),
-            click.option("--schedule", type=click.Choice(["vp", "ve", "linear"])),
-            click.option("--scaling", type=click.Choice(["vp", "none"])),
-        ]
-    ):
-        command = option(command)
-    return command
+    """Options of EDM's samplers, named as in the paper, and `--class`."""
+    command = config_options(SamplerConfig)(command)
+    return click.option(
+        "--class",
+        "class_index",
+        type=int,
+        metavar="CLASS",
+        help="Generate one class only.  [default: drawn from each seed]",
+    )(command)
 
 
 def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[int, ...]:

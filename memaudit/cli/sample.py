@@ -100,7 +100,8 @@ def sample(
     from memaudit.audit.source import optimum_of
     from memaudit.cli.console import progress_bars, remark
     from memaudit.models.checkpoints import open_checkpoint
-    from memaudit.models.generate import SamplerConfig, generate_images
+    from memaudit.models.generate import generate_images
+    from memaudit.models.sampler_config import SamplerConfig
     from memaudit.models.sampling_identity import sampling_identity
 
     selection, sampler = split_selection(options)

@@ -246,7 +246,7 @@ def scan(
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import select
-    from memaudit.models.generate import SamplerConfig
+    from memaudit.models.sampler_config import SamplerConfig
 
     selection, sampler = split_selection(options)
     config = ScanConfig(

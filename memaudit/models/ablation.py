@@ -11,7 +11,7 @@ this is Algorithm 2, which `sampler.py` has in its own form.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,20 +19,8 @@ from torch import Tensor
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.sampler import churn_factors, karras_sigmas, sigma_range, step_fractions
+from memaudit.models.sampler_config import ABLATIONS, Discretization, Scaling, Schedule, Solver
 from memaudit.progress import Progress, silent
-
-Solver = Literal["euler", "heun"]
-Discretization = Literal["vp", "ve", "iddpm", "edm"]
-Schedule = Literal["vp", "ve", "linear"]
-Scaling = Literal["vp", "none"]
-
-ABLATIONS: dict[str, tuple[str, ...]] = {
-    "solver": get_args(Solver),
-    "discretization": get_args(Discretization),
-    "schedule": get_args(Schedule),
-    "scaling": get_args(Scaling),
-}
-"""The four choices, and what each may be."""
 
 
 @torch.no_grad()

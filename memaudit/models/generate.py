@@ -1,11 +1,9 @@
 """Images from a denoiser, one a seed, rounded to bytes."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,86 +12,12 @@ from torch.nn.functional import one_hot
 
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.ablation import (
-    ABLATIONS,
-    Discretization,
-    Scaling,
-    Schedule,
-    Solver,
-    ablation_sampler,
-)
+from memaudit.models.ablation import ablation_sampler
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.sampler import SIGMA_MAX, SIGMA_MIN, heun_sampler
+from memaudit.models.sampler import heun_sampler
+from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How noise becomes an image. The defaults are EDM's Algorithm 2 as published for CIFAR-10.
-
-    Giving any of solver, discretization, schedule and scaling chooses EDM's general sampler.
-    """
-
-    num_steps: int = 18
-    """Number of steps; Heun takes 2·num_steps − 1 network evaluations."""
-    sigma_min: float | None = None
-    """Lowest noise level above 0. None: 0.002, or with a discretization its own."""
-    sigma_max: float | None = None
-    """Noise level to start from. None: 80, or with a discretization its own."""
-    rho: float = 7.0
-    """Exponent of EDM's time steps; larger means shorter steps near sigma_min."""
-    S_churn: float = 0.0
-    """Amount of noise added on the way, over all steps; 0 is deterministic."""
-    S_min: float = 0.0
-    """Noise is added only where S_min <= sigma <= S_max."""
-    S_max: float = math.inf
-    """See S_min."""
-    S_noise: float = 1.0
-    """Standard deviation of the added noise."""
-    solver: Solver | None = None
-    """euler or heun. None: heun."""
-    discretization: Discretization | None = None
-    """Which noise levels are visited: vp, ve, iddpm or edm. None: edm."""
-    schedule: Schedule | None = None
-    """Noise level as a function of time: vp, ve or linear. None: linear."""
-    scaling: Scaling | None = None
-    """Scale of the state as a function of time: vp or none. None: none."""
-
-    def __post_init__(self) -> None:
-        low = 0.0 if self.sigma_min is None else self.sigma_min
-        high = math.inf if self.sigma_max is None else self.sigma_max
-        checks = {
-            "num_steps": (self.num_steps >= 1, "at least 1"),
-            "sigma_min": (self.sigma_min is None or 0 < low < math.inf, "a number above 0"),
-            "sigma_max": (
-                self.sigma_max is None or (0 < high < math.inf and low <= high),
-                "a number above 0 and not below sigma_min",
-            ),
-            "rho": (0 < self.rho < math.inf, "a number above 0"),
-            "S_churn": (0 <= self.S_churn < math.inf, "a number from 0 up"),
-            "S_min": (0 <= self.S_min, "a number from 0 up"),
-            "S_max": (self.S_min <= self.S_max, "a number not below S_min"),
-            "S_noise": (0 <= self.S_noise < math.inf, "a number from 0 up"),
-        }
-        for name, choices in ABLATIONS.items():
-            checks[name] = (getattr(self, name) in (None, *choices), f"one of {', '.join(choices)}")
-        for name, (holds, needed) in checks.items():
-            if not holds:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; {needed} is needed.")
-
-    @property
-    def is_ablation(self) -> bool:
-        """Whether EDM's general sampler is chosen, in place of Algorithm 2."""
-        return any(getattr(self, name) is not None for name in ABLATIONS)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Every option by name, with the noise levels that Algorithm 2 takes by default."""
-        options = asdict(self)
-        if not self.is_ablation:
-            for name, default in (("sigma_min", SIGMA_MIN), ("sigma_max", SIGMA_MAX)):
-                options[name] = default if options[name] is None else options[name]
-        return options
 
 
 @dataclass(frozen=True)

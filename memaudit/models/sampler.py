@@ -12,10 +12,8 @@ from torch import Tensor
 
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.sampler_config import SIGMA_MAX, SIGMA_MIN
 from memaudit.progress import Progress, silent
-
-SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
-"""Noise levels of Algorithm 2, as published."""
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from memaudit.audit.source import optimum_of
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
-from memaudit.models.generate import SamplerConfig
+from memaudit.models.sampler_config import SamplerConfig
 
 SHAPE = (3, 4, 4)
 

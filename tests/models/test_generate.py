@@ -14,9 +14,10 @@ from torch import Tensor
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.ablation import ablation_sampler, iddpm_table, pick_levels
-from memaudit.models.generate import GeneratedBatch, SamplerConfig, generate_images
+from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.precond import build_network
 from memaudit.models.sampler import heun_sampler
+from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom
 
 CHURN = {"S_churn": 10, "S_min": 0.05, "S_max": 50, "S_noise": 1.003}
@@ -251,14 +252,14 @@ def test_a_batch_of_nothing_is_refused_at_once() -> None:
     ("options", "message"),
     [
         ({"num_steps": 0}, "num_steps is 0; at least 1"),
-        ({"sigma_min": 0.0}, "sigma_min is 0.0; a number above 0"),
-        ({"sigma_max": math.nan}, "sigma_max is nan; a number above 0"),
-        ({"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_max is 1.0; .* not below sigma_min"),
-        ({"rho": 0.0}, "rho is 0.0; a number above 0"),
-        ({"S_churn": -1.0}, "S_churn is -1.0; a number from 0 up"),
-        ({"S_min": -1.0}, "S_min is -1.0; a number from 0 up"),
-        ({"S_min": 2.0, "S_max": 1.0}, "S_max is 1.0; a number not below S_min"),
-        ({"S_noise": math.inf}, "S_noise is inf; a number from 0 up"),
+        ({"sigma_min": 0.0}, "sigma_min is 0.0; more than 0 and finite"),
+        ({"sigma_max": math.nan}, "sigma_max is nan; more than 0 and finite"),
+        ({"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_min is 2 and sigma_max is 1; .* not be larg"),
+        ({"rho": 0.0}, "rho is 0.0; more than 0 and finite"),
+        ({"S_churn": -1.0}, "S_churn is -1.0; at least 0 and finite"),
+        ({"S_min": -1.0}, "S_min is -1.0; at least 0"),
+        ({"S_min": 2.0, "S_max": 1.0}, "S_min is 2 and S_max is 1; .* not be larger"),
+        ({"S_noise": math.inf}, "S_noise is inf; at least 0 and finite"),
         ({"solver": "rk4"}, "solver is 'rk4'; one of euler, heun"),
         ({"discretization": "ddim"}, "discretization is 'ddim'; one of vp, ve, iddpm, edm"),
         ({"schedule": "cosine"}, "schedule is 'cosine'; one of vp, ve, linear"),

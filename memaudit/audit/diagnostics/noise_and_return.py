@@ -22,7 +22,8 @@ from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.generate import SamplerConfig, generate_images
+from memaudit.models.generate import generate_images
+from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
 
 NEIGHBORS = 16

@@ -21,12 +21,12 @@ from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import (
-    SamplerConfig,
     cpu_group_size,
     float32_inference,
     generate_images,
 )
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
 
 NUM_RESAMPLES = 2000

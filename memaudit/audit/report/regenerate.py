@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from memaudit.audit.scan import ScanResult
 from memaudit.audit.source import OPTIMUM
-from memaudit.models.generate import SamplerConfig
+from memaudit.models.sampler_config import SamplerConfig
 
 OPTION_OF = {"num_steps": "--steps", "sigma_min": "--sigma-min", "sigma_max": "--sigma-max"}
 """Of `memaudit sample`, for those fields of SamplerConfig that are not options by their own name.

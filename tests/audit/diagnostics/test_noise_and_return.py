@@ -14,8 +14,9 @@ from memaudit.audit.memorization.matches import match
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
-from memaudit.models.generate import SamplerConfig, generate_images
+from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.models.sampler_config import SamplerConfig
 
 SAMPLER = SamplerConfig(num_steps=12)
 CONFIG = ReturnTestConfig(sigmas=(0.25, 0.5, 4.0), num_images=40, sampler=SAMPLER)

@@ -12,9 +12,9 @@ from memaudit.audit.diagnostics.optimality import Optimality, OptimalityConfig, 
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
-from memaudit.models.generate import SamplerConfig
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler import karras_sigmas
+from memaudit.models.sampler_config import SamplerConfig
 
 SHAPE = (1, 8, 8)
 PATTERNS = np.random.default_rng(0).normal(size=(8, *SHAPE))

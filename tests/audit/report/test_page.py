@@ -27,8 +27,8 @@ from memaudit.cli.main import cli
 from memaudit.data.images import ImageSet
 from memaudit.data.writers import to_picture
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
-from memaudit.models.generate import SamplerConfig
 from memaudit.models.precond import build_network
+from memaudit.models.sampler_config import SamplerConfig
 from memaudit.wording import duration, exponential, short
 
 Make = Callable[..., ScanResult]

@@ -9,8 +9,9 @@ import pytest
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.audit.statistics.species_richness import Coverage, leak_coverage
-from memaudit.models.generate import SamplerConfig, generate_images
+from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.models.sampler_config import SamplerConfig
 
 
 def draw(shares: np.ndarray, num_hits: int, rng: np.random.Generator) -> tuple[Coverage, float]:

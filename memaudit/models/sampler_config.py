@@ -1,0 +1,151 @@
+"""How noise becomes an image: the options of EDM's samplers. Imports no torch."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from memaudit.errors import ConfigError
+from memaudit.options import Option, check_options
+
+Solver = Literal["euler", "heun"]
+Discretization = Literal["vp", "ve", "iddpm", "edm"]
+Schedule = Literal["vp", "ve", "linear"]
+Scaling = Literal["vp", "none"]
+
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "solver": get_args(Solver),
+    "discretization": get_args(Discretization),
+    "schedule": get_args(Schedule),
+    "scaling": get_args(Scaling),
+}
+"""The four choices that EDM's ablations compare, and the values of each."""
+
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
+"""Noise levels of Algorithm 2, as published."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How noise becomes an image. The defaults are EDM's Algorithm 2 as published for CIFAR-10.
+
+    Giving any of solver, discretization, schedule and scaling chooses EDM's general sampler
+    (Algorithm 1).
+    """
+
+    num_steps: Annotated[
+        int,
+        Option(
+            "Sampling steps; Heun evaluates the network 2N-1 times per image.",
+            at_least=1,
+            flag="--steps",
+            metavar="N",
+        ),
+    ] = 18
+    sigma_min: Annotated[
+        float | None,
+        Option(
+            "Lowest noise level above 0.",
+            above=0,
+            below=math.inf,
+            metavar="SIGMA",
+            default_text="0.002; with --discretization, its own",
+        ),
+    ] = None
+    sigma_max: Annotated[
+        float | None,
+        Option(
+            "Noise level to start from.",
+            above=0,
+            below=math.inf,
+            metavar="SIGMA",
+            default_text="80; with --discretization, its own",
+        ),
+    ] = None
+    rho: Annotated[
+        float,
+        Option(
+            "Exponent of EDM's noise levels; larger means shorter steps at low noise.",
+            above=0,
+            below=math.inf,
+            metavar="RHO",
+        ),
+    ] = 7.0
+    S_churn: Annotated[
+        float,
+        Option(
+            "Total amount of noise added during sampling; 0 is deterministic sampling.",
+            at_least=0,
+            below=math.inf,
+            metavar="S",
+        ),
+    ] = 0.0
+    S_min: Annotated[
+        float,
+        Option("Lowest noise level at which noise is added.", at_least=0, metavar="SIGMA"),
+    ] = 0.0
+    S_max: Annotated[
+        float,
+        Option("Highest noise level at which noise is added.", at_least=0, metavar="SIGMA"),
+    ] = math.inf
+    S_noise: Annotated[
+        float,
+        Option(
+            "Standard deviation of the added noise, relative to the exact one.",
+            at_least=0,
+            below=math.inf,
+            metavar="S",
+        ),
+    ] = 1.0
+    solver: Annotated[
+        Solver | None,
+        Option(
+            "Integration method: first-order euler or second-order heun. This or any of the next "
+            "three options chooses EDM's general sampler.",
+            default_text="heun",
+        ),
+    ] = None
+    discretization: Annotated[
+        Discretization | None,
+        Option(
+            "Noise levels that sampling visits: those of VP, VE, iDDPM or EDM.",
+            default_text="edm",
+        ),
+    ] = None
+    schedule: Annotated[
+        Schedule | None,
+        Option(
+            "Noise level as a function of time: VP's, VE's (square root) or linear.",
+            default_text="linear",
+        ),
+    ] = None
+    scaling: Annotated[
+        Scaling | None,
+        Option(
+            "Scale of the image as a function of time: VP's, or none.",
+            default_text="none",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        for low, high in (("sigma_min", "sigma_max"), ("S_min", "S_max")):
+            lowest, highest = getattr(self, low), getattr(self, high)
+            if lowest is not None and highest is not None and lowest > highest:
+                raise ConfigError(
+                    f"{{{low}}} is {lowest:g} and {{{high}}} is {highest:g}; "
+                    "the first must not be larger than the second.",
+                    field=(low, high),
+                )
+
+    @property
+    def is_ablation(self) -> bool:
+        """Whether EDM's general sampler is chosen, in place of Algorithm 2."""
+        return any(getattr(self, name) is not None for name in ABLATIONS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every option by name, with the noise levels that Algorithm 2 takes by default."""
+        options = asdict(self)
+        if not self.is_ablation:
+            for name, default in (("sigma_min", SIGMA_MIN), ("sigma_max", SIGMA_MAX)):
+                options[name] = default if options[name] is None else options[name]
+        return options
