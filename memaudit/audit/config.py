@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+from memaudit.audit.memorization.rule import Rule
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
 
@@ -41,6 +42,11 @@ class ScanConfig:
     """Images sampled at a time; the result does not depend on it."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
+
+    @property
+    def rule(self) -> Rule:
+        """What counts as a copy."""
+        return Rule(self.threshold, self.duplicate_rms, self.confidence)
 
     def __post_init__(self) -> None:
         if not self.seeds:

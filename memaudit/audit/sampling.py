@@ -8,8 +8,9 @@ import numpy as np
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.environment import Clock
 from memaudit.audit.memorization.findings import Gate, decide, first_decided
-from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match
+from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.scan_state import ScanState
 from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import Checkpoint
@@ -49,7 +50,7 @@ def sample_and_match(
     """
     gate = gate_of(checkpoint, config)
     batches: list[GeneratedBatch] = []
-    judged: list[Matches] = []
+    neighbors: list[DistinctNeighbors] = []
     waiting: list[np.ndarray] = []
     num_judged = num_copies = 0
     num_decisive = None  # images after which the gate is certain
@@ -66,14 +67,9 @@ def sample_and_match(
     def judge() -> None:
         nonlocal num_judged, num_copies, num_decisive
         clock.lap("sampling")
-        found = match(
-            index,
-            np.concatenate(waiting),
-            threshold=config.threshold,
-            duplicate_rms=config.duplicate_rms,
-        )
+        found = match_images(index, np.concatenate(waiting), config.rule)
         waiting.clear()
-        judged.append(found)
+        neighbors.append(found.neighbors)
         if gate is not None:
             before = (num_copies, num_judged)
             hits = found.memorized_distinct
@@ -103,7 +99,7 @@ def sample_and_match(
     return JudgedSamples(
         images=np.concatenate([batch.images.numpy() for batch in batches])[:num_decisive],
         class_index=np.concatenate(classes)[:num_decisive] if classes else None,
-        matches=Matches.joined(judged)[:num_decisive],
+        matches=Matches(DistinctNeighbors.concatenate(neighbors)[:num_decisive], config.rule),
     )
 
 

@@ -22,8 +22,8 @@ from memaudit.audit.diagnostics.membership_inference import (
 from memaudit.audit.diagnostics.noise_and_return import ReturnTest, ReturnTestConfig, return_test
 from memaudit.audit.diagnostics.optimality import Optimality, OptimalityConfig, compare_with_optimum
 from memaudit.audit.environment import Clock, describe_environment
-from memaudit.audit.memorization.findings import Findings, find
-from memaudit.audit.memorization.matches import Leak, Matches, match
+from memaudit.audit.memorization.findings import Findings, summarize_matches
+from memaudit.audit.memorization.matches import Leak, Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.cache import open_index
 from memaudit.audit.neighbors.duplicates import duplicates_of
@@ -153,13 +153,7 @@ def scan(
     if isinstance(source, ImageSet):
         keys: Keys = tuple(source.names)
         generated, class_index = source.images, source.labels
-        matches = match(
-            index,
-            generated,
-            threshold=config.threshold,
-            duplicate_rms=config.duplicate_rms,
-            progress=progress,
-        )
+        matches = match_images(index, generated, config.rule, progress=progress)
         clock.lap("search")
     else:
         state = None
@@ -174,12 +168,11 @@ def scan(
         generated, class_index, matches = sampled.images, sampled.class_index, sampled.matches
         keys = config.seeds[: len(generated)]
 
-    findings = find(
+    findings = summarize_matches(
         matches,
         data.names,
         num_images=len(data),
         class_index=class_index,
-        confidence=config.confidence,
         gate=gate_of(source, config),
     )
     duplicates = {}
@@ -315,7 +308,7 @@ def _search_dict(index: ImageSearch, matches: Matches) -> dict[str, Any]:
         "encoder": encoder,
         "flips": index.flips,
         "num_bytes": index.num_bytes,
-        **asdict(matches.statistics or SearchStatistics(index.backend)),
+        **asdict(matches.neighbors.statistics or SearchStatistics(index.backend)),
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.audit.memorization.matches import match
+from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.scan import ScanConfig
 from memaudit.audit.source import check_comparable
@@ -77,13 +77,7 @@ def selftest(
     index = NeighborIndex(images.images, device=config.device)
 
     def control(name: str, made: np.ndarray, expected: float, tolerance: float) -> Control:
-        memorized = match(
-            index,
-            made,
-            threshold=config.threshold,
-            duplicate_rms=config.duplicate_rms,
-            progress=progress,
-        ).memorized_distinct
+        memorized = match_images(index, made, config.rule, progress=progress).memorized_distinct
         measured = clopper_pearson(int(memorized.sum()), len(memorized), config.confidence)
         passed = measured.low <= expected + tolerance and expected - tolerance <= measured.high
         return Control(name, expected, tolerance, measured, passed)

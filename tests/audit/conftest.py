@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from memaudit.audit.memorization.findings import Gate, find
+from memaudit.audit.memorization.findings import Gate, summarize_matches
 from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
@@ -69,12 +69,11 @@ def make_result() -> Callable[..., ScanResult]:
             source=checkpoint,
             keys=seeds,
             config=replace(config, seeds=seeds),
-            findings=find(
+            findings=summarize_matches(
                 result.matches,
                 names,
                 num_images=60,
                 class_index=None,
-                confidence=config.confidence,
                 gate=gate,
             ),
         )

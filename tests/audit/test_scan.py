@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from memaudit.audit.memorization.matches import match
+from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.scan import ScanConfig, scan
 from memaudit.audit.source import optimum_of
@@ -126,7 +126,8 @@ def test_the_report_does_not_depend_on_the_batch_size(checkpoint: Checkpoint):
         np.testing.assert_array_equal(other.generated, results[0].generated)
         assert other.findings == results[0].findings
         np.testing.assert_array_equal(
-            other.matches.squared_distance_distinct, results[0].matches.squared_distance_distinct
+            other.matches.neighbors.squared_distance_distinct,
+            results[0].matches.neighbors.squared_distance_distinct,
         )
 
 
@@ -221,11 +222,11 @@ def test_the_second_at_radius_0_is_that_of_a_search_of_its_own():
     train[4] = 10
     queries = np.concatenate([base, train[2:3], train[4:5], noise_images(50, (1, 1, 4))])
     index = NeighborIndex(train)
-    matches = match(index, queries)
+    near = match_images(index, queries).neighbors
     alone = index.distinct_nearest(queries, duplicate_rms=(0,))
-    assert matches.radii[0] == 0
-    np.testing.assert_array_equal(matches.index_distinct[0], alone.index_distinct[0])
+    assert near.radii[0] == 0
+    np.testing.assert_array_equal(near.index_distinct[0], alone.index_distinct[0])
     np.testing.assert_array_equal(
-        matches.squared_distance_distinct[0], alone.squared_distance_distinct[0]
+        near.squared_distance_distinct[0], alone.squared_distance_distinct[0]
     )
-    assert matches.index_distinct[0, :2].tolist() == [1, 0]
+    assert near.index_distinct[0, :2].tolist() == [1, 0]

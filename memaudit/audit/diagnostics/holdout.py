@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.audit.diagnostics.authpct import CopyingStatistic, copying_statistic
-from memaudit.audit.memorization.matches import Matches, match
+from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.statistics.excess import Excess, exact_overlap, excess_over_holdout
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
@@ -71,13 +71,7 @@ def judge_holdout(
         index: of the training images.
         progress: told how far the search is.
     """
-    judged = match(
-        index,
-        holdout.images,
-        threshold=matches.threshold,
-        duplicate_rms=matches.duplicate_rms,
-        progress=progress,
-    )
+    judged = match_images(index, holdout.images, matches.rule, progress=progress)
     floor = {
         rule: clopper_pearson(int(hits.sum()), len(hits), ratio.confidence)
         for rule, hits in (

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from memaudit.audit.memorization.matches import match
-from memaudit.audit.memorization.rule import memorized
+from memaudit.audit.memorization.matches import match_images
+from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.audit.source import check_fits
@@ -54,6 +54,11 @@ class ReturnTestConfig:
     """Images sampled at a time on a GPU; on a CPU the number is fixed."""
     device: str = "cpu"
     """Where the model is."""
+
+    @property
+    def rule(self) -> Rule:
+        """What counts as a copy."""
+        return Rule(self.threshold, self.duplicate_rms, self.confidence)
 
     def __post_init__(self) -> None:
         if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
@@ -240,7 +245,7 @@ def _returned_to_train(
     generated: np.ndarray, start: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
 ) -> np.ndarray:
     """Memorized, with the start or a duplicate of it as the nearest training image: bool [B]."""
-    found = match(index, generated, threshold=config.threshold, duplicate_rms=config.duplicate_rms)
+    found = match_images(index, generated, config.rule)
     return found.memorized_distinct & _duplicates(index.images[found.nn1], start, config)
 
 
@@ -248,7 +253,7 @@ def _returned_to_holdout(
     generated: np.ndarray, start: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
 ) -> np.ndarray:
     """The same where the start z is not in the training set, as if it were its last image."""
-    found = match(index, generated, threshold=config.threshold, duplicate_rms=config.duplicate_rms)
+    found = match_images(index, generated, config.rule)
     near_duplicate = _duplicates(index.images[found.nn1], start, config)
     distance = _squared_distances(generated, start)
     nearest = distance < found.squared_distance1

@@ -67,26 +67,25 @@ class Findings:
     """Training images that leaked by the distinct rule, most copied first."""
 
 
-def find(
+def summarize_matches(
     matches: Matches,
     names: Sequence[str] | Mapping[int, str],
     *,
     num_images: int,
     class_index: np.ndarray | None,
-    confidence: float,
     gate: Gate | None = None,
 ) -> Findings:
-    """Draw the conclusions.
+    """Draw the conclusions, with intervals at the confidence of the matches' rule.
 
     Args:
-        matches: of all images judged.
-        names: of the training images, by index.
-        num_images: N, of the training images.
+        matches: of all images that were judged.
+        names: names of the training images by their index; those that leaked are enough.
+        num_images: N, the number of training images.
         class_index: int64 [M], the class that each image was generated for, or None.
-        confidence: of every interval and of the gate, in (0, 1).
-        gate: the limit, if there is one.
+        gate: the limit on the distinct ratio, if there is one.
     """
-    total = len(matches)
+    total, rule = len(matches), matches.rule
+    confidence = rule.confidence
     interval = MIXTURE_SEQUENCE if gate is not None and gate.sequential else CLOPPER_PEARSON
 
     def proportion(hits: np.ndarray) -> Proportion:
@@ -97,7 +96,7 @@ def find(
     ratios = {
         "paper": proportion(matches.memorized_paper),
         "distinct": proportion(matches.memorized_distinct),
-        "distinct_at_0": proportion(matches.memorized(0.0, matches.threshold)),
+        "distinct_at_0": proportion(matches.memorized(0.0, rule.threshold)),
     }
     leaks = find_leaks(matches, names)
     return Findings(
@@ -108,11 +107,9 @@ def find(
         else decide(ratios["distinct"].count, total, gate=gate, confidence=confidence),
         num_degenerate=matches.num_degenerate,
         sensitivity=tuple(
-            Sensitivity(
-                threshold, duplicate_rms, proportion(matches.memorized(duplicate_rms, threshold))
-            )
-            for threshold in sorted({*THRESHOLDS, matches.threshold})
-            for duplicate_rms in matches.radii
+            Sensitivity(threshold, float(radius), proportion(matches.memorized(radius, threshold)))
+            for threshold in sorted({*THRESHOLDS, rule.threshold})
+            for radius in matches.neighbors.radii
         ),
         classes=()
         if class_index is None

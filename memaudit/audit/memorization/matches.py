@@ -4,16 +4,16 @@ The rule, at a threshold t: memorized iff ‖x − NN1‖ < t·‖x − NN2‖. 
 second nearest training image as NN2; the distinct one the nearest that is no duplicate of NN1.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
 
-from memaudit.audit.memorization.rule import memorized
+from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.neighbors.results import DistinctNeighbors, SearchStatistics
+from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.progress import Progress, silent
 
 SEARCH_BATCH = 1024
@@ -26,105 +26,73 @@ THRESHOLDS = (Fraction(1, 5), Fraction(1, 4), Fraction(1, 3), Fraction(2, 5), Fr
 
 @dataclass(frozen=True)
 class Matches:
-    """One row a generated image. Indices count in the training set.
+    """What a rule says of each generated image, given its nearest training images.
 
-    Squared distances are sums of squared differences of the 8-bit pixels, int64; in a feature space
-    float64.
+    Indices are positions in the training set. Squared distances are sums of squared differences of
+    8-bit pixel values, int64; between features they are float64.
+
+    Raises:
+        ValueError: the neighbors were not searched at the rule's duplicate radius.
     """
 
-    index: np.ndarray
-    """int64 [M, 2]: the two nearest training images, ties to the lower index."""
-    squared_distance: np.ndarray
-    """[M, 2]"""
-    radii: tuple[float, ...]
-    """R duplicate radii in RMS gray levels, ascending; 0 and `duplicate_rms` are among them."""
-    index_distinct: np.ndarray
-    """int64 [R, M]: the nearest that is no duplicate of the first within each radius; -1 where
-    there is none."""
-    squared_distance_distinct: np.ndarray
-    """[R, M]; -1 beside an index of -1."""
-    threshold: Fraction
-    """t, as asked for."""
-    duplicate_rms: float
-    """The radius asked for."""
-    statistics: SearchStatistics | None = None
-    """How the search went; None for matches read from a file."""
+    neighbors: DistinctNeighbors
+    """Of M generated images; 0 and the rule's `duplicate_rms` are among the radii."""
+    rule: Rule
+
+    def __post_init__(self) -> None:
+        if self.rule.duplicate_rms not in self.neighbors.radii:
+            raise ValueError(
+                f"the neighbors were searched at radii {self.neighbors.radii}, not at "
+                f"duplicate_rms = {self.rule.duplicate_rms}"
+            )
 
     def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, rows: slice) -> "Matches":
-        """Some of the rows."""
-        return Matches(
-            self.index[rows],
-            self.squared_distance[rows],
-            self.radii,
-            self.index_distinct[:, rows],
-            self.squared_distance_distinct[:, rows],
-            self.threshold,
-            self.duplicate_rms,
-            self.statistics,
-        )
-
-    @staticmethod
-    def joined(parts: Sequence["Matches"]) -> "Matches":
-        """The rows of all parts, which were judged alike."""
-        statistics = [part.statistics for part in parts if part.statistics is not None]
-        return Matches(
-            np.concatenate([part.index for part in parts]),
-            np.concatenate([part.squared_distance for part in parts]),
-            parts[0].radii,
-            np.concatenate([part.index_distinct for part in parts], axis=1),
-            np.concatenate([part.squared_distance_distinct for part in parts], axis=1),
-            parts[0].threshold,
-            parts[0].duplicate_rms,
-            sum(statistics[1:], start=statistics[0]) if statistics else None,
-        )
+        return len(self.neighbors)
 
     @property
     def nn1(self) -> np.ndarray:
         """int64 [M]: the nearest training image."""
-        return self.index[:, 0]
+        return self.neighbors.index[:, 0]
 
     @property
     def nn2(self) -> np.ndarray:
         """int64 [M]: the second nearest."""
-        return self.index[:, 1]
+        return self.neighbors.index[:, 1]
 
     @property
     def nn2_distinct(self) -> np.ndarray:
-        """int64 [M]: the nearest that is no duplicate of nn1 within `duplicate_rms`; -1 if none."""
-        return self.index_distinct[self._radius(self.duplicate_rms)]
+        """int64 [M]: the nearest that is not a duplicate of nn1 by the rule; -1 if none."""
+        return self.neighbors.index_distinct[self._radius(self.rule.duplicate_rms)]
 
     @property
     def squared_distance1(self) -> np.ndarray:
         """[M]"""
-        return self.squared_distance[:, 0]
+        return self.neighbors.squared_distance[:, 0]
 
     @property
     def squared_distance2(self) -> np.ndarray:
         """[M]"""
-        return self.squared_distance[:, 1]
+        return self.neighbors.squared_distance[:, 1]
 
     @property
     def squared_distance2_distinct(self) -> np.ndarray:
         """[M]; -1 beside an index of -1."""
-        return self.squared_distance_distinct[self._radius(self.duplicate_rms)]
+        return self.neighbors.squared_distance_distinct[self._radius(self.rule.duplicate_rms)]
 
     @cached_property
     def memorized_paper(self) -> np.ndarray:
         """bool [M]: by the published rule, which misses copies of duplicated training images."""
-        return self.memorized(None, self.threshold)
+        return self.memorized(None, self.rule.threshold)
 
     @cached_property
     def memorized_distinct(self) -> np.ndarray:
         """bool [M]: with the second neighbor outside the first one's duplicates."""
-        return self.memorized(self.duplicate_rms, self.threshold)
+        return self.memorized(self.rule.duplicate_rms, self.rule.threshold)
 
     @cached_property
     def distance_ratio(self) -> np.ndarray:
         """float64 [M]: d1/d2 (ℓ2), d2 as `memorized_distinct` takes it; 1 where both are 0."""
-        d1, d2 = self.squared_distance1, self._second(self.duplicate_rms)
+        d1, d2 = self.squared_distance1, self._second(self.rule.duplicate_rms)
         return np.sqrt(np.divide(d1, d2, out=np.ones(len(d1)), where=d2 > 0))
 
     @property
@@ -132,21 +100,21 @@ class Matches:
         """Images at distance 0 from both neighbors: the published rule cannot call them copies."""
         return int(((self.squared_distance1 == 0) & (self.squared_distance2 == 0)).sum())
 
-    def memorized(self, duplicate_rms: float | None, threshold: Fraction) -> np.ndarray:
+    def memorized(self, duplicate_rms: float | Fraction | None, threshold: Fraction) -> np.ndarray:
         """bool [M], by the distinct rule at one of `radii`, or with None by the published rule.
 
         Where every training image is a duplicate of the nearest, the published rule decides.
         """
         return memorized(self.squared_distance1, self._second(duplicate_rms), threshold)
 
-    def _second(self, duplicate_rms: float | None) -> np.ndarray:
+    def _second(self, duplicate_rms: float | Fraction | None) -> np.ndarray:
         if duplicate_rms is None:
             return self.squared_distance2
-        distinct = self.squared_distance_distinct[self._radius(duplicate_rms)]
+        distinct = self.neighbors.squared_distance_distinct[self._radius(duplicate_rms)]
         return np.where(distinct < 0, self.squared_distance2, distinct)
 
-    def _radius(self, duplicate_rms: float) -> int:
-        return self.radii.index(duplicate_rms)
+    def _radius(self, duplicate_rms: float | Fraction) -> int:
+        return self.neighbors.radii.index(duplicate_rms)
 
 
 @dataclass(frozen=True)
@@ -165,34 +133,34 @@ class Leak:
     """Rows of all its copies, closest first."""
 
 
-def match(
+def match_images(
     index: ImageSearch,
-    generated: np.ndarray,
+    images: np.ndarray,
+    rule: Rule | None = None,
     *,
-    threshold: Fraction = Fraction(1, 3),
-    duplicate_rms: float = 8.0,
     progress: Progress = silent,
 ) -> Matches:
-    """Search the neighbors of `generated` (uint8 [M, C, H, W], M ≥ 1) and judge every image."""
-    task, total = "Finding nearest training images", len(generated)
-    radii = tuple(sorted({*RADII, float(duplicate_rms)}))
+    """Find the nearest training images of every image and judge it by the rule.
+
+    Args:
+        index: of the training images, at least 2.
+        images: uint8 [M, C, H, W]; may be memory-mapped.
+        rule: what counts as a copy; None means the published rule, `Rule()`.
+        progress: told how many images have been searched.
+
+    Raises:
+        DataError: images are not of the training images' shape, or there are fewer than 2 training
+            images.
+        CheckpointError: an encoder that the index uses fails.
+    """
+    rule = Rule() if rule is None else rule
+    radii = tuple(sorted({*RADII, float(rule.duplicate_rms)}))
     parts = []
-    for batch in _batches(generated, SEARCH_BATCH):
-        near: DistinctNeighbors = index.distinct_nearest(batch, duplicate_rms=radii)
-        parts.append(
-            Matches(
-                near.index,
-                near.squared_distance,
-                radii,
-                near.index_distinct,
-                near.squared_distance_distinct,
-                threshold,
-                float(duplicate_rms),
-                near.statistics,
-            )
-        )
-        progress(task, min(total, len(parts) * SEARCH_BATCH), total)
-    return Matches.joined(parts)
+    for start in range(0, max(1, len(images)), SEARCH_BATCH):
+        batch = images[start : start + SEARCH_BATCH]
+        parts.append(index.distinct_nearest(batch, duplicate_rms=radii))
+        progress("Finding nearest training images", start + len(batch), len(images))
+    return Matches(DistinctNeighbors.concatenate(parts), rule)
 
 
 def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tuple[Leak, ...]:
@@ -219,8 +187,3 @@ def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tu
         for index, rows in rows_of.items()
     ]
     return tuple(sorted(leaks, key=lambda leak: (-leak.hits, leak.squared_distance, leak.index)))
-
-
-def _batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), size):
-        yield images[start : start + size]

@@ -138,7 +138,12 @@ class ImageSearch(ABC):
                 self.backend, num_searches=len(missing), num_brute_forced=len(missing)
             )
         return DistinctNeighbors(
-            found.index, found.squared_distance, index.T, squared_distance.T, statistics
+            tuple(duplicate_rms),
+            found.index,
+            found.squared_distance,
+            index.T,
+            squared_distance.T,
+            statistics,
         )
 
     @abstractmethod

@@ -1,9 +1,11 @@
-"""What a search for neighbors found, and how.
+"""What a search for neighbors found, and how it went.
 
 Legend: B queries, K neighbors, R radii within which images are duplicates.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -12,21 +14,21 @@ import numpy as np
 class SearchStatistics:
     """How the searches behind a result went.
 
-    `distinct_nearest` may search twice for a query, and with flips each orientation is a search.
-    Between features nothing is certified.
+    `distinct_nearest` may search twice for a query, and with flips each orientation is a search of
+    its own. A search of features certifies nothing.
     """
 
     backend: str
     """What made the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
     num_searches: int = 0
     num_certified: int = 0
-    """Searches whose first shortlist was proven to hold the answer."""
+    """Searches whose first shortlist provably held the answer."""
     num_widened: int = 0
-    """Searches that needed a longer shortlist, which was proven."""
+    """Searches that needed a longer shortlist, which provably held it."""
     num_brute_forced: int = 0
-    """Searches that took all N distances."""
+    """Searches that computed all N distances."""
     num_candidates: int = 0
-    """Distances computed in integers for shortlisted images."""
+    """Distances of shortlisted images that were computed in integers."""
 
     def __add__(self, other: "SearchStatistics") -> "SearchStatistics":
         return SearchStatistics(
@@ -44,24 +46,55 @@ class Neighbors:
     """The k nearest training images of each query, nearest first, ties to the lower index."""
 
     index: np.ndarray
-    """int64 [B, K], positions in the training set."""
+    """int64 [B, K]: positions in the training set."""
     squared_distance: np.ndarray
-    """[B, K]: Σ (x − y)² over the pixel values 0…255, int64; or between features, float64."""
+    """[B, K]: Σ (x − y)² over pixel values in 0…255, int64; between features float64."""
     statistics: SearchStatistics
 
 
 @dataclass(frozen=True)
 class DistinctNeighbors:
-    """The two nearest training images, and for each radius the nearest outside the first one's
-    duplicates.
+    """The two nearest training images of each query, and for each radius the nearest one that is
+    not a duplicate of the first.
     """
 
+    radii: tuple[float | Fraction, ...]
+    """R radii in RMS gray levels, in the order in which they were asked for."""
     index: np.ndarray
-    """int64 [B, 2]."""
+    """int64 [B, 2]: positions in the training set, ties to the lower index."""
     squared_distance: np.ndarray
-    """[B, 2], int64, or float64 between features."""
+    """[B, 2]: Σ (x − y)² over pixel values in 0…255, int64; between features float64."""
     index_distinct: np.ndarray
-    """int64 [R, B]; -1 where every training image is a duplicate of the nearest one."""
+    """int64 [R, B]; -1 if every training image is a duplicate of the nearest one."""
     squared_distance_distinct: np.ndarray
-    """[R, B], of the same type; -1 likewise."""
-    statistics: SearchStatistics
+    """[R, B], of the type of `squared_distance`; -1 beside an index of -1."""
+    statistics: SearchStatistics | None
+    """How the search went; None for neighbors read from a file."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, queries: slice | np.ndarray) -> "DistinctNeighbors":
+        """The neighbors of some of the queries; the statistics remain those of the whole search."""
+        return replace(
+            self,
+            index=self.index[queries],
+            squared_distance=self.squared_distance[queries],
+            index_distinct=self.index_distinct[:, queries],
+            squared_distance_distinct=self.squared_distance_distinct[:, queries],
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence["DistinctNeighbors"]) -> "DistinctNeighbors":
+        """The neighbors of all queries of several searches, at least one, for the same radii."""
+        statistics = [part.statistics for part in parts if part.statistics is not None]
+        return DistinctNeighbors(
+            radii=parts[0].radii,
+            index=np.concatenate([part.index for part in parts]),
+            squared_distance=np.concatenate([part.squared_distance for part in parts]),
+            index_distinct=np.concatenate([part.index_distinct for part in parts], axis=1),
+            squared_distance_distinct=np.concatenate(
+                [part.squared_distance_distinct for part in parts], axis=1
+            ),
+            statistics=sum(statistics[1:], start=statistics[0]) if statistics else None,
+        )

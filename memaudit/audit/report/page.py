@@ -71,7 +71,7 @@ def render_page(result: ScanResult, report: dict[str, Any]) -> str:
         edge=[pair(result, row) for row in edge],
         amplified=AMPLIFIED,
         no_second=int((result.matches.nn2_distinct < 0).sum()),
-        radii=result.matches.radii,
+        radii=result.matches.neighbors.radii,
         bins=bins,
         ticks=count_ticks(bins),
         leaks=[leak_row(result, leak) for leak in result.leaks[:SHOWN_LEAKS]],

@@ -4,12 +4,13 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from memaudit.audit.memorization.matches import Leak, Matches
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.neighbors.space import Space
 
 Keys = tuple[int, ...] | tuple[str, ...]
@@ -43,21 +44,22 @@ def matches_csv(table: MatchTable) -> str:
         "memorized_distinct": matches.memorized_distinct.astype(int).tolist(),
         "distance_ratio": matches.distance_ratio.tolist(),
     }
-    for row, radius in enumerate(matches.radii):
-        if radius != matches.duplicate_rms:
-            columns[f"nn2_distinct_at_{radius:g}"] = matches.index_distinct[row].tolist()
-            columns[f"squared_distance2_distinct_at_{radius:g}"] = (
-                matches.squared_distance_distinct[row].tolist()
-            )
+    near = matches.neighbors
+    for row, radius in enumerate(near.radii):
+        if radius != matches.rule.duplicate_rms:
+            columns[f"nn2_distinct_at_{radius:g}"] = near.index_distinct[row].tolist()
+            columns[f"squared_distance2_distinct_at_{radius:g}"] = near.squared_distance_distinct[
+                row
+            ].tolist()
     return _csv(columns, zip(*columns.values(), strict=True))
 
 
-def read_matches(text: str, *, threshold: Fraction, duplicate_rms: float) -> MatchTable:
+def read_matches(text: str, rule: Rule) -> MatchTable:
     """What `matches_csv` wrote.
 
     Args:
         text: of matches.csv.
-        threshold, duplicate_rms: by which it was judged.
+        rule: by which it was judged.
 
     Raises:
         ValueError: a table of another form.
@@ -81,26 +83,26 @@ def read_matches(text: str, *, threshold: Fraction, duplicate_rms: float) -> Mat
         for name in header
         if name.startswith(prefix)
     }
-    suffix_of[duplicate_rms] = ""
+    suffix_of[float(rule.duplicate_rms)] = ""
     radii = tuple(sorted(suffix_of))
     try:
-        matches = Matches(
+        neighbors = DistinctNeighbors(
+            radii=radii,
             index=np.stack([indices("nn1"), indices("nn2")], 1),
             squared_distance=np.stack(
                 [distances("squared_distance1"), distances("squared_distance2")], 1
             ),
-            radii=radii,
             index_distinct=np.stack([indices(f"nn2_distinct{suffix_of[r]}") for r in radii]),
             squared_distance_distinct=np.stack(
                 [distances(f"squared_distance2_distinct{suffix_of[r]}") for r in radii]
             ),
-            threshold=threshold,
-            duplicate_rms=duplicate_rms,
+            statistics=None,
         )
         keys: Keys = columns["name"] if "name" in columns else tuple(map(int, columns["seed"]))
     except KeyError as error:
         raise ValueError(f"the column {error} is missing") from error
-    return MatchTable(keys, indices("class_index") if "class_index" in columns else None, matches)
+    classes = indices("class_index") if "class_index" in columns else None
+    return MatchTable(keys, classes, Matches(neighbors, rule))
 
 
 def leaks_csv(

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.audit.memorization.findings import Gate, find
+from memaudit.audit.memorization.findings import Gate, summarize_matches
+from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.space import Space
 from memaudit.audit.report.folder import (
     LEAKS,
@@ -133,21 +134,19 @@ def _check_findings(folder: Path, report: dict[str, Any]) -> Iterator[Check]:
     try:
         matches_text = (folder / MATCHES).read_text(encoding="utf-8")
         leaks_text = (folder / LEAKS).read_text(encoding="utf-8")
-        table = read_matches(
-            matches_text,
-            threshold=Fraction(report["threshold_fraction"]),
-            duplicate_rms=report["duplicate_rms"],
+        rule = Rule(
+            Fraction(report["threshold_fraction"]), report["duplicate_rms"], report["confidence"]
         )
+        table = read_matches(matches_text, rule)
         known = read_leaks(leaks_text)
         gate = None
         if report["fail_above"] is not None:
             gate = Gate(report["fail_above"], sequential=report["source"]["kind"] == "checkpoint")
-        findings = find(
+        findings = summarize_matches(
             table.matches,
             known.names,
             num_images=report["data"]["num_images"],
             class_index=table.class_index,
-            confidence=report["confidence"],
             gate=gate,
         )
         recomputed = findings_dict(findings)
@@ -162,7 +161,7 @@ def _check_findings(folder: Path, report: dict[str, Any]) -> Iterator[Check]:
                 leaks_text,
             ),
         }
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (ConfigError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         yield Check(name, False, f"cannot be computed again: {error}")
         return
     differing = [key for key, value in recomputed.items() if not _same(report.get(key), value)]

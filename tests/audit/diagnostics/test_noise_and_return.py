@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memaudit.audit.diagnostics.noise_and_return import ReturnTestConfig, return_test
-from memaudit.audit.memorization.matches import match
+from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
@@ -58,7 +58,7 @@ def test_leaks_that_sampling_never_shows_are_found():
 
     batches = generate_images(model, range(300), config=SAMPLER)
     sampled = np.concatenate([batch.images.numpy() for batch in batches])
-    assert match(index, sampled).memorized_distinct.sum() == 0
+    assert match_images(index, sampled).memorized_distinct.sum() == 0
 
     found = return_test(model, train, holdout=holdout, index=index, config=CONFIG)
     assert {attractor.index for attractor in found.attractors} == {5, 11, 30}

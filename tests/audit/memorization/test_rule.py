@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from math import isqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from memaudit.audit.memorization.rule import memorized
+from memaudit.audit.memorization.rule import Rule, memorized
+from memaudit.errors import ConfigError
 
 LARGEST = 255**2 * 12_288 * 100
 
@@ -72,3 +74,23 @@ def test_between_features_the_rule_is_the_same_in_float64():
     hits = memorized(S1, S2, Fraction(1, 3))
     assert hits.dtype == bool
     assert hits.tolist() == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": Fraction(0)}, "threshold is 0; between 0 and 1 is needed"),
+        ({"threshold": Fraction(1)}, "threshold is 1; between 0 and 1 is needed"),
+        ({"duplicate_rms": -1.0}, "duplicate_rms is -1.0; at least 0 and at most 255"),
+        ({"duplicate_rms": float("nan")}, "duplicate_rms is nan"),
+        ({"confidence": 1.0}, "confidence is 1.0; between 0 and 1 is needed"),
+    ],
+)
+def test_a_rule_refuses_what_is_out_of_range(options: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        Rule(**options)
+
+
+def test_a_threshold_that_is_a_float_is_refused():
+    with pytest.raises(ValueError, match=r"such as Fraction\(1, 3\), got 0.3"):
+        Rule(threshold=0.3)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memaudit.audit.memorization.matches import match
-from memaudit.audit.memorization.rule import memorized
+from memaudit.audit.memorization.matches import match_images
+from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report import folder as report_module
 from memaudit.audit.report.folder import (
@@ -174,18 +174,18 @@ def test_there_is_one_row_a_generated_image(make_result: Make):
 @pytest.mark.parametrize("duplicate_rms", [0.0, 7.3, 8.0])
 def test_the_table_of_matches_reads_back_as_it_was(make_result: Make, duplicate_rms: float):
     result = make_result(copies=2, others=5, name='train/,"{:03d}\n.png')
-    matches = match(
-        NeighborIndex(result.data.images), result.generated, duplicate_rms=duplicate_rms
-    )
+    rule = Rule(duplicate_rms=duplicate_rms)
+    matches = match_images(NeighborIndex(result.data.images), result.generated, rule)
     classes = np.arange(7) % 3
     table = MatchTable(result.keys, classes, matches)
-    again = read_matches(matches_csv(table), threshold=Fraction(1, 3), duplicate_rms=duplicate_rms)
-    assert again.keys == table.keys and again.matches.radii == matches.radii
+    again = read_matches(matches_csv(table), rule)
+    assert again.keys == table.keys and again.matches.neighbors.radii == matches.neighbors.radii
     np.testing.assert_array_equal(again.class_index, classes)
     for name in ("index", "squared_distance", "index_distinct", "squared_distance_distinct"):
-        np.testing.assert_array_equal(getattr(again.matches, name), getattr(matches, name))
+        read, written = again.matches.neighbors, matches.neighbors
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
 
 
 def test_a_table_of_another_form_is_refused():
     with pytest.raises(ValueError, match="column 'nn1' is missing"):
-        read_matches("a,b\n1,2\n", threshold=Fraction(1, 3), duplicate_rms=8)
+        read_matches("a,b\n1,2\n", Rule())

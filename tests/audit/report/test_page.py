@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from memaudit.audit.memorization.matches import match
+from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report.charts import HEIGHT, WIDTH, charts
 from memaudit.audit.report.folder import report_dict, write_report
@@ -197,8 +197,10 @@ def test_beyond_the_closest_pairs_both_sides_of_the_threshold_are_shown(make_res
 
 def test_a_pair_without_a_second_neighbor_says_so(make_result: Make):
     result = make_result(copies=1, others=0)
-    none = np.full((len(result.matches.radii), 1), -1)
-    matches = replace(result.matches, index_distinct=none, squared_distance_distinct=none)
+    near = result.matches.neighbors
+    none = np.full((len(near.radii), 1), -1)
+    near = replace(near, index_distinct=none, squared_distance_distinct=none)
+    matches = replace(result.matches, neighbors=near)
     text = page_of(replace(result, matches=matches))
     assert "none: every training image is a duplicate of the nearest" in text
     assert "Second nearest training image" not in text
@@ -281,17 +283,11 @@ def test_a_page_of_ten_thousand_images_stays_below_10_mb(size: int):
     train = random_images(300, size)
     some = random_images(300, size, seed=1)
     few = np.concatenate([train.images, train.images, some.images])
-    matches = match(NeighborIndex(train.images), few)
+    matches = match_images(NeighborIndex(train.images), few)
     rows = np.arange(10_000) % len(few)
     generated = ImageSet(few, [str(i) for i in range(len(few))], source="generated")
     small = scan(generated, train)
-    matches = replace(
-        matches,
-        index=matches.index[rows],
-        squared_distance=matches.squared_distance[rows],
-        index_distinct=matches.index_distinct[:, rows],
-        squared_distance_distinct=matches.squared_distance_distinct[:, rows],
-    )
+    matches = replace(matches, neighbors=matches.neighbors[rows])
     result = replace(
         small,
         generated=few[rows],
