@@ -8,7 +8,8 @@ from typing import Any, TypeGuard
 import memaudit
 from memaudit.data.images import ImageSet
 from memaudit.data.readers.lazy_images import Contents
-from memaudit.data.writers import NamedImage, read_manifest, write_images
+from memaudit.data.readers.reader import Files, stats
+from memaudit.data.writers import MANIFEST_FILE, NamedImage, read_manifest, write_images
 from memaudit.progress import Progress, silent
 
 SCHEMA = "memaudit.dataset/1"
@@ -49,6 +50,15 @@ def write_set(
         "names": list(images.names),
     }
     write_images(path, _named(images, progress), manifest=manifest)
+
+
+def manifest_files(path: Path) -> Files:
+    """The manifest's file in a folder; empty if there is none, or it is inside the source's file.
+
+    It gives images their names, so that a change to it changes the set.
+    """
+    file = path / MANIFEST_FILE
+    return stats([file]) if file.is_file() else {}
 
 
 def set_manifest(path: Path) -> dict[str, Any] | None:

@@ -1,42 +1,47 @@
-"""Training images as one array, and the one pair of conversions between bytes and numbers.
+"""A set of images as one array, and the one pair of conversions between bytes and numbers.
 
 At rest images are uint8 [N, C, H, W] in 0…255; networks see float32 in [-1, 1].
 """
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from memaudit.errors import DataError
+from memaudit.wording import counted, short
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
-    """Images with their names, and labels where there are any."""
+    """Images with their names, and labels if they have any."""
 
     images: np.ndarray
     """uint8 [N, C, H, W]; memory-mapped when large."""
     names: Sequence[str]
-    """One name an image: its path inside the source, or `file[index]`. Traces a leak to a file."""
+    """One name per image: its path inside the source, or `file[index]`. Traces a leak to a file."""
     labels: np.ndarray | None = None
     """int64 [N], each in 0 … num_classes - 1, or None."""
     class_names: tuple[str, ...] = ()
-    """One name a class, or empty where the source names none."""
+    """One name per class, or empty if the source names none."""
     source: str = "memory"
     """Where the images came from, as the user wrote it."""
-    indices: np.ndarray | None = field(default=None, repr=False)
-    """int64 [N]: positions in the whole source, where this is a part of it."""
+    indices: np.ndarray | None = field(default=None)
+    """int64 [N]: positions in the whole source, if this is a part of it."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise DataError(
                 f"{self.source} holds {self.images.dtype} {list(self.images.shape)}; images must "
-                "be uint8 [N, C, H, W]."
+                "be uint8 [N, C, H, W]. ImageSet.from_array takes other layouts."
             )
         if self.images.shape[1] not in (1, 3):
             raise DataError(
@@ -48,8 +53,51 @@ class ImageSet:
         if self.labels is not None and len(self.labels) != num_images:
             raise DataError(f"{self.source} has {num_images} images but {len(self.labels)} labels.")
 
+    @classmethod
+    def from_array(
+        cls,
+        array: np.ndarray,
+        names: Sequence[str] | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
+        source: str = "array",
+    ) -> ImageSet:
+        """Images that are already in memory.
+
+        Args:
+            array: uint8 [N, C, H, W], [N, H, W, C] or [N, H, W], with C = 1 (gray) or 3 (RGB). It
+                is not copied.
+            names: one per image; by default `source[index]`.
+            labels: one class per image, counted from 0.
+            source: what messages and reports call the images.
+
+        Raises:
+            DataError: another type or shape, a shape that can be read in two ways, or names or
+                labels that do not match.
+
+        Example:
+            >>> ImageSet.from_array(np.zeros([50, 32, 32, 3], np.uint8), source="zeros")
+            ImageSet(50 images, 3 x 32 x 32, no labels, source='zeros')
+        """
+        images = channels_first(np.asarray(array), source).view()
+        images.flags.writeable = False
+        if names is None:
+            names = [f"{source}[{i}]" for i in range(len(images))]
+        checked = None if labels is None else as_labels(labels, len(images), source)
+        return cls(images, names, checked, source=source)
+
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"ImageSet({self.summary}, source={short(self.source)!r})"
+
+    @property
+    def summary(self) -> str:
+        """Number, shape and classes: `1,000 images, 3 x 32 x 32, 10 classes`."""
+        C, H, W = self.image_shape
+        num_classes = self.num_classes
+        classes = counted(num_classes, "class", "classes") if num_classes else "no labels"
+        return f"{counted(len(self), 'image', 'images')}, {C} x {H} x {W}, {classes}"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -59,7 +107,7 @@ class ImageSet:
 
     @cached_property
     def num_classes(self) -> int:
-        """Number of classes: 0 without labels."""
+        """Number of classes; 0 without labels."""
         if self.labels is None or not len(self.labels):
             return 0
         return max(int(self.labels.max()) + 1, len(self.class_names))
@@ -74,7 +122,7 @@ class ImageSet:
             digest.update(np.ascontiguousarray(self.images[start : start + rows]).data)
         return digest.hexdigest()
 
-    def take(self, indices: np.ndarray) -> "ImageSet":
+    def take(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices` (int64 [M]), in that order, with names and labels."""
         indices = np.asarray(indices, dtype=np.int64)
         origin = indices if self.indices is None else self.indices[indices]
@@ -87,8 +135,69 @@ class ImageSet:
         )
 
 
+def channels_first(array: np.ndarray, what: str) -> np.ndarray:
+    """An array of images as uint8 [N, C, H, W], without a copy.
+
+    Args:
+        array: uint8 [N, C, H, W], [N, H, W, C] or [N, H, W], with C = 1 (gray) or 3 (RGB).
+        what: the array's name in an error.
+
+    Raises:
+        DataError: another type or shape, or a shape that can be read in two ways.
+    """
+    shape = list(array.shape)
+    found = f"{what} is {array.dtype} {shape}"
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"{found}; images must be uint8 0…255. Convert x in [-1, 1] with "
+            "memaudit.data.images.float_to_uint8, and x in [0, 1] with "
+            "(255 * x).round().astype('uint8')."
+        )
+    if array.ndim == 3:
+        N, H, W = shape
+        if W > 4:
+            return array[:, None]
+        raise DataError(
+            f"{found}, which could be {N} gray images of {H} x {W} pixels or one image of {N} x "
+            f"{H} pixels with {W} channels. Say which with a fourth dimension: [{N}, 1, {H}, {W}] "
+            f"or [1, {N}, {H}, {W}]."
+        )
+    is_first = array.ndim == 4 and shape[1] in (1, 3)
+    is_last = array.ndim == 4 and shape[3] in (1, 3)
+    if is_first and is_last:
+        _, A, B, C = shape
+        raise DataError(
+            f"{found}, which could be [N, C, H, W] with images of {A} channels, {B} x {C} pixels, "
+            f"or [N, H, W, C] with images of {C} channels, {A} x {B} pixels. Pad or crop the "
+            "images so that height and width are neither 1 nor 3."
+        )
+    if not is_first and not is_last:
+        raise DataError(
+            f"{found}. It must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 channel (gray) or "
+            "3 (RGB). Transpose or reshape it."
+        )
+    return array if is_first else array.transpose(0, 3, 1, 2)
+
+
+def as_labels(labels: Any, num_images: int, source: str) -> np.ndarray:
+    """`labels` as int64 [N], or a DataError that says what is wrong with them."""
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        raise DataError(
+            f"The labels of {source} are {labels.dtype} {list(labels.shape)}; one integer per "
+            f"image is needed, [{num_images}]."
+        )
+    if len(labels) != num_images:
+        raise DataError(f"{source} holds {num_images} images but {len(labels)} labels.")
+    if len(labels) and labels.min() < 0:
+        raise DataError(f"{source} holds the label {labels.min()}; labels count from 0.")
+    return labels.astype(np.int64)
+
+
 def uint8_to_float(images: Tensor) -> Tensor:
     """uint8 0…255 of any shape → float32 in [-1, 1]: x = u / 127.5 - 1."""
+    import torch
+
     if images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, got {images.dtype}")
     return images.to(torch.float32) / 127.5 - 1
@@ -97,8 +206,10 @@ def uint8_to_float(images: Tensor) -> Tensor:
 def float_to_uint8(x: Tensor) -> Tensor:
     """Floating x of any shape, data in [-1, 1] → uint8: u = floor(clip(127.5·x + 128, 0, 255)).
 
-    The published pipeline rounds so before it measures. -1 → 0, 0 → 128, 1 → 255.
+    The published pipeline rounds this way before it measures. -1 → 0, 0 → 128, 1 → 255.
     """
+    import torch
+
     if not x.is_floating_point():
         raise ValueError(f"x must be floating, got {x.dtype}")
     return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)

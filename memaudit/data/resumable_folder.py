@@ -14,9 +14,9 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from memaudit.data.readers.decoding import decode_image
+from memaudit.data.readers.image_files import LABELS_FILE
 from memaudit.data.writers import (
-    LABELS,
-    MANIFEST,
+    MANIFEST_FILE,
     NamedImage,
     check_writable,
     edm_labels,
@@ -37,7 +37,7 @@ def check_growable(path: Path) -> None:
         ConfigError: as `check_writable`, but for a folder that `growing_folder` began.
     """
     # The lock is there where one was killed before it wrote anything else.
-    if not (path / _LOCK).is_file() and not (path / MANIFEST).is_file():
+    if not (path / _LOCK).is_file() and not (path / MANIFEST_FILE).is_file():
         check_writable(path)
 
 
@@ -99,7 +99,7 @@ class GrowingFolder:
     def write_labels(self) -> None:
         """Write the classes of all images, where they have some."""
         if None not in self._labels.values():
-            with atomic_write(self._path / LABELS) as file:
+            with atomic_write(self._path / LABELS_FILE) as file:
                 file.write(edm_labels(dict(sorted(self._labels.items()))).encode())
 
 
@@ -108,7 +108,7 @@ def _begin(path: Path, names: Sequence[str], manifest: dict[str, Any]) -> None:
     for part in path.glob(".*.part"):  # of a process that was killed
         part.unlink()
     visible = {file.name for file in path.iterdir() if not file.name.startswith(".")}
-    there = visible - {MANIFEST, LABELS}
+    there = visible - {MANIFEST_FILE, LABELS_FILE}
     saved = read_manifest(path) or {}
     changed = [name for name, value in manifest.items() if saved.get(name) != value]
     if there and changed:
@@ -123,9 +123,9 @@ def _begin(path: Path, names: Sequence[str], manifest: dict[str, Any]) -> None:
             "are there and more, or name another folder."
         )
     if changed:
-        with atomic_write(path / MANIFEST) as file:
+        with atomic_write(path / MANIFEST_FILE) as file:
             file.write(json.dumps(manifest, indent=1).encode())
-    (path / LABELS).unlink(missing_ok=True)  # of fewer images
+    (path / LABELS_FILE).unlink(missing_ok=True)  # of fewer images
 
 
 def _file(name: str) -> str:

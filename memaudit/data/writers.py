@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from memaudit.data.readers.image_files import LABELS_FILE
 from memaudit.errors import ConfigError
 from memaudit.files import atomic_write
 
@@ -21,12 +22,12 @@ SET_FORMS = {"": "a folder", ".zip": ".zip", ".npz": ".npz"}
 FORMS = {**SET_FORMS, ".png": ".png (a grid)"}
 """Every form that can be written."""
 
-LABELS = "dataset.json"
-"""File of a folder or zip with the classes of its images, in EDM's form."""
-MANIFEST = "manifest.json"
-"""File of a folder or zip with what is known about its images."""
+MANIFEST_FILE = "manifest.json"
+"""The file of a folder or zip that says how its images were made."""
+_MANIFEST_ARRAY = "manifest"
+"""The array of an npz that holds the same text."""
 _DATE = (1980, 1, 1, 0, 0, 0)
-"""Of everything in a zip, so that equal images give equal files."""
+"""The date of every file in a zip, so that equal images give equal zips."""
 
 
 class NamedImage(NamedTuple):
@@ -97,20 +98,26 @@ def write_images(
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """What `write_images` was given as manifest, or None where nothing readable is there."""
+    """The manifest that `write_images` was given, or None if there is no readable one."""
     try:
         if path.is_dir():
-            text = (path / MANIFEST).read_text()
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                text = str(arrays["manifest"])
+            text = (path / MANIFEST_FILE).read_text()
         else:
             with zipfile.ZipFile(path) as archive:
-                text = archive.read(MANIFEST).decode()
+                text = _manifest_in_zip(archive)
         manifest = json.loads(text)
     except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
         return None
     return manifest if isinstance(manifest, dict) else None
+
+
+def _manifest_in_zip(archive: zipfile.ZipFile) -> str:
+    """The text of the manifest in a zip or npz, which is a zip of arrays."""
+    array = f"{_MANIFEST_ARRAY}.npy"
+    if array not in archive.namelist():
+        return archive.read(MANIFEST_FILE).decode()
+    with archive.open(array) as file:
+        return str(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:
@@ -147,9 +154,9 @@ def _write_folder(folder: Path, images: Iterable[NamedImage], manifest: str | No
         to_picture(image.pixels).save(folder / member)
         labels[member] = image.label
     if None not in labels.values():
-        (folder / LABELS).write_text(edm_labels(labels))
+        (folder / LABELS_FILE).write_text(edm_labels(labels))
     if manifest is not None:
-        (folder / MANIFEST).write_text(manifest)
+        (folder / MANIFEST_FILE).write_text(manifest)
 
 
 def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | None) -> None:
@@ -161,9 +168,9 @@ def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | Non
             to_picture(image.pixels).save(picture, format="png")
             archive.writestr(zipfile.ZipInfo(member, _DATE), picture.getvalue())
             labels[member] = image.label
-        archive.writestr(zipfile.ZipInfo(LABELS, _DATE), edm_labels(labels))
+        archive.writestr(zipfile.ZipInfo(LABELS_FILE, _DATE), edm_labels(labels))
         if manifest is not None:
-            archive.writestr(zipfile.ZipInfo(MANIFEST, _DATE), manifest)
+            archive.writestr(zipfile.ZipInfo(MANIFEST_FILE, _DATE), manifest)
 
 
 def edm_labels(labels: Mapping[str, int | None]) -> str:
@@ -178,7 +185,7 @@ def _write_npz(file: BinaryIO, images: Iterable[NamedImage], manifest: str | Non
     if None not in labels:
         arrays["labels"] = np.array(labels, dtype=np.int64)
     if manifest is not None:
-        arrays["manifest"] = np.array(manifest)
+        arrays[_MANIFEST_ARRAY] = np.array(manifest)
     np.savez(file, **arrays)
 
 

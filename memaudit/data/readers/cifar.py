@@ -14,6 +14,7 @@ import numpy as np
 
 from memaudit.data.readers.lazy_images import Contents, array_contents
 from memaudit.data.readers.plain_pickle import load_plain_dict
+from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
 from memaudit.errors import DataError
 
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
@@ -22,26 +23,46 @@ _CIFAR100 = ("train", "meta")
 _MAX_FILE_BYTES = 1 << 28  # CIFAR-100's training images take 155 MB
 
 
-def training_files(names: Collection[str]) -> tuple[str, ...] | None:
-    """Those of `names` that hold the training images, or None where it is not CIFAR's archive."""
-    for files in (_CIFAR10, _CIFAR100):
-        if set(files) <= set(names):
-            return files
-    return None
+def _is_extracted(path: Path) -> bool:
+    return _training_files(path) is not None
 
 
-def batch_files(path: Path) -> list[Path]:
-    """A single batch and, where it lies beside it, the file of class names."""
+def _extracted_files(path: Path) -> Files:
+    return stats(path / name for name in _training_files(path) or ())
+
+
+def _read_extracted(path: Path, files: Files, _resolution: int | None) -> Contents:
+    return _read({name: (path / name).read_bytes() for name in files}, path)
+
+
+EXTRACTED = Reader("CIFAR's extracted archive", _is_extracted, _read_extracted, _extracted_files)
+
+
+def _is_batch(path: Path) -> bool:
+    return first_bytes(path, 2) == b"\x80\x02"
+
+
+def _batch_files(path: Path) -> Files:
+    """A single batch and, if it lies beside it, the file of class names."""
     meta = [path.with_name(files[-1]) for files in (_CIFAR10, _CIFAR100)]
-    return [path, *[file for file in meta if file.is_file()]]
+    return stats([path, *[file for file in meta if file.is_file()]])
 
 
-def read_cifar_files(path: Path, files: list[Path]) -> Contents:
-    """The images of batch files, all of one archive."""
-    return _read({file.name: file.read_bytes() for file in files}, path)
+def _read_batch(path: Path, files: Files, _resolution: int | None) -> Contents:
+    return _read({name: path.with_name(name).read_bytes() for name in files}, path)
 
 
-def read_cifar_tar(path: Path) -> Contents:
+BATCH = Reader("one of CIFAR's batches", _is_batch, _read_batch, _batch_files)
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return path.is_file() and tarfile.is_tarfile(path)
+    except EOFError:  # packed and cut short
+        return False
+
+
+def _read_archive(path: Path, _files: Files, _resolution: int | None) -> Contents:
     """The training images of a .tar.gz, which is read in passing and not extracted."""
     parts = {}
     try:
@@ -54,13 +75,30 @@ def read_cifar_tar(path: Path) -> Contents:
                     parts[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
-    names = training_files(parts)
+    names = _named_training_files(parts)
     if names is None:
         raise DataError(
             f"{path} is not CIFAR's archive for Python (data_batch_1 … data_batch_5 and "
             "batches.meta, or train and meta). Extract other archives and give the folder."
         )
     return _read({name: parts[name] for name in names}, path)
+
+
+ARCHIVE = Reader("CIFAR's archive for Python", _is_tar, _read_archive)
+
+
+def _training_files(folder: Path) -> tuple[str, ...] | None:
+    """The files of training images in an extracted archive, or None if `folder` is not one."""
+    known = (*_CIFAR10, *_CIFAR100)
+    return _named_training_files([name for name in known if (folder / name).is_file()])
+
+
+def _named_training_files(names: Collection[str]) -> tuple[str, ...] | None:
+    """Those of `names` that hold the training images, or None if some are missing."""
+    for files in (_CIFAR10, _CIFAR100):
+        if set(files) <= set(names):
+            return files
+    return None
 
 
 def _read(parts: Mapping[str, bytes], path: Path) -> Contents:

@@ -17,20 +17,23 @@ from typing import BinaryIO
 
 import numpy as np
 
+from memaudit.data.images import as_labels
 from memaudit.data.readers.batch_decoding import EncodedBatch, choose_num_processes, decode_batches
 from memaudit.data.readers.decoding import SUFFIXES, decode_image
-from memaudit.data.readers.lazy_images import Contents, as_labels, batch_rows
+from memaudit.data.readers.lazy_images import Contents, batch_rows
+from memaudit.data.readers.reader import Files, Reader, first_member
 from memaudit.errors import DataError
 
-Reader = Callable[[str], bytes]
+ReadFile = Callable[[str], bytes]
 """name → the file's bytes."""
 
 _MAX_FILE_BYTES = 1 << 30
-_MANIFEST = "dataset.json"
+LABELS_FILE = "dataset.json"
+"""The file with the classes of all images, in EDM's form."""
 
 
-def list_folder(path: Path) -> dict[str, os.stat_result]:
-    """The image files under a folder, and its dataset.json: name inside the folder → stat."""
+def _folder_files(path: Path) -> Files:
+    """The image files under a folder, and its dataset.json."""
     files = {}
     visited = set()
     for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
@@ -47,37 +50,45 @@ def list_folder(path: Path) -> dict[str, os.stat_result]:
     return files
 
 
-def read_folder(
-    path: Path, files: Mapping[str, os.stat_result], resolution: int | None
-) -> Contents:
-    """The images that `list_folder` found."""
-
+def _read_folder(path: Path, files: Files, resolution: int | None) -> Contents:
     @contextmanager
-    def opened() -> Iterator[Reader]:
+    def opened() -> Iterator[ReadFile]:
         yield lambda name: (path / name).read_bytes()
 
     sizes = {name: stat.st_size for name, stat in files.items()}
     return _read_tree(str(path), sizes, opened, resolution)
 
 
-def read_zip(path: Path, resolution: int | None) -> Contents:
+FOLDER = Reader("a folder of image files", Path.is_dir, _read_folder, _folder_files)
+
+
+def _is_zip(path: Path) -> bool:
+    return first_member(path) is not None
+
+
+def _read_zip(path: Path, _files: Files, resolution: int | None) -> Contents:
     """The images of a zip; they are read where they lie and never written to disk."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if _wanted(member.filename)]
     except zipfile.BadZipFile as error:
-        raise DataError(f"{path} is no readable zip: {error}. Fetch or make it again.") from error
+        raise DataError(
+            f"{path} is not a readable zip: {error}. Fetch or make it again."
+        ) from error
     by_name = {member.filename: member for member in members}
     if len(by_name) < len(members):
         raise DataError(f"{path} holds two files of one name; which one counts is not clear.")
 
     @contextmanager
-    def opened() -> Iterator[Reader]:
+    def opened() -> Iterator[ReadFile]:
         with path.open("rb") as file:
             yield lambda name: _read_member(file, by_name[name])
 
     sizes = {name: member.file_size for name, member in by_name.items()}
     return _read_tree(str(path), sizes, opened, resolution)
+
+
+ZIP = Reader("a .zip of image files", _is_zip, _read_zip)
 
 
 def _raise(error: OSError) -> None:
@@ -86,11 +97,11 @@ def _raise(error: OSError) -> None:
 
 def _wanted(name: str) -> bool:
     hidden = name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
-    return not hidden and (name.lower().endswith(SUFFIXES) or _is_manifest(name))
+    return not hidden and (name.lower().endswith(SUFFIXES) or _is_labels_file(name))
 
 
-def _is_manifest(name: str) -> bool:
-    return f"/{name}".endswith(f"/{_MANIFEST}")
+def _is_labels_file(name: str) -> bool:
+    return f"/{name}".endswith(f"/{LABELS_FILE}")
 
 
 def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
@@ -124,20 +135,20 @@ def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
 def _read_tree(
     source: str,
     sizes: Mapping[str, int],
-    opened: Callable[[], AbstractContextManager[Reader]],
+    opened: Callable[[], AbstractContextManager[ReadFile]],
     resolution: int | None,
 ) -> Contents:
-    names = sorted(name for name in sizes if not _is_manifest(name))
+    names = sorted(name for name in sizes if not _is_labels_file(name))
     if not names:
         raise DataError(f"{source} holds no images; looked for {', '.join(SUFFIXES)}.")
 
-    with opened() as reader:
-        read = _checked(reader, source, sizes)
-        manifest = _find_manifest(source, sizes)
-        if manifest is None:
+    with opened() as read_file:
+        read = _checked(read_file, source, sizes)
+        labels_file = _find_labels_file(source, sizes)
+        if labels_file is None:
             labels, class_names = _class_folders(source, names)
         else:
-            labels, class_names = _manifest_labels(source, names, read(manifest)), ()
+            labels, class_names = _labels_in_file(source, names, read(labels_file)), ()
         first_file = read(names[0])
     first = decode_image(first_file, f"{source}: {names[0]}", resolution)
     C, H, W = first.shape
@@ -145,8 +156,8 @@ def _read_tree(
     num_processes = choose_num_processes(sum(sizes.values()), first_file)
 
     def encoded() -> Iterator[EncodedBatch]:
-        with opened() as reader:
-            read = _checked(reader, source, sizes)
+        with opened() as read_file:
+            read = _checked(read_file, source, sizes)
             for start in range(0, len(names), rows):
                 batch = names[start : start + rows]
                 yield EncodedBatch(batch, [read(name) for name in batch])
@@ -164,8 +175,8 @@ def _read_tree(
     return Contents(source, (len(names), C, H, W), names, batches, labels, class_names)
 
 
-def _checked(reader: Reader, source: str, sizes: Mapping[str, int]) -> Reader:
-    """`reader`, but what goes wrong is a DataError that names the file."""
+def _checked(read_file: ReadFile, source: str, sizes: Mapping[str, int]) -> ReadFile:
+    """`read_file`, but what goes wrong is a DataError that names the file."""
 
     def read(name: str) -> bytes:
         if sizes[name] > _MAX_FILE_BYTES:
@@ -174,7 +185,7 @@ def _checked(reader: Reader, source: str, sizes: Mapping[str, int]) -> Reader:
                 f"is {_MAX_FILE_BYTES}."
             )
         try:
-            return reader(name)
+            return read_file(name)
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{source}: {name} cannot be read: {error}.") from error
 
@@ -191,7 +202,7 @@ def _class_folders(source: str, names: list[str]) -> tuple[np.ndarray | None, tu
         if depth > 1:
             raise DataError(
                 f"{source}: {name} lies {depth} folders deep. Images must lie flat or in one "
-                f"folder a class, or have their labels in a {_MANIFEST} at the top."
+                f"folder a class, or have their labels in a {LABELS_FILE} at the top."
             )
         if depth != depths[0]:
             raise DataError(
@@ -206,37 +217,37 @@ def _class_folders(source: str, names: list[str]) -> tuple[np.ndarray | None, tu
     return labels, tuple(class_names)
 
 
-def _find_manifest(source: str, sizes: Mapping[str, int]) -> str | None:
+def _find_labels_file(source: str, sizes: Mapping[str, int]) -> str | None:
     """The dataset.json at the top; a deeper one means that `source` is not the data set itself."""
-    for name in filter(_is_manifest, sorted(sizes)):
-        if name != _MANIFEST:
+    for name in filter(_is_labels_file, sorted(sizes)):
+        if name != LABELS_FILE:
             raise DataError(
-                f"{source} has a {name}; a {_MANIFEST} must lie at the top. Give the folder that "
+                f"{source} has a {name}; a {LABELS_FILE} must lie at the top. Give the folder that "
                 "it is in, or a zip made inside that."
             )
-    return _MANIFEST if _MANIFEST in sizes else None
+    return LABELS_FILE if LABELS_FILE in sizes else None
 
 
-def _manifest_labels(source: str, names: list[str], data: bytes) -> np.ndarray | None:
+def _labels_in_file(source: str, names: list[str], data: bytes) -> np.ndarray | None:
     """Labels from EDM's {"labels": [[name, label], ...]}, or None where that is null."""
     try:
         entries = json.loads(data)["labels"]
         labels = None if entries is None else {str(name): label for name, label in entries}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f'{source}: {_MANIFEST} is neither {{"labels": [[name, label], ...]}} nor '
+            f'{source}: {LABELS_FILE} is neither {{"labels": [[name, label], ...]}} nor '
             '{"labels": null}.'
         ) from error
     if labels is None:
         return None
     for name in names:
         if name not in labels:
-            raise DataError(f"{source}: {_MANIFEST} has no label for {name}.")
+            raise DataError(f"{source}: {LABELS_FILE} has no label for {name}.")
         if type(labels[name]) is not int:
             raise DataError(
-                f"{source}: {_MANIFEST} labels {name} as {labels[name]!r}; a class index (an "
+                f"{source}: {LABELS_FILE} labels {name} as {labels[name]!r}; a class index (an "
                 "integer) is needed."
             )
     if missing := sorted(labels.keys() - set(names)):
-        raise DataError(f"{source}: {_MANIFEST} labels {missing[0]}, which is not there.")
+        raise DataError(f"{source}: {LABELS_FILE} labels {missing[0]}, which is not there.")
     return as_labels([labels[name] for name in names], len(names), source)

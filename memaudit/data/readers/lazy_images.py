@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from memaudit.data.images import as_labels
 from memaudit.errors import DataError
 
 BATCH_BYTES = 4 << 20
@@ -72,21 +73,6 @@ def array_contents(
         labels = as_labels(labels, num_images, source)
     _, C, H, W = array.shape
     return Contents(source, (num_images, C, H, W), names, batches, labels, class_names, array)
-
-
-def as_labels(labels: Any, num_images: int, source: str) -> np.ndarray:
-    """`labels` as int64 [N], or a DataError that says what is wrong with them."""
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise DataError(
-            f"The labels of {source} are {labels.dtype} {list(labels.shape)}; one integer an "
-            f"image is needed, [{num_images}]."
-        )
-    if len(labels) != num_images:
-        raise DataError(f"{source} holds {num_images} images but {len(labels)} labels.")
-    if labels.min() < 0:
-        raise DataError(f"{source} holds the label {labels.min()}; labels count from 0.")
-    return labels.astype(np.int64)
 
 
 def batch_rows(image_bytes: int) -> int:

@@ -6,49 +6,43 @@ big-endian int32, then the values. A file may be packed by gzip.
 
 import gzip
 import math
+import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from memaudit.data.readers.lazy_images import Contents, array_contents
+from memaudit.data.readers.reader import GZIP_MAGIC, Files, Reader, first_bytes, stats
 from memaudit.errors import DataError
 
-IDX_MAGIC = b"\x00\x00\x08"
+_IDX_MAGIC = b"\x00\x00\x08"
 _IMAGES = re.compile(r"images[.-]idx3-ubyte(\.gz)?$")
 
 
-def find_idx_images(names: Iterable[str], folder: Path) -> str | None:
-    """The file of training images among the names in a folder, or None without idx images.
-
-    Raises:
-        DataError: several sets of which none is called train.
-    """
-    found = {name.removesuffix(".gz"): name for name in sorted(names, reverse=True)}
-    found = {stem: name for stem, name in found.items() if _IMAGES.search(name)}
-    if len(found) > 1:
-        train = {stem: name for stem, name in found.items() if "train" in stem}
-        if len(train) != 1:
-            raise DataError(
-                f"{folder} holds several sets of images ({', '.join(sorted(found))}); name one."
-            )
-        found = train
-    return next(iter(found.values()), None)
+def _is_idx_file(path: Path) -> bool:
+    head = first_bytes(path, 3)
+    if head[:2] == GZIP_MAGIC:
+        try:
+            with gzip.open(path) as file:
+                head = file.read(3)
+        except (EOFError, OSError, zlib.error):
+            return False
+    return head == _IDX_MAGIC
 
 
-def idx_files(path: Path) -> list[Path]:
-    """`path` and its labels file, where that lies beside it."""
+def _idx_files(path: Path) -> Files:
+    """`path` and its labels file, if that lies beside it."""
     stem = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     labels = [path.with_name(name) for name in (stem, f"{stem}.gz")]
-    return [path, *[file for file in labels if file != path and file.is_file()][:1]]
+    return stats([path, *[file for file in labels if file != path and file.is_file()][:1]])
 
 
-def read_idx(path: Path) -> Contents:
-    """The images of an idx file, with the labels beside it where there are any."""
-    images_file, *labels_file = idx_files(path)
+def _read_idx(path: Path, files: Files, _resolution: int | None) -> Contents:
+    """The images of an idx file, with the labels beside it if there are any."""
+    images_file, *labels_file = (path.with_name(name) for name in files)
     images = _read_array(images_file)
     if images.ndim != 3:
         raise DataError(
@@ -60,15 +54,59 @@ def read_idx(path: Path) -> Contents:
     return array_contents(images[:, None], str(path), names, labels)
 
 
+FILE = Reader("MNIST's idx file of images", _is_idx_file, _read_idx, _idx_files)
+
+
+def _has_idx_images(path: Path) -> bool:
+    return bool(_image_files(path))
+
+
+def _folder_files(path: Path) -> Files:
+    return _idx_files(_training_images(path))
+
+
+def _read_folder(path: Path, files: Files, resolution: int | None) -> Contents:
+    return _read_idx(path / next(iter(files)), files, resolution)
+
+
+FOLDER = Reader("a folder of MNIST's idx files", _has_idx_images, _read_folder, _folder_files)
+
+
+def _image_files(folder: Path) -> dict[str, Path]:
+    """The files of images in a folder by name without .gz; of two, the unpacked one."""
+    if not folder.is_dir():
+        return {}
+    names = [name for name in os.listdir(folder) if _IMAGES.search(name)]
+    files = [folder / name for name in sorted(names, reverse=True)]
+    return {file.name.removesuffix(".gz"): file for file in files if file.is_file()}
+
+
+def _training_images(folder: Path) -> Path:
+    """The file of training images in a folder.
+
+    Raises:
+        DataError: several sets, and not exactly one of them is called train.
+    """
+    found = _image_files(folder)
+    if len(found) > 1:
+        train = {name: file for name, file in found.items() if "train" in name}
+        if len(train) != 1:
+            raise DataError(
+                f"{folder} holds several sets of images ({', '.join(sorted(found))}); name one."
+            )
+        found = train
+    return next(iter(found.values()))
+
+
 def _read_array(path: Path) -> np.ndarray:
     """The uint8 array of an idx file."""
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        packed = file.read(2) == GZIP_MAGIC
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
             magic = file.read(4)
-            if magic[:3] != IDX_MAGIC:
-                raise DataError(f"{path} is no idx file of bytes.")
+            if magic[:3] != _IDX_MAGIC:
+                raise DataError(f"{path} is not an idx file of bytes.")
             shape = struct.unpack(f">{magic[3]}I", file.read(4 * magic[3]))
             size = math.prod(shape)
             # Deflate packs at most 1032 to 1: nothing is allocated that the file cannot fill.

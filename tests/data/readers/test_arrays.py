@@ -84,12 +84,18 @@ def test_a_resolution_that_is_there_changes_nothing(tmp_path, pixels):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((4, 3, 8, 3), np.uint8), r"uint8 \[4, 3, 8, 3\]. .* could be either of the last"),
-        (np.zeros((4, 1, 8, 1), np.uint8), "could be either of the last two"),
-        (np.zeros((4, 4, 8, 8), np.uint8), r"\[N, H, W, C\] with 1 channel .* and is neither"),
-        (np.zeros((8, 8, 3), np.uint8), r"set.npy is uint8 \[8, 8, 3\]. It must be \[N, H, W\]"),
+        (np.zeros((4, 3, 8, 3), np.uint8), r"uint8 \[4, 3, 8, 3\], which could be \[N, C, H, W\]"),
+        (np.zeros((4, 1, 8, 1), np.uint8), r"or \[N, H, W, C\] with images of 1 channels"),
+        (np.zeros((4, 4, 8, 8), np.uint8), r"or \[N, H, W, C\] with 1 channel"),
+        (
+            np.zeros((8, 8, 3), np.uint8),
+            r"set.npy is uint8 \[8, 8, 3\], which could be 8 gray images",
+        ),
         (np.zeros((4, 192), np.uint8), r"is uint8 \[4, 192\]"),
-        (np.zeros((4, 3, 8, 8), np.float32), "is float32 .*; images must be uint8 0…255. x in"),
+        (
+            np.zeros((4, 3, 8, 8), np.float32),
+            "is float32 .*; images must be uint8 0…255. Convert x in",
+        ),
         (np.zeros((0, 3, 8, 8), np.uint8), "holds no images"),
         (np.zeros((4, 3, 8, 5), np.uint8), "8×5 pixels .* cannot become 4×4"),
     ],
@@ -106,8 +112,8 @@ def test_other_arrays_are_refused(array, message, tmp_path):
     ("labels", "message"),
     [
         (np.zeros(5, int), "holds 6 images but 5 labels"),
-        (np.zeros(6), r"labels of .*set.npz are float64 \[6\]; one integer an image is needed"),
-        (np.zeros((6, 10), int), r"are int64 \[6, 10\]; one integer an image is needed, \[6\]"),
+        (np.zeros(6), r"labels of .*set.npz are float64 \[6\]; one integer per image is needed"),
+        (np.zeros((6, 10), int), r"are int64 \[6, 10\]; one integer per image is needed, \[6\]"),
         (np.arange(6) - 1, "holds the label -1; labels count from 0"),
     ],
 )
@@ -146,7 +152,7 @@ def test_arrays_of_objects_are_refused_unopened(tmp_path):
     np.save(tmp_path / "set.npy", array, allow_pickle=True)
     np.savez(tmp_path / "set.npz", images=array, allow_pickle=True)
     for name in ("set.npy", "set.npz"):
-        with pytest.raises(DataError, match="is no readable .np[yz] file"):
+        with pytest.raises(DataError, match="is not a readable .np[yz] file"):
             open_images(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
@@ -157,7 +163,7 @@ def test_an_array_cut_short_is_refused(length, tmp_path, pixels):
     np.savez(tmp_path / "set.npz", images=pixels)
     for name in ("set.npy", "set.npz"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:length])
-        with pytest.raises(DataError, match="set.np[yz] is no"):
+        with pytest.raises(DataError, match="set.np[yz] is not a"):
             open_images(tmp_path / name)
 
 
@@ -167,5 +173,5 @@ def test_an_array_cut_short_is_refused(length, tmp_path, pixels):
 )
 def test_a_file_of_another_kind_is_refused(data, tmp_path):
     (tmp_path / "set.bin").write_bytes(data)
-    with pytest.raises(DataError, match="set.bin is none of the forms that images are read from"):
+    with pytest.raises(DataError, match="set.bin has none of the forms that images are read from"):
         open_images(tmp_path / "set.bin")

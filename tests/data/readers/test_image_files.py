@@ -317,7 +317,7 @@ def test_two_files_of_one_name_are_refused(tmp_path, pixels, encode):
 def test_a_zip_that_is_cut_short_is_refused(tmp_path, pixels, encode):
     path = write(tmp_path / "set.zip", {"0.png": encode(pixels[0])})
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="set.zip is no readable zip"):
+    with pytest.raises(DataError, match="set.zip is not a readable zip"):
         open_images(path)
 
 
