@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check prose format clean
 
 demo: $(INSTALLED)  ## Train two small models, catch the one that copies
 	$(BIN)/memaudit demo
@@ -18,6 +18,10 @@ check: $(INSTALLED)  ## Lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+prose: $(INSTALLED)  ## Spelling, phrases, and the width of Markdown
+	$(BIN)/codespell
+	$(BIN)/python tools/prose.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
