@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.sampler import churn_factors, karras_sigmas, sigma_range, step_fractions
 from memaudit.models.sampler_config import ABLATIONS, Discretization, Scaling, Schedule, Solver
 from memaudit.progress import Progress, silent
@@ -65,9 +67,9 @@ def ablation_sampler(
         schedule: σ(t): vp, ve (√t) or linear (t).
         scaling: s(t): vp (1/√(1 + σ²)) or none (1).
         epsilon_s: smallest time of the vp schedule and discretization.
-        C_1: see `iddpm_table`.
-        C_2: see `iddpm_table`.
-        M: see `iddpm_table`.
+        C_1: see `iddpm_levels`.
+        C_2: see `iddpm_levels`.
+        M: see `iddpm_levels`.
         alpha: where heun evaluates again, as a share of the step: 1 is Heun, 1/2 the midpoint
             method, 2/3 Ralston's (EDM, Algorithm 3).
         S_churn: this and the rest as in `heun_sampler`.
@@ -105,7 +107,7 @@ def ablation_sampler(
         case "ve":
             sigmas = sigma_max * (sigma_min / sigma_max) ** step_fractions(num_steps)
         case "iddpm":
-            table = iddpm_table(M, C_1=C_1, C_2=C_2)
+            table = torch.from_numpy(iddpm_levels(M, C_1=C_1, C_2=C_2, dtype=np.float64)[:-1])
             sigmas = pick_levels(table, num_steps, sigma_min=sigma_min, sigma_max=sigma_max)
         case "edm":
             sigmas = karras_sigmas(num_steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
@@ -170,20 +172,6 @@ def default_sigma_range(
             return 0.002, 81.0
         case "edm":
             return 0.002, 80.0
-
-
-def iddpm_table(M: int = 1000, *, C_1: float = 0.001, C_2: float = 0.008) -> Tensor:
-    """The noise levels of improved DDPM, float64 [M], descending (EDM, Table 1).
-
-    u_M = 0;  u_{j−1} = √((u_j² + 1) / max(ᾱ_{j−1}/ᾱ_j, C_1) − 1);  ᾱ_j = sin²(π/2 · j/(M(C_2 + 1)))
-    """
-    # In float32, as in the published tables; the difference to float64 reaches 5e-4.
-    alpha_bar = (0.5 * math.pi * torch.arange(M + 1) / M / (C_2 + 1)).sin() ** 2
-    ratio = (alpha_bar[:-1] / alpha_bar[1:]).clip(min=C_1).tolist()
-    u = [0.0]
-    for j in range(M, 0, -1):
-        u.append(math.sqrt((u[-1] ** 2 + 1) / ratio[j - 1] - 1))
-    return torch.tensor(u[:0:-1], dtype=torch.float64)
 
 
 def pick_levels(table: Tensor, num_steps: int, *, sigma_min: float, sigma_max: float) -> Tensor:

@@ -7,13 +7,14 @@ float32 whatever the precision of F.
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from memaudit.errors import ConfigError
+from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.networks.dhariwal import DhariwalUNet
 from memaudit.models.networks.edm2 import EDM2UNet, MPConv, MPFourier
 from memaudit.models.networks.song import SongUNet
@@ -155,13 +156,15 @@ class VPPrecond(Preconditioner):
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise level at time t, same shape and dtype."""
-        return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
+        exponent = 0.5 * self.beta_d * t**2 + self.beta_min * t
+        return _rounded_once(torch.sqrt, _rounded_once(torch.exp, exponent) - 1)
 
     def t(self, sigma: Tensor) -> Tensor:
         """Time at which the noise level is sigma, same shape and dtype."""
         # Not log1p: published networks were trained with the rounding of log(1 + σ²).
         beta_d, beta_min = self.beta_d, self.beta_min
-        return ((beta_min**2 + 2 * beta_d * (1 + sigma**2).log()).sqrt() - beta_min) / beta_d
+        log = _rounded_once(torch.log, 1 + sigma**2)
+        return (_rounded_once(torch.sqrt, beta_min**2 + 2 * beta_d * log) - beta_min) / beta_d
 
 
 class VEPrecond(Preconditioner):
@@ -197,13 +200,10 @@ class VEPrecond(Preconditioner):
 
 
 class iDDPMPrecond(Preconditioner):
-    """Improved DDPM (Nichol and Dhariwal, arXiv:2102.09672): M discrete noise levels u_0 > … > u_M.
-
-    u_M = 0 and u_{j−1} = √((u_j² + 1) / max(ᾱ_{j−1} / ᾱ_j, C_1) − 1), where
-    ᾱ_j = sin²(½ π j / (M (1 + C_2))).
+    """Improved DDPM (Nichol and Dhariwal, arXiv:2102.09672): M discrete noise levels.
 
     Args:
-        C_1, C_2: bound on a step of the schedule, and its offset.
+        C_1, C_2: bound on a step of the schedule, and its offset: see `iddpm_levels`.
         M: number of noise levels.
         model_type: U-Net to build; `model_kwargs` are its options.
     """
@@ -224,14 +224,7 @@ class iDDPMPrecond(Preconditioner):
         **model_kwargs: Any,
     ) -> None:
         super().__init__(img_resolution, img_channels, label_dim, use_fp16)
-        # In float32 and in this order of operations, as published networks were trained with: up
-        # to 5e-4 off the exact recurrence.
-        j = torch.arange(M + 1, dtype=torch.float32, device="cpu")
-        alpha_bar = (0.5 * math.pi * j / M / (C_2 + 1)).sin() ** 2
-        u = torch.zeros_like(j)
-        for i in range(M, 0, -1):
-            ratio = (alpha_bar[i - 1] / alpha_bar[i]).clip(min=C_1)
-            u[i - 1] = ((u[i] ** 2 + 1) / ratio - 1).sqrt()
+        u = torch.from_numpy(iddpm_levels(M, C_1=C_1, C_2=C_2))
         self.M = M
         self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
         self.register_buffer("u", u)
@@ -337,6 +330,15 @@ class EDM2Precond(Preconditioner):
         """Learned logarithm of the loss's variance at noise levels sigma [B], float32 [B]."""
         c_noise = self.scalings(sigma.to(torch.float32)).c_noise
         return self.logvar_linear(self.logvar_fourier(c_noise)).flatten()
+
+
+def _rounded_once(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x) rounded correctly to x's dtype.
+
+    The last bit of a float32 logarithm, or even of a root, depends on the processor's math library,
+    and the differences that VP takes magnify it.
+    """
+    return function(x.to(torch.float64)).to(x.dtype)
 
 
 def _edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.ablation import ablation_sampler, iddpm_table, pick_levels
+from memaudit.models.ablation import ablation_sampler, pick_levels
 from memaudit.models.generate import GeneratedBatch, generate_images
+from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.precond import build_network
 from memaudit.models.sampler import heun_sampler
 from memaudit.models.sampler_config import SamplerConfig
@@ -176,11 +177,8 @@ def test_sampling_may_begin_at_noised_images(options: dict[str, Any]) -> None:
     start = np.random.default_rng(0).integers(0, 256, (70, 3, 4, 4), dtype=np.uint8)
     config = SamplerConfig(num_steps=3, sigma_max=0.1, **options)
     batch = generate(Identity(), range(70), config=config, start=start)
-    sigma = (
-        0.1
-        if not options
-        else float(pick_levels(iddpm_table(), 3, sigma_min=0.002, sigma_max=0.1)[0])
-    )
+    levels = torch.from_numpy(iddpm_levels(dtype=np.float64)[:-1])
+    sigma = float(pick_levels(levels, 3, sigma_min=0.002, sigma_max=0.1)[0]) if options else 0.1
     noise = PerImageRandom(range(70)).noise((3, 4, 4)).double()
     expected = float_to_uint8(uint8_to_float(torch.from_numpy(start)) + sigma * noise)
     torch.testing.assert_close(batch.images, expected, rtol=0, atol=1)

@@ -155,8 +155,29 @@ def test_network_gives_the_published_denoised_images(golden: Path, net: str, var
         outputs["_nolabel"] = denoise(network, x, sigma, None, augment)
     if augment is not None:
         outputs["_noaug"] = denoise(network, x, sigma, labels, None)
+    # Fourier features of labels up to 999 turn by 2π·16 radians per unit of the label, whose last
+    # bit is 6e-5 there and depends on the reference's processor.
+    tolerance = 5e-4 if net == "ncsnpp_vp" else 2e-5
     for suffix, out in outputs.items():
-        assert relative_error(out, tensors[f"out.{variant}{suffix}"]) < 2e-5, suffix
+        assert relative_error(out, tensors[f"out.{variant}{suffix}"]) < tolerance, suffix
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_unet_agrees_with_the_reference_on_its_own_noise_label(golden: Path, net: str):
+    path = golden / "nets" / f"{net}.safetensors"
+    tensors = load_file(path)
+    network = build_network(json.loads(metadata(path)["config"])).eval()
+    network.load_state_dict(
+        {key.removeprefix("sd."): t for key, t in tensors.items() if key.startswith("sd.")}
+    )
+    with torch.no_grad():
+        F_x = network.model(
+            tensors["raw.x_in"],
+            tensors["raw.noise_labels"],
+            class_labels=tensors["in.class_labels"],
+            augment_labels=tensors["in.augment_labels"],
+        )
+    assert relative_error(F_x, tensors["raw.F"]) < 2e-5
 
 
 @pytest.mark.parametrize("name", FORMULA_NETS)

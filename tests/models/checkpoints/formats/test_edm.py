@@ -48,8 +48,10 @@ def test_a_snapshot_denoises_as_the_reference(golden: Path, name: str):
         D_x = network(x, sigma, found.get(f"{expected_name}.class_labels"))
     assert float((D_x - out).abs().max() / out.abs().max()) <= 2e-5
     assert checkpoint.config == {"class_name": facts["class_name"], **facts["init_kwargs"]}
-    assert str(network.sigma_min) == facts["sigma_min"]
-    assert str(network.sigma_max) == facts["sigma_max"]
+    # The reference's iddpm levels hold the rounding of its processor's float32 roots.
+    rel = 1e-6 if "iddpm" in name else 0
+    assert network.sigma_min == pytest.approx(float(facts["sigma_min"]), rel=rel, abs=0)
+    assert network.sigma_max == pytest.approx(float(facts["sigma_max"]), rel=rel, abs=0)
     assert len(network.state_dict()) == facts["n_tensors"]
     assert sum(p.numel() for p in network.parameters()) == facts["n_params"]
     assert all(p.dtype == torch.float32 for p in network.parameters())
