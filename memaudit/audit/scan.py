@@ -25,12 +25,12 @@ from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.memorization.findings import Findings, summarize_matches
 from memaudit.audit.memorization.matches import Leak, Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.neighbors.cache import open_index
+from memaudit.audit.neighbors.build import build_index, pixel_index
 from memaudit.audit.neighbors.duplicates import duplicates_of
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.results import SearchStatistics
-from memaudit.audit.neighbors.space import Space, feature_space, pixel_space
+from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.tables import Keys
 from memaudit.audit.sampling import gate_of, sample_and_match
 from memaudit.audit.scan_state import ScanState
@@ -147,7 +147,7 @@ def scan(
     clock = Clock()
 
     if index is None:
-        index = open_index(data, device=config.device, progress=progress)
+        index = build_index(data, device=config.device, progress=progress)
     clock.lap("index")
 
     if isinstance(source, ImageSet):
@@ -199,14 +199,15 @@ def scan(
         )
     clock.lap("control")
 
-    optimality = None
-    if isinstance(source, Checkpoint) and config.optimum_images:
-        optimality = _compare(source, data, holdout, index, config, progress)
-    clock.lap("optimum")
-    returned = None
-    if isinstance(source, Checkpoint) and config.return_test:
-        returned = _return_test(source, data, holdout, index, config, progress)
-    clock.lap("return_test")
+    optimality = returned = None
+    if isinstance(source, Checkpoint) and (config.optimum_images or config.return_test):
+        pixels = pixel_index(index, data, progress=progress)
+        if config.optimum_images:
+            optimality = _compare(source, data, holdout, pixels, config, progress)
+        clock.lap("optimum")
+        if config.return_test:
+            returned = _return_test(source, data, holdout, pixels, config, progress)
+        clock.lap("return_test")
 
     members = None
     if isinstance(source, Checkpoint) and config.membership and holdout is not None:
@@ -227,9 +228,7 @@ def scan(
         class_index=class_index,
         data=data,
         config=config,
-        space=feature_space(index.metric)
-        if isinstance(index, FeatureIndex)
-        else pixel_space(data.image_shape),
+        space=index.space,
         search=_search_dict(index, matches),
         matches=matches,
         findings=findings,
@@ -264,16 +263,11 @@ def _check_further_tests(
         check_controls(holdout, MembershipConfig())
 
 
-def _pixel_index(index: ImageSearch) -> NeighborIndex | None:
-    """The index, where it is one of the training images' pixels as they are."""
-    return index if isinstance(index, NeighborIndex) and not index.flips else None
-
-
 def _return_test(
     checkpoint: Checkpoint,
     data: ImageSet,
     holdout: ImageSet | None,
-    index: ImageSearch,
+    index: NeighborIndex,
     config: ScanConfig,
     progress: Progress,
 ) -> ReturnTest:
@@ -282,7 +276,7 @@ def _return_test(
         checkpoint.network,
         data,
         holdout=holdout,
-        index=_pixel_index(index),
+        index=index,
         config=ReturnTestConfig(
             sampler=config.sampler,
             threshold=config.threshold,
@@ -352,7 +346,7 @@ def _compare(
     checkpoint: Checkpoint,
     data: ImageSet,
     holdout: ImageSet | None,
-    index: ImageSearch,
+    index: NeighborIndex,
     config: ScanConfig,
     progress: Progress,
 ) -> Optimality | None:
@@ -366,7 +360,7 @@ def _compare(
         checkpoint.network,
         data,
         holdout=holdout,
-        index=_pixel_index(index),
+        index=index,
         config=OptimalityConfig(
             num_images=min(config.optimum_images, at_most),
             num_trajectories=min(config.optimum_trajectories, at_most),

@@ -178,6 +178,7 @@ def _click_type(field: ConfigField) -> click.ParamType:
         float: click.FLOAT,
         str: click.STRING,
         Fraction: Ratio(),
+        Path: click.Path(exists=True, path_type=Path),
     }
     return kinds[field.type]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.cli.options import (
     Ratio,
     SeedList,
@@ -18,18 +19,17 @@ from memaudit.cli.options import (
     batch_size_option,
     choose_device,
     choose_seeds,
+    config_options,
     data_options,
     device_option,
+    from_options,
     open_data,
     sampler_options,
     split_selection,
 )
 
 if TYPE_CHECKING:
-    from memaudit.audit.neighbors.base import ImageSearch
     from memaudit.audit.scan import ScanResult
-    from memaudit.data.images import ImageSet
-    from memaudit.progress import Progress
 
 EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Of a verdict; 2 is every error's."""
@@ -105,40 +105,7 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
     is_flag=True,
     help="Also try to tell training from held-out images by the loss (needs --holdout).",
 )
-@click.option(
-    "--flips", is_flag=True, help="Count copies of mirrored training images as copies, too."
-)
-@click.option(
-    "--features",
-    type=click.Path(exists=True, path_type=Path),
-    metavar="FILE",
-    help="Compare features of this TorchScript encoder instead of pixels; not exact. TorchScript "
-    "runs code of the file: use one you trust.",
-)
-@click.option(
-    "--feature-metric",
-    type=click.Choice(["cosine", "l2"]),
-    help="Distance between features.  [default: cosine]",
-)
-@click.option(
-    "--preprocessing",
-    type=click.Choice(["unit", "signed", "imagenet", "sscd"]),
-    help="What the encoder is given: values in [0, 1], in [-1, 1], ImageNet's mean and deviation, "
-    "or all that SSCD was published with.  [default: imagenet]",
-)
-@click.option(
-    "--encoder-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Pixels of the shorter edge that images are resized to for the encoder.  "
-    "[default: their own; sscd: 288]",
-)
-@click.option(
-    "--memory",
-    type=float,
-    metavar="GB",
-    help="Most memory that the index of the training images may take.",
-)
+@config_options(IndexConfig)
 @click.option(
     "--optimum-images",
     type=int,
@@ -195,12 +162,6 @@ def scan(
     holdout: Path | None,
     return_test: bool,
     membership: bool,
-    flips: bool,
-    features: Path | None,
-    feature_metric: str | None,
-    preprocessing: str | None,
-    encoder_size: int | None,
-    memory: float | None,
     optimum_images: int,
     optimum_trajectories: int,
     no_optimum: bool,
@@ -237,6 +198,7 @@ def scan(
 
     Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE.
     """
+    from memaudit.audit.neighbors.build import build_index
     from memaudit.audit.report.folder import report_dict, report_folder, write_report
     from memaudit.audit.scan import ScanConfig
     from memaudit.audit.scan import scan as run_scan
@@ -248,6 +210,7 @@ def scan(
     from memaudit.data.subsets import select
     from memaudit.models.sampler_config import SamplerConfig
 
+    index_config = from_options(IndexConfig, options)
     selection, sampler = split_selection(options)
     config = ScanConfig(
         seeds=choose_seeds(samples, seeds),
@@ -296,17 +259,7 @@ def scan(
             opened,
             data,
             holdout=others,
-            index=_open_index(
-                data,
-                device=config.device,
-                flips=flips,
-                features=features,
-                metric=feature_metric,
-                preprocessing=preprocessing,
-                encoder_size=encoder_size,
-                memory=memory,
-                progress=progress,
-            ),
+            index=build_index(data, index_config, device=config.device, progress=progress),
             config=config,
             folder=out,
             overwrite=overwrite,
@@ -370,42 +323,6 @@ def _errors_into(junit: Path) -> Iterator[None]:
         with atomic_write(junit) as file:
             file.write(junit_error(str(error)).encode())
         raise
-
-
-def _open_index(
-    data: "ImageSet",
-    *,
-    device: str,
-    flips: bool,
-    features: Path | None,
-    metric: str | None,
-    preprocessing: str | None,
-    encoder_size: int | None,
-    memory: float | None,
-    progress: "Progress",
-) -> "ImageSearch":
-    """The index of the training images that the options describe."""
-    from memaudit.audit.neighbors.cache import open_index
-    from memaudit.audit.neighbors.encoder import open_encoder
-    from memaudit.audit.neighbors.feature_index import FeatureIndex
-    from memaudit.errors import ConfigError
-
-    if features is None:
-        if (metric, preprocessing, encoder_size) != (None, None, None):
-            raise ConfigError(
-                "--feature-metric, --preprocessing and --encoder-size are for an encoder; name one "
-                "with --features."
-            )
-        limit = None if memory is None else int(memory * 1e9)
-        return open_index(data, device=device, flips=flips, memory_limit=limit, progress=progress)
-    if memory is not None:
-        raise ConfigError("--memory is for the index of pixels; leave it out with --features.")
-    encoder = open_encoder(
-        features, preprocessing=preprocessing or "imagenet", resize=encoder_size, device=device
-    )
-    return FeatureIndex(
-        data.images, encoder, metric=metric or "cosine", flips=flips, progress=progress
-    )
 
 
 def _write_summaries(result: "ScanResult", *, junit: Path | None, summary: Path | None) -> None:

@@ -268,3 +268,15 @@ def test_a_full_disk_is_told_in_the_junit_file_too(
     options = ("--out", tmp_path / "report", "--junit", junit)
     assert run("scan", images, "--data", images, *options).exit_code == 2
     assert "No space left on device" in junit.read_text()
+
+
+def test_options_of_the_index_that_contradict_each_other_are_named(run: Run, make_npz: Callable):
+    images = make_npz(4)
+    result = run("scan", images, "--data", images, "--encoder-size", "16")
+    assert result.exit_code == 2
+    assert "--encoder-size are for an encoder; name one with --features." in result.stderr
+    result = run("scan", images, "--data", images, "--features", images, "--index-memory", "1")
+    assert result.exit_code == 2
+    assert "--index-memory limits the index of pixels; leave it out with --features" in (
+        " ".join(result.stderr.split())
+    )

@@ -22,7 +22,7 @@ from torch import Tensor
 from memaudit.audit.neighbors.integer_distances import pair_distances, to_device
 from memaudit.audit.neighbors.results import DistinctNeighbors, Neighbors, SearchStatistics
 from memaudit.audit.neighbors.threads import map_parts
-from memaudit.audit.neighbors.units import largest_squared_distance
+from memaudit.audit.neighbors.units import Space, largest_squared_distance
 from memaudit.errors import ConfigError, DataError
 
 QUERY_PART = 1024
@@ -68,6 +68,11 @@ class ImageSearch(ABC):
                 f"Training images are {list(images.shape)}, {self._rows.shape[1]} values each; the "
                 f"search is proven up to {LARGEST_DIMENSION}. Use a lower resolution."
             )
+
+    @property
+    @abstractmethod
+    def space(self) -> Space:
+        """What the squared distances mean."""
 
     @property
     @abstractmethod

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.neighbors.projected import ProjectedImages, projected_width
-from memaudit.audit.neighbors.projection import Basis, Projection
+from memaudit.audit.neighbors.projection import Basis, ProjectedImages, Projection, projected_width
 from memaudit.data.cache import default_cache_dir
 from memaudit.data.images import ImageSet
 from memaudit.files import atomic_write

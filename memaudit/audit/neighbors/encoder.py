@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from memaudit.audit.neighbors.config import PreprocessingName
 from memaudit.errors import CheckpointError, DataError
 
 ENCODING_BATCH = 64
@@ -33,7 +34,7 @@ class Preprocessing:
 
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-PREPROCESSING = {
+PREPROCESSING: dict[PreprocessingName, Preprocessing] = {
     "unit": Preprocessing(mean=(0.0,), std=(1.0,)),  # [0, 1]
     "signed": Preprocessing(mean=(0.5,), std=(0.5,)),  # [-1, 1]
     "imagenet": IMAGENET,
@@ -121,7 +122,7 @@ class Encoder:
 def open_encoder(
     path: str | Path,
     *,
-    preprocessing: str = "unit",
+    preprocessing: PreprocessingName = "unit",
     resize: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Encoder:

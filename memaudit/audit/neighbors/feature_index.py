@@ -9,20 +9,22 @@ Legend: B queries, N training images, F features, K neighbors, R radii.
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import get_args
 
 import numpy as np
 import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.config import Metric
 from memaudit.audit.neighbors.encoder import Encoder
 from memaudit.audit.neighbors.integer_distances import all_distances
 from memaudit.audit.neighbors.pixel_index import LONGEST_SHORTLIST, SHORTLIST, open_vector_search
 from memaudit.audit.neighbors.projection import nearest_projections
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
+from memaudit.audit.neighbors.units import Space, feature_space
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
-METRICS = ("cosine", "l2")
 ENCODING_STEP = 1024  # images between two reports of progress
 SAME = 1e-10
 """Of ‖v‖² + ‖y‖²: nearer vectors are equal, as an encoder gives one image in other batches."""
@@ -39,7 +41,7 @@ class FeatureIndex(ImageSearch):
         images: np.ndarray,
         encoder: Encoder,
         *,
-        metric: str = "cosine",
+        metric: Metric = "cosine",
         flips: bool = False,
         progress: Progress = silent,
     ) -> None:
@@ -59,10 +61,10 @@ class FeatureIndex(ImageSearch):
             CheckpointError: the encoder fails, or gives anything but one finite vector an image.
         """
         super().__init__(images, device=encoder.device, flips=flips)
-        if metric not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+        if metric not in get_args(Metric):
+            raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}; got {metric!r}")
         self.encoder = encoder
-        self.metric = metric
+        self.metric: Metric = metric
         num_features = self._encode(self._rows[:1]).shape[1]
         self._vectors = np.empty((len(images), num_features), dtype=np.float32)
         for start in range(0, len(images), ENCODING_STEP):
@@ -70,6 +72,10 @@ class FeatureIndex(ImageSearch):
             self._vectors[step] = self._encode(self._rows[step])
             progress("Encoding training images", step.stop, len(images))
         self.backend, self._search_vectors = open_vector_search(self._vectors, self.device)
+
+    @property
+    def space(self) -> Space:
+        return feature_space(self.metric)
 
     @property
     def num_bytes(self) -> int:

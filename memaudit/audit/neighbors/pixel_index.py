@@ -7,6 +7,7 @@ longer shortlist, at last by brute force. docs/neighbors.md has the proof.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 
 import faiss
@@ -21,9 +22,9 @@ from memaudit.audit.neighbors.integer_distances import (
     pair_distances,
     split_keys,
 )
-from memaudit.audit.neighbors.projected import ProjectedImages, project_images
-from memaudit.audit.neighbors.projection import nearest_projections
+from memaudit.audit.neighbors.projection import ProjectedImages, nearest_projections, project_images
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
+from memaudit.audit.neighbors.units import Space, pixel_space
 from memaudit.progress import Progress, silent
 
 SHORTLIST = 128
@@ -73,8 +74,18 @@ class NeighborIndex(ImageSearch):
         self.backend, self._search_vectors = open_vector_search(self.projected.vectors, self.device)
 
     @property
+    def space(self) -> Space:
+        return pixel_space(self.images.shape[1:])
+
+    @property
     def num_bytes(self) -> int:
         return self.projected.num_bytes
+
+    def without_flips(self) -> "NeighborIndex":
+        """An index of the same projections that searches the training images as they are."""
+        plain = copy(self)
+        plain.flips = False
+        return plain
 
     def _search(self, x: np.ndarray, k: int) -> Neighbors:
         index = np.empty((len(x), k), dtype=np.int64)

@@ -6,7 +6,7 @@ import numpy as np
 
 from memaudit.audit.diagnostics.noise_and_return import Attractor
 from memaudit.audit.memorization.matches import Leak, Matches
-from memaudit.audit.neighbors.space import Space
+from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.pictures import Picture, embed
 from memaudit.audit.scan import ScanResult
 from memaudit.wording import short

@@ -11,7 +11,7 @@ import numpy as np
 from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.results import DistinctNeighbors
-from memaudit.audit.neighbors.space import Space
+from memaudit.audit.neighbors.units import Space
 
 Keys = tuple[int, ...] | tuple[str, ...]
 """One a generated image: its seed, or its name where images were given."""

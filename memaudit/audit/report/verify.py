@@ -18,7 +18,7 @@ import numpy as np
 
 from memaudit.audit.memorization.findings import Gate, summarize_matches
 from memaudit.audit.memorization.rule import Rule
-from memaudit.audit.neighbors.space import Space
+from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.folder import (
     LEAKS,
     MATCHES,

@@ -5,8 +5,12 @@ import pytest
 import torch
 
 from memaudit.audit.neighbors import projection
-from memaudit.audit.neighbors.projected import projected_width
-from memaudit.audit.neighbors.projection import Projection, fit_projection, nearest_projections
+from memaudit.audit.neighbors.projection import (
+    Projection,
+    fit_projection,
+    nearest_projections,
+    projected_width,
+)
 
 CPU = torch.device("cpu")
 

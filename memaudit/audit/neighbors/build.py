@@ -1,0 +1,84 @@
+"""The index that a configuration asks for, and the plain pixel index beside it."""
+
+from pathlib import Path
+
+import torch
+
+from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.cache import open_index
+from memaudit.audit.neighbors.config import IndexConfig
+from memaudit.audit.neighbors.encoder import open_encoder
+from memaudit.audit.neighbors.feature_index import FeatureIndex
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.data.images import ImageSet
+from memaudit.progress import Progress, silent
+
+
+def build_index(
+    data: ImageSet,
+    config: IndexConfig | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    cache_dir: str | Path | None = None,
+    progress: Progress = silent,
+) -> ImageSearch:
+    """Build the index of a training set, or open it from the cache.
+
+    Args:
+        data: training images, N ≥ 1; may be memory-mapped.
+        config: what to compare; None means pixels, as they are.
+        device: "cpu", or "cuda" to search and encode on a GPU.
+        cache_dir: where pixel indices are kept; None means `default_cache_dir`.
+        progress: told how many images are indexed.
+
+    Raises:
+        DataError: there are no images, they are too large, or they do not suit the encoder.
+        ConfigError: there is no GPU, or the index takes more memory than the limit.
+        CheckpointError: the encoder cannot be opened, or fails.
+    """
+    config = IndexConfig() if config is None else config
+    if config.features is None:
+        return open_index(
+            data,
+            device=device,
+            flips=config.flips,
+            cache_dir=cache_dir,
+            memory_limit=config.memory_limit,
+            progress=progress,
+        )
+    encoder = open_encoder(
+        config.features,
+        preprocessing=config.preprocessing or "imagenet",
+        resize=config.encoder_size,
+        device=device,
+    )
+    return FeatureIndex(
+        data.images,
+        encoder,
+        metric=config.feature_metric or "cosine",
+        flips=config.flips,
+        progress=progress,
+    )
+
+
+def pixel_index(
+    index: ImageSearch,
+    data: ImageSet,
+    *,
+    cache_dir: str | Path | None = None,
+    progress: Progress = silent,
+) -> NeighborIndex:
+    """The index of the training images' pixels as they are, where another one may be in use.
+
+    An index that also searches mirror images holds the same projections, and nothing is built. One
+    of features holds none: then the pixel index comes from the cache or is built.
+
+    Args:
+        index: of `data`.
+        data: training images.
+        cache_dir: where pixel indices are kept; None means `default_cache_dir`.
+        progress: told how many images are indexed.
+    """
+    if isinstance(index, NeighborIndex):
+        return index.without_flips()
+    return open_index(data, device=index.device, cache_dir=cache_dir, progress=progress)
