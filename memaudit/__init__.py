@@ -17,6 +17,7 @@ _HOME = {
     "SamplerConfig": "memaudit.models.sampler_config",
     "ScanConfig": "memaudit.audit.config",
     "ScanResult": "memaudit.audit.scan",
+    "Selection": "memaudit.data.selection",
     "TrainingConfig": "memaudit.training.config",
     "generate_images": "memaudit.models.generate",
     "heun_sampler": "memaudit.models.sampler",
@@ -24,7 +25,7 @@ _HOME = {
     "open_images": "memaudit.data.sources",
     "save_checkpoint": "memaudit.models.checkpoints",
     "scan": "memaudit.audit.scan",
-    "select": "memaudit.data.subsets",
+    "select_images": "memaudit.data.subsets",
     "train": "memaudit.training.loop",
     "write_report": "memaudit.audit.report.folder",
 }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--balanced", is_flag=True, help="Draw equally many images of every class.")
 @click.option(
-    "--order-seed",
+    "--subset-seed",
     type=int,
     default=0,
     show_default=True,
@@ -95,7 +95,7 @@ def emm(
     data_path: Path | None,
     resolution: int | None,
     balanced: bool,
-    order_seed: int,
+    subset_seed: int,
     preset: str,
     changes: tuple[str, ...],
     min_size: int,
@@ -162,7 +162,7 @@ def emm(
                 tolerance=tolerance,
             ),
             balanced=balanced,
-            subset_seed=order_seed,
+            subset_seed=subset_seed,
             num_samples=samples,
             epsilon=epsilon,
         )

@@ -53,16 +53,11 @@ def inspect(ctx: click.Context, file: Path, arch: str | None, as_json: bool) -> 
 
 
 def _render(info: "CheckpointInfo") -> None:
-    from rich.text import Text
-
-    from memaudit.cli.console import out
-    from memaudit.cli.wording import printable
+    from memaudit.cli.console import print_row
 
     def row(name: str, value: object) -> None:
         if value not in (None, "", (), {}):
-            # Not a table: a hash cut in two is of no use.
-            line = Text.assemble((f"{name:<20} ", "bold"), printable(str(value)))
-            out.print(line, soft_wrap=True)
+            print_row(name, str(value))
 
     row("file", f"{info.path} ({info.num_bytes:,} bytes, {info.container})")
     row("sha256", info.sha256)

@@ -4,17 +4,14 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import click
 
+from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import ConfigField, config_fields
-from memaudit.progress import Progress
-
-if TYPE_CHECKING:
-    from memaudit.data.images import ImageSet
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -152,8 +149,10 @@ def _option_of(config: type, field: ConfigField) -> Callable[[Command], Command]
         cls=ConfigOption,
         type=None if is_flag else _click_type(field),
         is_flag=is_flag,
+        multiple=_takes_texts(field),
+        callback=_split_at_commas if _takes_texts(field) else None,
         default=default,
-        show_default=default is not None and not is_flag,
+        show_default=default not in (None, ()) and not is_flag,
         metavar=None if is_flag else option.metavar,
         help=help_text,
     )
@@ -171,6 +170,8 @@ def _click_type(field: ConfigField) -> click.ParamType:
     """The kind of value that a field takes; the range is the library's to check."""
     if field.choices:
         return click.Choice(field.choices)
+    if _takes_texts(field):
+        return click.STRING
     if get_origin(field.type) is tuple:
         return NumberList() if get_args(field.type)[0] is float else IntegerList()
     kinds: dict[Any, click.ParamType] = {
@@ -181,6 +182,11 @@ def _click_type(field: ConfigField) -> click.ParamType:
         Path: click.Path(exists=True, path_type=Path),
     }
     return kinds[field.type]
+
+
+def _takes_texts(field: ConfigField) -> bool:
+    """Whether a field is a tuple of names, which may be given one by one or with commas."""
+    return get_origin(field.type) is tuple and get_args(field.type)[0] not in (int, float)
 
 
 def _split_at_commas(
@@ -206,103 +212,15 @@ class SourcePath(click.Path):
 
 
 def data_options(command: Command) -> Command:
-    """`--data` and what to take of it."""
+    """`--data` and the fields of `Selection`: which of its images to take."""
     return click.option(
         "--data",
         "data_path",
         type=click.Path(exists=True, path_type=Path),
         required=True,
         metavar="PATH",
-        help="Training images: a folder, .zip, .npz, .npy, CIFAR-10's archive or MNIST's idx "
-        "files.",
-    )(selection_options(command))
-
-
-def selection_options(command: Command) -> Command:
-    """What to take of the images of `--data`."""
-    for option in reversed(
-        [
-            click.option(
-                "--size",
-                type=click.IntRange(min=1),
-                metavar="N",
-                help="Take N of the training images.",
-            ),
-            click.option(
-                "--order",
-                type=click.Choice(["first", "random"]),
-                default="first",
-                show_default=True,
-                help="Which N to take: the first by name, or a random choice.",
-            ),
-            click.option(
-                "--order-seed",
-                type=int,
-                default=0,
-                show_default=True,
-                metavar="SEED",
-                help="Seed of that random choice; the same on every machine.",
-            ),
-            click.option(
-                "--balanced", is_flag=True, help="Take equally many of every class (with --size)."
-            ),
-            click.option(
-                "--label",
-                multiple=True,
-                callback=_split_at_commas,
-                metavar="CLASS",
-                help="Take the images of this class only, by name or index; several with commas, "
-                "or give it again.",
-            ),
-            click.option(
-                "--resolution",
-                type=click.IntRange(min=1),
-                metavar="R",
-                help="Resize the training images to RxR (Lanczos).",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-SELECTION = ("size", "order", "order_seed", "balanced", "label", "resolution")
-"""Parameters of `selection_options`."""
-
-
-def split_selection(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A command's options as those that choose training images, and the others."""
-    selection = {name: value for name, value in options.items() if name in SELECTION}
-    others = {name: value for name, value in options.items() if name not in SELECTION}
-    return selection, others
-
-
-def open_data(
-    path: Path, *, resolution: int | None, progress: Progress, **selection: Any
-) -> "ImageSet":
-    """Open what `data_options` describe."""
-    from memaudit.data.sources import open_images
-
-    return select_data(open_images(path, resolution=resolution, progress=progress), **selection)
-
-
-def select_data(
-    images: "ImageSet",
-    *,
-    size: int | None,
-    order: Literal["first", "random"],
-    order_seed: int,
-    balanced: bool,
-    label: tuple[str, ...],
-) -> "ImageSet":
-    """What `data_options` take of the images of a path."""
-    from memaudit.data.subsets import select
-
-    if balanced and size is None:
-        raise ConfigError("--balanced says how a number of images is shared out; give --size too.")
-    return select(
-        images, size=size, order=order, seed=order_seed, label=label or None, balanced=balanced
-    )
+        help="Training images: a folder, .zip, .npz, .npy, CIFAR's archive or MNIST's idx files.",
+    )(config_options(Selection)(command))
 
 
 device_option = click.option(

@@ -9,20 +9,20 @@ from click.core import ParameterSource
 
 from memaudit.cli.options import (
     OPTIMUM,
-    SELECTION,
     SeedList,
     SourcePath,
     arch_option,
     batch_size_option,
     choose_device,
     choose_seeds,
+    config_options,
     device_option,
-    open_data,
+    from_options,
     sampler_options,
-    selection_options,
-    split_selection,
 )
+from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
+from memaudit.options import config_fields
 from memaudit.wording import counted
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Training images, where SOURCE is the word optimum.",
 )
-@selection_options
+@config_options(Selection)
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
 @click.option("--seeds", type=SeedList(), help="One seed per image, such as 0-63 or 3,7,20-29.")
 @sampler_options
@@ -99,19 +99,20 @@ def sample(
     # Only now: torch takes seconds to import.
     from memaudit.audit.source import optimum_of
     from memaudit.cli.console import progress_bars, remark
+    from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
     from memaudit.models.generate import generate_images
     from memaudit.models.sampler_config import SamplerConfig
     from memaudit.models.sampling_identity import sampling_identity
 
-    selection, sampler = split_selection(options)
-    config = SamplerConfig(**sampler)
+    selection = from_options(Selection, options)
+    config = from_options(SamplerConfig, options)
     where = choose_device(device)
     with progress_bars() as progress:
         if data_path is None:
             checkpoint = open_checkpoint(source, device=where, arch=arch)
         else:
-            data = open_data(data_path, **selection, progress=progress)
+            data = open_selected(data_path, selection, progress=progress)
             checkpoint = optimum_of(data, conditional=class_index is not None, device=where)
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
@@ -143,7 +144,7 @@ def sample(
 def _refuse_data_options(ctx: click.Context) -> None:
     """Refuse options that only the optimum could follow, rather than ignore them."""
     for param in ctx.command.params:
-        if param.name not in ("data_path", *SELECTION):
+        if param.name not in ("data_path", *config_fields(Selection)):
             continue
         if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
             raise ConfigError(

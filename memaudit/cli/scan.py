@@ -23,9 +23,7 @@ from memaudit.cli.options import (
     data_options,
     device_option,
     from_options,
-    open_data,
     sampler_options,
-    split_selection,
 )
 
 if TYPE_CHECKING:
@@ -206,12 +204,13 @@ def scan(
     from memaudit.cli.console import progress_bars, remark
     from memaudit.cli.scan_tables import render
     from memaudit.data.images import ImageSet
+    from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
-    from memaudit.data.subsets import select
+    from memaudit.data.subsets import open_selected, select_images
     from memaudit.models.sampler_config import SamplerConfig
 
     index_config = from_options(IndexConfig, options)
-    selection, sampler = split_selection(options)
+    selection, sampler = from_options(Selection, options), options
     config = ScanConfig(
         seeds=choose_seeds(samples, seeds),
         sampler=SamplerConfig(**sampler),
@@ -248,13 +247,13 @@ def scan(
                 membership=membership or None,
             )
         if isinstance(opened, ImageSet) and samples is not None:
-            opened = select(opened, size=samples)
-        data = open_data(data_path, **selection, progress=progress)
+            opened = select_images(opened, Selection(size=samples))
+        data = open_selected(data_path, selection, progress=progress)
         if opened is None:
             opened = optimum_of(data, conditional=class_index is not None, device=config.device)
         others = None
         if holdout is not None:
-            others = open_images(holdout, resolution=selection["resolution"], progress=progress)
+            others = open_images(holdout, resolution=selection.resolution, progress=progress)
         result = run_scan(
             opened,
             data,

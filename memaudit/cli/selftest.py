@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from memaudit.cli.options import choose_device, data_options, device_option, open_data
+from memaudit.cli.options import choose_device, data_options, device_option, from_options
 
 
 @click.command()
@@ -37,7 +37,7 @@ def selftest(
     samples: int,
     device: str,
     as_json: bool,
-    **selection: Any,
+    **options: Any,
 ) -> None:
     """Prove on your own images that the audit measures what is known.
 
@@ -51,14 +51,17 @@ def selftest(
     from memaudit.audit.scan import ScanConfig
     from memaudit.audit.selftest import selftest as run_selftest
     from memaudit.cli.console import progress_bars
+    from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
+    from memaudit.data.subsets import open_selected
 
+    selection = from_options(Selection, options)
     config = ScanConfig(seeds=tuple(range(samples)), device=choose_device(device))
     with progress_bars() as progress:
-        images = open_data(data_path, **selection, progress=progress)
+        images = open_selected(data_path, selection, progress=progress)
         others = None
         if holdout is not None:
-            others = open_images(holdout, resolution=selection["resolution"], progress=progress)
+            others = open_images(holdout, resolution=selection.resolution, progress=progress)
         result = run_selftest(images, holdout=others, config=config, progress=progress)
     if as_json:
         click.echo(json.dumps(asdict(result), indent=2, allow_nan=False))

@@ -10,8 +10,7 @@ from memaudit.cli.options import (
     choose_device,
     data_options,
     device_option,
-    open_data,
-    split_selection,
+    from_options,
 )
 from memaudit.errors import ConfigError
 from memaudit.progress import silent
@@ -206,12 +205,14 @@ def train(
     # the paper's base model on 1,000 images of CIFAR-10, for a GPU
     memaudit train --data cifar10.zip --size 1000 --balanced --out runs/base-1000
     # a network for a laptop: 8x8 images, minutes on a CPU
-    memaudit train --data cifar10.zip --resolution 8 --size 64 --order random \\
+    memaudit train --data cifar10.zip --resolution 8 --size 64 --subset random \\
         --precond edm --model-channels 24 --channel-mult 1,2 --num-blocks 1 --dropout 0 \\
         --batch-size 64 --lr 2e-3 --lr-rampup-epochs 0 --ema-mode plain --ema-decay 0.999 \\
         --epochs 2000 --out runs/small-64
     """
     from memaudit.cli.console import progress_bars, remark
+    from memaudit.data.selection import Selection
+    from memaudit.data.subsets import open_selected
     from memaudit.experiments.early_warning import EarlyWarning
     from memaudit.training.config import TrainingConfig
     from memaudit.training.distributed import current_ranks, joined_by_torchrun
@@ -219,7 +220,7 @@ def train(
     from memaudit.training.run_folder import RunFolder
     from memaudit.training.schedule import Schedule, epochs_text
 
-    selection, options = split_selection(options)
+    selection = from_options(Selection, options)
     config = TrainingConfig(**options)
     if resume and not RunFolder(out).holds_run:
         raise ConfigError(
@@ -231,7 +232,7 @@ def train(
         is_first = current_ranks().rank == 0
         if not is_first:
             progress = silent
-        data = open_data(data_path, **selection, progress=progress)
+        data = open_selected(data_path, selection, progress=progress)
         early_warning = None
         if audit_every is not None:
             early_warning = EarlyWarning(

@@ -61,13 +61,13 @@ def manifest_files(path: Path) -> Files:
     return stats([file]) if file.is_file() else {}
 
 
-def set_manifest(path: Path) -> dict[str, Any] | None:
+def read_set_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a set that `write_set` wrote, or None of any other."""
     manifest = read_manifest(path)
     return manifest if manifest is not None and manifest.get("schema") == SCHEMA else None
 
 
-def with_source_names(contents: Contents, path: Path) -> Contents:
+def restore_source_names(contents: Contents, path: Path) -> Contents:
     """The same images under the names that a set's manifest has of them and of their classes.
 
     Args:
@@ -77,7 +77,7 @@ def with_source_names(contents: Contents, path: Path) -> Contents:
     Returns:
         `contents` itself where the manifest is missing, foreign or of other images.
     """
-    manifest = set_manifest(path)
+    manifest = read_set_manifest(path)
     if manifest is None:
         return contents
     names, class_names = manifest.get("names"), manifest.get("class_names")

@@ -1,48 +1,83 @@
-"""Training sets made of others: other labels, two sources mixed, images repeated.
+"""Training sets made from others: other labels, two sources mixed, images repeated.
 
-Each function returns a new set and is the same on every machine. `select` in subsets.py takes a
+Each function returns a new set, the same on every machine. `select_images` in subsets.py takes a
 part of a set.
 """
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
 from memaudit.data.images import ImageSet
-from memaudit.data.subsets import select
+from memaudit.data.selection import Selection
+from memaudit.data.set_recipe import LabelScheme, SetRecipe
+from memaudit.data.subsets import select_images
 from memaudit.errors import DataError
 
-LabelScheme = Literal["true", "none", "random", "unique"]
+
+def build_set(recipe: SetRecipe, first: ImageSet, second: ImageSet | None = None) -> ImageSet:
+    """Make a training set: select, mix, repeat and label, in this order.
+
+    Args:
+        recipe: what to do.
+        first: the source, at the recipe's resolution.
+        second: the images of `recipe.mix`, at the same resolution.
+
+    Raises:
+        DataError: the sources do not have what the recipe asks for.
+        ValueError: a second source is missing, or not called for.
+    """
+    if (second is None) != (recipe.share is None):
+        raise ValueError("a second source and a share in the recipe go together")
+    selection = recipe.selection
+    if second is None or recipe.share is None or selection.size is None:
+        images = select_images(first, selection)
+    else:
+        images = mix_images(
+            select_images(first, replace(selection, size=None)),
+            second,
+            share=recipe.share,
+            size=selection.size,
+            seed=selection.subset_seed,
+        )
+    images = repeat_images(images, recipe.repeat)
+    if recipe.labels is None:
+        return images
+    return label_images(
+        images, recipe.labels, num_classes=recipe.num_classes, seed=recipe.label_seed
+    )
 
 
-def with_labels(
+def label_images(
     images: ImageSet, scheme: LabelScheme, *, num_classes: int | None = None, seed: int = 0
 ) -> ImageSet:
-    """The same images under the paper's label schemes.
+    """The same images with the labels of one of the paper's schemes.
 
     Args:
         images: the set.
-        scheme: "true" keeps the labels, "none" takes them away, "random" draws one of
-            `num_classes` for each image, "unique" makes every image a class of its own.
-        num_classes: C of random labels; other schemes decide it themselves.
-        seed: of random labels.
+        scheme: "true" keeps the labels, "none" removes them, "random" draws one of `num_classes`
+            for each image, "unique" gives every image a class of its own.
+        num_classes: number of classes of random labels; the other schemes determine it themselves.
+        seed: seed of random labels.
 
     Raises:
         DataError: true labels are asked for, and there are none.
-        ValueError: an unknown scheme, or a number of classes where none or one is needed.
+        ValueError: the scheme is unknown, or num_classes is given without random labels or missing
+            for them.
     """
     if scheme not in ("true", "none", "random", "unique"):
         raise ValueError(f"scheme must be 'true', 'none', 'random' or 'unique', got {scheme!r}")
     if scheme == "random" and (num_classes is None or num_classes < 1):
         raise ValueError(f"random labels need num_classes, at least 1; got {num_classes}")
     if scheme != "random" and num_classes is not None:
-        raise ValueError(f"num_classes is for random labels; {scheme} labels decide it themselves")
+        raise ValueError(
+            f"num_classes is for random labels; {scheme} labels determine it themselves"
+        )
 
     if scheme == "true":
         if images.labels is None:
             raise DataError(
-                f"{images.source} has no labels; put its images in one folder a class, add a "
+                f"{images.source} has no labels; put its images in one folder per class, add a "
                 "dataset.json or a `labels` array, or choose another label scheme."
             )
         return images
@@ -56,21 +91,23 @@ def with_labels(
     return replace(images, labels=labels, class_names=())
 
 
-def mix(first: ImageSet, second: ImageSet, *, share: float, size: int, seed: int = 0) -> ImageSet:
-    """`size` images of two sources without labels, the paper's mixtures by α.
+def mix_images(
+    first: ImageSet, second: ImageSet, *, share: float, size: int, seed: int = 0
+) -> ImageSet:
+    """`size` images of two sources without labels: the paper's mixtures by α.
 
     Args:
-        first: where the rest is drawn from; its images come first.
-        second: where round(share·size) images are drawn from, a half rounded to the even number.
+        first: the source of the other images; they come first.
+        second: the source of round(share·size) images, where a half rounds to the even number.
         share: α, 0 … 1.
-        size: how many images.
-        seed: which ones, as in `select(order="random")`.
+        size: number of images.
+        seed: which ones, as in `Selection(subset="random", subset_seed=seed)`.
 
     Returns:
         The images, each named by its source and its name there.
 
     Raises:
-        DataError: shapes differ, or a source has too few images.
+        DataError: the shapes differ, or a source has too few images.
         ValueError: share or size is out of range.
     """
     if not 0 <= share <= 1:
@@ -80,12 +117,12 @@ def mix(first: ImageSet, second: ImageSet, *, share: float, size: int, seed: int
     if first.image_shape != second.image_shape:
         raise DataError(
             f"Images of {first.source} are {list(first.image_shape)}, those of {second.source} "
-            f"{list(second.image_shape)} (channels, height, width). Only one shape can be mixed; "
-            "give a resolution, and convert gray images to RGB."
+            f"{list(second.image_shape)} (channels, height, width). Only images of one shape can "
+            "be mixed; give a resolution, and convert gray images to RGB."
         )
     num_second = round(share * size)
     parts = [
-        select(images, size=number, order="random", seed=seed)
+        select_images(images, Selection(size=number, subset="random", subset_seed=seed))
         for images, number in ((first, size - num_second), (second, num_second))
         if number
     ]
@@ -96,7 +133,7 @@ def mix(first: ImageSet, second: ImageSet, *, share: float, size: int, seed: int
     )
 
 
-def repeated(images: ImageSet, times: int) -> ImageSet:
+def repeat_images(images: ImageSet, times: int) -> ImageSet:
     """Each image `times` times, one copy after the other.
 
     All copies of an image keep its name, so that a leak of any of them traces to the one file.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memaudit.data.built_sets import manifest_files, with_source_names
+from memaudit.data.built_sets import manifest_files, restore_source_names
 from memaudit.data.cache import cache_entry
 from memaudit.data.images import ImageSet
 from memaudit.data.readers import arrays, cifar, image_files, mnist
@@ -79,7 +79,7 @@ def open_images(
         entry = cache_entry(cache_dir, path, {**files, **manifest_files(path)}, resolution)
         if (cached := entry.load(str(path))) is not None:
             return cached
-        contents = with_source_names(reader.read(path, files, resolution), path)
+        contents = restore_source_names(reader.read(path, files, resolution), path)
         contents = replace(contents, source=str(path))
         if resolution is not None:
             contents = contents.resized(resolution)

@@ -15,7 +15,8 @@ import torch
 from memaudit.audit.report.folder import check_output_folder, write_report
 from memaudit.audit.scan import ScanConfig, ScanResult, scan
 from memaudit.data.images import ImageSet
-from memaudit.data.subsets import select
+from memaudit.data.selection import Selection
+from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError
 from memaudit.experiments.training_presets import LAPTOP
 from memaudit.models.checkpoints import open_checkpoint
@@ -110,7 +111,7 @@ def _run_size(
 ) -> DemoRun:
     """Train on `size` of the images and audit the model."""
     folder = out / f"{size}-images"
-    data = select(images, size=size, order="random")
+    data = select_images(images, Selection(size=size, subset="random"))
     trained = train(
         data,
         NETWORK,

@@ -170,10 +170,12 @@ def test_options_out_of_range_are_refused(options: dict, message: str):
 
 def test_cifar_images_and_their_copies(shared_data: Path):
     """Real images: a fixed share of exact copies, the rest held out, gives that share."""
+    from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
-    from memaudit.data.subsets import select
+    from memaudit.data.subsets import select_images
 
-    images = select(open_images(shared_data / "cifar10-jpeg-test.zip"), size=3000, order="random")
+    whole = open_images(shared_data / "cifar10-jpeg-test.zip")
+    images = select_images(whole, Selection(size=3000, subset="random"))
     train, held_out = images.take(np.arange(2000)), images.take(np.arange(2000, 2900))
     copies = train.take(np.arange(0, 2000, 20))
     generated = image_set(np.concatenate([copies.images, held_out.images]), "generated")

@@ -58,7 +58,7 @@ SCANS = {
     "given": "mixed.npz --data color.npz",
     "given_first_20": "mixed.npz --data color.npz --samples 20",
     "given_folder": "made --data classes",
-    "given_one_class": "made --data classes --label b,c --size 30 --order random --order-seed 3",
+    "given_one_class": "made --data classes --label b,c --size 30 --subset random --subset-seed 3",
     "given_balanced": "made --data classes --size 24 --balanced",
     "given_gray": "gray_mixed.npz --data gray.npz",
     "given_gate_fail": "mixed.npz --data color.npz --fail-above 0.1",

@@ -262,7 +262,7 @@ def test_the_order_of_images_is_random_by_seed_alone(run: Run, make_npz: Callabl
             "fingerprint"
         ]
 
-    chosen = ("--size", "10", "--order", "random", "--order-seed")
+    chosen = ("--size", "10", "--subset", "random", "--subset-seed")
     assert fingerprint(*chosen, "1") == fingerprint(*chosen, "1")
     assert fingerprint(*chosen, "1") != fingerprint(*chosen, "2")
     assert np.load(data)["images"].shape[0] == 50

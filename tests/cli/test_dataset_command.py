@@ -10,8 +10,9 @@ import pytest
 from click.testing import Result
 
 from memaudit.cli.dataset import dataset
+from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
-from memaudit.data.subsets import select
+from memaudit.data.subsets import open_selected
 
 Run = Callable[..., Result]
 
@@ -39,7 +40,7 @@ def test_a_built_set_is_the_selection_with_its_labels(run: Run, pets: Path, tmp_
     out = tmp_path / "set.zip"
     result = run("dataset", "build", "--data", pets, "--size", 12, "--balanced", "--out", out)
     assert result.exit_code == 0, result.stderr
-    built, chosen = open_images(out), select(open_images(pets), size=12, balanced=True)
+    built, chosen = open_images(out), open_selected(pets, Selection(size=12, balanced=True))
     assert built.fingerprint == chosen.fingerprint
     assert built.labels is not None and built.labels.tolist() == chosen.labels.tolist()
     assert built.fingerprint in result.stderr
@@ -52,7 +53,7 @@ def shown_choices(text: str) -> set[str]:
 
 def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Path):
     out = tmp_path / "set.zip"
-    arguments = ("--size", 10, "--order", "random", "--repeat", 2, "--label", "0,1")
+    arguments = ("--size", 10, "--subset", "random", "--repeat", 2, "--label", "0,1")
     scheme = ("--labels", "random", "--num-classes", 4, "--label-seed", 1)
     assert run("dataset", "build", "--data", pets, *arguments, *scheme, "--out", out).exit_code == 0
     about = json.loads(run("dataset", "inspect", out, "--json").stdout)
@@ -62,8 +63,8 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
     assert manifest["fingerprint"] == about["fingerprint"]
     assert manifest["choices"] == {
         "size": 10,
-        "order": "random",
-        "order_seed": 0,
+        "subset": "random",
+        "subset_seed": 0,
         "balanced": False,
         "label": ["0", "1"],
         "resolution": None,
@@ -77,7 +78,7 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
     text = run("dataset", "inspect", out).stdout
     assert about["fingerprint"] in text and "20 images, 3 x 8 x 8, 4 classes" in text
     assert shown_choices(text) == {
-        *("size 10", "order random", "order seed 0", "label 0, 1", "repeat 2"),
+        *("size 10", "subset random", "subset seed 0", "label 0, 1", "repeat 2"),
         *("labels random", "num classes 4", "label seed 1"),
     }
 
@@ -117,16 +118,22 @@ def test_a_mixture_takes_its_share_at_one_resolution(
     ("arguments", "message"),
     [
         (("--size", 31), "31 images of"),
-        (("--balanced",), "give --size too"),
+        (
+            ("--balanced",),
+            "equally among the classes; give --size too",
+        ),
         (("--share", 0.5), "--mix and --share go together"),
         (("--mix", "PETS"), "--mix and --share go together"),
         (("--mix", "PETS", "--share", 0.5), "--mix needs --size"),
         (("--mix", "PETS", "--share", 0.5, "--size", 6, "--balanced"), "leave --balanced out"),
-        (("--mix", "PETS", "--share", 1.5, "--size", 6), "1.5 is not in the range 0<=x<=1"),
+        (
+            ("--mix", "PETS", "--share", 1.5, "--size", 6),
+            "--share is 1.5; at least 0 and at most 1",
+        ),
         (("--mix", "GRAY", "--share", 0.5, "--size", 6), "are [3, 8, 8], those of"),
         (("--mix", "GRAY", "--share", 1, "--size", 6, "--resolution", 4), "give a resolution"),
-        (("--labels", "random"), "--labels random and --num-classes go together"),
-        (("--num-classes", 3), "--labels random and --num-classes go together"),
+        (("--labels", "random"), "Random --labels and --num-classes go together"),
+        (("--num-classes", 3), "Random --labels and --num-classes go together"),
         (("--labels", "true", "--label", 7), "no class '7'; its classes are 0 … 2"),
     ],
 )

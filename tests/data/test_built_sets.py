@@ -9,8 +9,8 @@ import pytest
 
 import memaudit
 from memaudit.data import sources
-from memaudit.data.built_sets import set_manifest, write_set
-from memaudit.data.derived_sets import repeated, with_labels
+from memaudit.data.built_sets import read_set_manifest, write_set
+from memaudit.data.derived_sets import label_images, repeat_images
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
 
@@ -29,7 +29,7 @@ def source(channels: int = 3, num_images: int = 12) -> ImageSet:
 def test_a_set_opens_again_with_its_fingerprint_and_labels(
     tmp_path: Path, form: str, channels: int, scheme
 ):
-    images = with_labels(source(channels), scheme)
+    images = label_images(source(channels), scheme)
     write_set(tmp_path / form, images, sources=[source(channels)], choices={})
     read = open_images(tmp_path / form)
     assert read.fingerprint == images.fingerprint
@@ -41,9 +41,9 @@ def test_a_set_opens_again_with_its_fingerprint_and_labels(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_manifest_traces_every_image_to_its_source(tmp_path: Path, form: str):
-    images = repeated(source().take(np.array([5, 1])), 2)
+    images = repeat_images(source().take(np.array([5, 1])), 2)
     write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
-    assert set_manifest(tmp_path / form) == {
+    assert read_set_manifest(tmp_path / form) == {
         "schema": "memaudit.dataset/1",
         "memaudit": memaudit.__version__,
         "fingerprint": open_images(tmp_path / form).fingerprint,
@@ -57,7 +57,7 @@ def test_the_manifest_traces_every_image_to_its_source(tmp_path: Path, form: str
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_set_opens_with_the_names_of_its_source(tmp_path: Path, form: str):
-    images = repeated(source().take(np.array([5, 1])), 2)
+    images = repeat_images(source().take(np.array([5, 1])), 2)
     write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
     for resolution in (None, 4):
         read = open_images(tmp_path / form, resolution=resolution)
@@ -92,7 +92,7 @@ def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict):
 
 
 def test_names_are_not_given_to_other_images(tmp_path: Path):
-    write_set(tmp_path / "set", with_labels(source(), "none"), sources=[], choices={})
+    write_set(tmp_path / "set", label_images(source(), "none"), sources=[], choices={})
     (tmp_path / "set" / "img00000003.png").rename(tmp_path / "set" / "new.png")
     assert open_images(tmp_path / "set").names[-1] == "new.png"
 
@@ -129,12 +129,12 @@ def test_an_order_of_more_than_a_folder_of_a_zip_is_kept(tmp_path: Path):
 def test_what_others_call_a_manifest_is_none(tmp_path: Path, content: bytes | None):
     if content is not None:
         (tmp_path / "manifest.json").write_bytes(content)
-    assert set_manifest(tmp_path) is None
+    assert read_set_manifest(tmp_path) is None
 
 
 def test_files_of_other_forms_have_no_manifest(tmp_path: Path):
     (tmp_path / "images.npy").write_bytes(b"\x93NUMPY")
     np.savez(tmp_path / "images.npz", images=np.zeros(3))
-    assert set_manifest(tmp_path / "images.npy") is None
-    assert set_manifest(tmp_path / "images.npz") is None
-    assert set_manifest(tmp_path / "absent") is None
+    assert read_set_manifest(tmp_path / "images.npy") is None
+    assert read_set_manifest(tmp_path / "images.npz") is None
+    assert read_set_manifest(tmp_path / "absent") is None

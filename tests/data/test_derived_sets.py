@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.data.derived_sets import mix, repeated, with_labels
+from memaudit.data.derived_sets import label_images, mix_images, repeat_images
 from memaudit.data.images import ImageSet
-from memaudit.data.subsets import select
+from memaudit.data.selection import Selection
+from memaudit.data.subsets import select_images
 from memaudit.errors import DataError
 
 
@@ -28,38 +29,38 @@ def labeled() -> ImageSet:
 
 def test_a_label_scheme_changes_labels_only():
     for scheme, num_classes in (("true", None), ("none", None), ("random", 5), ("unique", None)):
-        images = with_labels(labeled(), scheme, num_classes=num_classes)
+        images = label_images(labeled(), scheme, num_classes=num_classes)
         assert images.fingerprint == labeled().fingerprint
         assert images.names == labeled().names and images.source == "set"
 
 
 def test_true_labels_stay_and_none_go():
-    assert with_labels(labeled(), "true").labels.tolist() == [0, 1, 2] * 4
-    assert with_labels(labeled(), "true").class_names == ("cat", "dog", "fox")
-    assert with_labels(labeled(), "none").labels is None
-    assert with_labels(labeled(), "none").num_classes == 0
+    assert label_images(labeled(), "true").labels.tolist() == [0, 1, 2] * 4
+    assert label_images(labeled(), "true").class_names == ("cat", "dog", "fox")
+    assert label_images(labeled(), "none").labels is None
+    assert label_images(labeled(), "none").num_classes == 0
 
 
 def test_unique_labels_make_every_image_a_class():
-    images = with_labels(image_set(), "unique")
+    images = label_images(image_set(), "unique")
     assert images.labels.tolist() == list(range(12)) and images.num_classes == 12
 
 
 def test_random_labels_are_the_same_on_every_machine():
-    drawn = with_labels(image_set(), "random", num_classes=10, seed=0).labels
+    drawn = label_images(image_set(), "random", num_classes=10, seed=0).labels
     assert drawn.tolist() == [5, 0, 3, 3, 7, 9, 3, 5, 2, 4, 7, 6]
-    other = with_labels(image_set(), "random", num_classes=10, seed=1).labels
+    other = label_images(image_set(), "random", num_classes=10, seed=1).labels
     assert other.tolist() != drawn.tolist()
 
 
 def test_random_labels_are_uniform():
-    labels = with_labels(image_set(num_images=200), "random", num_classes=4, seed=5).labels
+    labels = label_images(image_set(num_images=200), "random", num_classes=4, seed=5).labels
     counts = np.bincount(labels, minlength=4)
     assert ((counts - 50) ** 2 / 50).sum() < 16.3  # chi-squared, 3 degrees of freedom, p = 0.001
 
 
 def test_a_mixture_takes_its_share_of_the_second():
-    mixture = mix(image_set(), image_set(100, source="other"), share=0.2, size=10, seed=3)
+    mixture = mix_images(image_set(), image_set(100, source="other"), share=0.2, size=10, seed=3)
     pixels = first_pixels(mixture)
     assert sum(pixel >= 100 for pixel in pixels) == 2 and len(set(pixels)) == 10
     names = [f"set/{p}.png" if p < 100 else f"other/{p - 100}.png" for p in pixels]
@@ -70,22 +71,22 @@ def test_a_mixture_takes_its_share_of_the_second():
 @pytest.mark.parametrize(("share", "source"), [(0, "set"), (1, "other")])
 def test_a_share_of_none_or_all_is_a_random_part_of_one_source(share, source):
     sources = {"set": labeled(), "other": image_set(100, source="other")}
-    mixture = mix(sources["set"], sources["other"], share=share, size=5, seed=7)
-    part = select(sources[source], size=5, order="random", seed=7)
+    mixture = mix_images(sources["set"], sources["other"], share=share, size=5, seed=7)
+    part = select_images(sources[source], Selection(size=5, subset="random", subset_seed=7))
     assert mixture.fingerprint == part.fingerprint
     assert mixture.labels is None and mixture.class_names == ()
 
 
 @given(st.floats(0, 1), st.integers(1, 12), st.integers(0, 2**40))
 def test_a_mixture_has_its_size_and_no_image_twice(share, size, seed):
-    mixture = mix(image_set(), image_set(100), share=share, size=size, seed=seed)
+    mixture = mix_images(image_set(), image_set(100), share=share, size=size, seed=seed)
     pixels = first_pixels(mixture)
     assert len(set(pixels)) == size
     assert sum(pixel >= 100 for pixel in pixels) == round(share * size)
 
 
 def test_repeated_images_keep_the_name_of_their_file():
-    images = repeated(select(labeled(), label="dog"), 3)
+    images = repeat_images(select_images(labeled(), Selection(label=("dog",))), 3)
     assert first_pixels(images) == [i for i in (1, 4, 7, 10) for _ in range(3)]
     assert images.names == [f"{i}.png" for i in first_pixels(images)]
     assert images.labels.tolist() == [1] * 12
@@ -100,10 +101,10 @@ def test_sets_are_equal_by_fingerprint_on_every_machine():
         for pixels in rng.randint(256, size=(2, 40, 3, 4, 4), dtype=np.uint8)
     )
     made = {
-        "balanced": select(first, size=20, balanced=True),
-        "random": select(first, size=20, order="random", seed=5),
-        "mixture": mix(first, second, share=0.3, size=30, seed=5),
-        "repeated": repeated(select(first, size=10), 4),
+        "balanced": select_images(first, Selection(size=20, balanced=True)),
+        "random": select_images(first, Selection(size=20, subset="random", subset_seed=5)),
+        "mixture": mix_images(first, second, share=0.3, size=30, seed=5),
+        "repeated": repeat_images(select_images(first, Selection(size=10)), 4),
     }
     assert {name: images.fingerprint[:16] for name, images in made.items()} == {
         "balanced": "34f77e6dc0ca2c88",
@@ -119,17 +120,17 @@ def test_sets_are_equal_by_fingerprint_on_every_machine():
         ({"scheme": "real"}, "scheme must be 'true', 'none', 'random' or 'unique', got 'real'"),
         ({"scheme": "random"}, "random labels need num_classes, at least 1; got None"),
         ({"scheme": "random", "num_classes": 0}, "at least 1; got 0"),
-        ({"scheme": "unique", "num_classes": 5}, "unique labels decide it themselves"),
+        ({"scheme": "unique", "num_classes": 5}, "unique labels determine it themselves"),
     ],
 )
 def test_a_scheme_that_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        with_labels(image_set(), **options)
+        label_images(image_set(), **options)
 
 
 def test_true_labels_cannot_be_made_up():
-    with pytest.raises(DataError, match="set has no labels; put its images in one folder a class"):
-        with_labels(image_set(), "true")
+    with pytest.raises(DataError, match="set has no labels; put its images in one folder"):
+        label_images(image_set(), "true")
 
 
 @pytest.mark.parametrize(
@@ -138,20 +139,20 @@ def test_true_labels_cannot_be_made_up():
 )
 def test_a_mixture_out_of_range_is_refused(share, size, message):
     with pytest.raises(ValueError, match=message):
-        mix(image_set(), image_set(), share=share, size=size)
+        mix_images(image_set(), image_set(), share=share, size=size)
 
 
 def test_a_source_that_is_too_small_is_named():
     with pytest.raises(DataError, match="15 images of other are asked for; there are 12"):
-        mix(image_set(), image_set(source="other"), share=0.75, size=20)
+        mix_images(image_set(), image_set(source="other"), share=0.75, size=20)
 
 
 def test_images_of_two_shapes_cannot_be_mixed():
     other = ImageSet(np.zeros((3, 3, 4, 4), np.uint8), ["a", "b", "c"], source="other")
     with pytest.raises(DataError, match=r"set are \[1, 2, 2\], those of other \[3, 4, 4\]"):
-        mix(image_set(), other, share=0.5, size=4)
+        mix_images(image_set(), other, share=0.5, size=4)
 
 
 def test_zero_repetitions_are_refused():
     with pytest.raises(ValueError, match="times must be at least 1, got 0"):
-        repeated(image_set(), 0)
+        repeat_images(image_set(), 0)

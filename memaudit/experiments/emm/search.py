@@ -14,7 +14,8 @@ from typing import Any
 from memaudit.audit.report.folder import check_output_folder, reports_in
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
-from memaudit.data.subsets import select
+from memaudit.data.selection import Selection
+from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError, DataError
 from memaudit.experiments.cost import Cost, Speed, forward_flops, measure_speed, run_cost
 from memaudit.experiments.emm.estimate import (
@@ -62,13 +63,10 @@ class EMMSetup:
 
     def training_set(self, size: int) -> ImageSet:
         """`size` of the images."""
-        return select(
-            self.images,
-            size=size,
-            order="random",
-            seed=self.subset_seed,
-            balanced=self.balanced,
+        selection = Selection(
+            size=size, subset="random", subset_seed=self.subset_seed, balanced=self.balanced
         )
+        return select_images(self.images, selection)
 
 
 @dataclass(frozen=True)

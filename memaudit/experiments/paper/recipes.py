@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-from memaudit.data.derived_sets import LabelScheme
+from memaudit.data.set_recipe import LabelScheme
 from memaudit.errors import ConfigError
 from memaudit.experiments.training_presets import LAPTOP
 from memaudit.training.config import TrainingConfig

@@ -11,9 +11,10 @@ import numpy as np
 from memaudit.audit.environment import describe_environment
 from memaudit.audit.report.folder import check_output_folder
 from memaudit.audit.statistics.intervals import Proportion
-from memaudit.data.derived_sets import mix, with_labels
+from memaudit.data.derived_sets import label_images, mix_images
 from memaudit.data.images import ImageSet
-from memaudit.data.subsets import select
+from memaudit.data.selection import Selection
+from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError, DataError
 from memaudit.experiments.cost import Cost, forward_flops, run_cost
 from memaudit.experiments.paper.recipes import DataRecipe, Recipe, Setting, find_recipe
@@ -152,6 +153,7 @@ def training_set(
     """
     if images.image_shape[1:] != (data.resolution, data.resolution):
         raise ValueError(f"images must be at resolution {data.resolution}")
+    label = () if data.label is None else (data.label,)
     if data.second_share:
         if second is None:
             raise DataError(
@@ -159,18 +161,18 @@ def training_set(
                 "the paper takes ImageNet's dogs. Give images with --second-data, or choose "
                 "--value 0."
             )
-        first = select(images, label=data.label)
-        return mix(first, second, share=data.second_share, size=size)
-    if data.label is not None:
-        chosen = select(images, size=size, label=data.label)
+        first = select_images(images, Selection(label=label))
+        return mix_images(first, second, share=data.second_share, size=size)
+    if label:
+        selection = Selection(size=size, label=label)
     elif data.num_classes is not None:
-        classes = list(range(data.num_classes))
-        chosen = select(images, size=size, label=classes, balanced=True)
+        selection = Selection(size=size, label=tuple(range(data.num_classes)), balanced=True)
     elif images.labels is not None:
-        chosen = select(images, size=size, balanced=True)
+        selection = Selection(size=size, balanced=True)
     else:
-        chosen = select(images, size=size, order="random")
-    return with_labels(chosen, data.labels, num_classes=data.num_random)
+        selection = Selection(size=size, subset="random")
+    chosen = select_images(images, selection)
+    return label_images(chosen, data.labels, num_classes=data.num_random)
 
 
 def point_cost(point: Point, *, num_samples: int = 10_000, img_channels: int = 3) -> Cost:

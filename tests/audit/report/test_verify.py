@@ -13,8 +13,9 @@ from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, sealed, w
 from memaudit.audit.report.verify import verify_report
 from memaudit.audit.scan import ScanResult, scan
 from memaudit.audit.scan_state import STATE
+from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
-from memaudit.data.subsets import select
+from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.precond import build_network
@@ -115,7 +116,7 @@ def test_source_and_data_are_held_against_the_report(tmp_path: Path):
     images = np.random.default_rng(0).integers(0, 256, (30, 3, 8, 8), dtype=np.uint8)
     np.savez(whole, images=images)
     np.savez(tmp_path / "changed.npz", images=images ^ 1)
-    part = select(open_images(whole), size=20, order="random")
+    part = select_images(open_images(whole), Selection(size=20, subset="random"))
     options = ScanConfig(seeds=(3, 4), optimum_images=0)
     write_report(scan(open_checkpoint(model), part, config=options), tmp_path / "report")
     folder = tmp_path / "report"

@@ -1,0 +1,113 @@
+"""`memaudit dataset inspect`: what a training set holds, and how it was made."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memaudit.wording import some
+
+if TYPE_CHECKING:
+    from memaudit.data.images import ImageSet
+
+SHOWN_CLASSES = 20
+"""Classes whose number of images is listed in the terminal."""
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what a training set holds, and how it was made.
+
+    Number, shape and fingerprint of the images, the number of images per class, names, and the
+    manifest of a set that `memaudit dataset build` made.
+
+    \b
+    memaudit dataset inspect cifar10.zip
+    """
+    from memaudit.cli.console import progress_bars
+    from memaudit.data.built_sets import read_set_manifest
+    from memaudit.data.sources import open_images
+
+    with progress_bars() as progress:
+        images = open_images(path, progress=progress)
+        fingerprint = images.fingerprint
+    manifest = read_set_manifest(path)
+    if not as_json:
+        _print_set(images, manifest)
+        return
+    about = {
+        "path": images.source,
+        "fingerprint": fingerprint,
+        "num_images": len(images),
+        "image_shape": images.image_shape,
+        "num_classes": images.num_classes,
+        "class_names": images.class_names,
+        "class_counts": _class_counts(images),
+        "names": list(images.names),
+        "manifest": manifest,
+    }
+    click.echo(json.dumps(about, indent=2, allow_nan=False))
+
+
+def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:
+    from memaudit.cli.console import print_row
+
+    print_row("path", images.source)
+    print_row("images", images.summary)
+    print_row("fingerprint", images.fingerprint)
+    counts = _class_counts(images)
+    if len(counts) <= SHOWN_CLASSES:
+        for i, count in enumerate(counts):
+            name = f" {images.class_names[i]}" if images.class_names else ""
+            print_row(f"  class {i}{name}", f"{count:,}")
+    else:
+        print_row("images per class", f"{min(counts):,} to {max(counts):,}")
+    print_row("names", some(images.names))
+    if manifest is not None:
+        print_row("made by", f"memaudit {manifest['memaudit']}")
+        for source in manifest["sources"]:
+            print_row("  from", f"{source['path']}, fingerprint {source['fingerprint']}")
+        for name, choice in _effective(manifest["choices"]).items():
+            print_row(f"  {name.replace('_', ' ')}", _written(choice))
+
+
+def _effective(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices in a manifest that made a difference to the set."""
+    defaults = {"subset": "first", "repeat": 1}
+    seeds = {
+        "subset_seed": choices.get("subset") == "random" or choices.get("share") is not None,
+        "label_seed": choices.get("labels") == "random",
+    }
+    return {
+        name: choice
+        for name, choice in choices.items()
+        if choice is not None
+        and choice is not False
+        and choice != []
+        and (name not in defaults or choice != defaults[name])
+        and seeds.get(name, True)
+    }
+
+
+def _written(choice: Any) -> str:
+    """A choice as a person writes it."""
+    if isinstance(choice, list):
+        return some([_written(item) for item in choice])
+    if isinstance(choice, dict):  # an image that was left out
+        return f"{choice['name']} (duplicate of {choice['duplicate_of']})"
+    if isinstance(choice, float):
+        return f"{choice:g}"
+    return "yes" if choice is True else str(choice)
+
+
+def _class_counts(images: "ImageSet") -> list[int]:
+    """The number of images of each class."""
+    import numpy as np
+
+    if images.labels is None:
+        return []
+    return [int(count) for count in np.bincount(images.labels, minlength=images.num_classes)]
