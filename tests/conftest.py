@@ -1,10 +1,13 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, and what keeps tests that run in parallel apart."""
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+# Read when torch is imported: each worker, and each process that a test starts, keeps to one core.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -17,6 +20,14 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 def one_thread() -> None:
     """Contending thread pools make small networks far slower than one thread does."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that the user's cannot change and that each worker has for itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMAUDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +113,15 @@ def _folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent; set MEMAUDIT_SHARED to the folder that holds {name}/")
     return folder
+
+
+MAX_WORKERS = 8
+"""Each worker imports torch, in about 400 MB."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers for `-n auto`: one per core that this process may use."""
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
