@@ -1,9 +1,8 @@
 """Files that appear whole or not at all, and locks."""
 
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,39 +26,22 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; it is given back however the process ends.
+    """Hold a lock named by the file `path`, and release it however the process ends.
+
+    The empty file stays: if it were removed, two processes could hold locks on two files of its
+    name.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
     """
-    while True:
-        file = path.open("a")
-        try:
-            _lock(file.fileno())
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break  # else its last holder removed it in between
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise BlockingIOError(f"{path} is held by another process") from error
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows removes no open file
-            path.unlink()
-        file.close()
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(*error.args) from error
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.release()

@@ -81,7 +81,7 @@ def sample(
     # 10,000 images as NNNNNN.png in a folder
     memaudit sample model.safetensors --samples 10000 --out ./generated
     """
-    from memaudit.data.resumable_folder import check_growable, growing_folder
+    from memaudit.data.resumable_folder import check_resumable, resumable_folder
     from memaudit.data.writers import check_writable, write_images
 
     chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)
@@ -92,7 +92,7 @@ def sample(
         _refuse_data_options(ctx)
     is_folder = not out.suffix
     if is_folder:
-        check_growable(out)
+        check_resumable(out)
     else:
         check_writable(out)
 
@@ -131,7 +131,7 @@ def sample(
         if is_folder:
             by_name = {_name(seed): seed for seed in chosen}
             identity = sampling_identity(checkpoint, config, class_index=class_index, device=where)
-            with growing_folder(out, list(by_name), identity=identity) as folder:
+            with resumable_folder(out, list(by_name), identity=identity) as folder:
                 if num_kept := len(chosen) - len(folder.missing):
                     remark(f"{num_kept:,} of {len(chosen):,} images are there already.")
                 for image in images([by_name[name] for name in folder.missing]):

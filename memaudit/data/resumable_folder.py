@@ -1,8 +1,8 @@
-"""A folder of generated images that is filled one by one, and goes on where it was if that stops.
+"""A folder of generated images that is filled one by one, and resumed where it stopped.
 
 `manifest.json`, written first, says what the images depend on besides their names. Each image
-appears whole or not at all, with its class in a text chunk `class` of its PNG; `dataset.json`, with
-the classes of all, comes last.
+appears whole or not at all, with its class in a text chunk `class` of its PNG. `dataset.json`, with
+the classes of all images, comes last.
 """
 
 import json
@@ -19,7 +19,7 @@ from memaudit.data.writers import (
     MANIFEST_FILE,
     NamedImage,
     check_writable,
-    edm_labels,
+    labels_text,
     read_manifest,
     to_picture,
 )
@@ -30,38 +30,39 @@ SCHEMA = "memaudit.samples/1"
 _LOCK = ".samples.lock"
 
 
-def check_growable(path: Path) -> None:
+def check_resumable(path: Path) -> None:
     """Refuse a folder that holds something else, before any work is done.
 
     Raises:
-        ConfigError: as `check_writable`, but for a folder that `growing_folder` began.
+        ConfigError: as `check_writable`, except for a folder that `resumable_folder` began.
     """
-    # The lock is there where one was killed before it wrote anything else.
-    if not (path / _LOCK).is_file() and not (path / MANIFEST_FILE).is_file():
+    # A process that was killed before it wrote anything else leaves the lock's file.
+    began = (path / _LOCK).is_file() and not _visible(path)
+    if not began and not (path / MANIFEST_FILE).is_file():
         check_writable(path)
 
 
 @contextmanager
-def growing_folder(
+def resumable_folder(
     path: Path, names: Sequence[str], *, identity: Mapping[str, Any]
-) -> Iterator["GrowingFolder"]:
-    """A folder to add the images to that are not there yet; left without an error, it is whole.
+) -> Iterator["ResumableFolder"]:
+    """A folder in which to write the images that are missing; complete if left without an error.
 
     Args:
         path: the folder.
-        names: of all images that it shall hold, without suffix.
-        identity: what they depend on besides their names, as JSON holds it; the keys are words of
-            a message.
+        names: names of all the images that it is to hold, without suffix.
+        identity: what they depend on besides their names, as JSON holds it; messages use the keys
+            as words.
 
     Raises:
-        ConfigError: it holds images of another identity, or files by other names; another process
-            is filling it.
+        ConfigError: it holds images of another identity, or files with other names, or another
+            process is filling it.
     """
     path.mkdir(parents=True, exist_ok=True)
     try:
         with exclusive(path / _LOCK):
             _begin(path, names, {"schema": SCHEMA, **identity})
-            folder = GrowingFolder(path, names)
+            folder = ResumableFolder(path, names)
             yield folder
             folder.write_labels()
     except BlockingIOError as error:
@@ -70,11 +71,11 @@ def growing_folder(
         ) from error
 
 
-class GrowingFolder:
-    """Images on their way into a folder; made by `growing_folder`."""
+class ResumableFolder:
+    """Images on their way into a folder; made by `resumable_folder`."""
 
     missing: tuple[str, ...]
-    """Names of the images that were not there, or not whole, at the beginning."""
+    """Names of the images that were absent or incomplete at the beginning."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self._path = path
@@ -97,30 +98,29 @@ class GrowingFolder:
         self._labels[_file(image.name)] = image.label
 
     def write_labels(self) -> None:
-        """Write the classes of all images, where they have some."""
+        """Write the classes of all images, if they have any."""
         if None not in self._labels.values():
             with atomic_write(self._path / LABELS_FILE) as file:
-                file.write(edm_labels(dict(sorted(self._labels.items()))).encode())
+                file.write(labels_text(dict(sorted(self._labels.items()))).encode())
 
 
 def _begin(path: Path, names: Sequence[str], manifest: dict[str, Any]) -> None:
-    """Make sure that what is there goes with what is to come, and say what that is."""
-    for part in path.glob(".*.part"):  # of a process that was killed
+    """Check that the images present belong with those to come, and write the manifest."""
+    for part in path.glob(".*.part"):  # left by a process that was killed
         part.unlink()
-    visible = {file.name for file in path.iterdir() if not file.name.startswith(".")}
-    there = visible - {MANIFEST_FILE, LABELS_FILE}
+    present = _visible(path) - {MANIFEST_FILE, LABELS_FILE}
     saved = read_manifest(path) or {}
     changed = [name for name, value in manifest.items() if saved.get(name) != value]
-    if there and changed:
-        others = f"another {', '.join(changed)}" if saved else "an origin that nothing tells"
+    if present and changed:
+        others = f"another {', '.join(changed)}" if saved else "an unknown origin"
         raise ConfigError(
-            f"{path} holds images of {others}. Go on with the options it began with, or name "
+            f"{path} holds images of {others}. Continue with the options it began with, or name "
             "another folder."
         )
-    if strange := sorted(there - set(map(_file, names))):
+    if unexpected := sorted(present - set(map(_file, names))):
         raise ConfigError(
-            f"{path} holds {strange[0]}, which is none of the images asked for. Ask for all that "
-            "are there and more, or name another folder."
+            f"{path} holds {unexpected[0]}, which is not one of the images asked for. Ask for all "
+            "the images in it and more, or name another folder."
         )
     if changed:
         with atomic_write(path / MANIFEST_FILE) as file:
@@ -128,12 +128,17 @@ def _begin(path: Path, names: Sequence[str], manifest: dict[str, Any]) -> None:
     (path / LABELS_FILE).unlink(missing_ok=True)  # of fewer images
 
 
+def _visible(path: Path) -> set[str]:
+    """Names in a folder, without hidden ones."""
+    return {file.name for file in path.iterdir() if not file.name.startswith(".")}
+
+
 def _file(name: str) -> str:
     return f"{name}.png"
 
 
 def _read_label(path: Path) -> int | None:
-    """The class in an image of ours; an error where that is missing or not whole."""
+    """The class in one of our images; an error if the image is absent or incomplete."""
     decode_image(path.read_bytes(), path.name)
     with Image.open(path) as picture:
         label = picture.info.get("class")

@@ -1,4 +1,4 @@
-"""Images to disk, as they come: a folder, a zip in EDM's form, an npz, or one picture."""
+"""Write images one by one: to a folder, a zip in EDM's form, an npz, or one picture."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from memaudit.errors import ConfigError
 from memaudit.files import atomic_write
 
 SET_FORMS = {"": "a folder", ".zip": ".zip", ".npz": ".npz"}
-"""Suffix → words, of the forms that `open_images` reads again."""
+"""Suffix → words, for the forms that `open_images` reads again."""
 FORMS = {**SET_FORMS, ".png": ".png (a grid)"}
 """Every form that can be written."""
 
@@ -38,7 +38,7 @@ class NamedImage(NamedTuple):
     pixels: np.ndarray
     """uint8 [C, H, W], gray or RGB."""
     label: int | None = None
-    """Its class, or None."""
+    """The image's class, or None."""
 
 
 def check_writable(path: Path, forms: Mapping[str, str] = FORMS) -> None:
@@ -46,11 +46,11 @@ def check_writable(path: Path, forms: Mapping[str, str] = FORMS) -> None:
 
     Args:
         path: the output.
-        forms: which ones are wanted, of FORMS.
+        forms: those of FORMS that are accepted.
 
     Raises:
-        ConfigError: a form that is not wanted, a folder that holds something, a file that exists,
-            or no permission.
+        ConfigError: a form that is not accepted, a folder that is not empty, a file that exists, or
+            no permission.
     """
     _check_form(path, forms)
     if path.is_dir() and any(path.iterdir()):
@@ -75,13 +75,12 @@ def write_images(
         path: `.zip` (EDM's form: PNG files in folders of 1,000, labels in dataset.json), `.npz`
             (`images` [N, C, H, W], `names`, `labels`), `.png` (one grid), or a folder of PNG files
             (labels in dataset.json). A file appears whole or not at all.
-        images: all of one shape; taken one by one, so that a folder or zip may be of any size.
-        manifest: what is known about them, kept with them as JSON: a file manifest.json of the
-            zip or folder, where it is written last, or an array `manifest` of the npz; a grid has
-            none.
+        images: images of one shape; taken one by one, so that a folder or zip may have any size.
+        manifest: how they were made, stored with them as JSON: in a file manifest.json of the zip
+            or folder, written last, or in an array `manifest` of the npz. A grid has none.
 
     Raises:
-        ConfigError: another suffix.
+        ConfigError: the suffix is none of these.
     """
     _check_form(path, FORMS)
     text = None if manifest is None else json.dumps(manifest, indent=1)
@@ -121,7 +120,7 @@ def _manifest_in_zip(archive: zipfile.ZipFile) -> str:
 
 
 def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:
-    """Images uint8 [N, C, H, W] side by side, row by row, in a square if `columns` is None."""
+    """Images uint8 [N, C, H, W] in a grid, row by row; a square one if `columns` is None."""
     num_images, C, H, W = images.shape
     columns = columns or math.ceil(math.sqrt(num_images))
     rows = math.ceil(num_images / columns)
@@ -133,7 +132,7 @@ def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
-    """uint8 [C, H, W], gray or RGB, as a picture."""
+    """Pixels uint8 [C, H, W], gray or RGB, as a picture."""
     return Image.fromarray(
         pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     )
@@ -154,7 +153,7 @@ def _write_folder(folder: Path, images: Iterable[NamedImage], manifest: str | No
         to_picture(image.pixels).save(folder / member)
         labels[member] = image.label
     if None not in labels.values():
-        (folder / LABELS_FILE).write_text(edm_labels(labels))
+        (folder / LABELS_FILE).write_text(labels_text(labels))
     if manifest is not None:
         (folder / MANIFEST_FILE).write_text(manifest)
 
@@ -168,13 +167,13 @@ def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | Non
             to_picture(image.pixels).save(picture, format="png")
             archive.writestr(zipfile.ZipInfo(member, _DATE), picture.getvalue())
             labels[member] = image.label
-        archive.writestr(zipfile.ZipInfo(LABELS_FILE, _DATE), edm_labels(labels))
+        archive.writestr(zipfile.ZipInfo(LABELS_FILE, _DATE), labels_text(labels))
         if manifest is not None:
             archive.writestr(zipfile.ZipInfo(MANIFEST_FILE, _DATE), manifest)
 
 
-def edm_labels(labels: Mapping[str, int | None]) -> str:
-    """The text of dataset.json: the labels of all images, or null where any has none."""
+def labels_text(labels: Mapping[str, int | None]) -> str:
+    """The text of dataset.json: the labels of all images, or null if any image has none."""
     labeled = labels and None not in labels.values()
     return json.dumps({"labels": list(labels.items()) if labeled else None})
 

@@ -82,7 +82,11 @@ def test_images_of_anything_else_are_refused_by_name(
     for source, options, message in (
         (conditional, ("--samples", 3), "another checkpoint."),
         (checkpoint, ("--samples", 3, "--steps", 4), "another sampler."),
-        (checkpoint, ("--samples", 2), "holds 000002.png, which is none of the images asked for"),
+        (
+            checkpoint,
+            ("--samples", 2),
+            "holds 000002.png, which is not one of the images",
+        ),
     ):
         result = run("sample", source, *options, "--out", out)
         assert result.exit_code == 2
