@@ -29,7 +29,7 @@ from torch import Tensor
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.data.sources import open_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
-from memaudit.models.sampler import heun_sampler
+from memaudit.models.sampler import heun_sampler, karras_sigmas
 
 CHECKED_ROWS = 16
 """Rows of the batch whose error is measured: float64 takes seconds a noise level."""
@@ -103,7 +103,7 @@ def whole_sampling(
         for name, denoiser in (("paper", paper), ("ours", ours)):
 
             def run(name: str = name, denoiser: PaperOptimum | ClosedFormOptimum = denoiser):
-                ends[name] = heun_sampler(denoiser, noise)
+                ends[name] = heun_sampler(denoiser, noise, karras_sigmas(18))
 
             times[name].append(seconds(run, noise.device))
             print(f"  {name}: {times[name][-1]:.2f} s", file=sys.stderr)
@@ -117,7 +117,7 @@ def level_table(
 ) -> list[str]:
     """Time and error at each noise level by itself."""
     recording = Recording(ours)
-    heun_sampler(recording, noise)
+    heun_sampler(recording, noise, karras_sigmas(18))
     lines = [
         "| σ | effective number | paper, ms | ours, ms | ratio | paper, error | ours, error |",
         "|---|---|---|---|---|---|---|",

@@ -87,7 +87,7 @@ def sample_and_match(
 
     for batch in _batches(checkpoint, config, state, noted):
         batches.append(batch)
-        waiting.append(batch.images.numpy())
+        waiting.append(batch.images)
         if gate is not None or sum(map(len, waiting)) >= SEARCH_BATCH:
             judge()
         if num_decisive is not None:
@@ -95,9 +95,9 @@ def sample_and_match(
     if waiting:
         judge()
 
-    classes = [batch.class_index.numpy() for batch in batches if batch.class_index is not None]
+    classes = [batch.class_index for batch in batches if batch.class_index is not None]
     return JudgedSamples(
-        images=np.concatenate([batch.images.numpy() for batch in batches])[:num_decisive],
+        images=np.concatenate([batch.images for batch in batches])[:num_decisive],
         class_index=np.concatenate(classes)[:num_decisive] if classes else None,
         matches=Matches(DistinctNeighbors.concatenate(neighbors)[:num_decisive], config.rule),
     )

@@ -40,7 +40,7 @@ from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
-from memaudit.models.sampling_identity import sampling_identity
+from memaudit.models.generate import sampling_identity
 from memaudit.progress import Progress, silent
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from memaudit.errors import ConfigError
 from memaudit.files import atomic_write, exclusive
@@ -74,9 +73,9 @@ class ScanState:
 
     def store(self, position: int, batch: GeneratedBatch) -> None:
         """Keep the batch whose first image has that position among the seeds."""
-        arrays = {"seeds": batch.seeds.numpy(), "images": batch.images.numpy()}
+        arrays = {"seeds": batch.seeds, "images": batch.images}
         if batch.class_index is not None:
-            arrays["class_index"] = batch.class_index.numpy()
+            arrays["class_index"] = batch.class_index
         with atomic_write(self._part(position)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -93,12 +92,7 @@ class ScanState:
             seeds, self._seeds[position : position + len(seeds)]
         ):
             return None
-        classes = arrays.get("class_index")
-        return GeneratedBatch(
-            torch.from_numpy(seeds),
-            torch.from_numpy(images),
-            None if classes is None else torch.from_numpy(classes),
-        )
+        return GeneratedBatch(seeds, images, arrays.get("class_index"))
 
     def _part(self, position: int) -> Path:
         return self._folder / f"part-{position:09d}.npz"

@@ -84,7 +84,7 @@ def selftest(
 
     num_images = len(config.seeds)
     optimal = [
-        batch.images.numpy()
+        batch.images
         for batch in generate_images(
             ClosedFormOptimum(images.images, device=config.device),
             config.seeds,

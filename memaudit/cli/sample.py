@@ -101,9 +101,8 @@ def sample(
     from memaudit.cli.console import progress_bars, remark
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
-    from memaudit.models.generate import generate_images
+    from memaudit.models.generate import generate_images, sampling_identity
     from memaudit.models.sampler_config import SamplerConfig
-    from memaudit.models.sampling_identity import sampling_identity
 
     selection = from_options(Selection, options)
     config = from_options(SamplerConfig, options)
@@ -161,7 +160,7 @@ def _named(batches: "Iterator[GeneratedBatch]") -> "Iterator[NamedImage]":
 
     for batch in batches:
         for seed, pixels, label in zip(batch.seeds, batch.images, _labels(batch), strict=True):
-            yield NamedImage(_name(int(seed)), pixels.numpy(), label)
+            yield NamedImage(_name(int(seed)), pixels, label)
 
 
 def _labels(batch: "GeneratedBatch") -> list[int] | list[None]:

@@ -1,20 +1,27 @@
-"""Images from a denoiser, one a seed, rounded to bytes."""
+"""Images from a denoiser, one per seed, rounded to bytes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+import memaudit
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.ablation import ablation_sampler
+from memaudit.models.ablation import (
+    GeneralPath,
+    default_sigma_range,
+    discretize,
+    noise_schedule,
+)
+from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.sampler import heun_sampler
+from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
@@ -22,14 +29,14 @@ from memaudit.progress import Progress, silent
 
 @dataclass(frozen=True)
 class GeneratedBatch:
-    """Some images with what they were made from, all on the CPU."""
+    """Some images with what they were made from."""
 
-    seeds: Tensor
+    seeds: np.ndarray
     """int64 [B]."""
-    images: Tensor
+    images: np.ndarray
     """uint8 [B, C, H, W]."""
-    class_index: Tensor | None
-    """int64 [B]: the class each was generated for; None for a model without classes."""
+    class_index: np.ndarray | None
+    """int64 [B]: the class that each was generated for; None for a model without classes."""
 
 
 def generate_images(
@@ -43,7 +50,7 @@ def generate_images(
     device: str | torch.device = "cpu",
     progress: Progress = silent,
 ) -> Iterator[GeneratedBatch]:
-    """Generate one image a seed.
+    """Generate one image per seed.
 
     An image depends on its seed alone. On a CPU the same seeds give the same bytes whatever the
     batch size; on a GPU the network's kernels depend on the batch size, so that images agree to
@@ -51,10 +58,10 @@ def generate_images(
 
     Args:
         denoiser: any denoiser, on `device`.
-        seeds: integers, one an image; initial noise, class and churn are drawn from it.
+        seeds: one integer per image; its initial noise, class and churn are drawn from it.
         config: how to sample.
-        class_index: one class for all images, or one an image. None: drawn from each seed, if there
-            are classes.
+        class_index: one class for all images, or one per image. None: drawn from each seed if the
+            model has classes.
         start: clean images, uint8 [len(seeds), C, H, W], to begin at instead of pure noise: each is
             noised to the first noise level.
         batch_size: images handed out at a time, and on a GPU evaluated at a time.
@@ -68,9 +75,18 @@ def generate_images(
         ConfigError: a class that the model does not have; a batch_size below 1; while iterating,
             noise levels outside the model's range.
         CheckpointError: while iterating, an image with pixels that are not finite; names the seed.
+
+    Example:
+        >>> from memaudit.models.optimum.closed_form import ClosedFormOptimum
+        >>> train = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), np.uint8)
+        >>> batches = generate_images(ClosedFormOptimum(train), range(100), batch_size=32)
+        >>> [len(batch.images) for batch in batches]
+        [32, 32, 32, 4]
     """
     if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; at least 1 is needed.")
+        raise ConfigError(
+            f"{{batch_size}} is {batch_size}; at least 1 is needed.", field="batch_size"
+        )
     if isinstance(class_index, int):
         class_index = [class_index] * len(seeds)
     for asked in class_index or ():
@@ -81,7 +97,7 @@ def generate_images(
         if given is not None and len(given) != len(seeds):
             raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
     device = torch.device(device)
-    images = _images(
+    groups = _groups(
         denoiser,
         seeds,
         config=config or SamplerConfig(),
@@ -91,7 +107,7 @@ def generate_images(
         device=device,
         progress=progress,
     )
-    return _batches(seeds, images, batch_size)
+    return _batches(groups, batch_size)
 
 
 @contextmanager
@@ -117,20 +133,114 @@ def cpu_group_size(denoiser: Denoiser) -> int:
     return group_size
 
 
-def _batches(
-    seeds: Sequence[int], images: Iterator[tuple[Tensor, Tensor | None]], batch_size: int
-) -> Iterator[GeneratedBatch]:
+def sample(
+    denoiser: Denoiser,
+    noise: Tensor,
+    class_labels: Tensor | None = None,
+    *,
+    config: SamplerConfig,
+    start: Tensor | None = None,
+    randn_like: Callable[[Tensor], Tensor] = torch.randn_like,
+    progress: Progress = silent,
+) -> Tensor:
+    """Sample as configured: by EDM's Algorithm 2, or its general sampler where that is chosen.
+
+    Args:
+        denoiser: any denoiser; its range cuts the noise levels asked for.
+        noise: unit-variance noise, float [B, C, H, W].
+        class_labels: one-hot float [B, label_dim], or None.
+        config: how to sample.
+        start: this and the rest as in `heun_sampler`.
+
+    Returns:
+        Images, float64 [B, C, H, W], data scale [-1, 1], not clipped.
+
+    Raises:
+        ConfigError: noise levels outside the denoiser's range.
+    """
+    discretization = config.discretization or "edm"
+    default_min, default_max = default_sigma_range(discretization)
+    low, high = sigma_range(
+        denoiser,
+        default_min if config.sigma_min is None else config.sigma_min,
+        default_max if config.sigma_max is None else config.sigma_max,
+    )
+    path = None
+    if config.is_ablation:
+        schedule = noise_schedule(config.schedule or "linear", sigma_min=low, sigma_max=high)
+        path = GeneralPath(schedule, config.scaling or "none")
+    return heun_sampler(
+        denoiser,
+        noise,
+        discretize(discretization, config.num_steps, sigma_min=low, sigma_max=high, rho=config.rho),
+        class_labels,
+        S_churn=config.S_churn,
+        S_min=config.S_min,
+        S_max=config.S_max,
+        S_noise=config.S_noise,
+        path=path,
+        solver=config.solver or "heun",
+        start=start,
+        randn_like=randn_like,
+        progress=progress,
+    )
+
+
+def sampling_identity(
+    checkpoint: Checkpoint, config: SamplerConfig, *, class_index: int | None, device: str
+) -> dict[str, Any]:
+    """What generated images depend on besides their seeds, as JSON values.
+
+    Sampling that was stopped is resumed only where all of it is the same. The names fit in a
+    message.
+    """
+    return {
+        "version of memaudit": memaudit.__version__,
+        "checkpoint": [checkpoint.sha256, checkpoint.format],
+        "sampler": {name: str(value) for name, value in config.as_dict().items()},
+        "class": class_index,
+        "device": device,
+    }
+
+
+def _batches(groups: Iterator[GeneratedBatch], batch_size: int) -> Iterator[GeneratedBatch]:
     """Hand out images, made in groups of one size, in batches of another."""
-    for first in range(0, len(seeds), batch_size):
-        batch, classes = zip(*islice(images, batch_size), strict=True)
-        yield GeneratedBatch(
-            seeds=torch.tensor(seeds[first : first + batch_size], dtype=torch.int64),
-            images=torch.stack(batch),
-            class_index=None if classes[0] is None else torch.stack(classes),
-        )
+    waiting: list[GeneratedBatch] = []
+    num_waiting = 0
+    for group in groups:
+        waiting.append(group)
+        num_waiting += len(group.seeds)
+        if num_waiting < batch_size:
+            continue
+        joined = _joined(waiting)
+        num_ready = num_waiting - num_waiting % batch_size
+        for first in range(0, num_ready, batch_size):
+            yield _part(joined, slice(first, first + batch_size))
+        num_waiting -= num_ready
+        waiting = [_part(joined, slice(num_ready, None))] if num_waiting else []
+    if waiting:
+        yield _joined(waiting)
 
 
-def _images(
+def _joined(batches: Sequence[GeneratedBatch]) -> GeneratedBatch:
+    if len(batches) == 1:
+        return batches[0]
+    classes = [batch.class_index for batch in batches if batch.class_index is not None]
+    return GeneratedBatch(
+        seeds=np.concatenate([batch.seeds for batch in batches]),
+        images=np.concatenate([batch.images for batch in batches]),
+        class_index=np.concatenate(classes) if classes else None,
+    )
+
+
+def _part(batch: GeneratedBatch, rows: slice) -> GeneratedBatch:
+    classes = batch.class_index
+    return GeneratedBatch(
+        batch.seeds[rows], batch.images[rows], None if classes is None else classes[rows]
+    )
+
+
+def _groups(
     denoiser: Denoiser,
     seeds: Sequence[int],
     *,
@@ -140,13 +250,13 @@ def _images(
     group_size: int,
     device: torch.device,
     progress: Progress,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """One image a seed, uint8 [C, H, W], and its class, int64 [], made in groups."""
+) -> Iterator[GeneratedBatch]:
+    """The images of all seeds, in groups that are evaluated at once."""
     for first in range(0, len(seeds), group_size):
         group = list(seeds[first : first + group_size])
         # A last group that is not full is filled up with copies of its last image.
         rows = [min(first + i, len(seeds) - 1) for i in range(group_size)]
-        x, classes = _sample(
+        x, classes = _sample_seeds(
             denoiser,
             [seeds[row] for row in rows],
             config=config,
@@ -157,12 +267,14 @@ def _images(
         )
         x = x[: len(group)]
         _check_finite(x, group)
-        images = float_to_uint8(x).cpu()
-        for row, image in enumerate(images):
-            yield image, None if classes is None else classes[row]
+        yield GeneratedBatch(
+            seeds=np.array(group, dtype=np.int64),
+            images=float_to_uint8(x).cpu().numpy(),
+            class_index=None if classes is None else classes[: len(group)].numpy(),
+        )
 
 
-def _sample(
+def _sample_seeds(
     denoiser: Denoiser,
     seeds: Sequence[int],
     *,
@@ -182,18 +294,15 @@ def _sample(
         if class_index is not None:
             classes = torch.tensor(class_index)
         class_labels = one_hot(classes, denoiser.label_dim).to(device, torch.float32)
-
-    options = {name: value for name, value in config.as_dict().items() if value is not None}
-    sampler = ablation_sampler if config.is_ablation else heun_sampler
     with float32_inference():
-        x = sampler(
+        x = sample(
             denoiser,
             noise,
             class_labels,
+            config=config,
             start=None if start is None else uint8_to_float(start).to(device, torch.float64),
             randn_like=random.randn_like,
             progress=progress,
-            **options,
         )
     return x, classes
 
@@ -213,8 +322,9 @@ def _check_finite(x: Tensor, seeds: Sequence[int]) -> None:
     broken = (~x.isfinite()).flatten(1).any(1).tolist()
     if any(broken):
         raise CheckpointError(
-            f"The model gave pixels that are not finite for seed {seeds[broken.index(True)]} "
-            f"({sum(broken)} of {len(seeds)} images sampled with it); an image cannot be made of "
-            "them. Look for broken weights with `memaudit inspect`, or sample with another "
-            "sigma_min, sigma_max or num_steps."
+            f"The model generated pixels that are not finite for seed {seeds[broken.index(True)]} "
+            f"(for {sum(broken)} of the {len(seeds)} images sampled with it), which cannot become "
+            "an image. Look for broken weights with `memaudit inspect`, or sample with another "
+            "{sigma_min}, {sigma_max} or {num_steps}.",
+            field=("sigma_min", "sigma_max", "num_steps"),
         )

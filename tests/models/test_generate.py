@@ -13,11 +13,17 @@ from torch import Tensor
 
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.ablation import ablation_sampler, pick_levels
+from memaudit.models.ablation import (
+    GeneralPath,
+    default_sigma_range,
+    discretize,
+    noise_schedule,
+    pick_levels,
+)
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.precond import build_network
-from memaudit.models.sampler import heun_sampler
+from memaudit.models.sampler import heun_sampler, karras_sigmas
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom
 
@@ -97,10 +103,15 @@ def generate(denoiser: Any, seeds: Sequence[int], **options: Any) -> GeneratedBa
     batches = list(generate_images(denoiser, seeds, **options))
     classes = [batch.class_index for batch in batches if batch.class_index is not None]
     return GeneratedBatch(
-        seeds=torch.cat([batch.seeds for batch in batches]),
-        images=torch.cat([batch.images for batch in batches]),
-        class_index=torch.cat(classes) if classes else None,
+        seeds=np.concatenate([batch.seeds for batch in batches]),
+        images=np.concatenate([batch.images for batch in batches]),
+        class_index=np.concatenate(classes) if classes else None,
     )
+
+
+def assert_close(images: np.ndarray, expected: np.ndarray) -> None:
+    """The same but for bytes that turned."""
+    assert np.abs(images.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("options", [{}, CHURN], ids=["deterministic", "churn"])
@@ -112,8 +123,8 @@ def test_the_same_seeds_give_the_same_bits_whatever_the_batch_size(
     whole = generate(LastBits(network), seeds, config=config, batch_size=100)
     for batch_size in (1, 7, 64):
         parts = generate(LastBits(network), seeds, config=config, batch_size=batch_size)
-        assert torch.equal(parts.images, whole.images)
-        assert torch.equal(parts.class_index, whole.class_index)
+        assert np.array_equal(parts.images, whole.images)
+        assert np.array_equal(parts.class_index, whole.class_index)
 
 
 @pytest.mark.parametrize("options", [{}, CHURN], ids=["deterministic", "churn"])
@@ -121,16 +132,16 @@ def test_an_image_does_not_depend_on_the_other_seeds(network: Any, options: dict
     config = SamplerConfig(num_steps=4, **options)
     together = generate(network, [3, 17, 5], config=config)
     alone = generate(network, [17], config=config)
-    assert torch.equal(together.seeds, torch.tensor([3, 17, 5]))
+    assert together.seeds.tolist() == [3, 17, 5]
     # A byte may turn where a kernel does not treat every row alike; none did on the CPUs seen.
-    torch.testing.assert_close(together.images[1:2], alone.images, rtol=0, atol=1)
+    assert_close(together.images[1:2], alone.images)
 
 
 def test_batches_hold_batch_size_images_in_the_order_of_the_seeds() -> None:
     batches = list(generate_images(ConstantDenoiser(), [9, 1, 8, 2, 7], batch_size=2))
     assert [batch.seeds.tolist() for batch in batches] == [[9, 1], [8, 2], [7]]
     assert [tuple(batch.images.shape) for batch in batches] == [(2, 3, 4, 4)] * 2 + [(1, 3, 4, 4)]
-    assert all(batch.images.dtype == torch.uint8 for batch in batches)
+    assert all(batch.images.dtype == np.uint8 for batch in batches)
     assert all(batch.class_index is None for batch in batches)
 
 
@@ -140,21 +151,26 @@ def test_an_image_is_the_samplers_end_rounded_down(network: Any) -> None:
     random = PerImageRandom(seeds)
     noise, classes = random.noise((3, 8, 8)), random.class_index(10)
     x = heun_sampler(
-        network, noise, torch.eye(10)[classes], num_steps=4, randn_like=random.randn_like, **CHURN
+        network,
+        noise,
+        karras_sigmas(4),
+        torch.eye(10)[classes],
+        randn_like=random.randn_like,
+        **CHURN,
     )
     batch = generate(network, seeds, config=SamplerConfig(num_steps=4, **CHURN))
-    assert torch.equal(batch.class_index, classes)
-    torch.testing.assert_close(batch.images, float_to_uint8(x), rtol=0, atol=1)
+    assert np.array_equal(batch.class_index, classes.numpy())
+    assert_close(batch.images, float_to_uint8(x).numpy())
 
 
 def test_a_given_class_replaces_the_drawn_one_and_leaves_the_noise(network: Any) -> None:
     config = SamplerConfig(num_steps=4, **CHURN)
     drawn = generate(network, range(6), config=config)
-    assert len(drawn.class_index.unique()) > 1
+    assert len(set(drawn.class_index.tolist())) > 1
     chosen = int(drawn.class_index[2])
     given = generate(network, range(6), config=config, class_index=chosen)
     assert given.class_index.tolist() == [chosen] * 6
-    assert torch.equal(given.images[2], drawn.images[2])
+    assert np.array_equal(given.images[2], drawn.images[2])
 
 
 def test_each_image_can_have_its_own_class(network: Any) -> None:
@@ -163,7 +179,7 @@ def test_each_image_can_have_its_own_class(network: Any) -> None:
     given = generate(network, range(70), config=config, class_index=classes)
     assert given.class_index.tolist() == classes
     alone = generate(network, [66], config=config, class_index=6)
-    torch.testing.assert_close(given.images[66:67], alone.images, rtol=0, atol=1)
+    assert_close(given.images[66:67], alone.images)
 
 
 @pytest.mark.parametrize("options", [{}, {"discretization": "iddpm", "scaling": "vp"}])
@@ -181,8 +197,8 @@ def test_sampling_may_begin_at_noised_images(options: dict[str, Any]) -> None:
     sigma = float(pick_levels(levels, 3, sigma_min=0.002, sigma_max=0.1)[0]) if options else 0.1
     noise = PerImageRandom(range(70)).noise((3, 4, 4)).double()
     expected = float_to_uint8(uint8_to_float(torch.from_numpy(start)) + sigma * noise)
-    torch.testing.assert_close(batch.images, expected, rtol=0, atol=1)
-    assert (batch.images == expected).float().mean() > 0.99
+    assert_close(batch.images, expected.numpy())
+    assert (batch.images == expected.numpy()).mean() > 0.99
 
 
 def test_as_many_starts_and_classes_as_seeds_are_needed() -> None:
@@ -194,29 +210,36 @@ def test_as_many_starts_and_classes_as_seeds_are_needed() -> None:
 
 def test_labels_reach_the_denoiser_as_one_hot_rows() -> None:
     batch = generate(ConstantDenoiser(label_dim=10), range(20))
-    expected = float_to_uint8(batch.class_index.double() / 10)
-    assert torch.equal(batch.images, expected[:, None, None, None].expand(-1, 3, 4, 4))
+    levels = float_to_uint8(torch.from_numpy(batch.class_index).double() / 10).numpy()
+    assert (batch.images == levels[:, None, None, None]).all()
 
 
 def test_an_ablation_choice_turns_to_the_general_sampler(network: Any) -> None:
     options = {"solver": "euler", "discretization": "vp", "schedule": "vp", "scaling": "vp"}
     batch = generate(network, [1], config=SamplerConfig(num_steps=4, **options), class_index=0)
     noise = PerImageRandom([1]).noise((3, 8, 8))
-    x = ablation_sampler(network, noise, torch.eye(10)[:1], num_steps=4, **options)
-    torch.testing.assert_close(batch.images, float_to_uint8(x), rtol=0, atol=1)
+    low, high = default_sigma_range("vp")
+    x = heun_sampler(
+        network,
+        noise,
+        discretize("vp", 4, sigma_min=low, sigma_max=high),
+        torch.eye(10)[:1],
+        path=GeneralPath(noise_schedule("vp", sigma_min=low, sigma_max=high), "vp"),
+        solver="euler",
+    )
+    assert_close(batch.images, float_to_uint8(x).numpy())
 
 
 def test_pixels_that_are_not_finite_are_refused_with_their_seed() -> None:
     denoiser = BrokenDenoiser(PerImageRandom([12, 14]).noise((3, 4, 4)))
-    with pytest.raises(CheckpointError, match=r"not finite for seed 12 \(2 of 5 images"):
+    with pytest.raises(CheckpointError, match=r"not finite for seed 12 \(for 2 of the 5 images"):
         generate(denoiser, [10, 11, 12, 13, 14], config=SamplerConfig(num_steps=1))
     assert len(generate(denoiser, [10, 11, 13], config=SamplerConfig(num_steps=1)).images) == 3
 
 
-def test_images_come_out_writable_and_without_a_graph(network: Any) -> None:
+def test_images_come_out_writable(network: Any) -> None:
     (batch,) = generate_images(network, [0], config=SamplerConfig(num_steps=2))
     batch.images[0] = 0
-    assert not batch.images.is_inference()
 
 
 def test_progress_counts_images_and_ends_at_all_of_them() -> None:

@@ -235,7 +235,7 @@ def _try(
             device=config.device,
             progress=told,
         )
-        generated = np.concatenate([batch.images.numpy() for batch in batches])
+        generated = np.concatenate([batch.images for batch in batches])
         by_image = judge(generated, start).reshape(len(images), config.num_noises)
         returned.append(2 * by_image.sum(1) >= config.num_noises)
     return np.stack(returned)

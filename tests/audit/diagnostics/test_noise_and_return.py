@@ -57,7 +57,7 @@ def test_leaks_that_sampling_never_shows_are_found():
     index = NeighborIndex(train.images)
 
     batches = generate_images(model, range(300), config=SAMPLER)
-    sampled = np.concatenate([batch.images.numpy() for batch in batches])
+    sampled = np.concatenate([batch.images for batch in batches])
     assert match_images(index, sampled).memorized_distinct.sum() == 0
 
     found = return_test(model, train, holdout=holdout, index=index, config=CONFIG)

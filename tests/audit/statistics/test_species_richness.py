@@ -91,7 +91,7 @@ def test_sampling_the_optimum_of_200_images_tells_that_there_are_200():
     batches = generate_images(
         ClosedFormOptimum(images), range(320), config=SamplerConfig(num_steps=6)
     )
-    generated = np.concatenate([batch.images.numpy() for batch in batches])
+    generated = np.concatenate([batch.images for batch in batches])
     hits = np.bincount(NeighborIndex(images).nearest(generated, 1).index[:, 0])
     found = leak_coverage(hits[hits > 0].tolist(), num_images=200)
     assert found.num_hits == 320

@@ -15,7 +15,8 @@ from memaudit.models.optimum import closed_form as optimum
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler import heun_sampler, karras_sigmas
 
-EDM_SIGMAS = karras_sigmas(18, sigma_min=0.002, sigma_max=80.0, rho=7.0).tolist()
+SIGMAS = karras_sigmas(18)
+EDM_SIGMAS = SIGMAS.tolist()
 
 
 def as_data(images):
@@ -65,7 +66,7 @@ def test_it_agrees_with_the_field_s_reference(golden):
 def test_sampling_it_ends_where_the_field_s_reference_ends(golden):
     truth = load_file(golden / "optimal_denoiser.safetensors")
     denoiser = ClosedFormOptimum(truth["train_uint8"])
-    x = heun_sampler(denoiser, torch.from_numpy(truth["heun18.latents"]))
+    x = heun_sampler(denoiser, torch.from_numpy(truth["heun18.latents"]), SIGMAS)
     assert relative_error(x, torch.from_numpy(truth["heun18.x"])) < 1e-5
     assert (float_to_uint8(x).numpy() == truth["train_uint8"][truth["heun18.nearest"]]).all()
 
@@ -95,8 +96,8 @@ def test_it_is_exact_along_a_trajectory_where_it_remembers_its_last_search():
     errors: list[float] = []
     noise = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     denoiser = Checked(images)
-    heun_sampler(denoiser, noise)
-    heun_sampler(denoiser, noise, S_churn=10)  # off the rays
+    heun_sampler(denoiser, noise, SIGMAS)
+    heun_sampler(denoiser, noise, SIGMAS, S_churn=10)  # off the rays
     assert len(errors) == 70
     assert max(errors) < 5e-6
 
@@ -114,9 +115,9 @@ def test_memory_spares_the_search_and_changes_nothing(monkeypatch):
     monkeypatch.setattr(ClosedFormOptimum, "_search", counted)
     noise = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     denoiser = ClosedFormOptimum(images)
-    x = heun_sampler(denoiser, noise)
+    x = heun_sampler(denoiser, noise, SIGMAS)
     assert sum(searches) < 16 * 35 * 0.7
-    again = heun_sampler(denoiser, noise.flip(0)).flip(0)
+    again = heun_sampler(denoiser, noise.flip(0), SIGMAS).flip(0)
     torch.testing.assert_close(again, x, rtol=0, atol=1e-6)
 
 
