@@ -48,7 +48,7 @@ class Option:
         if self.above is not None and self.below is not None and self.below < math.inf:
             return f"between {self.above:g} and {self.below:g}"
         parts = [
-            f"{words} {bound:g}"
+            f"{words} {bound:,.10g}"
             for words, bound in (
                 ("at least", self.at_least),
                 ("more than", self.above),

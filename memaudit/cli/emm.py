@@ -135,7 +135,7 @@ def emm(
         forecast,
     )
     from memaudit.experiments.train_and_scan import Run
-    from memaudit.experiments.training_presets import PRESETS, with_changes
+    from memaudit.experiments.training_presets import PRESETS, change_config
 
     if results:
         if data_path is not None:
@@ -148,7 +148,7 @@ def emm(
             raise ConfigError(
                 "The runs need a folder: give --out, or --dry-run for the cost alone."
             )
-        config = with_changes(PRESETS[preset], changes)
+        config = change_config(PRESETS[preset], changes)
         where = choose_device(device)
         with progress_bars() as progress:
             images = open_images(data_path, resolution=resolution, progress=progress)

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from memaudit.data.images import ImageSet
 from memaudit.models.precond import build_network
 from memaudit.training.config import TrainingConfig
+from memaudit.training.network import configure_network
 from memaudit.training.schedule import Schedule
 from memaudit.training.trainer import Trainer
 
@@ -62,7 +63,7 @@ def forward_flops(config: TrainingConfig, images: ImageSet) -> float:
         config: of the network.
         images: at least one; their shape and classes decide the network.
     """
-    network_config = config.network_config(images)
+    network_config = configure_network(config, images)
     for name in ("dropout", "skip_connections"):  # they change no operation
         network_config.pop(name, None)
     return _count(json.dumps(network_config))

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import check_output_folder, write_report
-from memaudit.audit.scan import ScanConfig, ScanResult, scan
+from memaudit.audit.scan import ScanResult, scan
 from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import select_images

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.scan import scan
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
+from memaudit.experiments.config import EarlyWarningConfig
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress, silent
-from memaudit.training.batches import mirrored
+from memaudit.training.batches import add_mirror_images
 from memaudit.training.run_folder import RunFolder
 from memaudit.training.schedule import Schedule
 from memaudit.training.training_log import AuditEntry, read_log
@@ -20,59 +22,57 @@ BEGINS_ABOVE = 0.01
 
 
 class SnapshotAudit(NamedTuple):
-    """One of the audits."""
+    """The audit of a snapshot."""
 
     epochs: float
-    """Of the snapshot."""
+    """Epochs trained until the snapshot."""
     copies: Proportion
-    """Generated images that copy a training image, by the scan's `distinct` rule."""
+    """Share of the generated images that copy a training image, by the scan's `distinct` rule."""
     begins: bool
     """Whether this is the first audit of the run that shows memorization."""
 
 
 class EarlyWarning:
-    """Scans every so many snapshots: what `train` takes as `on_snapshot`.
+    """Audits snapshots while a network trains; pass it to `train` as `on_snapshot`.
 
-    The audits are part of the run's log, so a run that is resumed is not warned of twice.
+    Its audits become part of the run's log, so that a resumed run is not warned about twice.
 
     Args:
         images: the training images; at least 2.
-        schedule: of the run.
-        every: audit one of so many snapshots, and the last.
-        num_samples: images to generate from each, with seeds 0, 1, …
+        schedule: the schedule of the run.
+        config: which snapshots are audited, and with how many images (seeds 0, 1, …).
         device: `cpu` or `cuda`.
-        progress: told how far each audit is.
-        on_audit: called with what each audit found.
+        progress: called with the progress of each audit.
+        on_audit: called with the result of each audit.
 
     Raises:
-        ConfigError: counts below 1, or a single training image.
+        ConfigError: there is only one training image.
     """
 
     def __init__(
         self,
         images: ImageSet,
         schedule: Schedule,
+        config: EarlyWarningConfig,
         *,
-        every: int = 1,
-        num_samples: int = 256,
         device: str = "cpu",
         progress: Progress = silent,
         on_audit: Callable[[SnapshotAudit], None] = lambda audit: None,
     ) -> None:
-        if every < 1:
-            raise ConfigError(f"Audits are asked for every {every} snapshots; 1 or more is needed.")
         if len(images) < 2:
-            raise ConfigError("An audit needs 2 or more training images, and there is only one.")
-        self.images = mirrored(images) if schedule.config.xflip else images
+            raise ConfigError("An audit needs at least 2 training images; there is only one.")
+        self.images = add_mirror_images(images) if schedule.config.xflip else images
         self.schedule = schedule
-        self.every = every
-        self.config = ScanConfig(seeds=tuple(range(num_samples)), optimum_images=0, device=device)
+        self.every = config.every
+        self.config = ScanConfig(
+            seeds=tuple(range(config.num_samples)), optimum_images=0, device=device
+        )
         self.progress = progress
         self.on_audit = on_audit
 
     def __call__(self, snapshot: Path, images_seen: int) -> AuditEntry | None:
         """Audit a snapshot, if it is one of those to be audited."""
-        if not self.schedule.is_snapshot(images_seen, every=self.every):
+        if self.every is None or not self.schedule.is_snapshot(images_seen, every=self.every):
             return None
         result = scan(
             open_checkpoint(snapshot, device=self.config.device),

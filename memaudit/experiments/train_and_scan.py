@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import REPORT, check_output_folder, ranges, write_report
-from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.scan import scan
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import open_checkpoint

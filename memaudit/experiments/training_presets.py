@@ -1,11 +1,14 @@
-"""Training configurations to start from, and changes to them in the form of a command line."""
+"""Training configurations to start from, and changes to them as written on a command line.
 
-import types
+Imports no torch.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from memaudit.errors import ConfigError
+from memaudit.options import ConfigField, config_fields
 from memaudit.training.config import TrainingConfig
 
 LAPTOP = TrainingConfig(
@@ -22,43 +25,44 @@ LAPTOP = TrainingConfig(
     epochs=2000,
     num_snapshots=4,
 )
-"""DDPM++ with 189,000 parameters: minutes on a CPU at 8x8."""
+"""DDPM++ with 189,000 parameters, which trains within minutes on a CPU at 8x8."""
 
 PRESETS: Mapping[str, TrainingConfig] = {"paper": TrainingConfig(), "laptop": LAPTOP}
-"""The base set-up of Gu et al., arXiv:2310.02664, and one that is small enough for a laptop."""
+"""The base setup of Gu et al., arXiv:2310.02664, and one small enough for a laptop."""
 
 
-def with_changes(config: TrainingConfig, changes: Sequence[str]) -> TrainingConfig:
-    """`config` with some fields set anew.
+def change_config(config: TrainingConfig, changes: Sequence[str]) -> TrainingConfig:
+    """Set some fields of a configuration.
 
     Args:
-        config: to start from.
+        config: the configuration to start from.
         changes: each `field=value`, such as `lr=2e-3`, `channel_mult=1,2`, `conditional=true` or
             `duration_images=none`.
 
     Raises:
-        ConfigError: an unknown field, a value of another kind, or out of its range.
+        ConfigError: a field is unknown, or a value is of the wrong kind or out of range.
     """
-    types_of = get_type_hints(TrainingConfig)
+    known = config_fields(TrainingConfig)
     values = {}
     for change in changes:
         name, equals, text = change.partition("=")
-        if not equals or name not in types_of:
+        if not equals or name not in known:
             raise ConfigError(
-                f"{change!r} changes nothing of a training; write field=value with one of the "
-                f"fields {', '.join(types_of)}."
+                f"{change!r} does not change a training; write field=value with one of the fields "
+                f"{', '.join(known)}."
             )
         try:
-            values[name] = _parse(text.strip(), types_of[name])
+            values[name] = _parse_field(text.strip(), known[name])
         except ValueError as error:
             raise ConfigError(f"{change!r}: {error}.") from error
     return replace(config, **values)
 
 
-def described(config: TrainingConfig) -> str:
-    """The preset that `config` is nearest to, and the fields in which it differs from that.
+def describe_config(config: TrainingConfig) -> str:
+    """Describe a configuration by the nearest preset and the fields that differ from it.
 
-    Such as `preset laptop, with lr=0.001 channel_mult=1,2,2`, as `with_changes` takes them.
+    Returns:
+        Such as `preset laptop, with lr=0.001 channel_mult=1,2,2`, as `change_config` takes them.
     """
     fields = asdict(config)
     changed = {
@@ -66,33 +70,31 @@ def described(config: TrainingConfig) -> str:
         for name, preset in PRESETS.items()
     }
     nearest = min(changed, key=lambda name: len(changed[name]))
-    changes = " ".join(f"{field}={_written(fields[field])}" for field in changed[nearest])
+    changes = " ".join(f"{field}={_write_value(fields[field])}" for field in changed[nearest])
     return f"preset {nearest}" + (f", with {changes}" if changes else "")
 
 
-def _written(value: Any) -> str:
-    """A field's value as `_parse` takes it."""
+def _write_value(value: Any) -> str:
+    """Write a field's value as `_parse_field` reads it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def _parse(text: str, kind: Any) -> Any:
-    """Text as a value of a field's type."""
-    if isinstance(kind, types.UnionType):
-        kinds = get_args(kind)
-        if type(None) in kinds and text.lower() == "none":
-            return None
-        (kind,) = (one for one in kinds if one is not type(None))
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        return tuple(_parse(part, item) for part in text.split(","))
+def _parse_field(text: str, field: ConfigField) -> Any:
+    if field.is_optional and text.lower() == "none":
+        return None
+    if get_origin(field.type) is tuple:
+        kind = get_args(field.type)[0]
+        return tuple(_parse_value(part, kind) for part in text.split(",") if text)
+    return _parse_value(text, field.type)
+
+
+def _parse_value(text: str, kind: type) -> Any:
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError("true or false is needed")
         return text.lower() == "true"
-    if kind is str:
-        return text
     try:
         return kind(text)
     except ValueError:

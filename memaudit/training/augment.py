@@ -2,8 +2,8 @@
 
 Each image is flipped, scaled, rotated, stretched and moved at random, and the network receives the
 transformation as nine labels; at sampling time the labels are zero, so that it generates images
-like those that were not transformed. Source: Karras et al. (EDM), arXiv:2206.00364, Appendix F.2,
-for the transformations, their distributions and labels. The resampling is our own.
+like the untransformed ones. Source: Karras et al. (EDM), arXiv:2206.00364, Appendix F.2, for the
+transformations, their distributions and labels. The resampling is our own.
 """
 
 import math
@@ -14,34 +14,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AUGMENT_DIM = 9
-"""Labels: x-flip; y-flip; scale; rotation (cos - 1, sin); stretch (cos, sin); shift (x, y)."""
+"""Number of labels: x-flip; y-flip; scale; rotation (cos - 1, sin); stretch (cos, sin); shift (x,
+y)."""
 SCALE = 2**0.2
-"""Factor of scaling, and of stretching, at one standard deviation."""
+"""Factor by which one standard deviation scales or stretches."""
 SHIFT = 1 / 8
-"""Standard deviation of a shift, in widths of the image."""
+"""Standard deviation of a shift, in image widths."""
 
 
 class Augmentation(NamedTuple):
-    """A transformation of each image; without one, all numbers are 0."""
+    """A transformation per image; all numbers are 0 where an image stays as it is."""
 
     flip_x: Tensor
-    """bool [B]: mirrored left to right."""
+    """bool [B]: mirror left to right."""
     flip_y: Tensor
-    """bool [B]: mirrored top to bottom."""
+    """bool [B]: mirror top to bottom."""
     scale: Tensor
-    """float32 [B]: enlarged by SCALE to this power."""
+    """float32 [B]: enlarge by SCALE to this power."""
     rotation: Tensor
     """float32 [B]: angle in radians."""
     stretch: Tensor
-    """float32 [B]: enlarged along an axis by SCALE to this power, and reduced across it."""
+    """float32 [B]: enlarge along an axis by SCALE to this power, and shrink across it."""
     stretch_axis: Tensor
     """float32 [B]: angle of that axis in radians."""
     shift: Tensor
-    """float32 [B, 2]: to the right and downwards, in multiples of SHIFT."""
+    """float32 [B, 2]: move to the right and down, in multiples of SHIFT."""
 
     @property
     def labels(self) -> Tensor:
-        """What the network is told: float32 [B, AUGMENT_DIM]."""
+        """What the network is told about each image: float32 [B, AUGMENT_DIM]."""
         columns = [
             self.flip_x,
             self.flip_y,
@@ -57,10 +58,15 @@ class Augmentation(NamedTuple):
 
 
 def draw_augmentation(num_images: int, probability: float, device: torch.device) -> Augmentation:
-    """Random transformations: each kind is chosen for each image with the probability given.
+    """Draw random transformations.
 
-    A flip that is chosen happens half of the time; angles are uniform in [-π, π), other numbers
-    standard normal.
+    A chosen flip happens half of the time; angles are uniform in [-π, π), other numbers standard
+    normal. Source: EDM, arXiv:2206.00364, Appendix F.2.
+
+    Args:
+        num_images: B.
+        probability: chance, in [0, 1], that an image gets a transformation; per kind and image.
+        device: where the numbers are drawn.
     """
 
     def chosen() -> Tensor:
@@ -87,11 +93,18 @@ def draw_augmentation(num_images: int, probability: float, device: torch.device)
 
 
 def augment(y: Tensor, by: Augmentation) -> Tensor:
-    """Transform images y [B, C, H, W].
+    """Transform images.
 
-    Flips are exact, and an image without another transformation is not resampled. The others are
-    one affine map about the middle of the image, sampled bicubically at 2x2 points a pixel, with
+    Flips are exact, and images that are only flipped are not resampled. All other transformations
+    form one affine map about the image's center, sampled bicubically at 2x2 points per pixel, with
     the image mirrored beyond its edges.
+
+    Args:
+        y: images, float32 [B, C, H, W].
+        by: their transformations.
+
+    Returns:
+        The transformed images, of the same shape.
     """
     y = torch.where(_per_image(by.flip_x), y.flip(3), y)
     y = torch.where(_per_image(by.flip_y), y.flip(2), y)
@@ -104,9 +117,9 @@ def augment(y: Tensor, by: Augmentation) -> Tensor:
 
 
 def _source_points(by: Augmentation) -> Tensor:
-    """Where each point of the result comes from: affine maps [B, 2, 3], edges at -1 and 1.
+    """Affine maps [B, 2, 3] from points of the result to points of the image; edges at -1 and 1.
 
-    They undo, from the last to the first: scaling, rotation, stretch, shift.
+    They undo scaling, rotation, stretch and shift, starting with the last.
     """
     factors = torch.stack([SCALE**-by.stretch, SCALE**by.stretch], dim=1)
     unstretch = _rotation(by.stretch_axis) @ torch.diag_embed(factors) @ _rotation(-by.stretch_axis)
@@ -116,7 +129,8 @@ def _source_points(by: Augmentation) -> Tensor:
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """Matrices [B, 2, 2] that turn by angles [B], from the x-axis toward the y-axis."""
+    """Rotation matrices [B, 2, 2] by angles [B], from the x-axis toward the y-axis."""
+
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
 

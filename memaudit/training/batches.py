@@ -1,4 +1,4 @@
-"""The training set on the device, and which images each step sees."""
+"""The training set on its device, and the images that each step sees."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from memaudit.data.images import ImageSet, uint8_to_float
 
 
 class Batch(NamedTuple):
-    """Images of one step."""
+    """The images of one step."""
 
     y: Tensor
     """Clean images, float32 [B, C, H, W] in [-1, 1]."""
@@ -19,25 +19,25 @@ class Batch(NamedTuple):
     """One-hot float32 [B, label_dim], or None."""
 
 
-def mirrored(images: ImageSet) -> ImageSet:
-    """The images, and after them the mirror image of each: what `xflip` trains on."""
+def add_mirror_images(images: ImageSet) -> ImageSet:
+    """Return the images followed by the mirror image of each: what `xflip` trains on."""
     twice = images.take(np.tile(np.arange(len(images)), 2))
     twice.images[len(images) :] = images.images[..., ::-1]
     return twice
 
 
 class Batches:
-    """Batches by step, from a training set that lies on the device as uint8.
+    """The batch of each step, from a training set kept on the device as uint8.
 
     The images come in one shuffled order that repeats (numpy's RandomState(seed)), as published: a
     batch may hold the end of one pass and the start of the next, or an image several times.
 
     Args:
-        images: the training images; their labels are used where label_dim is not 0.
-        batch_size: images a step.
-        seed: of the order.
+        images: training images; their labels are used unless label_dim is 0.
+        batch_size: images per step.
+        seed: determines the order.
         label_dim: number of classes; 0 for batches without labels.
-        device: where the training set and the batches lie.
+        device: where the training set and the batches are kept.
     """
 
     def __init__(
@@ -53,12 +53,13 @@ class Batches:
         np.random.RandomState(seed).shuffle(self.order)
         self.batch_size = batch_size
         self.label_dim = label_dim
-        # torch.tensor copies: a read-only memory map is no ground for a tensor.
+        # torch.tensor copies: tensors cannot share a read-only memory map.
         self._images = torch.tensor(images.images, device=device)
         self._labels = torch.tensor(images.labels, device=device) if label_dim else None
 
     def at(self, step: int) -> Batch:
-        """The batch of step 0, 1, …"""
+        """Return the batch of a step, counted from 0."""
+
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         indices = torch.from_numpy(self.order[positions % len(self.order)]).to(self._images.device)
         y = uint8_to_float(self._images[indices])

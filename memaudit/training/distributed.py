@@ -1,7 +1,7 @@
-"""Training by several processes: each takes its share of every batch, and the gradients are summed.
+"""Training in several processes: each computes its share of every batch; gradients are summed.
 
-The processes are torch.distributed's ranks, one a GPU, started by torchrun on one machine or on
-several. They begin with the same weights and make the same steps, so nothing but gradients is sent.
+The processes are torch.distributed's ranks, one per GPU, started by torchrun on one or several
+machines. They start with the same weights and take the same steps, so only gradients are exchanged.
 """
 
 import os
@@ -17,58 +17,61 @@ from torch import Tensor
 from memaudit.errors import ConfigError
 
 WAIT = timedelta(days=1)
-"""How long ranks wait for each other: rank 0 may be auditing a snapshot."""
+"""How long ranks wait for each other. Long, because rank 0 may be auditing a snapshot."""
 
 
 class Ranks(NamedTuple):
-    """This process among those of the training."""
+    """This process's place among those of the training."""
 
     rank: int
-    """0 writes the files and tells the progress."""
+    """Rank 0 writes the files and reports progress."""
     num_ranks: int
 
 
 def current_ranks() -> Ranks:
-    """The ranks of torch.distributed, or this process alone."""
+    """Return this process's rank in torch.distributed, or rank 0 of 1 outside of it."""
     if dist.is_available() and dist.is_initialized():
         return Ranks(dist.get_rank(), dist.get_world_size())
     return Ranks(0, 1)
 
 
 def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over the ranks, in one message."""
+    """Replace each tensor by its sum over the ranks, all in one message."""
     if current_ranks().num_ranks == 1:
         return
     flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat)
-    for t, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+    for t, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
         t.copy_(summed.view_as(t))
 
 
 def any_rank(holds: bool) -> bool:
-    """Whether `holds` is true on any rank. Every rank waits here for the others."""
+    """Return whether `holds` is true on any rank. Every rank waits here for the others."""
     if current_ranks().num_ranks == 1:
         return holds
-    # On the CPU, whatever the device of the training: nobody waits for a GPU.
+    # On the CPU, whatever device trains: no rank has to wait for its GPU.
     flag = torch.tensor(holds, dtype=torch.int32)
     dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag)
 
 
 def wait_for_ranks() -> None:
-    """Go on when every rank is here."""
+    """Return once every rank has called this."""
     any_rank(False)
 
 
 @contextmanager
-def joined_by_torchrun(device: str) -> Iterator[str]:
-    """Join the processes that torchrun started, if it started this one.
+def join_torchrun(device: str) -> Iterator[str]:
+    """Join the process group for the duration of the context, if torchrun started this process.
+
+    Args:
+        device: `cpu` or `cuda`.
 
     Yields:
-        This process's device: of `cuda`, the GPU of its number on the machine.
+        This process's device: for `cuda`, the GPU with the process's number on the machine.
 
     Raises:
-        ConfigError: more processes on a machine than GPUs.
+        ConfigError: torchrun started more processes on the machine than it has GPUs.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield device
@@ -78,8 +81,10 @@ def joined_by_torchrun(device: str) -> Iterator[str]:
         if number >= count:
             raise ConfigError(
                 f"torchrun started more processes on this machine than it has GPUs ({count}). "
-                f"Give --nproc-per-node {count}, or train with --device cpu."
+                f"Give torchrun --nproc-per-node {count}, or train with {{device}} cpu.",
+                field="device",
             )
+
         device = f"cuda:{number}"
         torch.cuda.set_device(number)
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"

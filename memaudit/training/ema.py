@@ -1,18 +1,20 @@
-"""The exponential moving average of the weights: what is sampled and audited.
+"""The exponential moving average of the weights, which is what gets sampled and audited.
 
 After a step of B images, w_ema ← β w_ema + (1 - β) w.
 """
 
 import copy
+import math
 
 import torch
 from torch import nn
 
 PUBLISHED_SIZE = 50_000
-"""Training images of CIFAR-10; the paper's decays are kept as if the data had so many."""
+"""Training images of CIFAR-10, to which the paper scales its decays."""
 PUBLISHED_HALFLIFE = 500_000
 """EDM's half-life in images."""
 PUBLISHED_BATCH = 512
+"""EDM's batch size."""
 
 
 def ema_beta(
@@ -25,16 +27,16 @@ def ema_beta(
     decay: float,
     rampup_ratio: float,
 ) -> float:
-    """Decay β of one step.
+    """Return the decay β of one step.
 
-    With n images seen before the step, B the batch size, H the half-life, h = min(H, 0.05 n),
+    With n images seen before the step, B the batch size, H the half-life, h = min(H, 0.05 n) and
     r = 50,000 / |D|:
 
         mode1   β = 2^(-B / h)                                   EDM's
         mode2   β = 2^(-512 / (h r))
         mode3   β = 2^(-B / 500,000)
         mode4   β = decay · 2^(-B / (h r)) / 2^(-B / 500,000)    tends to `decay` with H = 10 |D|
-        plain   β = min(decay, (1 + t) / (10 + t)), t = n / B    steps, not images or epochs
+        plain   β = min(decay, (1 + t) / (10 + t)), t = n / B    by steps, not images or epochs
 
     Source: modes 1-4 are those of Gu et al., arXiv:2310.02664, who use mode4; EDM,
     arXiv:2206.00364, uses mode1.
@@ -45,32 +47,42 @@ def ema_beta(
         batch_size: B.
         halflife_images: H.
         num_images: |D|, the number of training images.
-        decay: what modes `mode4` and `plain` end at, in [0, 1).
+        decay: the value that `mode4` and `plain` end at, in [0, 1).
         rampup_ratio: the 0.05 above.
+
+    Raises:
+        ValueError: there is no such mode.
     """
     if mode == "plain":
         step = images_seen / batch_size
         return min(decay, (1 + step) / (10 + step))
-    published = 0.5 ** (batch_size / PUBLISHED_HALFLIFE)
+    published = math.pow(0.5, batch_size / PUBLISHED_HALFLIFE)
     if mode == "mode3":
         return published
     halflife = max(min(halflife_images, images_seen * rampup_ratio), 1e-8)
     scaled_halflife = halflife * PUBLISHED_SIZE / num_images
     if mode == "mode1":
-        return 0.5 ** (batch_size / halflife)
+        return math.pow(0.5, batch_size / halflife)
     if mode == "mode2":
-        return 0.5 ** (PUBLISHED_BATCH / scaled_halflife)
+        return math.pow(0.5, PUBLISHED_BATCH / scaled_halflife)
     if mode == "mode4":
-        return decay * 0.5 ** (batch_size / scaled_halflife) / published
+        return decay * math.pow(0.5, batch_size / scaled_halflife) / published
     raise ValueError(f"mode must be mode1 … mode4 or plain, got {mode!r}")
 
 
 def copy_for_average(network: nn.Module) -> nn.Module:
-    """A copy of `network` to hold its average: in evaluation mode, without gradients."""
+    """Copy a network to hold its average: in evaluation mode, without gradients."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, beta: float) -> None:
-    """Move the parameters of `average` toward those of `network`; buffers never change."""
+    """Move the average's parameters toward the network's; buffers never change.
+
+    Args:
+        average: changed in place.
+        network: the network after a step.
+        beta: decay β, in [0, 1].
+    """
+
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - beta)

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a good moment."""
+"""Ctrl-C that waits until the step at hand is done."""
 
 import signal
 import threading
@@ -14,11 +14,11 @@ class Interrupt:
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
+def defer_interrupt() -> Iterator[Interrupt]:
     """Note the first Ctrl-C instead of raising KeyboardInterrupt; a second one raises it.
 
-    So a loop can end between two steps, with its state whole. Only the main thread receives
-    signals, and a shell's background job ignores Ctrl-C: there this does nothing.
+    This lets a loop end between two steps, with its state complete. It does nothing outside the
+    main thread, which receives no signals, and in a shell's background job, which ignores Ctrl-C.
     """
     interrupt = Interrupt()
     previous = signal.getsignal(signal.SIGINT)

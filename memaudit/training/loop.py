@@ -1,4 +1,4 @@
-"""A training run: steps, and what is written and told between them."""
+"""A training run: its steps, and the files and progress reports between them."""
 
 import time
 from collections.abc import Callable
@@ -15,40 +15,41 @@ from memaudit.models.checkpoints import save_checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
 from memaudit.training.distributed import any_rank, current_ranks, wait_for_ranks
-from memaudit.training.interrupts import deferred_interrupt
+from memaudit.training.interrupts import defer_interrupt
 from memaudit.training.run_folder import RunFolder, Snapshot
-from memaudit.training.tensorboard import event_file, summary_writer
+from memaudit.training.tensorboard import import_summary_writer, open_event_file
 from memaudit.training.trainer import Trainer
 from memaudit.training.training_log import AuditEntry, LogEntry, TrainingLog
 from memaudit.training.training_state import load_state, save_state
 
 LOG_ENTRIES = 100
-"""Entries of the log in a whole run. To read the loss, each waits for the device."""
+"""Log entries in a whole run. Not more, because each waits for the device to read the loss."""
 PROGRESS_EVERY = 0.2
-"""Seconds between two reports of progress."""
+"""Seconds between two progress reports."""
 
 
 OnSnapshot = Callable[[Path, int], AuditEntry | None]
-"""What a caller does with the path of a snapshot and the images seen until it."""
+"""Takes the path of a snapshot and the images seen until it; may return an entry for the log."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run left behind."""
+    """What a training run produced."""
 
     model: Path
     """The last snapshot under a name that does not change, `model.safetensors`."""
     snapshots: tuple[Snapshot, ...]
-    """All snapshots of the run, those of earlier parts included, oldest first."""
+    """All snapshots of the run, including those of earlier parts, oldest first."""
     images_seen: int
+    """Images seen by the last step, repetitions included."""
     seconds: float
-    """Spent training, earlier parts included."""
+    """Time spent training, including earlier parts."""
     log: tuple[LogEntry, ...]
-    """Loss and rate over the run, as in `log.jsonl`."""
+    """Loss and learning rate over the run, as in `log.jsonl`."""
     audits: tuple[AuditEntry, ...]
     """What `on_snapshot` found, as in `log.jsonl`."""
     interrupted: bool
-    """Whether Ctrl-C ended it before its budget did."""
+    """Whether Ctrl-C ended the run before its budget did."""
 
 
 def train(
@@ -62,44 +63,48 @@ def train(
     on_snapshot: OnSnapshot | None = None,
     tensorboard: bool = False,
 ) -> TrainingResult:
-    """Train a denoiser on a CPU, a GPU, or several: where torch.distributed is initialized, its
-    ranks train together (`training.ranks`).
+    """Train a denoiser on a CPU, a GPU, or several GPUs.
+
+    If torch.distributed is initialized, its ranks train together (`training.distributed`).
 
     Writes into `out`: `snapshot-<images seen>.safetensors` on the configuration's schedule, and
     `model.safetensors`, the last of them, both with the averaged weights;
-    `training-state.safetensors`, from which a resumed run goes on; `log.jsonl`. Ctrl-C lets the
-    step at hand end, and leaves a snapshot and the state.
+    `training-state.safetensors`, from which a run is resumed; `log.jsonl`. Ctrl-C lets the step at
+    hand end, then writes a snapshot and the state.
 
-    On a CPU the weights depend on images, configuration and number of threads alone, whether the
-    run was interrupted or not.
+    On a CPU the weights depend only on the images, the configuration and the number of threads,
+    whether the run was interrupted or not.
 
     Args:
-        images: square training images, put on the device as a whole.
-        config: network, optimizer, budget, average and snapshots; the paper's base set-up by
-            default.
-        out: folder of the run, made where it is missing.
+        images: square training images; all of them are put on the device.
+        config: network, optimizer, budget, average and snapshots; by default the paper's base
+            setup.
+        out: folder of the run, created if missing.
         device: `cpu` or `cuda`.
-        resume: go on from the state in `out`, where there is one.
-        progress: told the images seen and the loss.
-        on_snapshot: called with path and images seen of each snapshot on the schedule, once all
-            is written; what it returns goes into the log (`experiments.early_warning` audits).
-        tensorboard: write the log for TensorBoard as well, into `tensorboard` in `out`.
+        resume: continue from the state in `out`, if there is one.
+        progress: called with the images seen and the loss.
+        on_snapshot: called with path and images seen of each snapshot on the schedule, once
+            everything is written; what it returns goes into the log (`experiments.early_warning`
+            audits).
+        tensorboard: also write the log for TensorBoard, into `tensorboard` in `out`.
 
     Raises:
-        ConfigError: options that do not fit the images or the device; a folder that holds another
-            run or cannot be written; a loss that is not finite any more; TensorBoard without its
-            package.
-        DataError: images that cannot be trained on.
-        CheckpointError: a training state that cannot be read.
+        ConfigError: the options do not fit the images or the device; the folder holds another run
+            or cannot be written; the loss is no longer finite; TensorBoard is not installed.
+        DataError: the images cannot be trained on.
+        CheckpointError: the training state cannot be read.
     """
     config = config or TrainingConfig()
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"Training on {device} was asked for, but torch finds no GPU. Use cpu.")
+        raise ConfigError(
+            f"Training on {device} was asked for, but torch finds no GPU. Use {{device}} cpu.",
+            field="device",
+        )
     if tensorboard:
-        summary_writer()  # to fail before anything is written
+        import_summary_writer()  # to fail before anything is written
 
-    # Steps seed torch's generators; the caller's come back as they were.
+    # Steps seed torch's generators, which are restored for the caller afterwards.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer = Trainer(images, config, device=device)
         folder = RunFolder(Path(out))
@@ -110,7 +115,7 @@ def train(
         if not writes:
             progress, on_snapshot = silent, None
         with (
-            event_file(folder.tensorboard, images_seen=trainer.images_seen)
+            open_event_file(folder.tensorboard, images_seen=trainer.images_seen)
             if tensorboard and writes
             else nullcontext()
         ) as on_entry:
@@ -136,12 +141,12 @@ def _run(
     progress: Progress,
     on_snapshot: OnSnapshot | None,
 ) -> None:
-    """Do the steps that are left."""
+    """Take the steps that are left."""
     schedule = trainer.schedule
     log_every = max(1, schedule.num_steps // LOG_ENTRIES)
     shown = float("-inf")
 
-    with deferred_interrupt() as interrupt:
+    with defer_interrupt() as interrupt:
         while trainer.images_seen < schedule.duration_images and not any_rank(interrupt.requested):
             log.add(trainer.step())
             is_snapshot = schedule.is_snapshot(trainer.images_seen)
@@ -165,7 +170,7 @@ def _run(
     if trainer.images_seen < schedule.duration_images:
         log.write_steps()
         _write_snapshot(trainer, images, folder)
-    wait_for_ranks()  # until the files are whole
+    wait_for_ranks()  # until the files are complete
     _show(progress, trainer, log)
 
 
@@ -177,10 +182,7 @@ def _show(progress: Progress, trainer: Trainer, log: TrainingLog) -> None:
 
 
 def _write_snapshot(trainer: Trainer, images: ImageSet, folder: RunFolder) -> Path:
-    """Write the averaged weights under both names, then the state that goes with them.
-
-    Only rank 0 does.
-    """
+    """Write, on rank 0, the averaged weights under both names and then the state."""
     snapshot = folder.snapshot(trainer.images_seen)
     if current_ranks().rank != 0:
         return snapshot

@@ -1,7 +1,7 @@
-"""The denoising losses: λ(σ) ‖D(y + σ n; σ) - y‖² with n ~ N(0, I), y a training image.
+"""The denoising losses: λ(σ) ‖D(y + σ n; σ) - y‖² for a training image y and n ~ N(0, I).
 
-They differ in how σ is drawn and in the weight λ. Source: Karras et al. (EDM), arXiv:2206.00364,
-Table 1; VP and VE restate Song et al., arXiv:2011.13456.
+They differ in the distribution of σ and in the weight λ. Source: Karras et al. (EDM),
+arXiv:2206.00364, Table 1; VP and VE restate Song et al., arXiv:2011.13456.
 """
 
 from abc import ABC, abstractmethod
@@ -13,21 +13,22 @@ import torch
 from torch import Tensor
 
 from memaudit.models.denoiser import Denoiser
+from memaudit.training.config import Preconditioning
 
 
 class DenoisingLoss(ABC):
-    """A loss is a distribution of σ and a weight λ(σ)."""
+    """A distribution of σ and a weight λ(σ)."""
 
     draw: ClassVar[Callable[..., Tensor]]
-    """torch.rand or torch.randn: the standard numbers that `sigma` makes noise levels of."""
+    """torch.rand or torch.randn: draws the numbers that `sigma` turns into noise levels."""
 
     @abstractmethod
     def sigma(self, draw: Tensor) -> Tensor:
-        """Noise levels of standard draws, same shape."""
+        """Turn standard draws into noise levels of the same shape."""
 
     @abstractmethod
     def weight(self, sigma: Tensor) -> Tensor:
-        """λ(σ), same shape."""
+        """Return λ(σ), in the shape of σ."""
 
     def __call__(
         self,
@@ -37,24 +38,24 @@ class DenoisingLoss(ABC):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The loss at a random noise level for each image.
+        """Return the loss at a random noise level for each image.
 
         Args:
             denoiser: the network to train.
             y: clean images, float32 [B, C, H, W] in [-1, 1].
             class_labels: one-hot float32 [B, label_dim], or None.
-            generator: of σ and the noise, on y's device; None takes torch's own.
+            generator: draws σ and the noise, on y's device; torch's own if None.
 
         Returns:
-            λ(σ) (D(y + σ n; σ) - y)² of each pixel, [B, C, H, W]. Training sums it over an image
-            and averages it over the batch.
+            λ(σ) (D(y + σ n; σ) - y)² per pixel, [B, C, H, W]. Training sums it over an image and
+            averages it over the batch.
         """
         return self.at(denoiser, y, *self.draw_noise(y, generator=generator), class_labels)
 
     def draw_noise(
         self, y: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Random noise levels [B] and unit noise [B, C, H, W] for images y."""
+        """Draw noise levels [B] and unit noise [B, C, H, W] for images y."""
         draw = self.draw(len(y), generator=generator, device=y.device)
         noise = torch.randn(y.shape, generator=generator, device=y.device)
         return self.sigma(draw), noise
@@ -67,7 +68,18 @@ class DenoisingLoss(ABC):
         noise: Tensor,
         class_labels: Tensor | None = None,
     ) -> Tensor:
-        """The loss at given noise levels [B] and unit noise [B, C, H, W]."""
+        """Return the loss at given noise levels.
+
+        Args:
+            denoiser: called with x, sigma and class_labels.
+            y: clean images, float32 [B, C, H, W] in [-1, 1].
+            sigma: noise levels, float32 [B].
+            noise: unit noise n, float32 [B, C, H, W].
+            class_labels: one-hot float32 [B, label_dim], or None.
+
+        Returns:
+            As calling the loss does, [B, C, H, W].
+        """
         x = y + sigma.view(-1, 1, 1, 1) * noise
         D_x = denoiser(x, sigma, class_labels)
         return self.weight(sigma).view(-1, 1, 1, 1) * (D_x - y) ** 2
@@ -75,7 +87,7 @@ class DenoisingLoss(ABC):
 
 @dataclass(frozen=True)
 class VPLoss(DenoisingLoss):
-    """σ(t) = √(exp(½ β_d t² + β_min t) - 1), t uniform in [ε_t, 1]; λ = 1/σ²."""
+    """VP: σ(t) = √(exp(½ β_d t² + β_min t) - 1), t uniform in [ε_t, 1]; λ = 1/σ²."""
 
     beta_d: float = 19.9
     beta_min: float = 0.1
@@ -92,7 +104,7 @@ class VPLoss(DenoisingLoss):
 
 @dataclass(frozen=True)
 class VELoss(DenoisingLoss):
-    """ln σ uniform between ln σ_min and ln σ_max; λ = 1/σ²."""
+    """VE: ln σ uniform between ln σ_min and ln σ_max; λ = 1/σ²."""
 
     sigma_min: float = 0.02
     sigma_max: float = 100.0
@@ -107,7 +119,7 @@ class VELoss(DenoisingLoss):
 
 @dataclass(frozen=True)
 class EDMLoss(DenoisingLoss):
-    """ln σ ~ N(P_mean, P_std²); λ = (σ² + σ_data²) / (σ σ_data)²."""
+    """EDM: ln σ ~ N(P_mean, P_std²); λ = (σ² + σ_data²) / (σ σ_data)²."""
 
     P_mean: float = -1.2
     P_std: float = 1.2
@@ -121,5 +133,9 @@ class EDMLoss(DenoisingLoss):
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
-LOSSES: Mapping[str, type[DenoisingLoss]] = {"vp": VPLoss, "ve": VELoss, "edm": EDMLoss}
+LOSSES: Mapping[Preconditioning, type[DenoisingLoss]] = {
+    "vp": VPLoss,
+    "ve": VELoss,
+    "edm": EDMLoss,
+}
 """The loss that comes with each preconditioning."""

@@ -1,4 +1,4 @@
-"""The files of a training run."""
+"""The files that a training run writes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,11 @@ class Snapshot(NamedTuple):
 
 
 class RunFolder:
-    """Where a run writes, and under which names. Other files there are left alone."""
+    """The folder of a run and its file names. Other files in it are left alone.
+
+    Args:
+        path: the folder; need not exist yet.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,26 +29,28 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run got as far as its first snapshot here."""
+        """Whether a run got as far as its first snapshot in this folder."""
         return self.state.exists() or bool(self.snapshots())
 
     def prepare(self, *, resume: bool) -> None:
-        """Make the folder, where it is missing.
+        """Make sure that a run can write here; create the folder if it is missing.
 
         Args:
-            resume: whether it may hold a run already.
+            resume: whether the folder may hold a run already.
 
         Raises:
-            ConfigError: it holds a run that is not to be resumed, or somebody else's model, or it
-                cannot be written.
+            ConfigError: it holds a run that is not to be resumed or a model of another origin, or
+                it cannot be written.
         """
         if not resume and self.holds_run:
             raise ConfigError(
-                f"{self.path} holds a training run already. Resume it, or choose another folder."
+                f"{self.path} already holds a training run. Continue it with {{resume}}, or choose "
+                "another folder.",
+                field="resume",
             )
         if self.model.exists() and not self.holds_run:
             raise ConfigError(
-                f"{self.model} is there already, and not from a training run; it would be "
+                f"{self.model} already exists and is not from a training run; it would be "
                 "overwritten. Choose another folder for the run."
             )
         try:
@@ -57,10 +63,11 @@ class RunFolder:
             ) from error
 
     def snapshot(self, images_seen: int) -> Path:
-        """Name of a snapshot; names sort by images seen up to ten billion."""
+        """Return the path of a snapshot; names sort by images seen up to ten billion."""
         return self.path / f"snapshot-{images_seen:010d}.safetensors"
 
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """The snapshots in the folder, oldest first."""
+        """List the snapshots in the folder, oldest first."""
+
         paths = self.path.glob("snapshot-*.safetensors")
         return tuple(sorted(Snapshot(int(path.stem.partition("-")[2]), path) for path in paths))

@@ -1,4 +1,4 @@
-"""The log of a run, for TensorBoard: an optional extra."""
+"""The log of a run for TensorBoard, which is an optional extra."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-def summary_writer() -> "type[SummaryWriter]":
-    """What writes TensorBoard's files.
+def import_summary_writer() -> "type[SummaryWriter]":
+    """Import the class that writes TensorBoard's files.
 
     Raises:
         ConfigError: the package is not installed.
@@ -30,14 +30,14 @@ def summary_writer() -> "type[SummaryWriter]":
 
 
 @contextmanager
-def event_file(folder: Path, *, images_seen: int) -> Iterator[Callable[[Entry], None]]:
-    """What shows the entries of a log in TensorBoard, against the images seen.
+def open_event_file(folder: Path, *, images_seen: int) -> Iterator[Callable[[Entry], None]]:
+    """Open TensorBoard's file; yield a function that adds a log entry to it.
 
     Args:
         folder: where TensorBoard's files are written.
-        images_seen: where the run goes on. What an earlier part wrote beyond it is hidden.
+        images_seen: where the run continues; entries of an earlier part beyond it are hidden.
     """
-    with summary_writer()(str(folder), purge_step=images_seen + 1) as writer:
+    with import_summary_writer()(str(folder), purge_step=images_seen + 1) as writer:
 
         def show(entry: Entry) -> None:
             for name, number in _scalars(entry).items():

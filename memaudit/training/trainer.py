@@ -1,4 +1,4 @@
-"""One training step, and everything that it changes."""
+"""A training step, and everything that it changes."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -11,26 +11,27 @@ from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.precond import build_network
 from memaudit.training.augment import augment, draw_augmentation
-from memaudit.training.batches import Batches, mirrored
+from memaudit.training.batches import Batches, add_mirror_images
 from memaudit.training.config import TrainingConfig
 from memaudit.training.distributed import Ranks, current_ranks, sum_over_ranks
 from memaudit.training.ema import copy_for_average, update_average
 from memaudit.training.loss import LOSSES
-from memaudit.training.precision import autocast, loss_scaler, tf32_products
+from memaudit.training.network import configure_network
+from memaudit.training.precision import allow_tf32, autocast, make_loss_scaler
 from memaudit.training.schedule import Schedule
 
 
 class Trainer:
     """A network in training: its weights, their average, the optimizer and the steps done.
 
-    What a step does follows from these, the configuration and the images alone: torch's generators
-    are seeded anew by the number of the step and the place in its batch, so no random state needs
-    to be kept between steps. Among several ranks a batch is shared out; all make the same step.
+    A step depends only on these, the configuration and the images: torch's generators are seeded
+    anew from the number of the step and the place in its batch, so no random state has to be kept
+    between steps. Several ranks share out each batch and all take the same step.
 
     Args:
         images: the training images; all of them are put on the device.
         config: network, optimizer and schedule.
-        device: where the network and the images are.
+        device: where the network and the images are kept.
 
     Raises:
         ConfigError, DataError: the network does not fit the images, or cannot be built.
@@ -39,18 +40,18 @@ class Trainer:
     def __init__(self, images: ImageSet, config: TrainingConfig, *, device: torch.device) -> None:
         self.config = config
         self.schedule = Schedule(config, len(images))
-        self.network_config = config.network_config(images)
+        self.network_config = configure_network(config, images)
         self.num_steps = 0
-        # Weights are drawn on the CPU: the same on every device.
+        # Drawn on the CPU, so that the weights are the same on every device.
         torch.manual_seed(config.seed)
         self.network = build_network(self.network_config).train().to(device)
         self.average = copy_for_average(self.network)
         self.optimizer = _optimizer(config, self.network)
-        self.scaler = loss_scaler(config.precision, device)
+        self.scaler = make_loss_scaler(config.precision, device)
         self._loss = LOSSES[config.precond]()
         self._rounds = _rounds(config, current_ranks())
         self._batches = Batches(
-            mirrored(images) if config.xflip else images,
+            add_mirror_images(images) if config.xflip else images,
             batch_size=config.batch_size,
             seed=config.seed,
             label_dim=self.network_config["label_dim"],
@@ -59,19 +60,20 @@ class Trainer:
 
     @property
     def images_seen(self) -> int:
-        """Images in all steps done."""
+        """Number of images in all steps done."""
         return self.num_steps * self.config.batch_size
 
     def step(self) -> Tensor:
-        """Do one step.
+        """Take one step.
 
         Returns:
-            The loss before it, weighted as in training and averaged over pixels: a scalar on the
-            device, so that nobody waits for it.
+            The loss before the step, weighted as in training and averaged over pixels: a scalar
+            tensor, still on the device so that nothing waits for it.
         """
         seed, batch_size = self.config.seed, self.config.batch_size
         y, class_labels = self._batches.at(self.num_steps)
-        # Noise is drawn for the whole batch: an image's does not depend on who computes it when.
+        # Drawn for the whole batch, so that an image's noise does not depend on which rank or
+        # round computes it.
         torch.manual_seed(_seed(seed, self.num_steps))
         sigma, noise = self._loss.draw_noise(y)
         augment_labels = None
@@ -81,7 +83,7 @@ class Trainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=y.device)
-        with tf32_products(self.config.tf32):
+        with allow_tf32(self.config.tf32):
             for part in self._rounds:
                 torch.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
                 with autocast(self.config.precision, y.device):
@@ -92,13 +94,13 @@ class Trainer:
                         noise[part],
                         _rows(class_labels, part),
                     )
-                self.scaler.scale(loss.sum() / batch_size).backward()
+                torch.autograd.backward(self.scaler.scale(loss.sum() / batch_size))
                 total += loss.detach().sum()
 
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         sum_over_ranks([*gradients, total])
         self.scaler.unscale_(self.optimizer)
-        sanitize(gradients)
+        sanitize_gradients(gradients)
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.lr(self.images_seen)
@@ -114,14 +116,14 @@ def _rows(labels: Tensor | None, part: slice) -> Tensor | None:
     return None if labels is None else labels[part]
 
 
-def sanitize(gradients: Iterable[Tensor]) -> None:
-    """Replace NaN by 0 and ±inf by ±1e5, as published."""
+def sanitize_gradients(gradients: Iterable[Tensor]) -> None:
+    """Replace NaN by 0 and ±inf by ±1e5 in place, as published."""
     for gradient in gradients:
         torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
 
 
 def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
-    # One fused kernel for all weights, where torch has one.
+    # One fused kernel for all weights, where torch offers it.
     fused = all(p.device.type in ("cpu", "cuda") for p in network.parameters())
     if config.optimizer == "sgd":
         return torch.optim.SGD(
@@ -129,7 +131,7 @@ def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimi
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
-            # torch's fused SGD never fills its buffers if fp16 skips the first step.
+            # torch's fused SGD never fills its momentum buffers if fp16 skips the first step.
             fused=fused and config.precision != "fp16",
         )
     return torch.optim.Adam(
@@ -143,24 +145,26 @@ def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimi
 
 
 def _rounds(config: TrainingConfig, ranks: Ranks) -> list[slice]:
-    """The parts of a batch that this rank computes, one after another."""
+    """Split this rank's share of a batch into the parts that are computed one after another."""
     share, rest = divmod(config.batch_size, ranks.num_ranks)
     if rest or not share:
         raise ConfigError(
-            f"A batch of {config.batch_size} images cannot be shared out among {ranks.num_ranks} "
-            "processes; choose a batch_size that they divide."
+            f"A batch of {config.batch_size} images cannot be shared out evenly among "
+            f"{ranks.num_ranks} processes; choose a {{batch_size}} that is a multiple of that.",
+            field="batch_size",
         )
     batch_gpu = config.batch_gpu or share
     if share % batch_gpu:
         raise ConfigError(
             f"A device's share of {share} images cannot be computed {batch_gpu} at a time; choose "
-            "a batch_gpu that divides it."
+            "a {batch_gpu} that divides it.",
+            field="batch_gpu",
         )
     starts = range(ranks.rank * share, (ranks.rank + 1) * share, batch_gpu)
     return [slice(first, first + batch_gpu) for first in starts]
 
 
 def _seed(seed: int, step: int, *place: int) -> int:
-    """A seed for each step and place in it, unrelated to the others and to those of other runs."""
+    """Derive a seed for a step and a place in it, unrelated to all others and to other runs'."""
     sequence = np.random.SeedSequence((seed, step), spawn_key=place)
     return int(sequence.generate_state(1, np.uint64)[0])

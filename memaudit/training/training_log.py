@@ -1,4 +1,4 @@
-"""The record of a run, one JSON object a line: loss and rate, and what audits on the way found."""
+"""The log of a run, one JSON object per line: loss and learning rate, and audits of snapshots."""
 
 import json
 import time
@@ -15,19 +15,20 @@ from memaudit.files import atomic_write
 from memaudit.training.trainer import Trainer
 
 DIVERGED_STEPS = 10
-"""So many steps in a row, or one whole entry if it is longer, without a finite loss end a run."""
+"""A run ends after this many consecutive steps, or one whole longer entry, without a finite loss.
+"""
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """The steps since the entry before."""
+    """The steps since the previous entry."""
 
     images_seen: int
-    """Since the beginning of the run."""
+    """Images seen since the beginning of the run."""
     epochs: float
-    """The same over the number of training images."""
+    """images_seen over the number of training images."""
     loss: float | None
-    """Mean over the steps, per pixel, weighted as in training; None where none was finite."""
+    """Mean loss of the steps, per pixel, weighted as in training; None if none was finite."""
     num_nonfinite: int
     """Steps whose loss was not finite; the mean leaves them out."""
     lr: float
@@ -35,9 +36,9 @@ class LogEntry:
     ema_beta: float
     """Decay of the average in the next step."""
     images_per_second: float
-    """Over these steps."""
+    """Speed over these steps."""
     seconds: float
-    """Spent training since the beginning of the run, without interruptions and snapshots."""
+    """Time spent training since the beginning, without interruptions and snapshots."""
 
 
 @dataclass(frozen=True)
@@ -45,50 +46,52 @@ class AuditEntry:
     """What an audit of a snapshot found."""
 
     images_seen: int
-    """Of the snapshot."""
+    """Images seen until the snapshot."""
     epochs: float
+    """images_seen over the number of training images."""
     count: int
-    """Generated images that are copies of a training image."""
+    """Generated images that copy a training image."""
     total: int
-    """Generated images."""
+    """All generated images."""
     ratio: float
     """count / total."""
     low: float
-    """Ends of the interval for the probability behind the ratio."""
+    """Lower end of the interval for the probability behind the ratio."""
     high: float
+    """Upper end of it."""
     confidence: float
-    """Of the interval."""
+    """Confidence of the interval, in (0, 1)."""
 
 
 Entry = LogEntry | AuditEntry
 
 KINDS: Mapping[str, type[Entry]] = {"steps": LogEntry, "audit": AuditEntry}
-"""The `kind` of a line and what it holds."""
+"""What a line holds, by its `kind`."""
 
 
 def read_log(path: Path) -> list[Entry]:
-    """The entries of a log; a last line that was cut off by a kill is left out.
+    """Read the entries of a log, except for a last line that a kill cut off.
 
     Raises:
-        ConfigError: the file is no log of a training run.
+        ConfigError: the file is not the log of a training run.
     """
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     try:
         return [_entry(**json.loads(line)) for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
-            f"{path} is no log of a training run; choose another folder, or move it away."
+            f"{path} is not the log of a training run; choose another folder, or move it away."
         ) from error
 
 
 class TrainingLog:
-    """Gathers losses, and writes entries that are on disk as soon as they are made.
+    """Collects losses, and writes each entry to disk as soon as it is made.
 
     Args:
-        path: a file of JSON lines. Of an earlier part of the run, entries of steps that are still
-            done are kept; those of steps that were lost with their state are dropped.
-        trainer: whose steps are recorded.
-        write: whether to write the file, which one of several ranks does.
+        path: a file of JSON lines. Entries from an earlier part of the run are kept, except for
+            steps that a kill undid.
+        trainer: takes the steps that are recorded.
+        write: whether to write the file, which only one of several ranks does.
         on_entry: called with each new entry.
     """
 
@@ -113,16 +116,16 @@ class TrainingLog:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Count time from now on."""
+        """Count training time from now on."""
         self._started = time.monotonic()
 
     def add(self, loss: Tensor) -> None:
-        """Note the loss of a step, a scalar tensor on any device."""
+        """Add the loss of a step, a scalar tensor on any device."""
         self._losses.append(loss)
 
     @property
     def seconds(self) -> float:
-        """Spent training up to the last entry."""
+        """Time spent training up to the last entry."""
         return self.steps[-1].seconds if self.steps else 0.0
 
     @property
@@ -136,10 +139,10 @@ class TrainingLog:
         return [entry for entry in self.entries if isinstance(entry, AuditEntry)]
 
     def write_steps(self) -> None:
-        """Make an entry of the steps since the last one, if there were any.
+        """Write an entry about the steps since the last one, if there were any.
 
         Raises:
-            ConfigError: the loss is not finite any more.
+            ConfigError: the loss is no longer finite.
         """
         if not self._losses:
             return
@@ -166,14 +169,16 @@ class TrainingLog:
         self._nonfinite_in_a_row += num_nonfinite
         if self._nonfinite_in_a_row >= DIVERGED_STEPS:
             raise ConfigError(
-                f"The loss is not finite any more after {entry.images_seen:,} images: training "
-                f"has diverged at a learning rate of {entry.lr:g}. Train again, into another "
-                "folder, with a lower lr or a longer lr_rampup_epochs; the snapshots made before "
-                f"are in {self.path.parent}."
+                f"The loss is no longer finite after {entry.images_seen:,} images: training has "
+                f"diverged at a learning rate of {entry.lr:g}. Train again, into another folder, "
+                "with a lower {lr} or longer {lr_rampup_epochs}; the snapshots made before are in "
+                f"{self.path.parent}.",
+                field=("lr", "lr_rampup_epochs"),
             )
 
     def write(self, entry: Entry) -> None:
-        """Append an entry."""
+        """Append an entry to the log."""
+
         self.entries.append(entry)
         if self._write:
             with self.path.open("ab") as file:

@@ -1,7 +1,7 @@
-"""The training state on disk: all that an exact continuation needs, as safetensors.
+"""The training state on disk: all that is needed to resume exactly, as safetensors.
 
 Tensors are `network.*`, `average.*` and `optimizer.<parameter>.<quantity>`; the metadata holds one
-JSON `state` with the number of steps, fp16's loss scale and what the steps were made with.
+JSON `state` with the number of steps, fp16's loss scale, and the images and options of the run.
 """
 
 import hashlib
@@ -30,12 +30,18 @@ MAY_CHANGE = frozenset(
         "batch_gpu",
     }
 )
-"""Options that a run may be continued with another value of: how far it goes and what is kept of
-it, and how a device works through its share of a batch."""
+"""Options that may differ when a run is resumed: how long it is, which snapshots are kept, and how
+a device works through its share of a batch."""
 
 
 def save_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
-    """Write the state of `trainer`, which trains on `images`: whole or not at all."""
+    """Write the state of a trainer, completely or not at all.
+
+    Args:
+        path: file to write.
+        trainer: what is saved.
+        images: what it trains on.
+    """
     tensors = {
         **{f"network.{name}": t for name, t in trainer.network.state_dict().items()},
         **{f"average.{name}": t for name, t in trainer.average.state_dict().items()},
@@ -56,11 +62,16 @@ def save_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
 
 
 def load_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
-    """Put `trainer` into the state that was saved.
+    """Put a trainer into a saved state.
+
+    Args:
+        path: a file that `save_state` wrote.
+        trainer: changed in place.
+        images: what it trains on.
 
     Raises:
-        CheckpointError: the file is broken, or no training state.
-        ConfigError: it belongs to other images or options; says which.
+        CheckpointError: the file is broken or not a training state.
+        ConfigError: it belongs to other images or options; the message says which.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -68,14 +79,14 @@ def load_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(
-            f"{path} is no training state that can be read ({error}). Train into another folder, "
-            "or delete this one to begin anew."
+            f"{path} is not a readable training state ({error}). Train into another folder, or "
+            "delete this one to start over."
         ) from error
 
     changed = _differences(state, _identity(trainer, images))
     if changed:
         raise ConfigError(
-            f"{path.parent} was trained with {'; '.join(changed)}. Continue it with the images and "
+            f"{path.parent} was trained with {'; '.join(changed)}. Resume it with the images and "
             "options it began with, or train into another folder."
         )
     trainer.network.load_state_dict(_strip(tensors, "network."))
@@ -91,7 +102,7 @@ def load_state(path: Path, trainer: Trainer, images: ImageSet) -> None:
 
 
 def _identity(trainer: Trainer, images: ImageSet) -> dict[str, Any]:
-    """What a continuation must share with the run it continues."""
+    """What must be the same for a run to be resumed."""
     labels = None
     if trainer.config.conditional and images.labels is not None:
         labels = hashlib.sha256(images.labels.astype("<i8").tobytes()).hexdigest()
@@ -105,8 +116,8 @@ def _identity(trainer: Trainer, images: ImageSet) -> dict[str, Any]:
 
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """What the run began with that is not what it is to be continued with."""
-    # A run from before an option existed had what is now its default.
+    """What the run began with that differs from what it is to be resumed with."""
+    # A run older than an option used what is now its default.
     began = {**TrainingConfig().as_dict(), **saved["options"]}
     options = [
         f"{name} = {began[name]} (now {value})"

@@ -1,4 +1,4 @@
-"""Transformations of training images, and what the network is told of them."""
+"""Transformations of training images, and what the network is told about them."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ CPU = torch.device("cpu")
 
 
 def transformation(**parameters: float | bool | tuple[float, float]) -> Augmentation:
-    """Of one image."""
+    """The transformation of one image."""
     zeros = draw_augmentation(1, 0.0, CPU)._replace(stretch_axis=torch.zeros(1))
     return zeros._replace(**{name: torch.tensor([value]) for name, value in parameters.items()})
 
 
 def blob(center: tuple[float, float], widths: tuple[float, float]) -> Tensor:
-    """A smooth spot, [1, 1, 32, 32]; center and widths (x, y) in widths of the image."""
+    """A smooth spot, [1, 1, 32, 32]; center and widths (x, y) in image widths."""
     at = (torch.arange(32) + 0.5) / 32 - 0.5
     x, y = at[None, :] - center[0], at[:, None] - center[1]
     return torch.exp(-((x / widths[0]) ** 2 + (y / widths[1]) ** 2))[None, None]

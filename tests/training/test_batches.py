@@ -1,4 +1,4 @@
-"""Which images a step sees."""
+"""The images that each step sees."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from memaudit.data.images import ImageSet, uint8_to_float
-from memaudit.training.batches import Batches, mirrored
+from memaudit.training.batches import Batches, add_mirror_images
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def test_a_read_only_memory_map_can_be_trained_on(tmp_path: Path):
 def test_mirrored_images_come_with_the_names_and_labels_of_theirs():
     pixels = np.arange(2 * 3 * 2 * 2, dtype=np.uint8).reshape(2, 3, 2, 2)
     images = ImageSet(pixels, ["a", "b"], labels=np.array([0, 1]))
-    both = mirrored(images)
+    both = add_mirror_images(images)
     assert np.array_equal(both.images[:2], pixels)
     assert np.array_equal(both.images[2:, ..., 0], pixels[..., 1])
     assert np.array_equal(both.images[2:, ..., 1], pixels[..., 0])

@@ -1,4 +1,4 @@
-"""Training by several processes, started by torchrun, on the CPU."""
+"""Training in several processes, started by torchrun, on the CPU."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ OPTIONS = {
     "model_channels": 8,
     "num_blocks": 1,
     "dropout": 0.1,
-    "optimizer": "sgd",  # Adam's first steps are signs of gradients, which rounding may turn
+    "optimizer": "sgd",  # Adam's first steps are signs of gradients, which rounding may flip
     "lr": 1e-3,
     "lr_rampup_epochs": 0,
     "batch_size": 8,
@@ -34,8 +34,8 @@ OPTIONS = {
 }
 
 
-def torchrun_train(num_ranks: int, *arguments: object) -> subprocess.CompletedProcess:
-    """`memaudit train` as one rank of several on this machine."""
+def torchrun_train(num_ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `memaudit train` in several ranks on this machine."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
     command = [sys.executable, *launcher, "-m", "memaudit", "train", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -48,7 +48,7 @@ def assert_close_weights(first: Path, second: Path) -> None:
 
 
 @pytest.mark.slow  # three processes that import torch
-def test_two_processes_train_what_one_does_and_one_goes_on_from_there(tmp_path: Path):
+def test_two_processes_train_what_one_does_and_one_can_resume_their_run(tmp_path: Path):
     data = tmp_path / "images.npz"
     pixels = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)
     np.savez(data, images=pixels)
@@ -83,7 +83,7 @@ def test_every_image_of_a_batch_is_computed_once(count: int, batch_gpu: int | No
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ConfigError, match="8 images cannot be shared out among 3 processes"):
+    with pytest.raises(ConfigError, match="8 images cannot be shared out evenly among 3"):
         _rounds(TrainingConfig(batch_size=8), Ranks(0, 3))
     with pytest.raises(ConfigError, match="share of 4 images cannot be computed 8 at a time"):
         _rounds(TrainingConfig(batch_size=8, batch_gpu=8), Ranks(0, 2))

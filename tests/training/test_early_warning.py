@@ -9,6 +9,7 @@ import pytest
 
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
+from memaudit.experiments.config import EarlyWarningConfig
 from memaudit.experiments.early_warning import EarlyWarning, SnapshotAudit
 from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import train
@@ -37,15 +38,15 @@ def image_set(num: int = 2) -> ImageSet:
 
 
 def early_warning(
-    images: ImageSet, config: TrainingConfig, audits: list, **options
+    images: ImageSet, config: TrainingConfig, audits: list[SnapshotAudit], every: int = 1
 ) -> EarlyWarning:
     schedule = Schedule(config, len(images))
-    return EarlyWarning(images, schedule, num_samples=20, on_audit=audits.append, **options)
+    audited = EarlyWarningConfig(every=every, num_samples=20)
+    return EarlyWarning(images, schedule, audited, on_audit=audits.append)
 
 
 def test_a_network_that_learns_its_images_by_heart_is_noticed_once(tmp_path: Path):
-    """Two images, 1,600 epochs: an untrained network copies neither, a trained one does nothing
-    else."""
+    """An untrained network copies neither of two images; after 1,600 epochs it only copies."""
     images, audits = image_set(), []
     short = dataclasses.replace(CONFIG, duration_images=16 * 150)
     begin = dataclasses.replace(short, snapshot_images=16)
@@ -75,7 +76,7 @@ def test_a_network_that_learns_its_images_by_heart_is_noticed_once(tmp_path: Pat
     ]
 
 
-def test_one_of_so_many_snapshots_is_audited_and_the_last(tmp_path: Path):
+def test_every_nth_snapshot_and_the_last_are_audited(tmp_path: Path):
     images: ImageSet = image_set()
     audits: list[SnapshotAudit] = []
     config = dataclasses.replace(CONFIG, duration_images=16 * 5, snapshot_images=16)
@@ -94,8 +95,7 @@ def test_audits_leave_the_training_as_it_is(tmp_path: Path):
 
 
 def test_what_cannot_be_audited_is_refused_before_training():
-    schedule = Schedule(CONFIG, 1)
-    with pytest.raises(ConfigError, match="needs 2 or more training images"):
-        EarlyWarning(image_set(1), schedule)
-    with pytest.raises(ConfigError, match="every 0 snapshots"):
-        EarlyWarning(image_set(), schedule, every=0)
+    with pytest.raises(ConfigError, match="needs at least 2 training images"):
+        EarlyWarning(image_set(1), Schedule(CONFIG, 1), EarlyWarningConfig(every=1))
+    with pytest.raises(ConfigError, match="every is 0; at least 1 is needed"):
+        EarlyWarningConfig(every=0)

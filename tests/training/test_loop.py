@@ -18,7 +18,8 @@ from memaudit.models.checkpoints import open_checkpoint
 from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import TrainingResult, train
 from memaudit.training.loss import EDMLoss
-from memaudit.training.trainer import Trainer, sanitize
+from memaudit.training.network import configure_network
+from memaudit.training.trainer import Trainer, sanitize_gradients
 
 TINY = TrainingConfig(
     precond="edm",
@@ -53,7 +54,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 
 def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
-    """Have `action` run in the midst of the step that ends with `step` steps done."""
+    """Run `action` at the end of the step after which `step` steps are done."""
     do_step = Trainer.step
 
     def wrapped(self: Trainer) -> torch.Tensor:
@@ -67,7 +68,7 @@ def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
 
 @pytest.fixture(autouse=True)
 def foreground() -> Iterator[None]:
-    """As at a terminal: a test runner in a shell's background inherits an ignored Ctrl-C."""
+    """Handle Ctrl-C as at a terminal; a test runner in the background inherits ignoring it."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, inherited)
@@ -164,7 +165,7 @@ def test_a_snapshot_says_what_it_was_trained_on_and_how(tmp_path: Path):
     images = image_set()
     result = train(images, TINY, out=tmp_path)
     checkpoint = open_checkpoint(result.snapshots[1].path)
-    assert checkpoint.config == TINY.network_config(images)
+    assert checkpoint.config == configure_network(TINY, images)
     assert checkpoint.provenance == {
         "memaudit_version": __version__,
         "data_source": "six.npz",
@@ -212,7 +213,7 @@ def network_after(num_steps: int, config: TrainingConfig) -> dict[str, torch.Ten
 
 @pytest.mark.parametrize("batch_gpu", [1, 2, 4])
 def test_a_batch_in_rounds_makes_the_same_step_as_the_whole(batch_gpu: int):
-    # SGD: Adam's first steps are signs of gradients, which rounding may turn.
+    # SGD: Adam's first steps are signs of gradients, which rounding may flip.
     whole = dataclasses.replace(TINY, dropout=0.0, optimizer="sgd", lr=1e-3)
     expected = network_after(5, whole)
     actual = network_after(5, dataclasses.replace(whole, batch_gpu=batch_gpu))
@@ -336,7 +337,7 @@ def test_ctrl_c_in_a_callback_ends_the_run_as_well(tmp_path: Path):
     assert result.images_seen == 40
 
 
-def test_a_background_job_goes_on_ignoring_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_background_job_still_ignores_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     call_at_step(monkeypatch, 7, press_ctrl_c)
     assert not train(image_set(), TINY, out=tmp_path).interrupted
@@ -353,7 +354,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path):
     train(image_set(), TINY, out=tmp_path)
-    with pytest.raises(ConfigError, match="holds a training run already"):
+    with pytest.raises(ConfigError, match="already holds a training run"):
         train(image_set(), TINY, out=tmp_path)
 
 
@@ -376,7 +377,7 @@ def test_a_foreign_model_is_not_overwritten_and_other_files_stay(tmp_path: Path)
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"mine")
     for resume in (False, True):
-        with pytest.raises(ConfigError, match=r"model\.safetensors is there already"):
+        with pytest.raises(ConfigError, match=r"model\.safetensors already exists"):
             train(image_set(), TINY, out=tmp_path, resume=resume)
     assert model.read_bytes() == b"mine"
     model.rename(tmp_path / "notes.txt")
@@ -386,7 +387,7 @@ def test_a_foreign_model_is_not_overwritten_and_other_files_stay(tmp_path: Path)
 
 def test_a_foreign_log_is_not_overwritten(tmp_path: Path):
     (tmp_path / "log.jsonl").write_text('{"level": "info", "message": "mine"}\n')
-    with pytest.raises(ConfigError, match=r"log\.jsonl is no log of a training run"):
+    with pytest.raises(ConfigError, match=r"log\.jsonl is not the log of a training run"):
         train(image_set(), TINY, out=tmp_path)
     assert "mine" in (tmp_path / "log.jsonl").read_text()
 
@@ -394,7 +395,7 @@ def test_a_foreign_log_is_not_overwritten(tmp_path: Path):
 def test_a_broken_training_state_is_named(tmp_path: Path):
     train(image_set(), TINY, out=tmp_path)
     (tmp_path / "training-state.safetensors").write_bytes(b"not a state")
-    with pytest.raises(CheckpointError, match=r"training-state\.safetensors is no training state"):
+    with pytest.raises(CheckpointError, match=r"training-state\.safetensors is not a readable"):
         train(image_set(), TINY, out=tmp_path, resume=True)
 
 
@@ -402,7 +403,7 @@ def test_a_broken_training_state_is_named(tmp_path: Path):
 
 
 def lose_losses(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """Make the loss NaN in these steps."""
+    """Make the loss of these steps NaN."""
     at, calls = EDMLoss.at, iter(range(1, 10**6))
 
     def broken(self, *args):
@@ -423,14 +424,14 @@ def test_a_step_without_a_finite_loss_is_survived_and_counted(
 
 def test_a_run_that_diverges_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lose_losses(monkeypatch, set(range(6, 10**4)))
-    with pytest.raises(ConfigError, match=r"not finite any more after 60 images.*rate of 0\.002"):
+    with pytest.raises(ConfigError, match=r"no longer finite after 60 images.*rate of 0\.002"):
         train(image_set(), TINY, out=tmp_path)
     assert (tmp_path / "snapshot-0000000020.safetensors").exists()
 
 
 def test_gradients_are_sanitized_as_published():
     gradient = torch.tensor([math.nan, math.inf, -math.inf, 0.5])
-    sanitize([gradient])
+    sanitize_gradients([gradient])
     assert gradient.tolist() == [0.0, 1e5, -1e5, 0.5]
 
 

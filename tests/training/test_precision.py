@@ -1,4 +1,4 @@
-"""Training at less than float32."""
+"""Training in less than float32."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import train
-from memaudit.training.precision import tf32_products
+from memaudit.training.precision import allow_tf32
 from memaudit.training.trainer import Trainer
 
 CONFIG = TrainingConfig(
@@ -21,7 +21,7 @@ CONFIG = TrainingConfig(
     num_blocks=1,
     attn_resolutions=(4,),
     dropout=0.1,
-    optimizer="sgd",  # Adam's first steps are signs of gradients, which rounding may turn
+    optimizer="sgd",  # Adam's first steps are signs of gradients, which rounding may flip
     lr=1e-3,
     lr_rampup_epochs=0,
     batch_size=4,
@@ -38,7 +38,7 @@ def image_set() -> ImageSet:
 
 
 def gradients(precision: str) -> torch.Tensor:
-    """Of the first step: SGD's first buffer."""
+    """The gradients of the first step, which are SGD's first momentum buffer."""
     config = dataclasses.replace(CONFIG, dropout=0.0, precision=precision)
     trainer = Trainer(image_set(), config, device=CPU)
     trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 1.0})
@@ -84,7 +84,7 @@ def test_tf32_is_allowed_only_while_a_step_lasts():
 
     before = allowed()
     for choice in (True, False):
-        with tf32_products(choice):
+        with allow_tf32(choice):
             assert allowed() == (choice, choice)
     assert allowed() == before
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memaudit.training.config import TrainingConfig
-from memaudit.training.schedule import Schedule, epochs_text
+from memaudit.training.schedule import Schedule, format_epochs
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_snapshot_follows_the_step_that_reaches_its_images(options: dict, step
 @pytest.mark.parametrize(
     ("every", "steps"), [(1, [5, 10, 15, 20]), (2, [10, 20]), (3, [15, 20]), (9, [20])]
 )
-def test_every_so_many_snapshots_are_told_apart_by_images_seen(every: int, steps: list[int]):
+def test_every_nth_snapshot_is_known_by_images_seen(every: int, steps: list[int]):
     schedule = Schedule(TrainingConfig(batch_size=10, duration_images=200, num_snapshots=4), 100)
     assert [n for n in range(1, 21) if schedule.is_snapshot(10 * n, every=every)] == steps
 
@@ -90,4 +90,4 @@ def test_every_so_many_snapshots_are_told_apart_by_images_seen(every: int, steps
     [(0.25, "0.25"), (2.56, "2.56"), (99.97, "100"), (1234.4, "1,234"), (4e4, "40,000")],
 )
 def test_epochs_are_written_with_three_digits_or_more(epochs: float, text: str):
-    assert epochs_text(epochs) == text
+    assert format_epochs(epochs) == text

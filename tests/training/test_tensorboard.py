@@ -48,7 +48,7 @@ def test_tensorboard_shows_the_numbers_of_the_log(tmp_path: Path):
     assert shown("audit/high") == [(8, pytest.approx(0.8)), (16, pytest.approx(0.8))]
 
 
-def test_without_tensorboard_one_is_told_what_to_install_before_anything_is_written(
+def test_without_tensorboard_the_message_says_what_to_install_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

@@ -65,7 +65,7 @@ def test_a_training_killed_at_any_moment_is_resumed_to_the_same_bits(data: Path,
 def test_there_must_be_a_run_to_resume(data: Path, tmp_path: Path):
     result = run("--data", data, "--out", tmp_path / "nothing", *SMALL, "--resume")
     assert result.exit_code == 2
-    assert "holds no training run to resume" in result.stderr
+    assert "does not hold a training run to resume" in result.stderr
     assert not (tmp_path / "nothing").exists()
 
 

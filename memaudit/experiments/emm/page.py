@@ -7,9 +7,9 @@ from memaudit.audit.report.curve_chart import Sample, Series, ratio_chart
 from memaudit.audit.report.curve_page import Section, render_curves, with_interval
 from memaudit.experiments.emm.estimate import EMMEstimate
 from memaudit.experiments.emm.search import RESULT, EMMResult, EMMSetup, result_dict
-from memaudit.experiments.training_presets import described
+from memaudit.experiments.training_presets import describe_config
 from memaudit.files import atomic_write
-from memaudit.training.schedule import epochs_text
+from memaudit.training.schedule import format_epochs
 
 PAGE = "emm.html"
 
@@ -86,7 +86,7 @@ def _table(result: EMMResult) -> tuple[tuple[str, ...], tuple[tuple[str, ...], .
     if not result.runs:
         return header, rows
     lengths = (
-        (f"{run.images_seen:,}", epochs_text(run.images_seen / run.num_images))
+        (f"{run.images_seen:,}", format_epochs(run.images_seen / run.num_images))
         for run in result.runs
     )
     return (
@@ -122,7 +122,7 @@ def _described(setup: EMMSetup | None) -> str:
     drawn = "equally many of each class" if setup.balanced else "at random"
     return (
         f"Training sets are drawn {drawn} from {setup.images.source} at {H}x{W}; a smaller one is "
-        f"part of every larger one. Each training: {described(setup.config)}. "
+        f"part of every larger one. Each training: {describe_config(setup.config)}. "
         f"{setup.num_samples:,} images are generated from each snapshot. "
         "One network is trained at each size, so the interval does not hold the chance of training."
     )

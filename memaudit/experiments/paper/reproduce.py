@@ -21,6 +21,7 @@ from memaudit.experiments.paper.recipes import DataRecipe, Recipe, Setting, find
 from memaudit.experiments.train_and_scan import Run, RunPlan, do_runs
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
+from memaudit.training.network import configure_network
 
 RESULTS = "results.jsonl"
 TOLERANCE = 0.01
@@ -241,7 +242,7 @@ def reproduce(
             point.size,
             second=None if second is None else second(resolution),
         )
-        point.config.network_config(data)
+        configure_network(point.config, data)
         plans[out / point.folder] = point
         todo.append(RunPlan(data, point.config, out / point.folder, num_samples))
 

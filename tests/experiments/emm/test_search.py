@@ -27,7 +27,7 @@ from memaudit.experiments.emm.search import (
     result_dict,
 )
 from memaudit.experiments.train_and_scan import RunPlan, do_runs
-from memaudit.experiments.training_presets import LAPTOP, PRESETS, described, with_changes
+from memaudit.experiments.training_presets import LAPTOP, PRESETS, change_config, describe_config
 from memaudit.training.config import TrainingConfig
 
 TINY = replace(
@@ -215,11 +215,14 @@ def test_the_page_says_how_the_models_were_trained(tmp_path: Path):
 
 
 def test_a_configuration_is_described_by_the_nearest_preset_and_its_changes():
-    assert [described(config) for config in PRESETS.values()] == ["preset paper", "preset laptop"]
+    assert [describe_config(config) for config in PRESETS.values()] == [
+        "preset paper",
+        "preset laptop",
+    ]
     config = replace(LAPTOP, lr=1e-3, channel_mult=(1, 2, 2), conditional=True)
     changes = "channel_mult=1,2,2 conditional=true lr=0.001"
-    assert described(config) == f"preset laptop, with {changes}"
-    assert with_changes(LAPTOP, changes.split()) == config
+    assert describe_config(config) == f"preset laptop, with {changes}"
+    assert change_config(LAPTOP, changes.split()) == config
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_a_configuration_is_described_by_the_nearest_preset_and_its_changes():
     ],
 )
 def test_a_field_of_a_preset_is_changed_by_name(change: str, value: object):
-    changed = with_changes(PRESETS["paper"], [change])
+    changed = change_config(PRESETS["paper"], [change])
     assert getattr(changed, change.partition("=")[0]) == value
     assert PRESETS["paper"] == TrainingConfig()
 
@@ -247,9 +250,9 @@ def test_a_field_of_a_preset_is_changed_by_name(change: str, value: object):
         ("lr=fast", "'fast' is not a number"),
         ("num_blocks=1.5", "'1.5' is not a whole number"),
         ("conditional=yes", "true or false is needed"),
-        ("lr=0", "more than 0 is needed"),
+        ("lr=0", "more than 0 and finite is needed"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused(change: str, message: str):
     with pytest.raises(ConfigError, match=message):
-        with_changes(PRESETS["paper"], [change])
+        change_config(PRESETS["paper"], [change])

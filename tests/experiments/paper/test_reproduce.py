@@ -32,6 +32,7 @@ from memaudit.experiments.paper.reproduce import (
     training_set,
 )
 from memaudit.training.config import TrainingConfig
+from memaudit.training.network import configure_network
 from memaudit.training.trainer import Trainer
 
 NAMES = [recipe.name for recipe in RECIPES]
@@ -64,7 +65,7 @@ def test_what_has_the_ratios_of_the_base_set_up_is_the_base_set_up():
     assert len(named) == 10
     for recipe, setting in named:
         config = recipe.training(setting)
-        assert config.network_config(image) == base.network_config(image)
+        assert configure_network(config, image) == configure_network(base, image)
         assert replace(config, model_channels=None, embedding=None) == base
         assert setting.data in (DataRecipe(), DataRecipe(num_classes=10))
 
