@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from memaudit.data.images import ImageSet
-from memaudit.models.precond import build_network
+from memaudit.models.build import build_network
 from memaudit.training.config import TrainingConfig
 from memaudit.training.network import configure_network
 from memaudit.training.schedule import Schedule

@@ -4,20 +4,17 @@ VP, VE, iDDPM and EDM are those of EDM, arXiv:2206.00364, Table 1. The arithmeti
 float32 whatever the precision of F.
 """
 
-import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from memaudit.errors import ConfigError
 from memaudit.models.iddpm import iddpm_levels
-from memaudit.models.networks.dhariwal import DhariwalUNet
 from memaudit.models.networks.edm2 import EDM2UNet, MPConv, MPFourier
-from memaudit.models.networks.song import SongUNet
+from memaudit.models.networks.registry import unet_class
 
 
 class Scalings(NamedTuple):
@@ -142,7 +139,7 @@ class VPPrecond(Preconditioner):
         # The published range is this one, of float32 arithmetic.
         times = torch.tensor([epsilon_t, 1.0], device="cpu")
         self.sigma_min, self.sigma_max = self.sigma(times).tolist()
-        self.model = _unet_class(model_type)(
+        self.model = unet_class(model_type)(
             img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
         )
 
@@ -190,7 +187,7 @@ class VEPrecond(Preconditioner):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
-        self.model = _unet_class(model_type)(
+        self.model = unet_class(model_type)(
             img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
         )
 
@@ -228,7 +225,7 @@ class iDDPMPrecond(Preconditioner):
         self.M = M
         self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
         self.register_buffer("u", u)
-        self.model = _unet_class(model_type)(
+        self.model = unet_class(model_type)(
             img_resolution, img_channels, 2 * img_channels, label_dim=label_dim, **model_kwargs
         )
 
@@ -274,7 +271,7 @@ class EDMPrecond(Preconditioner):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self.sigma_data = sigma_data
-        self.model = _unet_class(model_type)(
+        self.model = unet_class(model_type)(
             img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
         )
 
@@ -349,78 +346,3 @@ def _edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
         c_in=variance.rsqrt(),
         c_noise=sigma.log() / 4,
     )
-
-
-# The names that configurations and published snapshots use.
-PRECONDITIONERS: dict[str, type[Preconditioner]] = {
-    "VPPrecond": VPPrecond,
-    "VEPrecond": VEPrecond,
-    "iDDPMPrecond": iDDPMPrecond,
-    "EDMPrecond": EDMPrecond,
-    "ConsistencyPrecond": ConsistencyPrecond,
-    "Precond": EDM2Precond,
-}
-UNETS: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
-# What a configuration may hold where a constructor's annotation is the key.
-KINDS: dict[Any, tuple[Any, str]] = {
-    bool: (bool, "true or false"),
-    int: (int, "an integer"),
-    float: ((int, float), "a number"),
-    str: (str, "a string"),
-    Sequence[int]: ((list, tuple), "a list of integers"),
-    Sequence[float]: ((list, tuple), "a list of numbers"),
-}
-
-
-def build_network(config: Mapping[str, Any]) -> Preconditioner:
-    """A new denoiser from a flat configuration.
-
-    Args:
-        config: `class_name`, a key of PRECONDITIONERS, and the keywords of that constructor and
-            of the U-Net that `model_type` names, as in EDM.
-
-    Returns:
-        The denoiser in training mode, with weights initialized for training.
-
-    Raises:
-        ConfigError: a class or keyword is unknown or missing, or a value does not fit.
-    """
-    keywords = dict(config)
-    class_name = keywords.pop("class_name", None)
-    precond = PRECONDITIONERS.get(class_name) if isinstance(class_name, str) else None
-    if precond is None:
-        raise ConfigError(
-            f"class_name is {class_name!r}, which memaudit does not know; it must be one of "
-            f"{', '.join(PRECONDITIONERS)}."
-        )
-    try:
-        _check_keywords(precond, keywords)
-        return precond(**keywords)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{class_name} cannot be built as configured: {error}.") from error
-
-
-def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) -> None:
-    accepted = dict(inspect.signature(precond).parameters)
-    unet: type[nn.Module] = EDM2UNet
-    if "model_type" in accepted:
-        unet = _unet_class(keywords.get("model_type", accepted["model_type"].default))
-    accepted |= inspect.signature(unet).parameters
-    for name in ("in_channels", "out_channels", "model_kwargs", "unet_kwargs"):
-        accepted.pop(name, None)  # not the configuration's to set
-
-    unknown = sorted(set(keywords) - set(accepted))
-    if unknown:
-        raise ValueError(
-            f"unknown keyword {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
-        )
-    for name, value in keywords.items():
-        types, words = KINDS.get(accepted[name].annotation, (object, ""))
-        if not isinstance(value, types):
-            raise ValueError(f"{name} must be {words}, got {value!r}")
-
-
-def _unet_class(model_type: str) -> type[nn.Module]:
-    if model_type not in UNETS:
-        raise ValueError(f"model_type must be one of {', '.join(UNETS)}; got {model_type!r}")
-    return UNETS[model_type]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
-from memaudit.models.precond import build_network
+from memaudit.models.build import build_network
 from memaudit.training.augment import augment, draw_augmentation
 from memaudit.training.batches import Batches, add_mirror_images
 from memaudit.training.config import TrainingConfig

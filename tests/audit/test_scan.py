@@ -15,8 +15,8 @@ from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
-from memaudit.models.precond import build_network
 
 rng = np.random.default_rng(0)
 

@@ -40,7 +40,7 @@ from scipy.special import betaln
 from scipy.stats import beta
 
 from memaudit.cli.main import cli
-from memaudit.models.precond import build_network
+from memaudit.models.build import build_network
 
 STORED = Path(__file__).parent / "stored_scans"
 SAMPLES = STORED / "sampled.npz"

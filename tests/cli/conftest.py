@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from memaudit.cli.main import cli
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import save_checkpoint
-from memaudit.models.precond import build_network
 
 NETWORK = {
     "class_name": "EDMPrecond",

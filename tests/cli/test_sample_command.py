@@ -15,8 +15,8 @@ import torch
 from click.testing import Result
 
 from memaudit.data.sources import open_images
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
-from memaudit.models.precond import build_network
 
 Run = Callable[..., Result]
 

@@ -20,9 +20,9 @@ from memaudit.models.ablation import (
     noise_schedule,
     pick_levels,
 )
+from memaudit.models.build import build_network
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.iddpm import iddpm_levels
-from memaudit.models.precond import build_network
 from memaudit.models.sampler import heun_sampler, karras_sigmas
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom

@@ -12,13 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from memaudit.models.build import build_network
 from memaudit.models.networks.layers import (
     FourierEmbedding,
     PositionalEmbedding,
     attention,
     drop_labels,
 )
-from memaudit.models.precond import Preconditioner, build_network
+from memaudit.models.precond import Preconditioner
 
 NETS = [f"{a}_{p}" for a in ("ddpmpp", "ncsnpp", "adm") for p in ("vp", "ve", "iddpm", "edm")]
 VARIANTS = {"cond_aug": (), "cond": ("aug",), "uncond_aug": ("label",), "uncond": ("label", "aug")}

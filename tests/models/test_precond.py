@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from memaudit.errors import ConfigError
+from memaudit.models.build import build_network
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.precond import Preconditioner, build_network
+from memaudit.models.precond import Preconditioner
 
 CLASSES = {"vp": "VPPrecond", "ve": "VEPrecond", "iddpm": "iDDPMPrecond", "edm": "EDMPrecond"}
 TINY: dict[str, Any] = {

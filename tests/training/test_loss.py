@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from memaudit.models.precond import build_network
+from memaudit.models.build import build_network
 from memaudit.training.loss import LOSSES, DenoisingLoss, EDMLoss, VELoss, VPLoss
 
 NETS = [

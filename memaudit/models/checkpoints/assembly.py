@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from memaudit.errors import CheckpointError, ConfigError
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
-from memaudit.models.precond import Preconditioner, build_network
+from memaudit.models.precond import Preconditioner
 from memaudit.wording import listed, shown
 
 MAX_VALUE = 1 << 20
@@ -31,12 +32,12 @@ def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> Pr
         CheckpointError: an unknown class or keyword, a tensor that is missing, surplus or of
             another shape, or weights that are not finite.
     """
-    network = lay_out(stored.config)
-    fill(network, stored.tensors)
+    network = build_uninitialized(stored.config)
+    load_weights(network, stored.tensors)
     return network.to(device).eval().requires_grad_(False)
 
 
-def lay_out(config: Mapping[str, Any]) -> Preconditioner:
+def build_uninitialized(config: Mapping[str, Any]) -> Preconditioner:
     """The network of `config` with weights that are not drawn: names and shapes."""
     for key, value in config.items():
         check_option(key, value)
@@ -55,7 +56,7 @@ def lay_out(config: Mapping[str, Any]) -> Preconditioner:
         raise CheckpointError(f"its network is none that memaudit can build. {error}") from error
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give `network` the weights `tensors`, in float32, if they are just what it calls for."""
     _check_names_and_shapes(
         {name: list(t.shape) for name, t in network.state_dict().items()},

@@ -15,7 +15,7 @@ Legend: B batch, R rows of it, n training images of one class or all, K candidat
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.optimum.posterior import (
+    Posterior,
+    Rays,
+    dot,
+    interleave,
+    leading,
+    log_weight_of,
+    selected,
+    take_rows,
+)
+from memaudit.models.optimum.training_images import TrainingImages
 
 NEGLIGIBLE = math.log(1e-7)
 """Log of the share of the posterior that is dropped where a bound proves that it is no more."""
@@ -36,8 +47,6 @@ ROUNDING_HARMLESS, ROUNDING_TOLERABLE = 1e-5, 1e-4
 weights are computed in float64, and what they may be before all that matter are."""
 SMALLEST_SIGMA = 1e-4
 """In [-1, 1]. Below it only ties share the posterior, and the rounding of x itself decides them."""
-BLOCK_BYTES = 8 << 20
-"""float32 images at a time: what a processor's cache holds."""
 LOGIT_BYTES = 256 << 20
 """float32 logits at a time."""
 ROW_MULTIPLE = 16
@@ -52,46 +61,6 @@ class Evaluation(NamedTuple):
     """float32 [B, C, H, W]."""
     num_effective: Tensor
     """float64 [B]: 1/Σwᵢ², from 1 (one training image alone) to N (all alike)."""
-
-
-class Posterior(NamedTuple):
-    """The posterior over some of the training images, for each row of a batch."""
-
-    log_mass: Tensor
-    """float64 [R]: log Σ exp(ℓᵢ)."""
-    log_square_mass: Tensor
-    """float64 [R]: log Σ exp(2ℓᵢ)."""
-    mean: Tensor
-    """float64 [R, D]: Σ exp(ℓᵢ) yᵢ / Σ exp(ℓᵢ)."""
-
-    def merge(self, other: "Posterior") -> "Posterior":
-        """The posterior over both sets of images."""
-        log_mass = torch.logaddexp(self.log_mass, other.log_mass)
-        log_square_mass = torch.logaddexp(self.log_square_mass, other.log_square_mass)
-        share = (self.log_mass - log_mass).exp()[:, None]
-        return Posterior(log_mass, log_square_mass, other.mean.lerp(self.mean, share))
-
-
-class Rays(NamedTuple):
-    """Where each row was searched for last, and which images were in reach.
-
-    A sampler moves x along the ray from the center c = D(x₀; σ₀) through x₀, and along it the
-    posterior only narrows as σ falls: one search serves the steps that follow.
-    """
-
-    x: Tensor
-    """float64 [R, D]: x₀."""
-    center: Tensor
-    """float64 [R, D]: c."""
-    variance: Tensor
-    """float64 [R]: σ₀²."""
-    candidates: Tensor
-    """int64 [R, K]: the images with the largest weights, in descending order."""
-    log_weight: Tensor
-    """float64 [R, K + 1]: upper bounds of ℓᵢ less the center's ℓ, the last for all other images."""
-
-
-RowsT = TypeVar("RowsT", Posterior, Rays)
 
 
 class ClosedFormOptimum:
@@ -153,7 +122,7 @@ class ClosedFormOptimum:
                 )
             order = np.argsort(labels, kind="stable")
             self._class_bounds = np.searchsorted(labels[order], np.arange(self.label_dim + 1))
-        self._training = _TrainingImages(images, order, self.device, resident_bytes)
+        self._training = TrainingImages(images, order, self.device, resident_bytes)
         self._rays: dict[tuple[int, int], Rays] = {}
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
@@ -258,7 +227,7 @@ class ClosedFormOptimum:
         if known.all():
             return near, rays
         found, latest = self._search(x[~known], variance[~known], part)
-        return _interleave(known, near, found), _interleave(known, _take(rays, known), latest)
+        return interleave(known, near, found), interleave(known, take_rows(rays, known), latest)
 
     def _recall(
         self, rays: Rays, x: Tensor, variance: Tensor, part: slice
@@ -277,9 +246,9 @@ class ClosedFormOptimum:
 
         offset = x - rays.center
         direction = rays.x - rays.center
-        along, length = _dot(offset, direction), _dot(direction, direction)
+        along, length = dot(offset, direction), dot(direction, direction)
         s = (along / length).clamp(0, 1)
-        squared_norm = _dot(offset, offset)
+        squared_norm = dot(offset, offset)
         # Rounding errors count as distance from the ray, which is therefore never 0.
         squared_error = squared_norm - s * (2 * along - s * length)
         squared_error = squared_error.clamp(min=0) + 1e-13 * squared_norm
@@ -292,14 +261,14 @@ class ClosedFormOptimum:
         known = num_needed < bound.shape[1]
         if not known.any():
             return None
-        rows = _where(known)
+        rows = selected(known)
         num_needed, bound = num_needed[rows], bound[rows]
-        near = self._exact(x[rows], variance[rows], _leading(rays.candidates[rows], num_needed))
+        near = self._exact(x[rows], variance[rows], leading(rays.candidates[rows], num_needed))
         # The bounds are against the center's weight. What counts is the candidates'.
-        of_center = _log_weight(rays.center[rows], x[rows], variance[rows])
+        of_center = log_weight_of(rays.center[rows], x[rows], variance[rows])
         outside = bound.gather(1, num_needed[:, None])[:, 0] + of_center - near.log_mass
         proven = outside <= NEGLIGIBLE
-        return known.masked_scatter(known, proven), _take(near, proven)
+        return known.masked_scatter(known, proven), take_rows(near, proven)
 
     def _search(self, x: Tensor, variance: Tensor, part: slice) -> tuple[Posterior, Rays]:
         """The posterior of rows x over `part` from all weights, and what to remember."""
@@ -321,7 +290,7 @@ class ClosedFormOptimum:
         narrow = num_needed < log_weight.shape[1]
 
         # Rows with few images in reach, or for which float32 is too coarse: these images, exactly.
-        columns = _leading(candidates[narrow], num_needed[narrow])
+        columns = leading(candidates[narrow], num_needed[narrow])
         if 4 * len(columns) > num_images:  # no saving
             narrow, columns = torch.zeros_like(narrow), columns[:0]
         coarse = ~narrow & (rounding > ROUNDING_TOLERABLE)
@@ -329,17 +298,17 @@ class ClosedFormOptimum:
         exact = narrow | coarse
         near = rest = None
         if exact.any():
-            rows = _where(exact)
+            rows = selected(exact)
             near = self._exact(x[rows], variance[rows], torch.cat([columns, in_reach]).unique())
         # The others: all images. Rounding errors average out over those that share the posterior.
         if not exact.all():
             suffered = rounding * log_weight.softmax(1)[:, 0].sqrt()
             leaders = candidates[~exact & (suffered > ROUNDING_HARMLESS), :LEADERS].unique()
-            rows = _where(~exact)
+            rows = selected(~exact)
             rest = self._sum(x[rows], variance[rows], part, logits[:, rows], leaders)
 
-        posterior = _interleave(exact, near, rest)
-        log_weight += (error - _log_weight(posterior.mean, x, variance))[:, None]
+        posterior = interleave(exact, near, rest)
+        log_weight += (error - log_weight_of(posterior.mean, x, variance))[:, None]
         return posterior, Rays(x, posterior.mean, variance, candidates, log_weight)
 
     def _logits(self, x: Tensor, variance: Tensor, part: slice) -> Tensor:
@@ -378,102 +347,13 @@ class ClosedFormOptimum:
     def _exact(self, x: Tensor, variance: Tensor, columns: Tensor) -> Posterior:
         """The posterior over the images `columns`, int64 [M], M ≥ 1, in float64."""
         posterior = None
-        for index in columns.split(max(1, BLOCK_BYTES // (4 * x.shape[1]))):
+        for index in columns.split(self._training.rows_per_block):
             y = self._training.take(index).double()
             logits = (x @ y.T - self._training.half_squared_norm[index]) / variance[:, None]
             block = Posterior(logits.logsumexp(1), (2 * logits).logsumexp(1), logits.softmax(1) @ y)
             posterior = block if posterior is None else posterior.merge(block)
         assert posterior is not None
         return posterior
-
-
-class _TrainingImages:
-    """Rows of whole numbers in float32: gray levels of the training images less a mean image."""
-
-    def __init__(
-        self, images: np.ndarray, order: np.ndarray, device: torch.device, resident_bytes: int
-    ) -> None:
-        self._pixels = images.reshape(len(images), -1)
-        self._order = order
-        self._device = device
-        self._resident: Tensor | None = None
-        self.center = torch.from_numpy(self._pixels.mean(0, dtype=np.float64).round()).to(device)
-        """float64 [D]: the mean image, rounded."""
-        self.half_squared_norm = torch.empty(len(order), dtype=torch.float64, device=device)
-        """float64 [N]: ‖yᵢ‖²/2, exact."""
-
-        resident = None
-        if 4 * self._pixels.size <= resident_bytes:
-            resident = torch.empty(self._pixels.shape, device=device)
-        for block, y in self.blocks(slice(0, len(order))):
-            self.half_squared_norm[block] = y.double().square_().sum(1) / 2
-            if resident is not None:
-                resident[block] = y
-        self._resident = resident
-        self.largest_norm = math.sqrt(2 * float(self.half_squared_norm.max()))
-        """The largest ‖yᵢ‖."""
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def blocks(self, part: slice) -> Iterator[tuple[slice, Tensor]]:
-        """`part` in slices, each with its rows, float32 [n, D]."""
-        size = max(1, BLOCK_BYTES // (4 * self._pixels.shape[1]))
-        for start in range(part.start, part.stop, size):
-            block = slice(start, min(start + size, part.stop))
-            if self._resident is not None:
-                yield block, self._resident[block]
-            else:
-                yield block, self._read(self._order[block])
-
-    def take(self, index: Tensor) -> Tensor:
-        """The rows `index`, int64 [M] → float32 [M, D]."""
-        if self._resident is not None:
-            return self._resident[index]
-        return self._read(self._order[index.cpu().numpy()])
-
-    def _read(self, index: np.ndarray) -> Tensor:
-        images = torch.from_numpy(self._pixels[index]).to(self._device)
-        return images.float() - self.center.float()
-
-
-def _leading(candidates: Tensor, num_needed: Tensor) -> Tensor:
-    """The first num_needed, int64 [R], of each row's candidates, [R, K], without repeats."""
-    place = torch.arange(candidates.shape[1], device=candidates.device)
-    return candidates[place < num_needed[:, None]].unique()
-
-
-def _take(rows: RowsT, mask: Tensor) -> RowsT:
-    """The rows where `mask` holds."""
-    return type(rows)(*(tensor[mask] for tensor in rows))
-
-
-def _interleave(mask: Tensor, yes: RowsT | None, no: RowsT | None) -> RowsT:
-    """Rows of `yes` where `mask` holds, of `no` elsewhere. One that has no rows may be None."""
-    if yes is None or no is None:
-        rows = no if yes is None else yes
-        assert rows is not None
-        return rows
-    whole = []
-    for a, b in zip(yes, no, strict=True):
-        tensor = a.new_empty(len(mask), *a.shape[1:])
-        tensor[mask], tensor[~mask] = a, b
-        whole.append(tensor)
-    return type(yes)(*whole)
-
-
-def _where(mask: Tensor) -> Tensor | slice:
-    """An index of the rows where `mask`, bool [R], holds: one that copies nothing if all do."""
-    return slice(None) if mask.all() else mask
-
-
-def _log_weight(y: Tensor, x: Tensor, variance: Tensor) -> Tensor:
-    """ℓ of one image y a row, float64 [R]."""
-    return (_dot(x, y) - _dot(y, y) / 2) / variance
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b)
 
 
 @contextmanager

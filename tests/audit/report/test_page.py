@@ -26,8 +26,8 @@ from memaudit.audit.source import optimum_of
 from memaudit.cli.main import cli
 from memaudit.data.images import ImageSet
 from memaudit.data.writers import to_picture
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
-from memaudit.models.precond import build_network
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.wording import duration, exponential, short
 

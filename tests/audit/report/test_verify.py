@@ -17,8 +17,8 @@ from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
 from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
-from memaudit.models.precond import build_network
 
 Make = Callable[..., ScanResult]
 

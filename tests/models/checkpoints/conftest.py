@@ -12,7 +12,7 @@ import torch
 from helpers.edm_pickles import TINY, Persistent, module_state
 from torch import nn
 
-from memaudit.models.precond import build_network
+from memaudit.models.build import build_network
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch.nn.functional import one_hot
 from memaudit.data.images import float_to_uint8
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.optimum import closed_form as optimum
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.models.optimum.definition import denoise_by_definition
 from memaudit.models.sampler import heun_sampler, karras_sigmas
 
 SIGMAS = karras_sigmas(18)
@@ -22,16 +22,6 @@ EDM_SIGMAS = SIGMAS.tolist()
 def as_data(images):
     """uint8 → float64 in [-1, 1], without float32's rounding."""
     return torch.from_numpy(np.asarray(images, dtype=np.float64) / 127.5 - 1)
-
-
-def reference(images, x, sigma):
-    """D*(x; sigma) in float64 from all differences, [B, C, H, W]."""
-    y = as_data(images).flatten(1)
-    sigma = torch.as_tensor(sigma, dtype=torch.float64).expand(len(x))
-    S = (x.double().flatten(1)[:, None] - y).square().sum(2)
-    S = S - S.min(1, keepdim=True).values
-    w = (-S / (2 * sigma[:, None] ** 2)).softmax(1)
-    return (w @ y).view(x.shape)
 
 
 def relative_error(denoised, truth):
@@ -78,7 +68,10 @@ def test_it_is_exact_at_every_sigma_of_the_sampler(shape):
         # A fresh optimum has nothing to remember.
         x = noised(images[:8], sigma)
         assert (
-            relative_error(ClosedFormOptimum(images)(x, sigma), reference(images, x, sigma)) < 2e-6
+            relative_error(
+                ClosedFormOptimum(images)(x, sigma), denoise_by_definition(x, sigma, images)
+            )
+            < 2e-6
         ), sigma
 
 
@@ -90,7 +83,7 @@ def test_it_is_exact_along_a_trajectory_where_it_remembers_its_last_search():
     class Checked(ClosedFormOptimum):
         def __call__(self, x, sigma, class_labels=None):
             denoised = super().__call__(x, sigma, class_labels)
-            errors.append(relative_error(denoised, reference(images, x, sigma)))
+            errors.append(relative_error(denoised, denoise_by_definition(x, sigma, images)))
             return denoised
 
     errors: list[float] = []
@@ -197,7 +190,7 @@ def test_it_is_exact_with_duplicates_and_near_duplicates(data):
     for _ in range(3):  # the later calls may remember the earlier ones
         sigma = torch.tensor(data.draw(st.lists(sigmas, min_size=4, max_size=4)))
         x = as_data(images[picks]) + sigma.double().view(4, 1, 1, 1) * noise
-        truth = reference(images, x, sigma)
+        truth = denoise_by_definition(x, sigma, images)
         # Of a gray image next to nothing is left to be relative to.
         error = float((denoiser(x, sigma).double() - truth).abs().max())
         assert error <= 1e-5 * max(float(truth.abs().max()), 0.1)
@@ -210,16 +203,16 @@ def test_more_equal_images_than_it_remembers_share_the_posterior_equally(sigma):
     images[100:200, 0, 0, 0], images[200:300, 0, 0, 0] = 10, 11
     x = noised(images[100:101], sigma)
     denoised = ClosedFormOptimum(images)(x, sigma)
-    assert relative_error(denoised, reference(images, x, sigma)) < 1e-6
+    assert relative_error(denoised, denoise_by_definition(x, sigma, images)) < 1e-6
 
 
-@pytest.mark.parametrize("constant", ["BLOCK_BYTES", "LOGIT_BYTES"])
+@pytest.mark.parametrize("constant", ["training_images.BLOCK_BYTES", "closed_form.LOGIT_BYTES"])
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 10.0])
 def test_the_size_of_blocks_changes_nothing(monkeypatch, constant, sigma):
     images = random_images(10, 333, 3, 8, 8)
     x = noised(images[:20], sigma)
     whole = ClosedFormOptimum(images)(x, sigma)
-    monkeypatch.setattr(optimum, constant, 5000)
+    monkeypatch.setattr(f"memaudit.models.optimum.{constant}", 5000)
     in_blocks = ClosedFormOptimum(images)(x, sigma)
     torch.testing.assert_close(in_blocks, whole, rtol=0, atol=1e-6)
 
@@ -241,7 +234,7 @@ def test_a_gpu_gives_the_same():
     for sigma in EDM_SIGMAS:
         x = noised(images[:8], sigma)
         denoised = on_gpu(x.cuda(), sigma).cpu()
-        assert relative_error(denoised, reference(images, x, sigma)) < 2e-6, sigma
+        assert relative_error(denoised, denoise_by_definition(x, sigma, images)) < 2e-6, sigma
 
 
 def test_a_class_is_denoised_among_its_own_images():
@@ -254,10 +247,10 @@ def test_a_class_is_denoised_among_its_own_images():
         x = noised(images[:6], sigma)
         denoised = denoiser(x, sigma, one_hot(classes, 5).float())
         for row, c in enumerate(classes):
-            truth = reference(images[labels == int(c)], x[row : row + 1], sigma)
+            truth = denoise_by_definition(x[row : row + 1], sigma, images[labels == int(c)])
             assert relative_error(denoised[row : row + 1], truth) < 2e-6
         without = denoiser(x, sigma, None)
-        assert relative_error(without, reference(images, x, sigma)) < 2e-6
+        assert relative_error(without, denoise_by_definition(x, sigma, images)) < 2e-6
 
 
 def test_with_unique_labels_it_is_the_labeled_image_at_every_sigma():
@@ -291,7 +284,7 @@ def test_it_keeps_full_precision_where_the_caller_gave_some_up():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(allowed)
-    assert relative_error(denoised, reference(images, x, 5.0)) < 2e-6
+    assert relative_error(denoised, denoise_by_definition(x, 5.0, images)) < 2e-6
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.checkpoints.assembly import check_option, fill, without_initialization
+from memaudit.models.checkpoints.assembly import check_option, load_weights, without_initialization
 from memaudit.models.checkpoints.checkpoint import Checkpoint
 from memaudit.models.checkpoints.containers.raw_file import decode, read_file
 from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
@@ -61,7 +61,7 @@ def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
     contents = decode(read_file(weights), Budget())
     tensors, _ = find_tensors(contents.value)
     network = DiffusersDenoiser(_unet(unet_config), _noise_levels(scheduler), scheduler)
-    fill(network.unet, read_tensors(tensors, num_bytes=len(contents.file.data)))
+    load_weights(network.unet, read_tensors(tensors, num_bytes=len(contents.file.data)))
     hashes = f"{unet_hash}\n{scheduler_hash}\n{contents.file.sha256}\n"
     return Checkpoint(
         network=network.to(device).eval().requires_grad_(False),

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.checkpoints.assembly import lay_out
+from memaudit.models.checkpoints.assembly import build_uninitialized
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor, read_tensors
@@ -73,7 +73,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
         raise ConfigError(
             f"qkv_order is {order!r}; a network of OpenAI's needs one of {', '.join(QKV_ORDERS)}."
         )
-    network = lay_out(options)
+    network = build_uninitialized(options)
     weights = read_tensors(tensors, num_bytes=len(contents.file.data))
     return StoredNetwork(
         format=NAME,

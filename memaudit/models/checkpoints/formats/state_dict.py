@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memaudit.errors import CheckpointError
-from memaudit.models.checkpoints.assembly import lay_out
+from memaudit.models.checkpoints.assembly import build_uninitialized
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor, read_tensors
@@ -37,7 +37,9 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
         raise CheckpointError(f"it holds weights without a configuration. {_hint(tensors)}")
     weights = read_tensors(tensors, num_bytes=len(contents.file.data))
     if config.get("class_name") == "iDDPMPrecond":
-        weights.setdefault("u", lay_out(config).get_buffer("u"))  # Not part of the U-Net.
+        weights.setdefault(
+            "u", build_uninitialized(config).get_buffer("u")
+        )  # Not part of the U-Net.
     warnings = ["The configuration is the user's: the file has none, only names and shapes fit."]
     if key in KEYS and key not in EMA_KEYS:
         warnings.append(
@@ -94,7 +96,7 @@ def _fits(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> bool:
     # Most presets differ in width already, which spares laying them out.
     if shapes.get("model.map_layer0.bias") != [4 * config["model_channels"]]:
         return False
-    expected = {name: list(t.shape) for name, t in lay_out(config).state_dict().items()}
+    expected = {name: list(t.shape) for name, t in build_uninitialized(config).state_dict().items()}
     expected.pop("u", None)
     return expected == {name: shape for name, shape in shapes.items() if name != "u"}
 

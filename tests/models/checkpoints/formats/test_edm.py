@@ -11,9 +11,9 @@ from helpers.edm_pickles import Persistent
 from safetensors import safe_open
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.checkpoints.formats import edm
-from memaudit.models.precond import build_network
 
 SNAPSHOTS = [
     "edm_ddpmpp_uncond_vp_torch113.pkl",

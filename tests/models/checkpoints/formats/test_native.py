@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from memaudit.errors import CheckpointError
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.precond import build_network
 
 CONFIG = {
     "class_name": "EDMPrecond",

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from memaudit.errors import CheckpointError, ConfigError
+from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint
-from memaudit.models.checkpoints.assembly import lay_out
-from memaudit.models.precond import build_network
+from memaudit.models.checkpoints.assembly import build_uninitialized
 from memaudit.models.published_networks import PRESETS, find_config
 
 WEIGHT = "model.enc.4x4_conv.weight"
@@ -85,7 +85,7 @@ def test_weights_alone_name_the_presets_that_fit(tmp_path, network):
         open_checkpoint(path)
     for fact in ("fit no preset", "num_blocks = 1", "attn_resolutions = [4]", "label_dim = 2"):
         assert fact in str(caught.value)
-    large = lay_out(find_config("cifar10-ddpmpp-edm")).state_dict()
+    large = build_uninitialized(find_config("cifar10-ddpmpp-edm")).state_dict()
     save_file({name: torch.zeros_like(value) for name, value in large.items()}, path)
     with pytest.raises(CheckpointError, match="fit the presets cifar10-ddpmpp-edm, which differ"):
         open_checkpoint(path)
@@ -127,7 +127,7 @@ def test_every_published_network_has_a_preset():
     assert sum(preset.file.startswith("edm-") for preset in PRESETS) == 9
     assert find_config("edm-cifar10-32x32-uncond-vp.pkl") == find_config("cifar10-ddpmpp-edm")
     for preset in PRESETS:
-        lay_out(preset.config)
+        build_uninitialized(preset.config)
 
 
 @pytest.mark.parametrize("case", ["cifar10_uncond_vp", "cifar10_cond_ve", "ffhq64_uncond_vp"])

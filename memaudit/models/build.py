@@ -1,0 +1,88 @@
+"""Build a denoiser from a flat configuration, as EDM's snapshots and our checkpoints hold one."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from memaudit.errors import ConfigError
+from memaudit.models.networks.edm2 import EDM2UNet
+from memaudit.models.networks.registry import unet_class
+from memaudit.models.precond import (
+    ConsistencyPrecond,
+    EDM2Precond,
+    EDMPrecond,
+    Preconditioner,
+    VEPrecond,
+    VPPrecond,
+    iDDPMPrecond,
+)
+
+PRECONDITIONERS: dict[str, type[Preconditioner]] = {
+    "VPPrecond": VPPrecond,
+    "VEPrecond": VEPrecond,
+    "iDDPMPrecond": iDDPMPrecond,
+    "EDMPrecond": EDMPrecond,
+    "ConsistencyPrecond": ConsistencyPrecond,
+    "Precond": EDM2Precond,
+}
+"""By the names that configurations and published snapshots use."""
+
+KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (int, "an integer"),
+    float: ((int, float), "a number"),
+    str: (str, "a string"),
+    Sequence[int]: ((list, tuple), "a list of integers"),
+    Sequence[float]: ((list, tuple), "a list of numbers"),
+}
+"""Annotation of a constructor's argument → types that a configuration may hold there, in words."""
+
+
+def build_network(config: Mapping[str, Any]) -> Preconditioner:
+    """A new denoiser from a flat configuration.
+
+    Args:
+        config: `class_name`, a key of PRECONDITIONERS, and the keywords of that constructor and
+            of the U-Net that `model_type` names, as in EDM.
+
+    Returns:
+        The denoiser in training mode, with weights initialized for training.
+
+    Raises:
+        ConfigError: a class or keyword is unknown or missing, or a value does not fit.
+    """
+    keywords = dict(config)
+    class_name = keywords.pop("class_name", None)
+    precond = PRECONDITIONERS.get(class_name) if isinstance(class_name, str) else None
+    if precond is None:
+        raise ConfigError(
+            f"class_name is {class_name!r}, which memaudit does not know; it must be one of "
+            f"{', '.join(PRECONDITIONERS)}."
+        )
+    try:
+        _check_keywords(precond, keywords)
+        return precond(**keywords)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{class_name} cannot be built as configured: {error}.") from error
+
+
+def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) -> None:
+    accepted = dict(inspect.signature(precond).parameters)
+    unet: type[nn.Module] = EDM2UNet
+    if "model_type" in accepted:
+        unet = unet_class(keywords.get("model_type", accepted["model_type"].default))
+    accepted |= inspect.signature(unet).parameters
+    for name in ("in_channels", "out_channels", "model_kwargs", "unet_kwargs"):
+        accepted.pop(name, None)  # not the configuration's to set
+
+    unknown = sorted(set(keywords) - set(accepted))
+    if unknown:
+        raise ValueError(
+            f"unknown keyword {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
+        )
+    for name, value in keywords.items():
+        types, words = KINDS.get(accepted[name].annotation, (object, ""))
+        if not isinstance(value, types):
+            raise ValueError(f"{name} must be {words}, got {value!r}")

@@ -1,0 +1,27 @@
+"""The U-Nets that a configuration's `model_type` may name.
+
+To add a network: one file in this folder with its class, and one line in NETWORKS. A class takes
+(img_resolution, in_channels, out_channels, *, label_dim, and options of its own, annotated) and its
+forward (x, noise_labels, class_labels), with further inputs by keyword.
+"""
+
+from torch import nn
+
+from memaudit.models.networks.dhariwal import DhariwalUNet
+from memaudit.models.networks.song import SongUNet
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "SongUNet": SongUNet,
+    "DhariwalUNet": DhariwalUNet,
+}
+
+
+def unet_class(model_type: str) -> type[nn.Module]:
+    """The U-Net of that name.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    if model_type not in NETWORKS:
+        raise ValueError(f"model_type must be one of {', '.join(NETWORKS)}; got {model_type!r}")
+    return NETWORKS[model_type]
