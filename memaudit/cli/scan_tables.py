@@ -110,7 +110,7 @@ def print_verdict(decision: Decision) -> None:
 def _leaks(result: "ScanResult") -> str:
     """How many training images leak, and how many more would."""
     text = f"{len(result.leaks):,} of {len(result.data):,} training images leak"
-    chao1 = result.findings.coverage.chao1
+    chao1 = result.findings.richness.chao1
     if chao1 is None or chao1.high < len(result.leaks) + 0.5:
         return f"{text}."
     if round(chao1.value) <= len(result.leaks):

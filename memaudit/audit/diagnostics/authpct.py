@@ -8,12 +8,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.vq import kmeans, vq
-from scipy.stats import rankdata
 
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.audit.statistics.ranks import average_ranks
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
 
@@ -85,7 +83,8 @@ def copying_statistic(
     holdout: ImageSet,
     generated: np.ndarray,
     *,
-    index: ImageSearch | None = None,
+    distance_holdout: np.ndarray,
+    distance_generated: np.ndarray,
     num_cells: int = 10,
     seed: int = 0,
 ) -> CopyingStatistic:
@@ -101,12 +100,15 @@ def copying_statistic(
         train: training images.
         holdout: images like them that the model was not trained on.
         generated: uint8 [M, C, H, W].
-        index: of `train`, where there is one already.
+        distance_holdout: distance of each held-out image to its nearest training image, squared or
+            not: only the order counts.
+        distance_generated: the same for each generated image.
         num_cells: cells to begin with, ≥ 1.
         seed: chooses where the clustering starts.
 
     Raises:
-        DataError: no held-out or no generated images, or shapes that differ.
+        DataError: no held-out or no generated images.
+        ValueError: another number of distances than of images, or num_cells below 1.
     """
     if num_cells < 1:
         raise ValueError(f"num_cells must be at least 1, got {num_cells}")
@@ -115,10 +117,11 @@ def copying_statistic(
             f"C_T compares held-out with generated images, but there are {len(holdout)} and "
             f"{len(generated)}; at least 1 of each is needed."
         )
-    index = index or NeighborIndex(train.images)
-    distance_holdout = index.nearest(holdout.images, 1).squared_distance[:, 0]
-    distance_generated = index.nearest(generated, 1).squared_distance[:, 0]
-
+    if (len(distance_holdout), len(distance_generated)) != (len(holdout), len(generated)):
+        raise ValueError(
+            f"there must be one distance per image: {len(distance_holdout)} for {len(holdout)} "
+            f"held-out and {len(distance_generated)} for {len(generated)} generated images"
+        )
     centers = _centers(train.images, num_cells, seed)
     cell_holdout, cell_generated = _merge_empty(
         centers, _cells(holdout.images, centers), _cells(generated, centers)
@@ -146,7 +149,7 @@ def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
     """
     m, n = len(a), len(b)
     values = np.concatenate([a, b])
-    U = rankdata(values)[:m].sum() - m * (m + 1) / 2
+    U = average_ranks(values)[:m].sum() - m * (m + 1) / 2
     ties = np.unique(values, return_counts=True)[1].astype(np.float64)
     variance = m * n / 12 * (m + n + 1 - (ties**3 - ties).sum() / ((m + n) * (m + n - 1)))
     return float((U - m * n / 2) / math.sqrt(variance)) if variance > 0 else 0.0
@@ -154,6 +157,8 @@ def mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:
 
 def _centers(images: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
     """Centers of at most `num_cells` clusters, float32 [K, D]; clusters that run empty are gone."""
+    from scipy.cluster.vq import kmeans  # slow to import, and only needed with held-out images
+
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(images), min(CLUSTERED, len(images)), replace=False))
     y = _rows(images[chosen])
@@ -163,6 +168,8 @@ def _centers(images: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
 
 def _cells(images: np.ndarray, centers: np.ndarray) -> np.ndarray:
     """The nearest center of each image, int64 [N]."""
+    from scipy.cluster.vq import vq
+
     parts = [
         vq(_rows(images[start : start + ROWS]), centers)[0] for start in range(0, len(images), ROWS)
     ]

@@ -7,7 +7,8 @@ import numpy as np
 from memaudit.audit.diagnostics.authpct import CopyingStatistic, copying_statistic
 from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.statistics.excess import Excess, exact_overlap, excess_over_holdout
+from memaudit.audit.neighbors.duplicates import find_shared_images
+from memaudit.audit.statistics.excess import Excess, excess_over_holdout
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
@@ -38,7 +39,7 @@ def check_disjoint(data: ImageSet, holdout: ImageSet) -> None:
     Raises:
         DataError: with the first of them by name.
     """
-    overlap = exact_overlap(data, holdout)
+    overlap = find_shared_images(data, holdout)
     if not overlap:
         return
     pairs = ", ".join(
@@ -85,5 +86,11 @@ def judge_holdout(
         num_images=len(holdout),
         ratios=floor,
         excess=excess_over_holdout(ratio, floor["distinct"]),
-        copying=copying_statistic(data, holdout, generated, index=index),
+        copying=copying_statistic(
+            data,
+            holdout,
+            generated,
+            distance_holdout=judged.squared_distance1,
+            distance_generated=matches.squared_distance1,
+        ),
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch.nn.functional import one_hot
 
 from memaudit.audit.source import check_fits
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.audit.statistics.ranks import average_ranks
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
@@ -105,7 +105,7 @@ def membership(
     allowed = math.floor(config.max_fpr * len(held))
     threshold = np.sort(held)[len(held) - 1 - allowed]
     m, n = len(train), len(held)
-    U = rankdata(np.concatenate([train, held]))[:m].sum() - m * (m + 1) / 2
+    U = average_ranks(np.concatenate([train, held]))[:m].sum() - m * (m + 1) / 2
     return Membership(
         num_train=m,
         num_holdout=n,

@@ -18,7 +18,7 @@ from memaudit.audit.statistics.gate import (
 )
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.audit.statistics.per_class import ClassRatio, per_class
-from memaudit.audit.statistics.species_richness import Coverage, leak_coverage
+from memaudit.audit.statistics.species_richness import SpeciesRichness, estimate_richness
 
 CLOPPER_PEARSON = "Clopper-Pearson"
 MIXTURE_SEQUENCE = "mixture sequence"
@@ -61,7 +61,7 @@ class Findings:
     """The distinct ratio at every threshold and radius searched, the configured ones included."""
     classes: tuple[ClassRatio, ...]
     """One a class that was generated; none without classes."""
-    coverage: Coverage
+    richness: SpeciesRichness
     """How much of the leak the copies found so far have shown."""
     leaks: tuple[Leak, ...] = field(repr=False)
     """Training images that leaked by the distinct rule, most copied first."""
@@ -119,7 +119,7 @@ def summarize_matches(
             confidence=confidence,
             limit=None if gate is None else gate.fail_above,
         ),
-        coverage=leak_coverage(
+        richness=estimate_richness(
             [leak.hits for leak in leaks], num_images=num_images, confidence=confidence
         ),
         leaks=leaks,

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from memaudit.audit.neighbors.integer_distances import pair_distances
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -79,6 +78,14 @@ class Duplicates:
     def kept(self) -> np.ndarray:
         """The images of the set without duplicates, int64, ascending."""
         return np.delete(np.arange(self.num_images), self.left_out)
+
+
+class SharedImage(NamedTuple):
+    """A held-out image that equals a training image in every value."""
+
+    train: int
+    """The first such training image."""
+    holdout: int
 
 
 def find_duplicates(
@@ -163,6 +170,28 @@ def duplicates_of(
     return found
 
 
+def find_shared_images(train: ImageSet, holdout: ImageSet) -> list[SharedImage]:
+    """Held-out images that equal a training image, and so are no control for the model.
+
+    Returns:
+        One for each such held-out image, in their order.
+    """
+    # Only the digests of the held-out images are kept: the training set may be the large one.
+    by_digest: dict[bytes, list[int]] = {}
+    for j, image in enumerate(holdout.images):
+        by_digest.setdefault(_digest(image), []).append(j)
+    found: dict[int, int] = {}
+    for i, image in enumerate(train.images):
+        for j in by_digest.get(_digest(image), ()):
+            if j not in found and np.array_equal(image, holdout.images[j]):
+                found[j] = i
+    return [SharedImage(found[j], j) for j in sorted(found)]
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
+
+
 def _first_equal(images: np.ndarray, flips: bool, progress: Progress) -> np.ndarray:
     """For each image the first that equals it, often itself; int64 [N]."""
     first: dict[bytes, int] = {}
@@ -173,7 +202,7 @@ def _first_equal(images: np.ndarray, flips: bool, progress: Progress) -> np.ndar
             orientations.append(np.ascontiguousarray(orientations[0][..., ::-1]))
         for i, *pixels in zip(block.tolist(), *orientations, strict=True):
             # The smaller hash is the same for an image and its mirror image.
-            digest = min(hashlib.sha256(each).digest() for each in pixels)
+            digest = min(map(_digest, pixels))
             result[i] = first.setdefault(digest, i)
         progress("Looking for equal images", int(block[-1]) + 1, len(images))
     return result
@@ -214,6 +243,9 @@ def _connect(index: NeighborIndex, group: np.ndarray, limit: int, progress: Prog
 
 def _join(group: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Join the groups of M pairs of images; group int64 [N], pairs int64 [M] each."""
+    from scipy.sparse import coo_array  # slow to import, and a scan does not need them
+    from scipy.sparse.csgraph import connected_components
+
     N = len(group)
     ends = np.concatenate([np.arange(N), one]), np.concatenate([group, other])
     pairs = coo_array((np.ones(len(ends[0]), dtype=bool), ends), shape=(N, N))

@@ -181,7 +181,7 @@ def findings_dict(findings: Findings) -> dict[str, Any]:
             "interval": findings.interval,
             "num_degenerate": findings.num_degenerate,
             "num_leaking_images": len(findings.leaks),
-            "leak_coverage": findings.coverage,
+            "leak_coverage": findings.richness,
             "sensitivity": findings.sensitivity,
             "classes": findings.classes,
         }

@@ -1,50 +1,48 @@
-"""Held-out images as the control: what the rule flags without any copying."""
+"""Copying beyond what the rule flags among held-out images, which are no copies."""
 
-import hashlib
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
 
 from memaudit.audit.statistics.intervals import Proportion
-from memaudit.data.images import ImageSet
 
 
 @dataclass(frozen=True)
 class Excess:
-    """The share of generated images that is copied beyond what the rule flags by mistake."""
+    """The share of generated images that are copies beyond what the rule flags by mistake."""
 
     value: float
-    """(r − r_c) / (1 − r_c): at most 1; below 0 where fewer are flagged than of the control."""
+    """(r − r_c) / (1 − r_c): at most 1; below 0 if the rule flags a smaller share of the generated
+    images than of the held-out ones."""
     low: float
     high: float
     confidence: float
 
 
-class Overlap(NamedTuple):
-    """A held-out image that is a training image, pixel by pixel."""
-
-    train: int
-    """The first such training image."""
-    holdout: int
-
-
 def excess_over_holdout(ratio: Proportion, control: Proportion) -> Excess | None:
     """The memorization ratio in excess of the same rule's ratio on held-out images.
 
-    If a share e of the images are copies and the rule flags the others as often as it flags
-    held-out images, r = e + (1 − e)·r_c. So 1 − e = (1 − r)/(1 − r_c) is a ratio of two
-    proportions, and its interval is made of theirs by MOVER (Donner and Zou, Stat. Methods Med.
+    If a share e of the images are copies, and the rule flags the others as often as it flags
+    held-out images, then r = e + (1 − e)·r_c. So 1 − e = (1 − r)/(1 − r_c) is a ratio of two
+    proportions, and its interval is made from theirs by MOVER (Donner and Zou, Stat. Methods Med.
     Res. 21 (2012) 347): its ends R solve (θ₁ − Rθ₂)² = (θ₁ − l₁)² + R²(u₂ − θ₂)² and the same with
-    u₁ and l₂. On Clopper–Pearson's ends it covers at least as often as it says, in simulations.
+    u₁ and l₂. With the ends of Clopper and Pearson, it covers the truth in simulations at least as
+    often as its confidence says.
 
     Args:
-        ratio: of the generated images.
-        control: of the held-out images, with the same confidence.
+        ratio: the ratio r of the generated images.
+        control: the ratio r_c of the held-out images, with the same confidence.
 
     Returns:
-        None where every held-out image is flagged: then nothing sets a copy apart.
+        None if every held-out image is flagged: then nothing distinguishes a copy.
+
+    Raises:
+        ValueError: the two intervals differ in confidence.
+
+    Examples:
+        >>> from memaudit.audit.statistics.intervals import clopper_pearson
+        >>> found = excess_over_holdout(clopper_pearson(460, 1000), clopper_pearson(100, 1000))
+        >>> print(f"{found.value:.0%} [{found.low:.1%}, {found.high:.1%}]")
+        40% [36.2%, 43.7%]
     """
     if ratio.confidence != control.confidence:
         raise ValueError(
@@ -69,25 +67,3 @@ def excess_over_holdout(ratio: Proportion, control: Proportion) -> Excess | None
         high=1 - smaller,
         confidence=ratio.confidence,
     )
-
-
-def exact_overlap(train: ImageSet, holdout: ImageSet) -> list[Overlap]:
-    """Held-out images that are training images: no control, since the model may know them.
-
-    Returns:
-        One for each such held-out image, in their order.
-    """
-    # Only the held-out images are kept by their digests: the training set may be the large one.
-    by_digest: dict[bytes, list[int]] = {}
-    for j, image in enumerate(holdout.images):
-        by_digest.setdefault(_digest(image), []).append(j)
-    found: dict[int, int] = {}
-    for i, image in enumerate(train.images):
-        for j in by_digest.get(_digest(image), ()):
-            if j not in found and np.array_equal(image, holdout.images[j]):
-                found[j] = i
-    return [Overlap(found[j], j) for j in sorted(found)]
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

@@ -1,9 +1,9 @@
 """PASS or FAIL: is a model's memorization ratio below a limit p₀, or above it?
 
-Each side is tested at level α = 1 − confidence. Where images are sampled one after another, the
-evidence is that of two e-processes, which may be looked at after every image (Ville's inequality);
-where a fixed set of images is given, it is that of two exact binomial tests. docs/statistics.md has
-the derivation.
+Each side is tested at level α = 1 − confidence. If images are sampled one by one, the evidence is
+that of two e-processes, which may be inspected after every image (Ville's inequality). If a fixed
+set of images is given, it is that of two exact binomial tests. docs/statistics.md has the
+derivation.
 """
 
 import math
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import betaln
 
-from memaudit.audit.statistics.intervals import Proportion, check_proportion
+from memaudit.audit.statistics.intervals import Proportion, check_confidence, check_proportion
 from memaudit.audit.statistics.log_beta import log_betainc, log_betaincc
 
 
@@ -23,19 +22,23 @@ class Decision:
     """A verdict on `count` memorized images of `total` against a limit."""
 
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
-    """FAIL: the ratio is above the limit; PASS: below; INCONCLUSIVE: not decided by so many."""
+    """FAIL: the ratio is above the limit; PASS: it is below; INCONCLUSIVE: `total` images do not
+    decide."""
     method: Literal["sequential", "exact"]
-    """Valid at every look while images are sampled, or for a number of images fixed before."""
+    """`sequential` is valid after every image while sampling, `exact` for a number of images that
+    was fixed in advance."""
     count: int
     total: int
     limit: float
     """p₀, in (0, 1)."""
     confidence: float
-    """1 − α: a model below the limit fails, and one above it passes, with a chance of at most α."""
+    """1 − α: the chance that a model below the limit fails is at most α, and so is the chance that
+    one above it passes."""
     evidence_above: float
-    """For a ratio above the limit: ln E (sequential) or −ln p (exact). FAIL from `required` on."""
+    """Evidence of a ratio above the limit: ln E (sequential) or −ln p (exact). FAIL if it reaches
+    `required`."""
     evidence_below: float
-    """For a ratio below the limit, likewise. PASS from `required` on."""
+    """Evidence of a ratio below the limit, in the same unit. PASS if it reaches `required`."""
     required: float
     """ln(1/α)."""
 
@@ -45,15 +48,27 @@ def sequential_decision(
 ) -> Decision:
     """The verdict so far, after `total` images in the order of sampling.
 
-    It may be asked after every image and sampling stopped at the first verdict: the chance of ever
-    reaching a wrong one is at most α. At most one side has evidence above 0 (ln E > 0), so there is
-    never more than one verdict.
+    Asking after every image and stopping at the first verdict is valid: the chance of ever reaching
+    a wrong one is at most α. At most one side has evidence above 0 (ln E > 0), so there is never
+    more than one verdict.
 
     Args:
         count: k, memorized images, 0 … total.
         total: n, images sampled, ≥ 0.
         limit: p₀, in (0, 1).
         confidence: 1 − α, in [0.5, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Examples:
+        >>> for count, total in [(0, 3_000), (0, 4_000), (9, 4_000)]:
+        ...     print(sequential_decision(count, total, limit=0.001).verdict)
+        INCONCLUSIVE
+        PASS
+        INCONCLUSIVE
+        >>> sequential_decision(5, 20, limit=0.001).verdict
+        'FAIL'
     """
     _check_test(limit, confidence)
     if total:
@@ -65,19 +80,19 @@ def sequential_decision(
 def log_e_values(
     count: np.ndarray | int, total: np.ndarray | int, *, limit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence that the ratio is above the limit, and that it is below: ln E_fail, ln E_pass.
+    """ln E_fail and ln E_pass: evidence that the ratio is above the limit, and that it is below.
 
     E_fail = ∫_{p>p₀} p^k (1−p)^(n−k) g dp / (p₀^k (1−p₀)^(n−k) ∫_{p>p₀} g dp), E_pass the same over
-    p < p₀, with g the density of Beta(½, ½). E_fail is a supermartingale that starts at 1 wherever
-    the ratio is at most p₀, E_pass where it is at least p₀.
+    p < p₀, with g the density of Beta(½, ½). E_fail is a supermartingale that starts at 1 if the
+    true ratio is at most p₀, and so is E_pass if it is at least p₀.
 
     Args:
-        count: k, integers [M] or one, 0 … total.
+        count: k, one integer or integers [M], 0 … total.
         total: n, of the same shape.
         limit: p₀, in (0, 1).
 
     Returns:
-        float64 of the same shape each; their error is below 1e-6 for n up to 1e7.
+        Two float64 arrays of the same shape; their error is below 1e-6 for n up to 1e7.
     """
     k, misses = np.asarray(count), np.asarray(total) - np.asarray(count)
     a, b = k + 0.5, misses + 0.5
@@ -91,14 +106,24 @@ def log_e_values(
 def exact_decision(count: int, total: int, *, limit: float, confidence: float = 0.95) -> Decision:
     """The verdict on a set of images whose number was fixed before they were judged.
 
-    FAIL where P(X ≥ k) ≤ α and PASS where P(X ≤ k) ≤ α, X binomial at the limit: Clopper and
-    Pearson's tests. The two probabilities add up to more than 1, so that not both can be ≤ α ≤ ½.
+    FAIL if P(X ≥ k) ≤ α and PASS if P(X ≤ k) ≤ α, with X binomial at the limit (the tests of
+    Clopper and Pearson). The two probabilities add up to more than 1, so they cannot both be ≤ α ≤
+    ½.
 
     Args:
         count: k, memorized images, 0 … total.
-        total: n, ≥ 1.
+        total: n, all images, ≥ 1.
         limit: p₀, in (0, 1).
         confidence: 1 − α, in [0.5, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Examples:
+        >>> [exact_decision(0, total, limit=0.001).verdict for total in (2_994, 2_995)]
+        ['INCONCLUSIVE', 'PASS']
+        >>> exact_decision(9, 2_995, limit=0.001).verdict
+        'FAIL'
     """
     _check_test(limit, confidence)
     check_proportion(count, total, confidence)
@@ -109,22 +134,36 @@ def exact_decision(count: int, total: int, *, limit: float, confidence: float = 
 
 
 def fixed_sample_size(limit: float, confidence: float = 0.95) -> int:
-    """How many images, none of them memorized, an exact test needs for PASS: (1−p₀)ⁿ ≤ α."""
+    """The number of images, none of them memorized, that an exact test needs to PASS: (1−p₀)ⁿ ≤ α.
+
+    Examples:
+        >>> fixed_sample_size(0.001)
+        2995
+    """
     _check_test(limit, confidence)
     return math.ceil(-_required(confidence) / math.log1p(-limit))
 
 
 def mixture_interval(count: int, total: int, confidence: float = 0.95) -> Proportion:
-    """An interval that holds the true ratio at every look while images are sampled.
+    """An interval that stays valid however often it is inspected while images are sampled.
 
-    {p: Mₙ(p) < 1/α}, Mₙ(p) = B(½+k, ½+n−k) / (B(½, ½) p^k (1−p)^(n−k)): at the true p a martingale
-    that starts at 1, and so never reaches 1/α with probability 1 − α (Robbins, Ann. Math. Stat. 41
-    (1970) 1397). It is wider than `clopper_pearson`, which holds for a fixed number of images only.
+    {p: Mₙ(p) < 1/α}, Mₙ(p) = B(½+k, ½+n−k) / (B(½, ½) p^k (1−p)^(n−k)). At the true p, Mₙ is a
+    martingale that starts at 1, so with probability 1 − α it never reaches 1/α (Robbins, Ann. Math.
+    Stat. 41 (1970) 1397). The interval is wider than that of `clopper_pearson`, which is valid only
+    for a number of images fixed in advance.
 
     Args:
         count: k, memorized images, 0 … total.
         total: n, images sampled so far, ≥ 1.
         confidence: 1 − α, in (0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Examples:
+        >>> found = mixture_interval(0, 3_787)
+        >>> print(f"at most {found.high:.2%}")
+        at most 0.20%
     """
     check_proportion(count, total, confidence)
     low = _lower_end(count, total, confidence)
@@ -137,13 +176,15 @@ def _lower_end(k: int, n: int, confidence: float) -> float:
     """The p below k/n with Mₙ(p) = 1/α; 0 for k = 0."""
     if k == 0:
         return 0.0
+    from scipy.optimize import brentq  # slow to import, and only sequential gates need it
+
     excess = float(betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)) - _required(confidence)
 
     def log_excess(p: float) -> float:
         misses = (n - k) * math.log1p(-p) if k < n else 0.0
         return excess - k * math.log(p) - misses
 
-    # Mₙ is at most 1 at k/n; at the lower end the term of k alone makes it e/α or more.
+    # Mₙ is at most 1 at k/n; at the lower end, the term of k alone makes it e/α or more.
     return float(brentq(log_excess, math.exp((excess - 1) / k), k / n, xtol=1e-300))
 
 
@@ -173,5 +214,6 @@ def _required(confidence: float) -> float:
 def _check_test(limit: float, confidence: float) -> None:
     if not 0 < limit < 1:
         raise ValueError(f"limit must be between 0 and 1, got {limit}")
-    if not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence must be from 0.5 up to below 1, got {confidence}")
+    check_confidence(confidence)
+    if confidence < 0.5:
+        raise ValueError(f"confidence must be at least 0.5 for a test, got {confidence}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scipy.stats import beta
+from scipy.special import betainccinv, betaincinv
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Proportion:
     low: float
     high: float
     confidence: float
-    """Chance, at least, that an interval made this way holds the true probability."""
+    """The chance, at least, that an interval made this way holds the true probability."""
 
     @property
     def ratio(self) -> float:
@@ -24,7 +24,9 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with an interval; what it is and how the interval is made, its place says."""
+    """A number with an interval. The field that holds it says what it measures and how the interval
+    was made.
+    """
 
     value: float
     low: float
@@ -35,24 +37,40 @@ def clopper_pearson(count: int, total: int, confidence: float = 0.95) -> Proport
     """The exact two-sided interval for a binomial probability.
 
     [Beta(α/2; k, n−k+1), Beta(1−α/2; k+1, n−k)] with α = 1 − confidence, quantiles of the beta
-    distribution; k = 0 gives a lower end of 0, k = n an upper end of 1. Clopper and Pearson,
-    Biometrika 26 (1934) 404. It covers the true probability at least as often as it says.
+    distribution; the lower end is 0 if k = 0, and the upper end is 1 if k = n. Clopper and Pearson,
+    Biometrika 26 (1934) 404. The interval holds the true probability at least as often as its
+    confidence says.
 
     Args:
         count: k, successes, 0 … total.
         total: n, trials, ≥ 1.
         confidence: 1 − α, in (0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Examples:
+        >>> found = clopper_pearson(5, 10)
+        >>> print(f"{found.ratio:.1%} [{found.low:.1%}, {found.high:.1%}]")
+        50.0% [18.7%, 81.3%]
+        >>> clopper_pearson(0, 10_000).high < 0.00037
+        True
     """
     check_proportion(count, total, confidence)
     tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, count, total - count + 1)) if count else 0.0
-    high = float(beta.isf(tail, count + 1, total - count)) if count < total else 1.0
+    low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
+    high = float(betainccinv(count + 1, total - count, tail)) if count < total else 1.0
     return Proportion(count, total, low, high, confidence)
 
 
 def check_proportion(count: int, total: int, confidence: float) -> None:
-    """Refuse what is no share of anything, or no confidence, with a ValueError."""
+    """Raise ValueError unless 0 ≤ count ≤ total, total ≥ 1 and 0 < confidence < 1."""
     if total < 1 or not 0 <= count <= total:
         raise ValueError(f"count must be 0 … total and total at least 1; got {count} of {total}")
+    check_confidence(confidence)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ValueError unless 0 < confidence < 1."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")

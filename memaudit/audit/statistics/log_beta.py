@@ -1,16 +1,16 @@
-"""The incomplete beta function as a logarithm, where the function itself is too small for a float.
+"""The logarithm of the incomplete beta function, even where the function underflows a float.
 
     I_x(a, b) = ∫₀ˣ p^(a−1) (1−p)^(b−1) dp / B(a, b)
 
-Tails of binomials and posteriors are values of it, and an audit of a million images meets ones far
-below 1e-308.
+Tails of binomial distributions and posteriors are values of it, and an audit of a million images
+meets values far below 1e-308.
 """
 
 import numpy as np
 from scipy.special import betainc, betaincc, betaln
 
 SMALLEST = 1e-290
-"""Values below this are computed as logarithms."""
+"""Smaller values are computed as logarithms."""
 CONVERGED = 1e-15
 MAX_TERMS = 100_000
 
@@ -19,12 +19,15 @@ def log_betainc(a: np.ndarray | float, b: np.ndarray | float, x: float) -> np.nd
     """ln I_x(a, b), the lower tail of Beta(a, b) at x.
 
     Args:
-        a: > 0.
+        a: > 0, a number or an array.
         b: > 0, of a's shape.
         x: in (0, 1).
 
     Returns:
         float64 of a's shape.
+
+    Raises:
+        ArithmeticError: the continued fraction does not converge.
     """
     return _log_tail(betainc(a, b, x), a, b, x, 1 - x)
 
@@ -41,7 +44,7 @@ def _log_tail(
     x: float,
     complement: float,
 ) -> np.ndarray:
-    """ln of `value` = I_x(a, b), by the continued fraction where it is all but 0."""
+    """ln of `value` = I_x(a, b), from the continued fraction where it is nearly 0."""
     value, a, b = np.broadcast_arrays(value, a, b)
     logs = np.asarray(np.log(np.maximum(value, SMALLEST)))
     tiny = value < SMALLEST
@@ -55,8 +58,8 @@ def _log_tail(
 def _fraction(a: np.ndarray, b: np.ndarray, x: float) -> np.ndarray:
     """1 + d₁/(1 + d₂/(1 + …)), the reciprocal of I_x(a, b)·a·B(a, b) / (x^a (1−x)^b).
 
-    DLMF 8.17.22, by the modified Lentz method; it converges where x < (a + 1)/(a + b + 2), in the
-    lower tail.
+    DLMF 8.17.22, by the modified Lentz method; it converges if x < (a + 1)/(a + b + 2), that is in
+    the lower tail.
     """
     value, C, D = np.ones_like(a), np.ones_like(a), np.zeros_like(a)
     for n in range(1, MAX_TERMS):

@@ -1,7 +1,7 @@
-"""How much of the leak was seen: how many more training images would more samples bring out?
+"""How much of a leak has been seen: how many more training images would more samples bring out?
 
-The training images that leak are species, and the copies are the animals caught. docs/statistics.md
-says what such estimates can and cannot tell.
+The training images that leak are the species, and their copies are the animals caught.
+docs/statistics.md says what such estimates can and cannot tell.
 """
 
 import math
@@ -9,50 +9,55 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
-from memaudit.audit.statistics.intervals import Estimate
+from memaudit.audit.statistics.intervals import Estimate, check_confidence
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """The training images that were copied, and those that would be."""
+class SpeciesRichness:
+    """How many training images were copied, and how many would be in the long run."""
 
     num_hits: int
     """k: copies among the generated images."""
     num_leaking: int
     """u: training images that were copied."""
     num_once: int
-    """f₁: of these, copied once."""
+    """f₁: training images that were copied exactly once."""
     num_twice: int
-    """f₂: copied twice."""
+    """f₂: training images that were copied exactly twice."""
     chao1: Estimate | None
-    """Training images that the source copies at all, in the long run: at least about so many. None
-    without copies."""
+    """A lower estimate of the number of training images that the source ever copies; None if there
+    are no copies."""
     unseen_share: Estimate | None
-    """Share of future copies that are of training images not copied so far. None without copies."""
+    """The share of future copies that show a training image not copied so far; None if there are no
+    copies."""
     confidence: float
-    """Of both intervals; approximate."""
+    """Confidence level of both intervals, which are approximate."""
 
 
-def leak_coverage(hits: Sequence[int], *, num_images: int, confidence: float = 0.95) -> Coverage:
+def estimate_richness(
+    hits: Sequence[int], *, num_images: int, confidence: float = 0.95
+) -> SpeciesRichness:
     """Estimate how much of the leak the copies found so far have shown.
 
     Args:
-        hits: copies of each training image that was copied, each ≥ 1.
-        num_images: N, all training images.
-        confidence: of the intervals, in (0, 1).
+        hits: the number of copies of each training image that was copied, each ≥ 1.
+        num_images: N, the number of training images.
+        confidence: confidence level of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    check_confidence(confidence)
     if len(hits) > num_images or any(hit < 1 for hit in hits):
         raise ValueError(
             f"hits must be 1 or more for each of at most {num_images} training images; got "
             f"{len(hits)} of them, the least {min(hits)}"
         )
     frequency = Counter(hits)
-    z = float(norm.isf((1 - confidence) / 2))
-    return Coverage(
+    z = -float(ndtri((1 - confidence) / 2))
+    return SpeciesRichness(
         num_hits=sum(hits),
         num_leaking=len(hits),
         num_once=frequency[1],
@@ -67,8 +72,8 @@ def _chao1(frequency: Counter[int], num_images: int, z: float) -> Estimate:
     """Ŝ = u + f₁(f₁−1) / (2(f₂+1)), at most N, with Chao's log-normal interval.
 
     Chao, Scand. J. Stat. 11 (1984) 265 and Biometrics 43 (1987) 783; the bias-corrected form and
-    its variance as in Colwell's EstimateS. Where no image was copied twice or more often, nothing
-    bounds their number but N.
+    its variance as in Colwell's EstimateS. If no image was copied more than once, only N bounds
+    their number.
     """
     u, f1, f2 = frequency.total(), frequency[1], frequency[2]
     unseen = f1 * (f1 - 1) / (2 * (f2 + 1))
@@ -85,7 +90,7 @@ def _chao1(frequency: Counter[int], num_images: int, z: float) -> Estimate:
         spread = math.exp(z * math.sqrt(math.log1p(variance / unseen**2)))
         low, high = u + unseen / spread, u + unseen * spread
     else:
-        # No more are expected: how many an image copied at its Poisson rate would have missed.
+        # No more are expected: count the images that would be missed at their Poisson rates.
         missed = sum(f * math.exp(-i) for i, f in frequency.items())
         variance = sum(f * (math.exp(-i) - math.exp(-2 * i)) for i, f in frequency.items())
         num_hits = sum(i * f for i, f in frequency.items())
@@ -93,7 +98,7 @@ def _chao1(frequency: Counter[int], num_images: int, z: float) -> Estimate:
         caught = 1 - missed / u
         low = float(u)
         high = (u + z * math.sqrt(max(variance, 0.0))) / caught
-    # A number of images is whole: without rounding outwards the interval would leave out u itself.
+    # Images are counted in whole numbers: without rounding outward the interval could exclude u.
     return Estimate(
         min(u + unseen, num_images),
         min(math.floor(low), num_images),
@@ -105,9 +110,9 @@ def _unseen_share(frequency: Counter[int], z: float) -> Estimate:
     """f₁/k of Good and Turing, with an interval by Esty's variance in Wilson's form.
 
     Good, Biometrika 40 (1953) 237. The error of f₁/k as an estimate of the unseen share m has the
-    variance (m(1−m) + 2f₂/k) / k (Esty, Ann. Stat. 11 (1983) 905). With m in the place of its
-    estimate, the interval is what lies between the roots of (f₁/k − m)² = z²·variance: it has a
-    width where all copies are of different images, and where none are.
+    variance (m(1−m) + 2f₂/k) / k (Esty, Ann. Stat. 11 (1983) 905). With m in place of its estimate,
+    the interval lies between the roots of (f₁/k − m)² = z²·variance. So it has a width even if all
+    copies are of different images, or none are.
     """
     k = sum(i * f for i, f in frequency.items())
     share, pairs, w = frequency[1] / k, 2 * frequency[2] / k, z**2 / k

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logit
 
-from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.intervals import Proportion, check_confidence
 from memaudit.errors import ConfigError
 
 NUM_DRAWS = 10_000
@@ -183,8 +183,7 @@ def estimate_emm(
     """
     if not 0 < epsilon < 1:
         raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    check_confidence(confidence)
     points = sorted(points, key=lambda point: point.num_images)
     found = bracket(points, epsilon)
     reason = _no_estimate(points, found, epsilon)

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from memaudit.audit.diagnostics.authpct import auth_pct, copying_statistic, mann_whitney_z
+from memaudit.audit.diagnostics.authpct import (
+    CopyingStatistic,
+    auth_pct,
+    copying_statistic,
+    mann_whitney_z,
+)
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
@@ -32,6 +37,29 @@ def authenticity(train: np.ndarray, generated: np.ndarray, **options: float) -> 
     index = NeighborIndex(train)
     near = index.nearest(generated, 1)
     return auth_pct(near.index[:, 0], near.squared_distance[:, 0], index=index, **options)
+
+
+def measure_copying(
+    train: ImageSet,
+    holdout: ImageSet,
+    generated: np.ndarray,
+    *,
+    index: NeighborIndex | None = None,
+    **options: int,
+) -> CopyingStatistic:
+    """C_T, after a search for the nearest training images."""
+    index = index or NeighborIndex(train.images)
+    distance_holdout, distance_generated = (
+        index.nearest(images, 1).squared_distance[:, 0] for images in (holdout.images, generated)
+    )
+    return copying_statistic(
+        train,
+        holdout,
+        generated,
+        distance_holdout=distance_holdout,
+        distance_generated=distance_generated,
+        **options,
+    )
 
 
 def on_a_line(*values: int) -> np.ndarray:
@@ -86,9 +114,9 @@ def test_copies_give_a_statistic_far_below_0_and_noise_one_far_above():
     train, holdout = image_set(draw(rng, 400)), image_set(draw(rng, 200))
     copies = train.images[rng.integers(400, size=200)]
     noise = rng.integers(0, 256, (200, 1, 6, 6), dtype=np.uint8)
-    copied = copying_statistic(train, holdout, copies)
+    copied = measure_copying(train, holdout, copies)
     assert copied.value < -5 * copied.spread
-    missed = copying_statistic(train, holdout, noise)
+    missed = measure_copying(train, holdout, noise)
     assert missed.value > 5 * missed.spread
 
 
@@ -98,8 +126,8 @@ def test_a_few_copies_among_new_images_lower_the_statistic():
     new = draw(rng, 400)
     mixed = np.concatenate([train.images[:150], new[150:]])
     assert (
-        copying_statistic(train, holdout, mixed).value
-        < copying_statistic(train, holdout, new).value - 2
+        measure_copying(train, holdout, mixed).value
+        < measure_copying(train, holdout, new).value - 2
     )
 
 
@@ -108,7 +136,7 @@ def test_new_images_give_a_statistic_around_0_with_the_stated_spread():
     train = image_set(draw(rng, 200))
     index = NeighborIndex(train.images)
     found = [
-        copying_statistic(
+        measure_copying(
             train, image_set(draw(rng, 60)), draw(rng, 80), index=index, num_cells=4, seed=run
         )
         for run in range(200)
@@ -122,7 +150,7 @@ def test_one_cell_is_the_plain_mann_whitney_test():
     rng = np.random.default_rng(5)
     train, holdout, generated = image_set(draw(rng, 100)), image_set(draw(rng, 50)), draw(rng, 70)
     index = NeighborIndex(train.images)
-    found = copying_statistic(train, holdout, generated, num_cells=1)
+    found = measure_copying(train, holdout, generated, num_cells=1)
     a = index.nearest(generated, 1).squared_distance[:, 0]
     b = index.nearest(holdout.images, 1).squared_distance[:, 0]
     assert found.value == pytest.approx(mann_whitney_z(a, b))
@@ -134,31 +162,39 @@ def test_cells_that_one_set_lacks_are_merged_and_no_image_is_lost():
     train, holdout = image_set(draw(rng, 300)), image_set(draw(rng, 40))
     generated = draw(rng, 100)
     generated = generated[generated.mean((1, 2, 3)) < 127][:30]  # one of the two places only
-    found = copying_statistic(train, holdout, generated, num_cells=25)
+    found = measure_copying(train, holdout, generated, num_cells=25)
     assert 1 <= len(found.cells) < 25
     assert all(cell.num_holdout and cell.num_generated for cell in found.cells)
     assert sum(cell.num_holdout for cell in found.cells) == 40
     assert sum(cell.num_generated for cell in found.cells) == 30
-    alone = copying_statistic(train, holdout, generated[:1], num_cells=25)
+    alone = measure_copying(train, holdout, generated[:1], num_cells=25)
     assert len(alone.cells) == 1
 
 
 def test_more_cells_than_training_images_and_equal_images_do_no_harm():
     train = image_set(on_a_line(10, 10, 200))
-    found = copying_statistic(train, image_set(on_a_line(11, 190)), on_a_line(12, 180))
+    found = measure_copying(train, image_set(on_a_line(11, 190)), on_a_line(12, 180))
     assert sum(cell.num_holdout for cell in found.cells) == 2
 
 
 def test_the_same_seed_gives_the_same_cells():
     rng = np.random.default_rng(7)
     train, holdout, generated = image_set(draw(rng, 100)), image_set(draw(rng, 50)), draw(rng, 70)
-    first = copying_statistic(train, holdout, generated, seed=3)
-    assert asdict(first) == asdict(copying_statistic(train, holdout, generated, seed=3))
+    first = measure_copying(train, holdout, generated, seed=3)
+    assert asdict(first) == asdict(measure_copying(train, holdout, generated, seed=3))
 
 
 def test_nothing_to_compare_is_refused():
     train = image_set(on_a_line(1, 2))
     with pytest.raises(DataError, match="there are 0 and 1"):
-        copying_statistic(train, image_set(on_a_line()), on_a_line(1))
+        measure_copying(train, image_set(on_a_line()), on_a_line(1))
+    with pytest.raises(ValueError, match="one distance per image: 2 for 2 .* 0 for 1"):
+        copying_statistic(
+            train,
+            train,
+            on_a_line(1),
+            distance_holdout=np.zeros(2),
+            distance_generated=np.zeros(0),
+        )
     with pytest.raises(ValueError, match="num_cells"):
-        copying_statistic(train, train, on_a_line(1), num_cells=0)
+        measure_copying(train, train, on_a_line(1), num_cells=0)

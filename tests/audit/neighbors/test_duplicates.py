@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memaudit.audit.neighbors.duplicates import Duplicates, duplicates_of, find_duplicates
+from memaudit.audit.neighbors.duplicates import (
+    Duplicates,
+    SharedImage,
+    duplicates_of,
+    find_duplicates,
+    find_shared_images,
+)
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.images import ImageSet
 
@@ -204,3 +210,15 @@ def test_duplicates_of_some_images_are_those_of_all_distances(
     for row in rows:
         near = set(np.flatnonzero(S[row] <= rms**2 * pixels[0].size).tolist())
         assert found[row] == tuple(sorted(near - {row}))
+
+
+def test_held_out_images_that_are_training_images_are_listed():
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 4, 4), dtype=np.uint8)
+    train, holdout = images[:30].copy(), images[20:].copy()
+    train[5] = train[29]  # a duplicate: the first one is named
+    holdout[3] = holdout[0]
+    holdout[4, 0, 0, 0] ^= 1  # one bit off is another image
+    found = find_shared_images(image_set(train), image_set(holdout))
+    expected = [(20, 0), (21, 1), (22, 2), (20, 3), (25, 5), (26, 6), (27, 7), (28, 8), (5, 9)]
+    assert found == [SharedImage(*pair) for pair in expected]
+    assert find_shared_images(image_set(train[:20]), image_set(images[30:])) == []

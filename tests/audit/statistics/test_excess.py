@@ -1,23 +1,18 @@
-"""Excess over held-out images, by simulation; overlap of two sets, by construction."""
+"""Excess over held-out images, by simulation."""
 
 from functools import cache
 
 import numpy as np
 import pytest
 
-from memaudit.audit.statistics.excess import Excess, Overlap, exact_overlap, excess_over_holdout
+from memaudit.audit.statistics.excess import Excess, excess_over_holdout
 from memaudit.audit.statistics.intervals import clopper_pearson
-from memaudit.data.images import ImageSet
 
 
 def excess(k1: int, n1: int, k2: int, n2: int, confidence: float = 0.95) -> Excess | None:
     return excess_over_holdout(
         clopper_pearson(k1, n1, confidence), clopper_pearson(k2, n2, confidence)
     )
-
-
-def image_set(images: np.ndarray) -> ImageSet:
-    return ImageSet(images, [str(i) for i in range(len(images))])
 
 
 def test_the_excess_is_the_share_of_copies_behind_both_ratios():
@@ -82,15 +77,3 @@ def test_a_rule_that_flags_every_held_out_image_sets_no_copy_apart():
 def test_two_confidences_are_refused():
     with pytest.raises(ValueError, match=r"one confidence, got 0.95, 0.9"):
         excess_over_holdout(clopper_pearson(1, 5, 0.95), clopper_pearson(1, 5, 0.9))
-
-
-def test_held_out_images_that_are_training_images_are_listed():
-    images = np.random.default_rng(0).integers(0, 256, (40, 3, 4, 4), dtype=np.uint8)
-    train, holdout = images[:30].copy(), images[20:].copy()
-    train[5] = train[29]  # a duplicate: the first one is named
-    holdout[3] = holdout[0]
-    holdout[4, 0, 0, 0] ^= 1  # one bit off is another image
-    found = exact_overlap(image_set(train), image_set(holdout))
-    expected = [(20, 0), (21, 1), (22, 2), (20, 3), (25, 5), (26, 6), (27, 7), (28, 8), (5, 9)]
-    assert found == [Overlap(*pair) for pair in expected]
-    assert exact_overlap(image_set(train[:20]), image_set(images[30:])) == []

@@ -248,7 +248,7 @@ def test_a_decision_is_plain_json_even_beyond_the_range_of_floats():
     [
         (lambda: sequential_decision(0, 5, limit=0.0), "limit must be between 0 and 1"),
         (lambda: exact_decision(0, 5, limit=1.0), "limit must be between 0 and 1"),
-        (lambda: sequential_decision(0, 5, limit=0.1, confidence=0.4), "from 0.5 up to below 1"),
+        (lambda: sequential_decision(0, 5, limit=0.1, confidence=0.4), "must be at least 0.5"),
         (lambda: sequential_decision(6, 5, limit=0.1), "got 6 of 5"),
         (lambda: exact_decision(0, 0, limit=0.1), "got 0 of 0"),
         (lambda: mixture_interval(0, 0), "got 0 of 0"),

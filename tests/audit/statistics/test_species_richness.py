@@ -8,22 +8,24 @@ import pytest
 
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.intervals import clopper_pearson
-from memaudit.audit.statistics.species_richness import Coverage, leak_coverage
+from memaudit.audit.statistics.species_richness import SpeciesRichness, estimate_richness
 from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 
 
-def draw(shares: np.ndarray, num_hits: int, rng: np.random.Generator) -> tuple[Coverage, float]:
-    """The coverage of a draw, and the true share of the images that it missed."""
+def draw(
+    shares: np.ndarray, num_hits: int, rng: np.random.Generator
+) -> tuple[SpeciesRichness, float]:
+    """The richness estimated from a draw, and the true share of the images that it missed."""
     hits = rng.multinomial(num_hits, shares)
-    coverage = leak_coverage(hits[hits > 0].tolist(), num_images=10_000)
-    return coverage, float(shares[hits == 0].sum())
+    richness = estimate_richness(hits[hits > 0].tolist(), num_images=10_000)
+    return richness, float(shares[hits == 0].sum())
 
 
 def test_the_formulas_by_hand():
     """Six images, f₁ = 3, f₂ = 1, k = 3 + 2 + 5 + 7: Ŝ = 6 + 3·2/(2·2), m = 3/17."""
-    found = leak_coverage([1, 1, 1, 2, 5, 7], num_images=100)
+    found = estimate_richness([1, 1, 1, 2, 5, 7], num_images=100)
     assert (found.num_leaking, found.num_once, found.num_twice, found.num_hits) == (6, 3, 1, 17)
     assert found.chao1.value == 7.5
     assert found.unseen_share.value == pytest.approx(3 / 17)
@@ -32,14 +34,14 @@ def test_the_formulas_by_hand():
 
 
 def test_without_copies_there_is_nothing_to_estimate_from():
-    found = leak_coverage([], num_images=100)
+    found = estimate_richness([], num_images=100)
     assert (found.num_hits, found.num_leaking) == (0, 0)
     assert found.chao1 is None and found.unseen_share is None
 
 
 @pytest.mark.parametrize("num_leaking", [1, 2, 30])
 def test_where_nothing_recurs_only_the_training_set_bounds_the_leak(num_leaking: int):
-    found = leak_coverage([1] * num_leaking, num_images=1000)
+    found = estimate_richness([1] * num_leaking, num_images=1000)
     assert found.chao1.value == num_leaking + num_leaking * (num_leaking - 1) / 2
     assert (found.chao1.low, found.chao1.high) == (num_leaking, 1000)
     assert found.unseen_share.value == found.unseen_share.high == 1
@@ -47,14 +49,14 @@ def test_where_nothing_recurs_only_the_training_set_bounds_the_leak(num_leaking:
 
 
 def test_where_everything_recurs_often_the_leak_is_seen():
-    found = leak_coverage([20] * 8, num_images=1000)
+    found = estimate_richness([20] * 8, num_images=1000)
     assert (found.chao1.value, found.chao1.low, found.chao1.high) == (8, 8, 9)
     assert found.unseen_share.value == found.unseen_share.low == 0
     assert 0 < found.unseen_share.high < 0.05
 
 
 def test_no_estimate_exceeds_the_training_set():
-    found = leak_coverage([1] * 40 + [2], num_images=50)
+    found = estimate_richness([1] * 40 + [2], num_images=50)
     assert found.chao1.value == found.chao1.high == 50
     assert found.chao1.low <= 50
 
@@ -93,14 +95,14 @@ def test_sampling_the_optimum_of_200_images_tells_that_there_are_200():
     )
     generated = np.concatenate([batch.images for batch in batches])
     hits = np.bincount(NeighborIndex(images).nearest(generated, 1).index[:, 0])
-    found = leak_coverage(hits[hits > 0].tolist(), num_images=200)
+    found = estimate_richness(hits[hits > 0].tolist(), num_images=200)
     assert found.num_hits == 320
     assert found.chao1.low <= 200 <= found.chao1.high
     assert found.chao1.value > 150
 
 
 def test_the_result_is_plain_json():
-    found = leak_coverage([1, 3, 2], num_images=9)
+    found = estimate_richness([1, 3, 2], num_images=9)
     assert json.loads(json.dumps(asdict(found), allow_nan=False))["num_hits"] == 6
 
 
@@ -110,4 +112,4 @@ def test_the_result_is_plain_json():
 )
 def test_impossible_hits_are_refused(hits: list[int], options: dict):
     with pytest.raises(ValueError, match="must be"):
-        leak_coverage(hits, num_images=10, **options)
+        estimate_richness(hits, num_images=10, **options)
