@@ -12,20 +12,20 @@ from memaudit.errors import ConfigError
 @click.argument("source", type=click.Path(exists=True, path_type=Path), metavar="IN")
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT.safetensors")
 @arch_option
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def convert(source: Path, target: Path, arch: str | None, overwrite: bool) -> None:
     """Turn a checkpoint into safetensors, without running anything in it.
 
-    The result holds the weights under EDM's names, the configuration and where it came from. It
-    is opened again and must denoise a probe to the very same bits, or nothing is written.
+    The result holds the weights under EDM's names, the configuration and the provenance. It is
+    opened again and must denoise a probe to the very same bits; otherwise nothing is written.
 
     \b
     memaudit convert edm-cifar10-32x32-uncond-vp.pkl cifar10.safetensors
-    # a bare state dict, which does not say what network it is
+    # a bare state dict, which does not say which network it belongs to
     memaudit convert weights.pt ffhq.safetensors --arch ffhq-ddpmpp-edm
     """
     if target.suffix != ".safetensors":
-        raise ConfigError(f"{target} must end in .safetensors, the one form that is written.")
+        raise ConfigError(f"{target} must end in .safetensors, the only format that is written.")
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; name another file, or give --overwrite.")
     if not target.parent.is_dir():

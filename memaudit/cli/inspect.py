@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 @arch_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
-def inspect(ctx: click.Context, file: Path, arch: str | None, as_json: bool) -> None:
+def inspect(ctx: click.Context, /, file: Path, arch: str | None, as_json: bool) -> None:
     """Say what a checkpoint holds, without running anything in it.
 
     FILE is a checkpoint or a diffusers folder. Architecture, preconditioning, constructor
     arguments, noise levels, provenance, hash, what the file's pickles name, and whether it can be
-    opened safely. Exit status 2 where it cannot.
+    opened safely. Exit status 2 if it cannot.
 
     \b
     memaudit inspect network-snapshot-010000.pkl
@@ -41,7 +41,7 @@ def inspect(ctx: click.Context, file: Path, arch: str | None, as_json: bool) -> 
         )
     if holds_images(file):
         raise ConfigError(
-            f"{file} holds images and no checkpoint; `memaudit dataset inspect` says what they are."
+            f"{file} holds images, not a checkpoint; `memaudit dataset inspect` says what they are."
         )
     info = inspect_checkpoint(file, arch=arch)
     if as_json:
@@ -84,7 +84,7 @@ def _render(info: "CheckpointInfo") -> None:
 
 
 def _finite(value: Any) -> Any:
-    """Infinite noise levels as text: JSON has no number for them."""
+    """A value with infinite noise levels as text, since JSON has no number for them."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

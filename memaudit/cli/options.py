@@ -18,7 +18,7 @@ Config = TypeVar("Config")
 
 
 MAX_SEEDS = 10_000_000
-"""Of one range: more than anybody samples, few enough to list."""
+"""Largest seed range accepted."""
 
 
 class SeedList(click.ParamType):
@@ -38,7 +38,7 @@ class SeedList(click.ParamType):
                 start = int(first)
                 stop = int(last) if dash else start
             except ValueError:
-                self.fail(f"{value!r} is no list of seeds; write 0-9999 or 0,5,10-20.", param, ctx)
+                self.fail(f"{value!r} is not a list of seeds; write 0-9999 or 0,5,9.", param, ctx)
             if stop < start:
                 self.fail(f"{part.strip()!r} ends before it starts.", param, ctx)
             if stop - start >= MAX_SEEDS:
@@ -60,7 +60,7 @@ class Ratio(click.ParamType):
         try:
             return Fraction(str(value))
         except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is no share; write 1/3 or 0.25.", param, ctx)
+            self.fail(f"{value!r} is not a share; write 1/3 or 0.25.", param, ctx)
 
 
 class IntegerList(click.ParamType):
@@ -76,7 +76,7 @@ class IntegerList(click.ParamType):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of whole numbers; write 2,2,2.", param, ctx)
+            self.fail(f"{value!r} is not a list of whole numbers; write 2,2,2.", param, ctx)
 
 
 class NumberList(click.ParamType):
@@ -100,7 +100,7 @@ def config_options(config: type, *names: str) -> Callable[[Command], Command]:
 
     Args:
         config: a frozen dataclass whose fields are annotated with `memaudit.options.Option`.
-        names: fields to make options of; all that have an `Option` where none is named.
+        names: fields to make options of; by default all that have an `Option`.
     """
 
     def decorate(command: Command) -> Command:
@@ -196,7 +196,7 @@ def _split_at_commas(
 
 
 OPTIMUM = "optimum"
-"""The SOURCE of that name; audit/source.py has it too, and takes seconds to import."""
+"""The SOURCE of that name; audit/source.py has it too, but takes seconds to import."""
 
 
 class SourcePath(click.Path):

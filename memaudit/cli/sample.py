@@ -1,4 +1,4 @@
-"""`memaudit sample`: images from a checkpoint."""
+"""`memaudit sample`: generate images from a checkpoint."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "data_path",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="Training images, where SOURCE is the word optimum.",
+    help="Training images, if SOURCE is the word optimum.",
 )
 @config_options(Selection)
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def sample(
     ctx: click.Context,
+    /,
     source: Path,
     data_path: Path | None,
     samples: int | None,
@@ -71,9 +72,9 @@ def sample(
     """Generate images from a checkpoint.
 
     SOURCE is a checkpoint, or the word optimum: the closed-form denoiser of the images in --data.
-    Images are sampled with EDM's Heun sampler. An image depends on its seed alone: seed 17 is the
-    same whatever the batch size. Into a folder, sampling that was stopped or killed goes on where
-    it was when the same command is given again, or one with more seeds.
+    Images are sampled with EDM's Heun sampler. An image depends only on its seed: seed 17 gives the
+    same image at any batch size. To resume sampling into a folder after it was stopped or killed,
+    give the same command again, or one with more seeds.
 
     \b
     # a look at 64 images, as one picture
@@ -87,7 +88,7 @@ def sample(
     chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)
     is_optimum = str(source) == OPTIMUM
     if is_optimum and data_path is None:
-        raise ConfigError("The optimum is that of training images; name them with --data.")
+        raise ConfigError("The optimum is computed from training images; name them with --data.")
     if not is_optimum:
         _refuse_data_options(ctx)
     is_folder = not out.suffix
@@ -132,7 +133,7 @@ def sample(
             identity = sampling_identity(checkpoint, config, class_index=class_index, device=where)
             with resumable_folder(out, list(by_name), identity=identity) as folder:
                 if num_kept := len(chosen) - len(folder.missing):
-                    remark(f"{num_kept:,} of {len(chosen):,} images are there already.")
+                    remark(f"{num_kept:,} of {len(chosen):,} images exist already.")
                 for image in images([by_name[name] for name in folder.missing]):
                     folder.add(image)
         else:
@@ -147,7 +148,7 @@ def _refuse_data_options(ctx: click.Context) -> None:
             continue
         if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
             raise ConfigError(
-                f"{param.opts[0]} belongs to the SOURCE optimum; a checkpoint needs none."
+                f"{param.opts[0]} belongs to the SOURCE optimum; a checkpoint does not need it."
             )
 
 

@@ -1,4 +1,4 @@
-"""Training sets on disk, each with a manifest that says what it was made of."""
+"""Training sets on disk, each with a manifest that says how it was made."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,17 +23,17 @@ def write_set(
     choices: Mapping[str, Any],
     progress: Progress = silent,
 ) -> None:
-    """Write a set that `open_images` reads again, in its order, with its labels and fingerprint.
+    """Write a set that `open_images` reads again with the same order, labels and fingerprint.
 
     The manifest has `schema`, `memaudit` (the version), `fingerprint`, `shape` [N, C, H, W],
     `class_names`, `sources` (path, fingerprint and num_images of each), `choices`, and `names`:
-    what each image is called in its source, [N].
+    the name of each image in its source, [N].
 
     Args:
         path: one of SET_FORMS; see `write_images`.
         images: the set.
-        sources: the whole sets that its images were taken from.
-        choices: how they were taken, as values that JSON has.
+        sources: the whole sets from which its images were taken.
+        choices: how they were taken, as JSON values.
         progress: told how many images are written.
     """
     manifest = {
@@ -62,20 +62,20 @@ def manifest_files(path: Path) -> Files:
 
 
 def read_set_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a set that `write_set` wrote, or None of any other."""
+    """The manifest of a set that `write_set` wrote, or None for anything else."""
     manifest = read_manifest(path)
     return manifest if manifest is not None and manifest.get("schema") == SCHEMA else None
 
 
 def restore_source_names(contents: Contents, path: Path) -> Contents:
-    """The same images under the names that a set's manifest has of them and of their classes.
+    """The same images with the names that a set's manifest gives to them and to their classes.
 
     Args:
         contents: what the folder, zip or npz at `path` holds.
-        path: of a set that `write_set` wrote, or of anything else.
+        path: a set that `write_set` wrote, or anything else.
 
     Returns:
-        `contents` itself where the manifest is missing, foreign or of other images.
+        `contents` itself if the manifest is missing, foreign, or describes other images.
     """
     manifest = read_set_manifest(path)
     if manifest is None:
@@ -100,7 +100,7 @@ def _are_texts(value: Any) -> TypeGuard[list[str]]:
 
 
 def _member(i: int) -> str:
-    """What the i-th image of a set is called in it, without suffix."""
+    """The name of the i-th image in a set, without suffix."""
     return f"img{i:08d}"
 
 

@@ -1,8 +1,8 @@
 """Decoded images kept on disk, so that a large source is decoded once and then mapped.
 
-One folder a source and resolution: `images.npy` (uint8 [N, C, H, W]) and `about.json`. It is used
-only as long as the source's files have the sizes and times they had, and the pixels the SHA-256.
-Only the user can read it, since training images may be private.
+One folder per source and resolution holds `images.npy` (uint8 [N, C, H, W]) and `about.json`. It is
+used only while the source's files keep their sizes and times, and the pixels their SHA-256. Only
+the user can read it, since training images may be private.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,26 +24,26 @@ from memaudit.data.readers.lazy_images import Contents
 from memaudit.progress import Progress
 
 _VERSION = 2
-"""Changes when the same files would give other pixels, names or labels."""
+"""Raise this when the same files give other pixels, names or labels than before."""
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The place of one source's decoded images, filled or not."""
+    """Where one source's decoded images are, or would be."""
 
     folder: Path
     signature: str
-    """Digest of the names, sizes and times of the files that decide the images."""
+    """SHA-256 of the names, sizes and times of the files that decide the images."""
 
     def load(self, source: str) -> ImageSet | None:
-        """The images, or None where the entry is missing, outdated or damaged."""
+        """The images, or None if the entry is missing, outdated or damaged."""
         try:
             about = json.loads((self.folder / "about.json").read_bytes())
             if about["signature"] != self.signature:
                 return None
             images = _image_set(self.folder / "images.npy", about, source)
             return images if images.fingerprint == about["fingerprint"] else None
-        except Exception:  # whatever a damaged file leads to, it is decoded again
+        except Exception:  # however a file is damaged, the source is decoded again
             return None
 
     def store(self, contents: Contents, progress: Progress) -> ImageSet:
@@ -73,7 +74,8 @@ class CacheEntry:
             images = _image_set(pixels, about, contents.source)
             about["fingerprint"] = images.fingerprint
             Path(part, "about.json").write_text(json.dumps(about))
-            # Another process may be as far: then its entry stays, and this map outlives its file.
+            # Another process may have stored it meanwhile: then its entry stays, and this map
+            # outlives its file.
             with contextlib.suppress(OSError):
                 shutil.rmtree(self.folder, ignore_errors=True)
                 os.rename(part, self.folder)
@@ -86,13 +88,13 @@ def cache_entry(
     files: Mapping[str, os.stat_result],
     resolution: int | None,
 ) -> CacheEntry:
-    """The entry of a source.
+    """The entry of a source, whether or not it is in the cache.
 
     Args:
-        cache_dir: where entries lie; None means `default_cache_dir`.
+        cache_dir: the folder of all entries; None means `default_cache_dir`.
         path: the source.
         files: all files that decide its images.
-        resolution: what the images are resized to.
+        resolution: the resolution that the images are resized to, or None.
     """
     place = hashlib.sha256(f"{path.resolve()}\n{resolution}".encode()).hexdigest()
     digest = hashlib.sha256(f"{_VERSION}\n".encode())
@@ -105,7 +107,7 @@ def cache_entry(
 
 
 def default_cache_dir() -> Path:
-    """$MEMAUDIT_CACHE, else the system's folder for what can be made again."""
+    """$MEMAUDIT_CACHE, or else the system's folder for caches."""
     if chosen := os.environ.get("MEMAUDIT_CACHE"):
         return Path(chosen)
     if base := os.environ.get("XDG_CACHE_HOME"):
@@ -114,7 +116,7 @@ def default_cache_dir() -> Path:
     return Path(os.path.expanduser(caches), "memaudit")
 
 
-def _image_set(pixels: Path, about: dict, source: str) -> ImageSet:
+def _image_set(pixels: Path, about: dict[str, Any], source: str) -> ImageSet:
     labels = about["labels"]
     return ImageSet(
         images=np.load(pixels, mmap_mode="r"),

@@ -118,7 +118,8 @@ def mix_images(
         raise DataError(
             f"Images of {first.source} are {list(first.image_shape)}, those of {second.source} "
             f"{list(second.image_shape)} (channels, height, width). Only images of one shape can "
-            "be mixed; give a resolution, and convert gray images to RGB."
+            "be mixed; give {resolution}, and convert gray images to RGB.",
+            field="resolution",
         )
     num_second = round(share * size)
     parts = [

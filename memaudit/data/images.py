@@ -181,17 +181,17 @@ def channels_first(array: np.ndarray, what: str) -> np.ndarray:
 
 def as_labels(labels: Any, num_images: int, source: str) -> np.ndarray:
     """`labels` as int64 [N], or a DataError that says what is wrong with them."""
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+    found: np.ndarray = np.asarray(labels)
+    if not np.issubdtype(found.dtype, np.integer) or found.ndim != 1:
         raise DataError(
-            f"The labels of {source} are {labels.dtype} {list(labels.shape)}; one integer per "
-            f"image is needed, [{num_images}]."
+            f"The labels of {source} are {found.dtype} {list(found.shape)}; one integer per image "
+            f"is needed, [{num_images}]."
         )
-    if len(labels) != num_images:
-        raise DataError(f"{source} holds {num_images} images but {len(labels)} labels.")
-    if len(labels) and labels.min() < 0:
-        raise DataError(f"{source} holds the label {labels.min()}; labels count from 0.")
-    return labels.astype(np.int64)
+    if len(found) != num_images:
+        raise DataError(f"{source} holds {num_images} images but {len(found)} labels.")
+    if len(found) and found.min() < 0:
+        raise DataError(f"{source} holds the label {found.min()}; labels count from 0.")
+    return found.astype(np.int64)
 
 
 def uint8_to_float(images: Tensor) -> Tensor:

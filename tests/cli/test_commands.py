@@ -78,7 +78,7 @@ def test_data_belongs_to_the_optimum(
 ):
     for arguments, message in (
         (("optimum",), "name them with --data"),
-        ((checkpoint, "--data", make_npz(20)), "a checkpoint needs none"),
+        ((checkpoint, "--data", make_npz(20)), "a checkpoint does not need it"),
     ):
         result = run("sample", *arguments, "--out", tmp_path / "generated")
         assert result.exit_code == 2

@@ -131,7 +131,7 @@ def test_a_mixture_takes_its_share_at_one_resolution(
             "--share is 1.5; at least 0 and at most 1",
         ),
         (("--mix", "GRAY", "--share", 0.5, "--size", 6), "are [3, 8, 8], those of"),
-        (("--mix", "GRAY", "--share", 1, "--size", 6, "--resolution", 4), "give a resolution"),
+        (("--mix", "GRAY", "--share", 1, "--size", 6, "--resolution", 4), "give --resolution"),
         (("--labels", "random"), "Random --labels and --num-classes go together"),
         (("--num-classes", 3), "Random --labels and --num-classes go together"),
         (("--labels", "true", "--label", 7), "no class '7'; its classes are 0 … 2"),

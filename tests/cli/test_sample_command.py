@@ -1,4 +1,4 @@
-"""`memaudit sample`: into folders that go on, and from the optimum of a part of the images."""
+"""`memaudit sample`: folders that can be resumed, and the optimum of some of the images."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def conditional(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def test_a_killed_command_goes_on_and_ends_the_same(run: Run, conditional: Path, tmp_path: Path):
+def test_a_killed_command_resumes_and_ends_the_same(run: Run, conditional: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = ("--samples", 160, "--batch-size", 8, "--steps", 6)
     assert run("sample", conditional, *options, "--out", whole).exit_code == 0
@@ -57,7 +57,7 @@ def test_a_killed_command_goes_on_and_ends_the_same(run: Run, conditional: Path,
 
     result = run(*arguments)
     assert result.exit_code == 0, result.stderr
-    assert f"{len(kept) - 1} of 160 images are there already" in result.stderr
+    assert f"{len(kept) - 1} of 160 images exist already" in result.stderr
     assert content_of(killed) == content_of(whole)
     assert not list(killed.glob(".*.part"))
     assert (killed / "000002.png").stat().st_mtime_ns == kept["000002.png"]

@@ -1,6 +1,6 @@
-"""Image files → batches of pixels, in this process or in several.
+"""Decode image files in batches, in this process or in several.
 
-Threads are not used: they share one lock, which costs more than a small image.
+Threads are not used: they share one lock, which costs more than decoding a small image.
 """
 
 import multiprocessing
@@ -19,15 +19,15 @@ from memaudit.data.readers.decoding import decode_image
 from memaudit.data.readers.jpeg import is_jpeg
 from memaudit.errors import DataError
 
-# Encoded bytes from which several processes are sooner done than one. One decodes 256 MiB of PNG in
-# about 6 s and 1 GiB of JPEG in about 25 s. A process takes 0.5 s of a core to start, and 4 s where
-# torch is imported: for JPEG, or by the script that is run again in it.
+# Encoded bytes from which several processes finish sooner than one. One decodes 256 MiB of PNG in
+# about 6 s and 1 GiB of JPEG in about 25 s. A process takes 0.5 s of a core to start, and 4 s if
+# torch is imported: for JPEG, or by the user's script, which is run again in it.
 _PROCESSES_FROM = 256 << 20
 _PROCESSES_FROM_JPEG = 1 << 30
 
 
 class EncodedBatch(NamedTuple):
-    """Image files in their order: names and bytes, [B] each."""
+    """Consecutive image files: names and bytes, [B] each."""
 
     names: list[str]
     data: list[bytes]
@@ -44,22 +44,22 @@ def decode_batches(
 ) -> Iterator[np.ndarray]:
     """Decode batches in order.
 
-    Processes are spawned: a script that wants them needs the usual `if __name__ == "__main__":`,
-    without which the work falls back to its own process.
+    Processes are spawned, so a script needs the usual `if __name__ == "__main__":`. Without it, all
+    images are decoded in the script's own process.
 
     Args:
         batches: the encoded images.
         source: the path as the user wrote it, for errors.
         shape: (C, H, W) that every image must have, after resizing.
-        first_name: the image that has it, for errors.
+        first_name: an image that has it, for errors.
         resolution: resize to resolution×resolution.
         num_processes: see `choose_num_processes`.
 
     Yields:
-        uint8 [B, C, H, W], one array a batch.
+        uint8 [B, C, H, W], one array per batch.
 
     Raises:
-        DataError: an image is broken, or not of the shape of the first.
+        DataError: an image is broken, or differs in shape from the first.
     """
     decode = partial(
         _decode_batch, source=source, shape=shape, first_name=first_name, resolution=resolution
@@ -70,9 +70,9 @@ def decode_batches(
 
 
 def choose_num_processes(num_bytes: int, first: bytes) -> int:
-    """How many processes are soonest done with `num_bytes` of image files such as `first`."""
+    """The number of processes that decode `num_bytes` of image files such as `first` soonest."""
     enough = num_bytes >= (_PROCESSES_FROM_JPEG if is_jpeg(first) else _PROCESSES_FROM)
-    if not enough or multiprocessing.current_process().daemon:  # which may not start any
+    if not enough or multiprocessing.current_process().daemon:  # a daemon may not start any
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -91,8 +91,9 @@ def _decode_batch(
         if image.shape != shape:
             raise DataError(
                 f"{source}: {name} is {_in_words(image.shape)}, but {first_name} is "
-                f"{_in_words(shape)}. All images must have one size and one mode; give a "
-                "resolution to resize square images, and convert gray ones to RGB."
+                f"{_in_words(shape)}. All images must have one size and one mode; give "
+                "{resolution} to resize square images, and convert gray ones to RGB.",
+                field="resolution",
             )
         images[i] = image
     return images
@@ -107,7 +108,7 @@ def _in_processes(
     batches: Iterable[EncodedBatch],
     num_processes: int,
 ) -> Iterator[np.ndarray]:
-    context = multiprocessing.get_context("spawn")  # fork copies locked locks of other threads
+    context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
     pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_ignore_interrupts)
     waiting: deque[tuple[EncodedBatch, Future[np.ndarray] | None]] = deque()
 
@@ -136,5 +137,5 @@ def _in_processes(
 
 
 def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
+    # Ctrl-C reaches every process of the terminal; only the parent responds.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""The bytes of an image file → pixels.
+"""Decode the bytes of an image file.
 
-An image is taken when it is 8-bit gray or RGB, or becomes that without a choice: 1-bit gray, a
-palette, an alpha channel that is opaque everywhere. What would need a decision (16 bits, CMYK,
+An image is accepted if it is 8-bit gray or RGB, or becomes that without a choice: 1-bit gray, a
+palette, an alpha channel that is opaque everywhere. Whatever would need a decision (16 bits, CMYK,
 transparency, animation) is refused by name. Pixels are taken as they are stored: an EXIF
 orientation is not applied, a color profile is ignored.
 """
@@ -10,7 +10,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from memaudit.data.readers.jpeg import decode_jpeg, is_jpeg
 from memaudit.data.readers.lazy_images import check_square, resize
@@ -21,7 +21,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Nothing else of PIL's forty formats: some start other programs (EPS).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _MAX_PIXELS = 1 << 26
-"""Of one image (8192×8192). A few bytes can announce far more than memory holds."""
+"""Most pixels of one image (8192×8192). A few bytes can announce more than memory holds."""
 
 
 def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.ndarray:
@@ -29,14 +29,14 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
 
     Args:
         data: the file's bytes.
-        name: what to call it in an error.
+        name: its name in an error.
         resolution: resize to resolution×resolution.
 
     Returns:
         uint8 [C, H, W], C = 1 (gray) or 3 (RGB).
 
     Raises:
-        DataError: the image is broken or not 8-bit gray or RGB, or not square and to be resized.
+        DataError: the image is broken, not 8-bit gray or RGB, or to be resized but not square.
     """
     image = decode_jpeg(data, max_pixels=_MAX_PIXELS) if is_jpeg(data) else None
     if image is None:
@@ -53,7 +53,7 @@ _RGB_MODES = ("P", "PA", "RGB", "RGBA")
 
 def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
     try:
-        # A warning is about metadata, and nothing to stop for; a size beyond reason is.
+        # Warnings about metadata are harmless; an unreasonable size is not.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -62,12 +62,12 @@ def _decode_with_pil(data: bytes, name: str) -> np.ndarray:
                 pixels = np.asarray(_to_gray_or_rgb(image, name))  # [H, W] or [H, W, 3]
     except DataError:
         raise
-    except Exception as error:  # whatever a codec makes of broken bytes
-        reason = "it is none of " + ", ".join(_FORMATS)
-        if not isinstance(error, Image.UnidentifiedImageError):
+    except Exception as error:  # whatever a codec raises for broken bytes
+        reason = "it is not one of " + ", ".join(_FORMATS)
+        if not isinstance(error, UnidentifiedImageError):
             reason = str(error) or type(error).__name__
         raise DataError(
-            f"{name} cannot be decoded: {reason}. Repair the file or take it out."
+            f"{name} cannot be decoded: {reason}. Repair the file or remove it."
         ) from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -78,10 +78,10 @@ def _check_header(image: Image.Image, name: str) -> None:
             f"{name} announces {image.height}×{image.width} pixels, more than the "
             f"{_MAX_PIXELS} that an image may have."
         )
-    # A camera's JPEG may carry a preview as a second frame (MPO); it is one image all the same.
+    # A camera's JPEG may carry a preview as a second frame (MPO), but it is one image.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise DataError(f"{name} is animated; a file must hold one image. Save its frames apart.")
-    # PIL cuts 16-bit RGB to 8 bits and calls it RGB; the codec's arguments still tell.
+    # PIL reduces 16-bit RGB to 8 bits and calls it RGB; the codec's arguments tell them apart.
     sixteen_bits = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     if sixteen_bits or image.mode not in _GRAY_MODES + _RGB_MODES:
         mode = "16-bit" if sixteen_bits else f"in mode {image.mode}"

@@ -1,8 +1,8 @@
 """Folders and zips of image files: which images there are, their classes, their bytes.
 
-Both are trees of named files and mean the same: images lie flat, or in one folder a class, or
+Both are trees of named files and mean the same: images lie flat, or in one folder per class, or
 anywhere with the labels in a `dataset.json` at the top (EDM's form). Images are ordered by name,
-as EDM orders them. Hidden files and what macOS adds to a zip (`__MACOSX`) are not seen.
+as EDM orders them. Hidden files and what macOS adds to a zip (`__MACOSX`) are ignored.
 """
 
 import json
@@ -67,7 +67,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _read_zip(path: Path, _files: Files, resolution: int | None) -> Contents:
-    """The images of a zip; they are read where they lie and never written to disk."""
+    """The images of a zip, which is read in place and never unpacked to disk."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if _wanted(member.filename)]
@@ -77,7 +77,9 @@ def _read_zip(path: Path, _files: Files, resolution: int | None) -> Contents:
         ) from error
     by_name = {member.filename: member for member in members}
     if len(by_name) < len(members):
-        raise DataError(f"{path} holds two files of one name; which one counts is not clear.")
+        raise DataError(
+            f"{path} holds two files with the same name; it must be clear which one counts."
+        )
 
     @contextmanager
     def opened() -> Iterator[ReadFile]:
@@ -107,7 +109,7 @@ def _is_labels_file(name: str) -> bool:
 def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
     """The bytes of one member.
 
-    ZipFile.read does the same and takes longer for it than a JPEG of 32×32 takes to decode.
+    ZipFile.read does the same, but takes longer than decoding a JPEG of 32×32.
     """
     file.seek(member.header_offset)
     header = file.read(30)
@@ -129,7 +131,7 @@ def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------
-# What both have in common
+# What folders and zips have in common
 
 
 def _read_tree(
@@ -176,7 +178,7 @@ def _read_tree(
 
 
 def _checked(read_file: ReadFile, source: str, sizes: Mapping[str, int]) -> ReadFile:
-    """`read_file`, but what goes wrong is a DataError that names the file."""
+    """`read_file`, but every failure is a DataError that names the file."""
 
     def read(name: str) -> bytes:
         if sizes[name] > _MAX_FILE_BYTES:
@@ -193,7 +195,7 @@ def _checked(read_file: ReadFile, source: str, sizes: Mapping[str, int]) -> Read
 
 
 def _class_folders(source: str, names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and class names where each image lies in the folder of its class."""
+    """Labels and class names, if each image lies in the folder of its class."""
     folders = [tuple(name.split("/")[:-1]) for name in names]
     # A zip often holds its own name as one outer folder.
     outer = len(os.path.commonprefix([folder[:-1] for folder in folders]))
@@ -202,12 +204,12 @@ def _class_folders(source: str, names: list[str]) -> tuple[np.ndarray | None, tu
         if depth > 1:
             raise DataError(
                 f"{source}: {name} lies {depth} folders deep. Images must lie flat or in one "
-                f"folder a class, or have their labels in a {LABELS_FILE} at the top."
+                f"folder per class, or have their labels in a {LABELS_FILE} at the top."
             )
         if depth != depths[0]:
             raise DataError(
-                f"{source}: {name} and {names[0]} are not in folders alike. Either all images lie "
-                "in a folder of their class or none does."
+                f"{source}: {name} and {names[0]} lie at different depths. Either all images "
+                "lie in a folder of their class, or none does."
             )
     if depths[0] == 0:
         return None, ()
@@ -229,7 +231,7 @@ def _find_labels_file(source: str, sizes: Mapping[str, int]) -> str | None:
 
 
 def _labels_in_file(source: str, names: list[str], data: bytes) -> np.ndarray | None:
-    """Labels from EDM's {"labels": [[name, label], ...]}, or None where that is null."""
+    """Labels from EDM's {"labels": [[name, label], ...]}, or None if that is null."""
     try:
         entries = json.loads(data)["labels"]
         labels = None if entries is None else {str(name): label for name, label in entries}

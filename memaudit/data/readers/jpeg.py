@@ -1,4 +1,4 @@
-"""JPEG by torchvision's decoder: more than twice as fast as PIL's, and the same pixels."""
+"""Decode JPEG with torchvision: more than twice as fast as PIL, with the same pixels."""
 
 import importlib.util
 import io
@@ -20,11 +20,11 @@ def decode_jpeg(data: bytes, *, max_pixels: int) -> np.ndarray | None:
 
     Args:
         data: the file's bytes.
-        max_pixels: the largest H·W to decode; a JPEG announces its size before anything is
+        max_pixels: the largest H·W to decode; a JPEG's header tells its size before anything is
             allocated.
 
     Returns:
-        uint8 [C, H, W], equal to PIL's; None where PIL must decode it, or say what is wrong.
+        uint8 [C, H, W], equal to PIL's; None if PIL must decode it, or say what is wrong.
     """
     shape = _announced_shape(data)
     decoder = _decoder()
@@ -37,7 +37,7 @@ def decode_jpeg(data: bytes, *, max_pixels: int) -> np.ndarray | None:
 
 
 def _announced_shape(data: bytes) -> tuple[int, int, int] | None:
-    """(C, H, W) from the frame header of a baseline or progressive 8-bit gray or color JPEG."""
+    """(C, H, W) in the header of a baseline or progressive 8-bit gray or color JPEG, else None."""
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
         if 0xC0 <= data[at + 1] <= 0xC2:
@@ -49,22 +49,24 @@ def _announced_shape(data: bytes) -> tuple[int, int, int] | None:
 
 @cache
 def _decoder() -> Callable[[bytes], np.ndarray] | None:
-    """torchvision's decoder, where there is one that agrees with PIL.
+    """torchvision's decoder, or None if it is missing or disagrees with PIL.
 
-    Its library is loaded alone: `import torchvision` takes longer than decoding CIFAR-10 does.
+    Only its library is loaded: `import torchvision` takes longer than decoding CIFAR-10.
     """
     try:
         import torch
 
         package = importlib.util.find_spec("torchvision")
         folders = package.submodule_search_locations if package else None
+        load: Callable[[str], None] = torch.ops.load_library
         for library in Path(folders[0]).glob("image*.so") if folders else ():
-            torch.ops.load_library(str(library))
+            load(str(library))
         decode = torch.ops.image.decode_jpeg.default
 
         def decoder(data: bytes) -> np.ndarray:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode(encoded, 0, False).numpy()  # channels as stored, not rotated
+            pixels: np.ndarray = decode(encoded, 0, False).numpy()  # as stored, not rotated
+            return pixels
 
         return decoder if _agrees_with_pil(decoder) else None
     except (ImportError, OSError, AttributeError, RuntimeError):  # absent, or built without JPEG
@@ -72,7 +74,7 @@ def _decoder() -> Callable[[bytes], np.ndarray] | None:
 
 
 def _agrees_with_pil(decoder: Callable[[bytes], np.ndarray]) -> bool:
-    """Whether both give the same pixels of a gray image and of one with halved color planes."""
+    """Whether both decode a gray image, and one with halved color planes, to the same pixels."""
     pattern = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8))
     for picture in (pattern.convert("L"), pattern):
         file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a source turned out to hold, before its pixels are read: the form that all sources share."""
+"""What a source holds, before its pixels are read: the form that all readers return."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,30 +12,31 @@ from memaudit.data.images import as_labels
 from memaudit.errors import DataError
 
 BATCH_BYTES = 4 << 20
-"""Pixels that are read, decoded and reported at a time."""
+"""Bytes of pixels that are read, decoded and reported at a time."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything about the images of a source but their pixels, and the way to those."""
+    """The images of a source: everything but their pixels, and a function that reads those."""
 
     source: str
     """The path as the user wrote it."""
     shape: tuple[int, int, int, int]
     """(N, C, H, W)."""
     names: Sequence[str]
-    """[N]."""
+    """One name per image, [N]."""
     batches: Callable[[], Iterator[np.ndarray]]
     """Reads the pixels from the start: uint8 [B, C, H, W] in order, N in all."""
     labels: np.ndarray | None = None
-    """int64 [N]."""
+    """int64 [N], or None."""
     class_names: tuple[str, ...] = ()
+    """One name per class, or empty if the source names none."""
     array: np.ndarray | None = None
-    """uint8 [N, C, H, W], where the pixels are an array already."""
+    """uint8 [N, C, H, W], if the pixels are an array already."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of all pixels."""
+        """Bytes of all pixels."""
         return math.prod(self.shape)
 
     def resized(self, resolution: int) -> "Contents":
@@ -59,7 +60,7 @@ def array_contents(
     labels: Any = None,
     class_names: tuple[str, ...] = (),
 ) -> Contents:
-    """The contents of a source that holds its pixels as an array, uint8 [N, C, H, W]."""
+    """The contents of a source whose pixels are an array, uint8 [N, C, H, W]."""
     num_images = len(array)
     if num_images == 0:
         raise DataError(f"{source} holds no images.")
@@ -76,7 +77,7 @@ def array_contents(
 
 
 def batch_rows(image_bytes: int) -> int:
-    """How many images of `image_bytes` bytes make a batch."""
+    """The number of images of `image_bytes` bytes in a batch."""
     return max(1, BATCH_BYTES // image_bytes)
 
 
@@ -84,14 +85,14 @@ def resize(image: np.ndarray, resolution: int) -> np.ndarray:
     """uint8 [C, H, W] → uint8 [C, resolution, resolution] by PIL's Lanczos filter, as EDM does."""
     if image.shape[1:] == (resolution, resolution):
         return image
-    # A filter works on each channel alone, so each is an image by itself.
+    # The filter treats each channel separately, so each can be an image of its own.
     size = (resolution, resolution)
     planes = [Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS) for plane in image]
     return np.stack([np.asarray(plane) for plane in planes])
 
 
 def check_square(what: str, H: int, W: int, resolution: int) -> None:
-    """Refuse to squeeze an image that is not square."""
+    """Refuse to resize an image that is not square."""
     if H != W:
         raise DataError(
             f"{what}: {H}×{W} pixels (height×width) cannot become {resolution}×{resolution}; only "

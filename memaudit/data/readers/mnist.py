@@ -1,7 +1,7 @@
 """MNIST's idx files: gray images, with the labels in a second file beside them.
 
 Format: two zero bytes, a type (8 is uint8), the number of dimensions, each dimension as a
-big-endian int32, then the values. A file may be packed by gzip.
+big-endian int32, then the values. A file may be compressed with gzip.
 """
 
 import gzip
@@ -99,7 +99,7 @@ def _training_images(folder: Path) -> Path:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    """The uint8 array of an idx file."""
+    """The uint8 array in an idx file."""
     with path.open("rb") as file:
         packed = file.read(2) == GZIP_MAGIC
     try:
@@ -109,7 +109,7 @@ def _read_array(path: Path) -> np.ndarray:
                 raise DataError(f"{path} is not an idx file of bytes.")
             shape = struct.unpack(f">{magic[3]}I", file.read(4 * magic[3]))
             size = math.prod(shape)
-            # Deflate packs at most 1032 to 1: nothing is allocated that the file cannot fill.
+            # Deflate packs at most 1032 to 1: a file cannot hold more, and no more is allocated.
             values = file.read(size + 1) if size <= 1032 * path.stat().st_size else b""
     except (EOFError, OSError, zlib.error, struct.error, IndexError) as error:
         raise DataError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error

@@ -90,13 +90,13 @@ def test_an_exif_orientation_is_not_applied(photo, encode):
 
 def test_formats_that_start_other_programs_are_not_known():
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-    with pytest.raises(DataError, match="it is none of BMP, GIF, JPEG, PNG, TIFF, WEBP"):
+    with pytest.raises(DataError, match="it is not one of BMP, GIF, JPEG, PNG, TIFF, WEBP"):
         decode_image(data, "a.png")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
 def test_bytes_that_only_begin_like_an_image_are_refused(data):
-    with pytest.raises(DataError, match="a.png cannot be decoded: .*Repair the file or take it"):
+    with pytest.raises(DataError, match="a.png cannot be decoded: .*Repair the file or remove it"):
         decode_image(data, "a.png")
 
 
