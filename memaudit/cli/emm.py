@@ -55,8 +55,22 @@ if TYPE_CHECKING:
     metavar="FIELD=VALUE",
     help="Change a field of the preset, such as lr=2e-3 or channel_mult=1,2; may be repeated.",
 )
-@click.option("--min-size", type=int, default=100, show_default=True, metavar="N")
-@click.option("--max-size", type=int, default=10_000, show_default=True, metavar="N")
+@click.option(
+    "--min-size",
+    type=int,
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Smallest training set to try.",
+)
+@click.option(
+    "--max-size",
+    type=int,
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Largest training set to try.",
+)
 @click.option(
     "--tolerance",
     type=float,

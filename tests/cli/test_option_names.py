@@ -9,6 +9,11 @@ import pytest
 from click.testing import Result
 
 from memaudit.cli.main import COMMANDS, cli, in_options
+from memaudit.cli.options import ConfigOption
+from memaudit.data.selection import Selection
+from memaudit.data.set_recipe import SetRecipe
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.options import config_fields
 
 Run = Callable[..., Result]
 
@@ -27,6 +32,29 @@ def commands() -> dict[str, click.Command]:
 
 def options(command: click.Command) -> list[click.Option]:
     return [param for param in command.params if isinstance(param, click.Option)]
+
+
+@pytest.mark.parametrize("words", commands())
+def test_every_option_says_what_it_does(words: str) -> None:
+    assert [option.opts for option in options(commands()[words]) if not option.help] == []
+
+
+def test_options_of_a_configuration_are_what_its_fields_say() -> None:
+    seen = set()
+    for command in commands().values():
+        for option in options(command):
+            if not isinstance(option, ConfigOption):
+                continue
+            field = config_fields(option.config)[option.name or ""]
+            assert field.option is not None and (option.help or "").startswith(field.option.help)
+            assert option.opts == [field.flag] and option.metavar in (field.option.metavar, None)
+            if field.choices:
+                assert isinstance(option.type, click.Choice)
+                assert tuple(option.type.choices) == field.choices
+            if isinstance(field.default, bool | int | float | str):
+                assert option.default == field.default
+            seen.add(option.config)
+    assert {Selection, SetRecipe, SamplerConfig} <= seen
 
 
 @pytest.mark.parametrize("words", commands())
