@@ -2,25 +2,97 @@
 
 The archive as a whole means its training images. The test images are in a batch of their own and
 are opened by its name: `cifar-10-batches-py/test_batch`, `cifar-100-python/test`.
+
+A batch is a pickle of protocol 2, as Python 2 or 3 writes it: a dict of numbers, strings, lists and
+one numpy array of bytes. `memaudit.unpickler` reads it without running anything.
 """
 
+import math
 import tarfile
 import zlib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from memaudit.data.readers.lazy_images import Contents, array_contents
-from memaudit.data.readers.plain_pickle import load_plain_dict
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
 from memaudit.errors import DataError
+from memaudit.unpickler import Budget, Construct, Dialect, Global, Record, Unpickler
 
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
 _CIFAR100 = ("train", "meta")
 """The batches of training images, in order, and the file of class names."""
 _MAX_FILE_BYTES = 1 << 28  # CIFAR-100's training images take 155 MB
+_DIALECT = Dialect(
+    "CIFAR batch",
+    broken=DataError,
+    unsafe=DataError,
+    max_text=_MAX_FILE_BYTES,  # Python 3 writes an array's bytes as a text at protocol 2.
+    python2=True,
+)
+
+
+class _ByteType(Record):
+    """numpy's dtype of bytes, the only one admitted."""
+
+    def set_state(self, state: Any) -> None:
+        """Take its byte order and the like, which say nothing about bytes."""
+
+
+@dataclass
+class _Array(Record):
+    """A numpy array of bytes, empty until its state arrives."""
+
+    values: np.ndarray | None = None
+
+    def set_state(self, state: Any) -> None:
+        match state:
+            case (1, tuple(shape), _ByteType(), False | 0, bytes() as values) if (
+                len(shape) <= 4
+                and all(type(n) is int and n >= 0 for n in shape)
+                and math.prod(shape) == len(values)
+            ):
+                self.values = np.frombuffer(values, np.uint8).reshape(shape)
+            case _:
+                raise DataError("it holds an array that is not of bytes, one for each place.")
+
+
+def _byte_type(arguments: tuple[Any, ...]) -> _ByteType:
+    match arguments:
+        case ("u1" | b"u1", *_):
+            return _ByteType()
+    raise DataError("it holds a numpy dtype that is not bytes.")
+
+
+def _array(arguments: tuple[Any, ...]) -> _Array:
+    match arguments:
+        case (Global("numpy", "ndarray"), *_):
+            return _Array()
+    raise DataError("it builds a numpy array of a class of its own.")
+
+
+def _latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
+    """Python 3 writes bytes as text, to be encoded again."""
+    match arguments:
+        case (str(text), "latin1"):
+            try:
+                return text.encode("latin1")
+            except UnicodeEncodeError:
+                pass
+    raise DataError("it encodes something other than a text as latin1.")
+
+
+_ADMITTED: dict[Global, Construct | None] = {
+    Global("numpy.core.multiarray", "_reconstruct"): _array,
+    Global("numpy._core.multiarray", "_reconstruct"): _array,
+    Global("numpy", "ndarray"): None,
+    Global("numpy", "dtype"): _byte_type,
+    Global("_codecs", "encode"): _latin1_bytes,
+}
+"""All that a batch may name, and what is built from it."""
 
 
 def _is_extracted(path: Path) -> bool:
@@ -101,6 +173,28 @@ def _named_training_files(names: Collection[str]) -> tuple[str, ...] | None:
     return None
 
 
+def load_batch(data: bytes) -> dict[str, Any]:
+    """The dict in a batch, whose pickle is not run.
+
+    Returns:
+        Keys as str; values as ints, bytes or str, lists, and uint8 arrays.
+
+    Raises:
+        DataError: anything else, saying what.
+    """
+    if not data.startswith(b"\x80\x02"):
+        raise DataError("it is not a pickle of protocol 2.")
+    batch = Unpickler(memoryview(data), _DIALECT, _ADMITTED, Budget()).load()
+    if not isinstance(batch, dict):
+        raise DataError(f"it holds a {type(batch).__name__}, not a dict.")
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): (
+            value.values if isinstance(value, _Array) else value
+        )
+        for key, value in batch.items()
+    }
+
+
 def _read(parts: Mapping[str, bytes], path: Path) -> Contents:
     """Batches of images put together, with class names from a part that has no images."""
     images: list[np.ndarray] = []
@@ -109,11 +203,9 @@ def _read(parts: Mapping[str, bytes], path: Path) -> Contents:
     class_names: tuple[str, ...] = ()
     for name, data in parts.items():
         try:
-            part = load_plain_dict(data)
-        except ValueError as error:
-            raise DataError(
-                f"{path}: {name} was not opened: {error}. Nothing in it ran."
-            ) from error
+            part = load_batch(data)
+        except DataError as error:
+            raise DataError(f"{path}: {name} cannot be opened: {error}") from error
         if "data" not in part:
             class_names = tuple(
                 text.decode("latin1") if isinstance(text, bytes) else str(text)

@@ -12,10 +12,10 @@ from memaudit.errors import CheckpointError, UnsafeCheckpointError
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import decode, read_file
-from memaudit.models.checkpoints.containers.unpickler import Budget
 from memaudit.models.checkpoints.formats.diffusers import open_folder
 from memaudit.models.checkpoints.opening import named, read_network
 from memaudit.models.published_networks import find_config
+from memaudit.unpickler import Budget
 
 
 @dataclass(frozen=True)

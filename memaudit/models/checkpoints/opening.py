@@ -12,13 +12,13 @@ from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
-from memaudit.models.checkpoints.containers.unpickler import Budget
 from memaudit.models.checkpoints.formats import edm, k_diffusion, native, state_dict
 from memaudit.models.checkpoints.formats import openai_adm as openai
 from memaudit.models.checkpoints.formats import unsupported as foreign
 from memaudit.models.checkpoints.formats.diffusers import open_folder
 from memaudit.models.checkpoints.formats.python_function import is_reference, open_function
 from memaudit.models.published_networks import find_config
+from memaudit.unpickler import Budget
 from memaudit.wording import listed, shown
 
 

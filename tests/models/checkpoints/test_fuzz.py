@@ -1,7 +1,6 @@
 """Whatever happens to a file's bytes, it opens or is refused by name: nothing else."""
 
 import json
-import pickle
 from pathlib import Path
 
 import pytest
@@ -79,32 +78,3 @@ def test_any_bytes_after_the_start_of_a_pickle_are_refused(tmp_path, content):
     with pytest.raises(MemauditError):
         open_checkpoint(path)
     inspect_checkpoint(path)
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner)
-        | st.lists(inner).map(tuple)
-        | st.dictionaries(st.text() | st.integers(), inner)
-        | st.sets(st.text() | st.integers())
-    ),
-)
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(value=VALUES)
-def test_plain_values_are_read_as_python_reads_them(protocol, value):
-    from memaudit.models.checkpoints.containers.inert_objects import RECORDS
-    from memaudit.models.checkpoints.containers.unpickler import Budget, Unpickler
-
-    content = memoryview(pickle.dumps(value, protocol=protocol))
-    try:
-        read = Unpickler(content, RECORDS, Budget()).load()
-    except MemauditError as error:
-        assert "where at most 16 make sense" in str(error)  # An integer of more than 128 bits.
-    else:
-        assert read == value

@@ -254,7 +254,7 @@ BROKEN = {
     ),
     "a name of a megabyte": (
         proto(b"X\0\0\x0f\0" + b"a" * 983_040 + text("b") + b"\x93."),
-        "is no name",
+        "is not a name",
     ),
     "a value that was never stored": (proto(b"h\5."), "never stored"),
     "an end without values": (proto(b"."), "a value that is not there"),
@@ -262,9 +262,9 @@ BROKEN = {
     "an end of a container never begun": (proto(b"t."), "never began"),
     "a key without a value": (proto(b"}(Nu."), "a key without a value"),
     "a text that is not UTF-8": (proto(b"\x8c\1\xff."), "not UTF-8"),
-    "a byte that is no instruction": (proto(b"\xff"), "no instruction"),
+    "a byte that is no instruction": (proto(b"\xff"), "not an instruction"),
     "a name without end": (proto(b"c" + b"a" * 2000), "a name without end"),
-    "a name that is no text": (proto(b"NN\x93."), "is no name"),
+    "a name that is no text": (proto(b"NN\x93."), "is not a name"),
     "a zip archive for a storage": (nested(zipped(data_pkl=b"N.")), "a zip archive where"),
     "a storage without magic": (nested(b"\x80\x02N." * 5), "no stream of torch.save"),
     "a storage of a big-endian machine": (

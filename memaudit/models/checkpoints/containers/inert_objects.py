@@ -19,9 +19,16 @@ import torch
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
 from memaudit.models.checkpoints.containers.stored_tensors import Storage, StoredTensor
-from memaudit.models.checkpoints.containers.unpickler import Construct, Global, Record
+from memaudit.unpickler import Construct, Dialect, Global, Record
 from memaudit.wording import shown
 
+CHECKPOINT = Dialect(
+    "checkpoint",
+    broken=CheckpointError,
+    unsafe=UnsafeCheckpointError,
+    # An OrderedDict of weights carries the version numbers of its modules.
+    attributes=frozenset({"_metadata"}),
+)
 PERSISTENCE_VERSION = 6
 
 STORAGE_TYPES = {

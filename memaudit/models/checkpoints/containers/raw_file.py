@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memaudit.errors import CheckpointError
-from memaudit.models.checkpoints.containers.inert_objects import RECORDS
+from memaudit.models.checkpoints.containers.inert_objects import CHECKPOINT, RECORDS
 from memaudit.models.checkpoints.containers.safetensors_file import (
     is_safetensors,
     parse_safetensors,
@@ -23,7 +23,7 @@ from memaudit.models.checkpoints.containers.torch_file import (
     parse_legacy,
     parse_zip,
 )
-from memaudit.models.checkpoints.containers.unpickler import Budget, Global, Unpickler
+from memaudit.unpickler import Budget, Global, Unpickler
 
 MAX_BYTES = 32 << 30
 """The whole file is held in memory; EDM2's largest has 3 GB."""
@@ -121,7 +121,7 @@ def _parse_pickle(data: memoryview, budget: Budget) -> Any:
         raise CheckpointError("it has a tensor storage that is not bytes.")
 
     nested = {Global("torch.storage", "_load_from_bytes"): load_from_bytes}
-    return Unpickler(data, {**RECORDS, **nested}, budget).load()
+    return Unpickler(data, CHECKPOINT, {**RECORDS, **nested}, budget).load()
 
 
 def _container(head: bytes, last: bytes) -> Container:

@@ -8,10 +8,15 @@ also lies inside every tensor of an EDM snapshot. A storage is a persistent id i
 from typing import Any
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
-from memaudit.models.checkpoints.containers.inert_objects import MODULE_DICT, RECORDS, STORAGE_TYPES
+from memaudit.models.checkpoints.containers.inert_objects import (
+    CHECKPOINT,
+    MODULE_DICT,
+    RECORDS,
+    STORAGE_TYPES,
+)
 from memaudit.models.checkpoints.containers.stored_tensors import Storage
-from memaudit.models.checkpoints.containers.unpickler import Admitted, Budget, Global, Unpickler
 from memaudit.models.checkpoints.containers.zip_file import read_entry, zip_entries
+from memaudit.unpickler import Admitted, Budget, Global, Unpickler
 from memaudit.wording import shown
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -69,7 +74,7 @@ def parse_zip(data: memoryview, budget: Budget) -> Any:
 
     storages = _Storages()
     pickle = read_entry(entries[pickles[0]])
-    value = Unpickler(pickle, RECORDS, budget, storages.look_up).load()
+    value = Unpickler(pickle, CHECKPOINT, RECORDS, budget, storages.look_up).load()
     for key, storage in storages.by_key.items():
         entry = entries.get(f"{stem}data/{key}")
         if entry is None:
@@ -89,7 +94,7 @@ def parse_legacy(data: memoryview, budget: Budget, *, admitted: Admitted = RECOR
         CheckpointError: it is no such stream, or damaged.
     """
     storages = _Storages()
-    unpickler = Unpickler(data, {}, budget)
+    unpickler = Unpickler(data, CHECKPOINT, {}, budget)
     magic, protocol, machine = unpickler.load(), unpickler.load(), unpickler.load()
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:
         raise CheckpointError("it has a tensor storage that is no stream of torch.save.")

@@ -25,8 +25,8 @@ from memaudit.models.checkpoints.assembly import check_option, load_weights, wit
 from memaudit.models.checkpoints.checkpoint import Checkpoint
 from memaudit.models.checkpoints.containers.raw_file import decode, read_file
 from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
-from memaudit.models.checkpoints.containers.unpickler import Budget
 from memaudit.models.checkpoints.formats.state_dict import find_tensors
+from memaudit.unpickler import Budget
 from memaudit.wording import shown
 
 NAME = "diffusers UNet2DModel"

@@ -1,9 +1,9 @@
 """Read a pickle without running it: only plain values and inert records of ours come out.
 
 A pickle is a program for a stack machine. Python's own machine imports whatever the program names
-and calls it. This one understands the opcodes that checkpoints need and refuses the others; it
-never imports a global, but looks it up, exactly by module and name, in a table of functions of
-ours that build records. Nothing that the file says can reach anything else.
+and calls it. This one understands the opcodes that checkpoints and data sets need and refuses the
+others; it never imports a global, but looks it up, exactly by module and name, in a table of
+functions of ours that build records. Nothing that the file says can reach anything else.
 
 Bounds: a length is compared with the bytes present before anything is read, a memo index costs one
 entry whatever its value, and the number of opcodes is limited, hence time and memory too. Nesting
@@ -16,13 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from memaudit.errors import CheckpointError, UnsafeCheckpointError
+from memaudit.errors import MemauditError
 from memaudit.wording import quoted, shown
 
 MAX_OPCODES = 1_000_000
-"""In a whole file; the largest of EDM's snapshots need some tens of thousands."""
-MAX_TEXT = 1 << 20
-"""Bytes of one text; the source code in a snapshot has 36,000."""
+"""In a whole file; the largest of EDM's snapshots need some tens of thousands, CIFAR-100 0.3
+million."""
 MAX_NAME = 1000
 """Bytes or characters of a module's name, and of a global's."""
 MAX_INTEGER = 16
@@ -54,9 +53,25 @@ class Record:
     """A value of ours that stands for an object; the pickle may give it a state."""
 
     def set_state(self, state: Any) -> None:
-        raise UnsafeCheckpointError(
-            f"it sets the state of a {type(self).__name__}, which has none."
-        )
+        """Take the state that the pickle gives. One without this method of its own takes none."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A kind of file that holds pickles: what it needs, and how it is refused."""
+
+    noun: str
+    """What messages call such a file: `checkpoint`."""
+    broken: type[MemauditError]
+    """Raised for a pickle that is damaged, too large, or not one of this kind."""
+    unsafe: type[MemauditError]
+    """Raised for what only running code could give."""
+    max_text: int = 1 << 20
+    """Bytes of one text; the source code in a snapshot has 36,000."""
+    python2: bool = False
+    """Whether strings of Python 2 are read: as bytes, which may be keys."""
+    attributes: frozenset[str] = frozenset()
+    """Attributes of a dict that are dropped; any other is refused."""
 
 
 class _Refused(Record):
@@ -76,14 +91,6 @@ class Budget:
     opcodes: int = MAX_OPCODES
     named: set[Global] = field(default_factory=set)
 
-    def spend(self, opcodes: int) -> None:
-        """Take work off the budget, counted in opcodes."""
-        self.opcodes -= opcodes
-        if self.opcodes < 0:
-            raise CheckpointError(
-                f"its pickle has more than {MAX_OPCODES:,} instructions; no checkpoint needs that."
-            )
-
 
 _OPCODES = {ord(info.code): info for info in pickletools.opcodes}
 _FIXED = {"uint1": "<B", "uint2": "<H", "int4": "<i", "uint4": "<I", "uint8": "<Q", "float8": ">d"}
@@ -95,6 +102,7 @@ _COUNTED = {
 }
 """Kinds of argument that begin with their length, and the bytes of that length."""
 
+_STRINGS = ("BINSTRING", "SHORT_BINSTRING")
 _ARGUMENTS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
@@ -112,17 +120,19 @@ _FILLS = {"APPEND": (list, 1), "SETITEM": (dict, 2), "APPENDS": (list, None)} | 
 
 @dataclass
 class Unpickler:
-    """Reads the pickles in `data`, one a call, from `position` on.
+    """Reads the pickles in `data`, one per call, from `position` on.
 
     Args:
         data: bytes of the file.
+        dialect: kind of the file.
         admitted: what may be named.
         budget: shared by all pickles of a file.
-        persistent: what stands for a persistent id, or None where there may be none.
-        position: of the next pickle's first byte.
+        persistent: what stands for a persistent id, or None if there may be none.
+        position: first byte of the next pickle.
     """
 
     data: memoryview
+    dialect: Dialect
     admitted: Admitted
     budget: Budget
     persistent: Callable[[Any], Any] | None = None
@@ -132,8 +142,9 @@ class Unpickler:
         """The next pickle's value.
 
         Raises:
-            UnsafeCheckpointError: it names or needs something that only running code could give.
-            CheckpointError: it is cut short, too large, or no pickle.
+            MemauditError: the dialect's `unsafe` where it names or needs something that only
+                running code could give; its `broken` where it is cut short, too large, or not a
+                pickle.
         """
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -143,7 +154,7 @@ class Unpickler:
             while (opcode := self._opcode()).name != "STOP":
                 self._step(opcode)
             value = self._pop()
-        except CheckpointError:
+        except MemauditError:
             self._check_refused()
             raise
         self._check_refused()
@@ -153,17 +164,26 @@ class Unpickler:
         if self._refused:
             reasons = list(self._refused)
             more = f" and {len(reasons) - MAX_TOLD} more" if len(reasons) > MAX_TOLD else ""
-            raise UnsafeCheckpointError(
-                f"it {' and '.join(reasons[:MAX_TOLD])}{more}, which no checkpoint needs; it was "
-                "not loaded and nothing in it ran. If you trust where it comes from, report this "
-                "so that it can be looked at."
+            raise self.dialect.unsafe(
+                f"it {' and '.join(reasons[:MAX_TOLD])}{more}, which no {self.dialect.noun} needs; "
+                "it was not loaded and nothing in it ran. If you trust where it comes from, report "
+                "this so that it can be looked at."
+            )
+
+    def _spend(self, opcodes: int) -> None:
+        """Take work off the budget, counted in opcodes."""
+        self.budget.opcodes -= opcodes
+        if self.budget.opcodes < 0:
+            raise self.dialect.broken(
+                f"its pickle has more than {MAX_OPCODES:,} instructions; no {self.dialect.noun} "
+                "needs that."
             )
 
     # Reading.
 
     def _take(self, size: int) -> memoryview:
         if size > len(self.data) - self.position:
-            raise CheckpointError(
+            raise self.dialect.broken(
                 f"at byte {self.position:,} its pickle announces {size:,} bytes more, but "
                 f"{len(self.data) - self.position:,} are there: the file is cut short or damaged."
             )
@@ -172,13 +192,13 @@ class Unpickler:
 
     def _opcode(self) -> pickletools.OpcodeInfo:
         """The next opcode; its argument is left in `_argument`."""
-        self.budget.spend(1)
+        self._spend(1)
         code = self._take(1)[0]
         opcode = _OPCODES.get(code)
         if opcode is None:
-            raise CheckpointError(
-                f"byte {self.position - 1:,} of its pickle is {code:#04x}, which is no "
-                "instruction: the file is damaged or no pickle."
+            raise self.dialect.broken(
+                f"byte {self.position - 1:,} of its pickle is {code:#04x}, which is not "
+                "an instruction: the file is damaged or not a pickle."
             )
         kind = opcode.arg.name if opcode.arg else ""
         self._argument: Any = None
@@ -198,9 +218,9 @@ class Unpickler:
         content = self._take(size)
         if kind.startswith(("bytes", "bytearray", "string")):
             return content
-        limit = MAX_INTEGER if kind.startswith("long") else MAX_TEXT
+        limit = MAX_INTEGER if kind.startswith("long") else self.dialect.max_text
         if size > limit:
-            raise CheckpointError(
+            raise self.dialect.broken(
                 f"at byte {self.position:,} its pickle has a value of {size:,} bytes where at most "
                 f"{limit:,} make sense."
             )
@@ -212,7 +232,9 @@ class Unpickler:
         content = bytes(self.data[self.position : self.position + MAX_NAME])
         size = content.find(b"\n")
         if size < 0:
-            raise CheckpointError(f"at byte {self.position:,} its pickle has a name without end.")
+            raise self.dialect.broken(
+                f"at byte {self.position:,} its pickle has a name without end."
+            )
         self._take(size + 1)
         return self._text(memoryview(content)[:size])
 
@@ -220,7 +242,7 @@ class Unpickler:
         try:
             return str(content, "utf-8")
         except UnicodeDecodeError as error:
-            raise CheckpointError(
+            raise self.dialect.broken(
                 f"at byte {self.position:,} its pickle has a text that is not UTF-8: the file is "
                 "damaged."
             ) from error
@@ -229,7 +251,7 @@ class Unpickler:
 
     def _top(self) -> Any:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise CheckpointError(
+            raise self.dialect.broken(
                 f"at byte {self.position:,} its pickle uses a value that is not there: the file is "
                 "damaged."
             )
@@ -244,7 +266,7 @@ class Unpickler:
         if count is not None:
             return [self._pop() for _ in range(count)][::-1]
         if not self._marks:
-            raise CheckpointError(
+            raise self.dialect.broken(
                 f"at byte {self.position:,} its pickle ends a container that it never began: the "
                 "file is damaged."
             )
@@ -259,6 +281,8 @@ class Unpickler:
         opcode = code.name
         if opcode in _ARGUMENTS:
             self._stack.append(self._argument)
+        elif opcode in _STRINGS and self.dialect.python2:
+            self._stack.append(bytes(self._argument))
         elif opcode in _CONSTANTS:
             self._stack.append(_CONSTANTS[opcode])
         elif opcode in _EMPTY:
@@ -278,7 +302,7 @@ class Unpickler:
         elif opcode == "GLOBAL":
             self._stack.append(self._named(self._argument))
         elif opcode == "STACK_GLOBAL":
-            self._stack.append(self._named(Global(*map(_checked_name, self._pop_many(2)))))
+            self._stack.append(self._named(Global(*map(self._checked_name, self._pop_many(2)))))
         elif opcode in ("REDUCE", "NEWOBJ"):
             self._construct()
         elif opcode == "BUILD":
@@ -299,12 +323,12 @@ class Unpickler:
 
     def _mark(self) -> None:
         if len(self._marks) == MAX_MARKS:
-            raise CheckpointError(f"its pickle nests more than {MAX_MARKS} containers.")
+            raise self.dialect.broken(f"its pickle nests more than {MAX_MARKS} containers.")
         self._marks.append(len(self._stack))
 
     def _recall(self, index: int) -> Any:
         if index not in self._memo:
-            raise CheckpointError(
+            raise self.dialect.broken(
                 f"at byte {self.position:,} its pickle refers to a value that it never stored: "
                 "the file is damaged."
             )
@@ -317,17 +341,17 @@ class Unpickler:
             return
         kind = type(target)
         if kind is not container:
-            raise UnsafeCheckpointError(
+            raise self.dialect.unsafe(
                 f"its pickle puts items into {shown(target)} as if it were a {container.__name__}."
             )
         if kind is list:
             target.extend(values)
         elif kind is set:
-            target.update(map(_checked_key, values))
+            target.update(map(self._checked_key, values))
         elif len(values) % 2:
-            raise CheckpointError("its pickle has a key without a value: the file is damaged.")
+            raise self.dialect.broken("its pickle has a key without a value: the file is damaged.")
         else:
-            target.update(zip(map(_checked_key, values[::2]), values[1::2], strict=True))
+            target.update(zip(map(self._checked_key, values[::2]), values[1::2], strict=True))
 
     def _named(self, named: Global) -> Global | Record:
         self.budget.named.add(named)
@@ -343,41 +367,49 @@ class Unpickler:
             return
         construct = self.admitted[called] if isinstance(called, Global) else None
         if construct is None or type(arguments) is not tuple:
-            raise UnsafeCheckpointError(
+            raise self.dialect.unsafe(
                 f"its pickle calls {called if isinstance(called, Global) else shown(called)}, "
-                "which no checkpoint does. Nothing in it ran."
+                f"which no {self.dialect.noun} does. Nothing in it ran."
             )
         # One list may be the argument of many calls.
-        self.budget.spend(sum(len(part) for part in arguments if isinstance(part, list)))
+        self._spend(sum(len(part) for part in arguments if isinstance(part, list)))
         self._stack.append(construct(arguments))
 
     def _set_state(self) -> None:
         state, target = self._pop(), self._top()
         if isinstance(target, Record):
+            if type(target).set_state is Record.set_state:
+                raise self.dialect.unsafe(
+                    f"it sets the state of a {type(target).__name__}, which has none."
+                )
             target.set_state(state)
-        # An OrderedDict of weights carries its modules' version numbers as an attribute.
-        elif type(target) is not dict or type(state) is not dict or set(state) != {"_metadata"}:
-            raise UnsafeCheckpointError(
-                f"its pickle sets attributes of {shown(target)}, which no checkpoint does. "
-                "Nothing in it ran."
+        elif (
+            type(target) is not dict
+            or type(state) is not dict
+            or not state
+            or not self.dialect.attributes.issuperset(state)
+        ):
+            raise self.dialect.unsafe(
+                f"its pickle sets attributes of {shown(target)}, which no {self.dialect.noun} "
+                "does. Nothing in it ran."
             )
 
     def _look_up(self, key: Any) -> Any:
         if self.persistent is None:
-            raise UnsafeCheckpointError(
-                "its pickle uses a persistent id, which none of its kind do."
-            )
+            raise self.dialect.unsafe("its pickle uses a persistent id, which none of its kind do.")
         return self.persistent(key)
 
+    def _checked_name(self, name: Any) -> str:
+        if not isinstance(name, str) or len(name) > MAX_NAME:
+            raise self.dialect.broken(
+                f"its pickle names a global by {shown(name)}, which is not a name."
+            )
+        return name
 
-def _checked_name(name: Any) -> str:
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise CheckpointError(f"its pickle names a global by {shown(name)}, which is no name.")
-    return name
-
-
-def _checked_key(key: Any) -> Any:
-    # The hash of nested tuples can take exponential time.
-    if not isinstance(key, str | int):
-        raise CheckpointError(f"its pickle has {shown(key)} as a key; a text or number is needed.")
-    return key
+    def _checked_key(self, key: Any) -> Any:
+        # The hash of nested tuples can take exponential time.
+        if not isinstance(key, (str, int, bytes) if self.dialect.python2 else (str, int)):
+            raise self.dialect.broken(
+                f"its pickle has {shown(key)} as a key; a text or number is needed."
+            )
+        return key
