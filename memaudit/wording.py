@@ -18,6 +18,8 @@ def printable(value: Any) -> Any:
     """Text with every character that has no shape of its own escaped; other values as they are."""
     if type(value) is not str:  # markup that a template made is a subclass
         return value
+    if value.isprintable():  # a picture's data is a text of megabytes
+        return value
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
     )

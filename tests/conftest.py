@@ -24,7 +24,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache that the user's cannot change and that each worker has for itself."""
+    """A cache of each worker's own, so that no test reads or writes the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEMAUDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -42,9 +42,9 @@ def shared_data() -> Path:
     return _folder("data")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """The system's browser; playwright drives it."""
+    """The system's browser, driven by playwright; each worker starts one."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
         pytest.skip(f"there is no browser here: none of {', '.join(BROWSERS)}")
