@@ -1,4 +1,4 @@
-"""What opening a checkpoint gives, and what a format makes of a file on the way there."""
+"""What opening or inspecting a checkpoint gives, and what a format makes of a file for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,3 +41,44 @@ class StoredNetwork:
     """By EDM's parameter names, in the dtype they are stored in."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """A network that a checkpoint holds."""
+
+    format: str
+    preconditioning: str
+    """`class_name` of the configuration."""
+    architecture: str
+    config: dict[str, Any]
+    num_parameters: int
+    dtypes: dict[str, int]
+    """Number of stored values by dtype, buffers included; empty for a diffusers folder."""
+    img_resolution: int
+    img_channels: int
+    label_dim: int
+    sigma_min: float
+    sigma_max: float
+    provenance: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint, as far as it can be told without running it."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+    container: str
+    """safetensors, torch zip, torch stream, pickle or diffusers folder."""
+    globals: tuple[str, ...]
+    """What the file's pickles name, as module.name; up to where an unsafe or broken one was left.
+    """
+    safe: bool
+    """True where it was read to its end and needs nothing that only running code could give."""
+    problem: str | None
+    """Why it cannot be opened, or None."""
+    network: NetworkInfo | None
+    """None where there is a problem."""

@@ -1,48 +1,20 @@
 """Open a checkpoint: the format is chosen by content, and nothing in the file runs."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from memaudit.errors import CheckpointError, ConfigError
+from memaudit.models.checkpoints import formats
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
-from memaudit.models.checkpoints.formats import edm, k_diffusion, native, state_dict
-from memaudit.models.checkpoints.formats import openai_adm as openai
-from memaudit.models.checkpoints.formats import unsupported as foreign
-from memaudit.models.checkpoints.formats.diffusers import open_folder
-from memaudit.models.checkpoints.formats.python_function import is_reference, open_function
 from memaudit.models.published_networks import find_config
 from memaudit.unpickler import Budget
 from memaudit.wording import listed, shown
-
-
-class Format(Protocol):
-    """A module of this package that knows one format."""
-
-    def recognizes(self, contents: Contents) -> bool:
-        """True where `contents` are of this format, whole or not."""
-        ...
-
-    def read(self, contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
-        """The network in `contents`; a CheckpointError where it is broken or not ours.
-
-        `config` is what the user says; formats that carry their own do not look at it.
-        """
-        ...
-
-
-FORMATS: tuple[Format, ...] = (native, k_diffusion, edm, openai, state_dict, foreign)
-"""In the order they are asked: the first that recognizes a file reads it."""
-WITHOUT_CONFIG = (openai, state_dict)
-"""Those whose files do not say what network they are of."""
-NOT_ONE_FILE = ((is_reference, open_function), (os.path.isdir, open_folder))
-"""What else can be opened: how it is recognized, and by what it is opened."""
 
 
 def open_checkpoint(
@@ -58,7 +30,7 @@ def open_checkpoint(
         path: a checkpoint file, a diffusers folder, or `module:function` (the only form that runs
             code of the user's).
         device: where the network goes.
-        arch: name of a preset (models/presets.py), for weights without a configuration.
+        arch: name of a preset (models/published_networks.py), for weights without a configuration.
         config: the same in full: `class_name` and the constructor's keywords.
 
     Raises:
@@ -71,11 +43,11 @@ def open_checkpoint(
             raise ValueError("give arch or config, not both")
         config = find_config(arch)
     with named(path):
-        for is_of_it, open_it in NOT_ONE_FILE:
-            if is_of_it(str(path)):
+        for source in formats.SOURCE_FORMATS:
+            if source.recognizes(str(path)):
                 if config is not None:
                     raise ConfigError(f"{path} says what it is; leave out the configuration.")
-                return open_it(str(path), device=device)
+                return source.open(str(path), device)
         contents = decode(read_file(Path(path)), Budget())
         stored = read_network(contents, config)
         network = assemble(stored, device=device)
@@ -83,7 +55,7 @@ def open_checkpoint(
         network=network,
         config=dict(stored.config),
         provenance=dict(stored.provenance),
-        sha256=contents.file.sha256,
+        sha256=contents.sha256,
         format=stored.format,
         path=str(path),
         warnings=stored.warnings,
@@ -93,17 +65,15 @@ def open_checkpoint(
 
 def read_network(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     """The network in a decoded file, by the format that recognizes it."""
-    for format in FORMATS:
-        if format.recognizes(contents):
-            break
-    else:
+    format = next((format for format in formats.FILE_FORMATS if format.recognizes(contents)), None)
+    if format is None:
         raise CheckpointError(
-            f"it is a {contents.file.container} file of no format that memaudit knows: it holds "
+            f"it is a {contents.container} file of no format that memaudit knows: it holds "
             f"{_description(contents.value)}. docs/checkpoints.md lists the formats."
         )
-    if config is not None and format not in WITHOUT_CONFIG:
+    if config is not None and format.has_config:
         raise ConfigError(
-            f"{contents.file.path} has a configuration of its own; leave out the one given."
+            f"{contents.path} has a configuration of its own; leave out the one given."
         )
     return format.read(contents, config)
 

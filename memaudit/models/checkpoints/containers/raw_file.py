@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.containers.inert_objects import CHECKPOINT, RECORDS
 from memaudit.models.checkpoints.containers.safetensors_file import (
     is_safetensors,
     parse_safetensors,
 )
+from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor, read_tensors
 from memaudit.models.checkpoints.containers.torch_file import (
     LEGACY_HEAD,
     nested_storage,
@@ -57,11 +60,22 @@ class RawFile:
 class Contents:
     """What a file holds, decoded without running anything."""
 
-    file: RawFile
+    container: Container
     value: Any = field(repr=False)
     """safetensors: StoredTensor by name. Others: the object, of plain values and records."""
     metadata: Mapping[str, str]
-    """Of a safetensors file; empty elsewhere."""
+    """The metadata of a safetensors file; empty for other containers."""
+    path: Path
+    num_bytes: int
+    sha256: str
+
+    def read_tensors(self, tensors: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+        """Copies of some of the file's tensors, by name.
+
+        Raises:
+            CheckpointError: together they need more bytes than the file has.
+        """
+        return read_tensors(tensors, num_bytes=self.num_bytes)
 
 
 def read_file(path: Path) -> RawFile:
@@ -108,7 +122,9 @@ def decode(file: RawFile, budget: Budget) -> Contents:
         value = parse_legacy(file.data, budget)
     else:
         value = _parse_pickle(file.data, budget)
-    return Contents(file, value, metadata)
+    return Contents(
+        file.container, value, metadata, file.path, num_bytes=len(file.data), sha256=file.sha256
+    )
 
 
 def _parse_pickle(data: memoryview, budget: Budget) -> Any:

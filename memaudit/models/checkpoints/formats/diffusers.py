@@ -12,7 +12,7 @@ Weights are read by the same readers as all others: a .bin file is a pickle, and
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,19 @@ from torch import Tensor, nn
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.assembly import check_option, load_weights, without_initialization
-from memaudit.models.checkpoints.checkpoint import Checkpoint
+from memaudit.models.checkpoints.checkpoint import Checkpoint, CheckpointInfo, NetworkInfo
 from memaudit.models.checkpoints.containers.raw_file import decode, read_file
-from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
-from memaudit.models.checkpoints.formats.state_dict import find_tensors
+from memaudit.models.checkpoints.format import SourceFormat
+from memaudit.models.checkpoints.json_metadata import read_json_file
+from memaudit.models.checkpoints.weight_names import find_tensors
 from memaudit.unpickler import Budget
 from memaudit.wording import shown
 
 NAME = "diffusers UNet2DModel"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+FILES = (
+    "a diffusers folder with a UNet2DModel has unet/config.json and scheduler/scheduler_config.json"
+)
 DISCRETE = {
     f"{name}Scheduler"
     for name in (
@@ -42,7 +46,7 @@ EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
-def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
+def open_folder(path: str, device: torch.device | str) -> Checkpoint:
     """Open a pipeline's folder, or that of its U-Net with the scheduler's configuration beside it.
 
     Raises:
@@ -51,9 +55,11 @@ def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
     """
     folder = Path(path)
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    unet_config, unet_hash = _json_file(unet_folder / "config.json")
+    unet_config, unet_hash = read_json_file(unet_folder / "config.json", hint=FILES)
     scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    scheduler, scheduler_hash = _json_file(scheduler_folder / "scheduler_config.json")
+    scheduler, scheduler_hash = read_json_file(
+        scheduler_folder / "scheduler_config.json", hint=FILES
+    )
     _check_supported(unet_config, scheduler)
     weights = next((unet_folder / name for name in WEIGHTS if (unet_folder / name).is_file()), None)
     if weights is None:
@@ -61,8 +67,8 @@ def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
     contents = decode(read_file(weights), Budget())
     tensors, _ = find_tensors(contents.value)
     network = DiffusersDenoiser(_unet(unet_config), _noise_levels(scheduler), scheduler)
-    load_weights(network.unet, read_tensors(tensors, num_bytes=len(contents.file.data)))
-    hashes = f"{unet_hash}\n{scheduler_hash}\n{contents.file.sha256}\n"
+    load_weights(network.unet, contents.read_tensors(tensors))
+    hashes = f"{unet_hash}\n{scheduler_hash}\n{contents.sha256}\n"
     return Checkpoint(
         network=network.to(device).eval().requires_grad_(False),
         config={},
@@ -70,6 +76,37 @@ def open_folder(path: str, *, device: torch.device | str) -> Checkpoint:
         sha256=hashlib.sha256(hashes.encode()).hexdigest(),
         format=NAME,
         path=path,
+    )
+
+
+def inspect_folder(path: str) -> CheckpointInfo:
+    """What a folder holds; it raises what `open_folder` does."""
+    checkpoint = open_folder(path, "cpu")
+    scheduler, network = checkpoint.provenance["scheduler"], checkpoint.network
+    assert isinstance(network, DiffusersDenoiser)
+    return CheckpointInfo(
+        path=path,
+        num_bytes=sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()),
+        sha256=checkpoint.sha256,
+        container="diffusers folder",
+        globals=(),
+        safe=True,
+        problem=None,
+        network=NetworkInfo(
+            format=checkpoint.format,
+            preconditioning=f"{scheduler['_class_name']}, {network.prediction_type}",
+            architecture=checkpoint.provenance["unet"]["_class_name"],
+            config=checkpoint.provenance["unet"],
+            num_parameters=sum(p.numel() for p in network.parameters()),
+            dtypes={},
+            img_resolution=network.img_resolution,
+            img_channels=network.img_channels,
+            label_dim=network.label_dim,
+            sigma_min=network.sigma_min,
+            sigma_max=network.sigma_max,
+            provenance={"scheduler": scheduler},
+            warnings=checkpoint.warnings,
+        ),
     )
 
 
@@ -144,23 +181,6 @@ class DiffusersDenoiser(nn.Module):
         return class_labels.argmax(dim=1)
 
 
-def _json_file(path: Path) -> tuple[dict[str, Any], str]:
-    """A JSON object, and the SHA-256 of the bytes that were read."""
-    try:
-        content = path.read_bytes()
-        value = json.loads(content)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path.name} is missing; a diffusers folder with a UNet2DModel has unet/config.json "
-            "and scheduler/scheduler_config.json."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} is not a JSON object.")
-    return value, hashlib.sha256(content).hexdigest()
-
-
 def _check_supported(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
     """Refuse by name what has no place in `DiffusersDenoiser`."""
     for found, what, supported in (
@@ -219,3 +239,6 @@ def _diffusers() -> Any:
             "memaudit-diffusion[diffusers]."
         ) from error
     return diffusers
+
+
+FORMAT = SourceFormat(NAME, os.path.isdir, open_folder, inspect_folder)

@@ -13,7 +13,7 @@ from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.inert_objects import PersistentRecord
 from memaudit.models.checkpoints.containers.module_tree import flat, source_hashes, state_dict
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
+from memaudit.models.checkpoints.format import FileFormat
 from memaudit.wording import listed, shown
 
 POSITIONAL = ("img_resolution", "img_channels", "label_dim", "use_fp16")
@@ -57,8 +57,8 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     return StoredNetwork(
         format=_name(values, network),
         config=_config(network),
-        tensors=read_tensors(state_dict(network), num_bytes=len(contents.file.data)),
-        provenance=_provenance(values, contents.file.path.name),
+        tensors=contents.read_tensors(state_dict(network)),
+        provenance=_provenance(values, contents.path.name),
         warnings=tuple(warnings),
     )
 
@@ -103,3 +103,6 @@ def _provenance(values: Mapping[str, Any], file_name: str) -> dict[str, Any]:
             options = flat(part.state.get("_init_kwargs"))
             found[name] = {"class_name": part.class_name[:80], **options}
     return found
+
+
+FORMAT = FileFormat("EDM pickle", recognizes, read)

@@ -10,16 +10,16 @@ from typing import Any
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
-from memaudit.models.checkpoints.formats.native import json_object
-from memaudit.models.checkpoints.formats.state_dict import by_precond_names
+from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.json_metadata import json_object
+from memaudit.models.checkpoints.weight_names import by_precond_names
 from memaudit.wording import shown
 
 NAME = "safetensors with a configuration"
 
 
 def recognizes(contents: Contents) -> bool:
-    return contents.file.container == "safetensors" and "config" in contents.metadata
+    return contents.container == "safetensors" and "config" in contents.metadata
 
 
 def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
@@ -31,5 +31,8 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
             f"its configuration is k-diffusion's, for a network of type {shown(kind)}, which is "
             "none of EDM's. Give it to memaudit as a Python denoiser (module:function)."
         )
-    tensors = read_tensors(by_precond_names(contents.value), num_bytes=len(contents.file.data))
+    tensors = contents.read_tensors(by_precond_names(contents.value))
     return StoredNetwork(NAME, found, tensors)
+
+
+FORMAT = FileFormat(NAME, recognizes, read)

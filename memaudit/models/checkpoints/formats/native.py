@@ -16,13 +16,12 @@ from memaudit.errors import CheckpointError
 from memaudit.files import atomic_write
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.containers.stored_tensors import read_tensors
+from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.json_metadata import json_object
 from memaudit.wording import shown
 
 NAME = "memaudit"
 VERSION = 1
-MAX_DEPTH = 16
-"""Of the JSON in the metadata."""
 
 
 def save_checkpoint(
@@ -70,7 +69,7 @@ def _in_one_order(content: bytes) -> bytes:
 
 
 def recognizes(contents: Contents) -> bool:
-    return contents.file.container == "safetensors" and contents.metadata.get("format") == NAME
+    return contents.container == "safetensors" and contents.metadata.get("format") == NAME
 
 
 def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
@@ -85,32 +84,10 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     return StoredNetwork(
         format=NAME,
         config=json_object(contents.metadata, "config"),
-        tensors=read_tensors(contents.value, num_bytes=len(contents.file.data)),
+        tensors=contents.read_tensors(contents.value),
         provenance=provenance,
         warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
     )
 
 
-def json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    """The JSON object under `key` of the metadata."""
-    try:
-        value = json.loads(metadata.get(key, ""), parse_constant=_constant)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"its metadata entry {key!r} is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"its metadata entry {key!r} is not a JSON object.")
-    _check_depth(value, key, MAX_DEPTH)
-    return value
-
-
-def _constant(text: str) -> float | None:
-    """Python's JSON knows Infinity, which some options are, and NaN, which says nothing."""
-    return None if text == "NaN" else float(text)
-
-
-def _check_depth(value: Any, key: str, left: int) -> None:
-    if isinstance(value, dict | list):
-        if not left:
-            raise CheckpointError(f"its metadata entry {key!r} nests deeper than {MAX_DEPTH}.")
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_depth(item, key, left - 1)
+FORMAT = FileFormat(NAME, recognizes, read)

@@ -23,8 +23,9 @@ from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.assembly import build_uninitialized
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor, read_tensors
-from memaudit.models.checkpoints.formats.state_dict import find_tensors
+from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
+from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.weight_names import find_tensors
 from memaudit.models.networks.dhariwal import CHANNELS_PER_HEAD
 from memaudit.models.published_networks import OPENAI_PRESETS
 from memaudit.wording import listed, shown
@@ -74,7 +75,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
             f"qkv_order is {order!r}; a network of OpenAI's needs one of {', '.join(QKV_ORDERS)}."
         )
     network = build_uninitialized(options)
-    weights = read_tensors(tensors, num_bytes=len(contents.file.data))
+    weights = contents.read_tensors(tensors)
     return StoredNetwork(
         format=NAME,
         config=options,
@@ -171,3 +172,6 @@ def _block(ours: str, group: str, position: int) -> Iterator[tuple[str, str]]:
         yield f"{ours}.{module}", f"{group}.{position}.{theirs}"
     for module, theirs in ATTENTION.items():
         yield f"{ours}.{module}", f"{group}.{position + 1}.{theirs}"
+
+
+FORMAT = FileFormat(NAME, recognizes, read, has_config=False)

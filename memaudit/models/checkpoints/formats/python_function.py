@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import Checkpoint
+from memaudit.models.checkpoints.format import SourceFormat
 
 NAME = "Python denoiser"
 REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -31,7 +32,7 @@ def is_reference(text: str) -> bool:
     return REFERENCE.fullmatch(text) is not None and not Path(text).exists()
 
 
-def open_function(reference: str, *, device: torch.device | str) -> Checkpoint:
+def open_function(reference: str, device: torch.device | str) -> Checkpoint:
     """Import the module, call the function and wrap what it returns.
 
     Raises:
@@ -134,3 +135,6 @@ def _imported(module_name: str) -> Any:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+FORMAT = SourceFormat(NAME, is_reference, open_function)

@@ -13,21 +13,25 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.assembly import build_uninitialized
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor, read_tensors
+from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
+from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.weight_names import (
+    EMA_KEYS,
+    KEYS,
+    by_precond_names,
+    find_tensors,
+    is_unet_name,
+    within_unet,
+)
 from memaudit.models.published_networks import PRESETS
 
 NAME = "state dict"
-EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "params_ema")
-KEYS = (*EMA_KEYS, "state_dict", "model_state_dict", "model", "net", "network", "params")
-"""Where a file keeps its weights, the average before the network that was trained."""
-WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
-UNET_NAME = re.compile(r"^(?:enc|dec)\.\d+x\d+_")
 BLOCK_PART = re.compile(r"^enc\.(?P<res>\d{1,5})x(?P=res)_block(?P<block>\d{1,3})\.")
 MAX_LEVELS = 10
 
 
 def recognizes(contents: Contents) -> bool:
-    return any(UNET_NAME.match(_within_unet(name)) for name in find_tensors(contents.value)[0])
+    return any(is_unet_name(name) for name in find_tensors(contents.value)[0])
 
 
 def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
@@ -35,7 +39,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     tensors = by_precond_names(tensors)
     if config is None:
         raise CheckpointError(f"it holds weights without a configuration. {_hint(tensors)}")
-    weights = read_tensors(tensors, num_bytes=len(contents.file.data))
+    weights = contents.read_tensors(tensors)
     if config.get("class_name") == "iDDPMPrecond":
         weights.setdefault(
             "u", build_uninitialized(config).get_buffer("u")
@@ -47,34 +51,6 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
             "moving average (EMA), which is what is sampled and published."
         )
     return StoredNetwork(NAME, config, weights, warnings=tuple(warnings))
-
-
-def find_tensors(value: Any) -> tuple[dict[str, StoredTensor], str | None]:
-    """The weights in a decoded file, by name, and the key they lie under; empty where none do."""
-    if not isinstance(value, dict):
-        return {}, None
-    for key, candidate in ((None, value), *((key, value.get(key)) for key in KEYS)):
-        if isinstance(candidate, dict) and candidate:
-            if all(
-                isinstance(name, str) and isinstance(tensor, StoredTensor)
-                for name, tensor in candidate.items()
-            ):
-                return candidate, key
-    return {}, None
-
-
-def by_precond_names(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Names as a denoiser's: without wrappers, and with the U-Net under `model.`."""
-    bare = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
-    if len(bare) != len(tensors):
-        raise CheckpointError("it holds a tensor twice, with and without a wrapper's prefix.")
-    if not any(UNET_NAME.match(name) for name in bare):
-        return bare
-    return {f"model.{name}": tensor for name, tensor in bare.items()}
-
-
-def _within_unet(name: str) -> str:
-    return re.sub(r"^(?:model|unet)\.", "", WRAPPERS.sub("", name))
 
 
 def _hint(tensors: Mapping[str, StoredTensor]) -> str:
@@ -103,7 +79,7 @@ def _fits(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> bool:
 
 def _facts(shapes: Mapping[str, list[int]]) -> str:
     """Options of the constructors that names and shapes give away, as keyword = value."""
-    inner = {_within_unet(name): shape for name, shape in shapes.items()}
+    inner = {within_unet(name): shape for name, shape in shapes.items()}
     blocks = [match for name in inner if (match := BLOCK_PART.match(name))]
     levels = sorted({int(match["res"]) for match in blocks}, reverse=True)[:MAX_LEVELS]
     facts = {
@@ -118,3 +94,6 @@ def _facts(shapes: Mapping[str, list[int]]) -> str:
         "augment_dim": (inner.get("map_augment.weight") or [0])[-1],
     }
     return ", ".join(f"{option} = {value}" for option, value in facts.items())
+
+
+FORMAT = FileFormat(NAME, recognizes, read, has_config=False)

@@ -7,7 +7,8 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.inert_objects import PersistentRecord
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.formats.state_dict import find_tensors
+from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.weight_names import find_tensors
 from memaudit.wording import listed
 
 AS_PYTHON = "Give it to memaudit as a Python denoiser (module:function)."
@@ -71,3 +72,6 @@ def _reason(value: Mapping[str, Any]) -> str | None:
             "without `ema` or `net`: no snapshot of EDM's."
         )
     return None
+
+
+FORMAT = FileFormat("unsupported", recognizes, read)
