@@ -77,7 +77,7 @@ class ScanState:
         if batch.class_index is not None:
             arrays["class_index"] = batch.class_index
         with atomic_write(self._part(position)) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **arrays)
 
     def _read(self, position: int) -> GeneratedBatch | None:
         """None where the part is missing, damaged, or of other seeds."""
