@@ -1,6 +1,6 @@
 """What follows from the matches alone: ratios, verdict, sensitivity, classes, leaks.
 
-A scan computes it once, and `memaudit verify` again from the saved matches.
+A scan computes this once, and `memaudit verify` computes it again from the saved matches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ MIXTURE_SEQUENCE = "mixture sequence"
 
 @dataclass(frozen=True)
 class Gate:
-    """The largest ratio that a model may be released with."""
+    """A limit on the memorization ratio, and how it is tested."""
 
     fail_above: float
-    """Limit on the distinct ratio, in (0, 1)."""
+    """The largest distinct ratio that passes, in (0, 1)."""
     sequential: bool
-    """Whether the images came one by one until the verdict was certain; else all were given."""
+    """Whether images are sampled one by one until the verdict is certain, or all are given."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,28 @@ class Sensitivity:
 
     threshold: Fraction
     duplicate_rms: float
-    """Radius in gray levels."""
+    """Radius in RMS gray levels."""
     ratio: Proportion
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Counts, intervals and the verdict."""
+    """Ratios with their intervals, the verdict, and what leaked."""
 
     ratios: dict[str, Proportion]
-    """"paper", "distinct" (the headline) and "distinct_at_0", as fractions of all images judged."""
+    """The shares of all judged images that are memorized: "paper", "distinct" (the headline) and
+    "distinct_at_0"."""
     interval: str
     """How the intervals were made: CLOPPER_PEARSON, or MIXTURE_SEQUENCE after a sequential gate,
-    which may be looked at after every image."""
+    which is valid after every image."""
     decision: Decision | None
-    """Of the gate; None without one."""
+    """The gate's decision, or None if no gate was set."""
     num_degenerate: int
-    """Images at distance 0 from both neighbors, which the published rule cannot call copies."""
+    """Number of images at distance 0 from both neighbors, which the paper's rule cannot see."""
     sensitivity: tuple[Sensitivity, ...]
-    """The distinct ratio at every threshold and radius searched, the configured ones included."""
+    """The distinct ratio at every threshold and radius, including those of the rule."""
     classes: tuple[ClassRatio, ...]
-    """One a class that was generated; none without classes."""
+    """The ratio of every class that images were generated for; empty without classes."""
     richness: SpeciesRichness
     """How much of the leak the copies found so far have shown."""
     leaks: tuple[Leak, ...] = field(repr=False)
@@ -127,7 +128,7 @@ def summarize_matches(
 
 
 def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision:
-    """The gate's decision after `count` copies among `total` images."""
+    """The gate's decision, given `count` copies among `total` images."""
     rule = sequential_decision if gate.sequential else exact_decision
     return rule(count, total, limit=gate.fail_above, confidence=confidence)
 
@@ -140,14 +141,16 @@ def first_decided(
     confidence: float,
     min_samples: int = 1,
 ) -> int | None:
-    """Number of images, in order, after which a sequential gate is certain; None for not yet.
+    """After how many of these images a sequential gate is certain, or None if it is not yet.
 
-    Looking after every image makes the end independent of the batch size.
+    The gate decides after every image, so the result does not depend on the batch size.
 
     Args:
         hits: whether each further image is a copy, bool [B].
-        before: copies and images that came before them.
-        min_samples: images before the first look. Looking later is as valid.
+        before: the number of copies and of images that came before them.
+        gate: the limit on the distinct ratio.
+        confidence: 1 − α, in [0.5, 1).
+        min_samples: images to see before the first decision. Deciding later is just as valid.
     """
     count, total = before
     for position, hit in enumerate(hits.tolist(), start=1):

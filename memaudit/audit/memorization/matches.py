@@ -1,7 +1,8 @@
-"""Each generated image beside its nearest training images, and whether it is a copy.
+"""Each generated image with its nearest training images, and whether it is a copy.
 
-The rule, at a threshold t: memorized iff ‖x − NN1‖ < t·‖x − NN2‖. The published rule takes the
-second nearest training image as NN2; the distinct one the nearest that is no duplicate of NN1.
+The rule, at a threshold t: memorized iff ‖x − NN1‖ < t·‖x − NN2‖. In the published rule NN2 is the
+second nearest training image; in the distinct rule it is the nearest one that is not a duplicate of
+NN1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,11 @@ from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.progress import Progress, silent
 
 SEARCH_BATCH = 1024
-"""Queries searched at a time: enough for the matrix product, little enough to show progress."""
+"""Images searched at a time: enough for the matrix product, few enough to show progress."""
 RADII = (0.0, 4.0, 8.0, 16.0)
-"""Duplicate radii, RMS gray levels, that every image is searched at besides the one asked for."""
+"""Duplicate radii in RMS gray levels that are searched besides the rule's."""
 THRESHOLDS = (Fraction(1, 5), Fraction(1, 4), Fraction(1, 3), Fraction(2, 5), Fraction(1, 2))
-"""Thresholds that the sensitivity table shows besides the one asked for."""
+"""Thresholds that the sensitivity table shows besides the rule's."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Matches:
     """
 
     neighbors: DistinctNeighbors
-    """Of M generated images; 0 and the rule's `duplicate_rms` are among the radii."""
+    """The neighbors of M generated images, searched at the rule's `duplicate_rms` among others."""
     rule: Rule
 
     def __post_init__(self) -> None:
@@ -56,54 +57,59 @@ class Matches:
 
     @property
     def nn2(self) -> np.ndarray:
-        """int64 [M]: the second nearest."""
+        """int64 [M]: the second nearest training image."""
         return self.neighbors.index[:, 1]
 
     @property
     def nn2_distinct(self) -> np.ndarray:
         """int64 [M]: the nearest that is not a duplicate of nn1 by the rule; -1 if none."""
-        return self.neighbors.index_distinct[self._radius(self.rule.duplicate_rms)]
+        return self.neighbors.index_distinct[self._radius(self.rule.duplicate_rms), :]
 
     @property
     def squared_distance1(self) -> np.ndarray:
-        """[M]"""
+        """[M]: S between each image and nn1."""
         return self.neighbors.squared_distance[:, 0]
 
     @property
     def squared_distance2(self) -> np.ndarray:
-        """[M]"""
+        """[M]: S between each image and nn2."""
         return self.neighbors.squared_distance[:, 1]
 
     @property
     def squared_distance2_distinct(self) -> np.ndarray:
-        """[M]; -1 beside an index of -1."""
-        return self.neighbors.squared_distance_distinct[self._radius(self.rule.duplicate_rms)]
+        """[M]: S between each image and nn2_distinct; -1 if there is none."""
+        return self.neighbors.squared_distance_distinct[self._radius(self.rule.duplicate_rms), :]
 
     @cached_property
     def memorized_paper(self) -> np.ndarray:
-        """bool [M]: by the published rule, which misses copies of duplicated training images."""
+        """bool [M]: memorized by the published rule, which misses copies of duplicated images."""
         return self.memorized(None, self.rule.threshold)
 
     @cached_property
     def memorized_distinct(self) -> np.ndarray:
-        """bool [M]: with the second neighbor outside the first one's duplicates."""
+        """bool [M]: memorized by the distinct rule."""
         return self.memorized(self.rule.duplicate_rms, self.rule.threshold)
 
     @cached_property
     def distance_ratio(self) -> np.ndarray:
-        """float64 [M]: d1/d2 (ℓ2), d2 as `memorized_distinct` takes it; 1 where both are 0."""
+        """float64 [M]: d1/d2 (ℓ2), with the d2 of the distinct rule; 1 where both are 0."""
         d1, d2 = self.squared_distance1, self._second(self.rule.duplicate_rms)
-        return np.sqrt(np.divide(d1, d2, out=np.ones(len(d1)), where=d2 > 0))
+        squared_ratio = np.divide(d1, d2, out=np.ones(len(d1)), where=d2 > 0)
+        ratio: np.ndarray = np.sqrt(squared_ratio)
+        return ratio
 
     @property
     def num_degenerate(self) -> int:
-        """Images at distance 0 from both neighbors: the published rule cannot call them copies."""
+        """Number of images at distance 0 from both neighbors, which the paper's rule cannot see."""
         return int(((self.squared_distance1 == 0) & (self.squared_distance2 == 0)).sum())
 
     def memorized(self, duplicate_rms: float | Fraction | None, threshold: Fraction) -> np.ndarray:
-        """bool [M], by the distinct rule at one of `radii`, or with None by the published rule.
+        """Which images are memorized at another radius or threshold: bool [M].
 
-        Where every training image is a duplicate of the nearest, the published rule decides.
+        Args:
+            duplicate_rms: one of the radii searched, for the distinct rule; None for the published
+                rule, which also decides if every training image is a duplicate of the nearest.
+            threshold: limit on the distance ratio, in (0, 1].
         """
         return memorized(self.squared_distance1, self._second(duplicate_rms), threshold)
 
@@ -126,11 +132,11 @@ class Leak:
     hits: int
     """Number of generated images that are copies of it."""
     best: int
-    """Row of its closest copy among the generated images."""
+    """Position of its closest copy among the generated images."""
     squared_distance: int | float
-    """Of that copy."""
+    """S between it and its closest copy."""
     rows: tuple[int, ...]
-    """Rows of all its copies, closest first."""
+    """Positions of all its copies, closest first."""
 
 
 def match_images(
@@ -164,11 +170,11 @@ def match_images(
 
 
 def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tuple[Leak, ...]:
-    """Training images that are the first neighbor of a copy, most copied first.
+    """Find the training images that are the first neighbor of a copy, most copied first.
 
     Args:
-        matches: of the generated images.
-        names: of the training images, by index.
+        matches: what the rule says of the generated images.
+        names: names of the training images by their index; those that leaked are enough.
     """
     copies = np.flatnonzero(matches.memorized_distinct)
     closest_first = copies[np.argsort(matches.squared_distance1[copies], kind="stable")]

@@ -1,13 +1,14 @@
-"""Searching among training images: what is the same by pixels and by features.
+"""What the pixel and the feature index have in common.
 
-A search answers with the k nearest training images, and with the nearest outside the duplicates of
-the first. Duplicates are judged in pixels whatever the search goes by, so that one radius in gray
-levels means the same everywhere.
+A search finds the k nearest training images, or the two nearest and the nearest one that is not a
+duplicate of the first. Duplicates are judged in pixels whatever the search compares, so that a
+radius in gray levels means the same everywhere.
 
-With `flips` the distance to a training image is the smaller of those to it and to its mirror image,
-which a horizontally flipped query finds in the same index: S'(x, y) = min(S(x, y), S(flip x, y)).
+With `flips`, the distance to a training image is the smaller of those to it and to its mirror
+image. A horizontally flipped query finds the latter in the same index: S'(x, y) = min(S(x, y),
+S(flip x, y)).
 
-Legend: B queries, N training images, D pixel values an image, K neighbors, R radii.
+Legend: B queries, N training images, D pixel values per image, K neighbors, R radii.
 """
 
 from abc import ABC, abstractmethod
@@ -27,16 +28,16 @@ from memaudit.errors import ConfigError, DataError
 
 QUERY_PART = 1024
 BRUTE_FORCE_PART = 512
-QUERY_BYTES = 64 << 20  # of pixels in a part, where images are large
-MORE_NEIGHBORS = 16  # among which nearly every query finds one that is no duplicate
-LARGEST_DIMENSION = 2**22  # the error bounds hold up to here
+QUERY_BYTES = 64 << 20  # limits the parts if images are large
+MORE_NEIGHBORS = 16  # among them, nearly every query finds one that is not a duplicate
+LARGEST_DIMENSION = 2**22  # the error bounds are proven up to here
 
 
 class ImageSearch(ABC):
     """Nearest neighbors among N training images."""
 
     exact: bool
-    """Whether neighbors and distances are proven, or as good as float arithmetic."""
+    """Whether neighbors and distances are proven, or only as good as float arithmetic."""
     backend: str
     """What makes the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
 
@@ -46,11 +47,11 @@ class ImageSearch(ABC):
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             device: "cpu", or "cuda" to search on a GPU.
-            flips: whether training images count as their mirror images, too.
+            flips: whether a training image also counts as its mirror image.
 
         Raises:
-            DataError: images are not uint8 [N, C, H, W], too large, or there are none.
-            ConfigError: a GPU is asked for where there is none.
+            DataError: there are no images, they are too large, or not uint8 [N, C, H, W].
+            ConfigError: the device is "cuda", but there is no GPU.
         """
         _check_images("Training", images)
         if not len(images):
@@ -66,7 +67,7 @@ class ImageSearch(ABC):
         if self._rows.shape[1] > LARGEST_DIMENSION:
             raise DataError(
                 f"Training images are {list(images.shape)}, {self._rows.shape[1]} values each; the "
-                f"search is proven up to {LARGEST_DIMENSION}. Use a lower resolution."
+                f"search is proven for up to {LARGEST_DIMENSION}. Use a lower resolution."
             )
 
     @property
@@ -77,7 +78,7 @@ class ImageSearch(ABC):
     @property
     @abstractmethod
     def num_bytes(self) -> int:
-        """Memory that the index holds besides the training images."""
+        """Memory that the index takes besides the training images."""
 
     def nearest(self, queries: np.ndarray | Tensor, k: int) -> Neighbors:
         """The k nearest training images, ties to the lower index.
@@ -87,8 +88,16 @@ class ImageSearch(ABC):
             k: 1 … N.
 
         Raises:
-            DataError: queries are not of the training images' shape.
+            DataError: queries do not have the training images' shape.
             ValueError: k is out of range.
+
+        Examples:
+            >>> from memaudit.audit.neighbors.pixel_index import NeighborIndex
+            >>> gray = np.array([0, 100, 200], dtype=np.uint8)
+            >>> index = NeighborIndex(np.broadcast_to(gray[:, None, None, None], (3, 1, 2, 2)))
+            >>> found = index.nearest(np.full((1, 1, 2, 2), 101, dtype=np.uint8), k=2)
+            >>> found.index.tolist(), found.squared_distance.tolist()
+            ([[1, 2]], [[4, 39204]])
         """
         x = self._query_rows(queries)
         if not 1 <= k <= len(self.images):
@@ -98,19 +107,19 @@ class ImageSearch(ABC):
     def distinct_nearest(
         self, queries: np.ndarray | Tensor, *, duplicate_rms: Sequence[float | Fraction]
     ) -> DistinctNeighbors:
-        """The two nearest training images, and the nearest outside the first one's duplicates.
+        """The two nearest training images, and the nearest that is not a duplicate of the first.
 
         A duplicate of the nearest image y₁ is any training image y within a radius of it in gray
-        levels, root mean square over D values: S(y₁, y) ≤ radius²·D, compared exactly.
+        levels, the root mean square over D values: S(y₁, y) ≤ radius²·D, compared exactly.
 
         Args:
             queries: uint8 [B, C, H, W].
-            duplicate_rms: radii in gray levels, each ≥ 0; at 0 only exact copies are duplicates.
-                All are answered by one search.
+            duplicate_rms: radii in gray levels, each ≥ 0; at 0, only exact copies are duplicates.
+                One search answers all of them.
 
         Raises:
-            DataError: queries are not of the training images' shape, or N < 2.
-            ValueError: a radius is negative or not finite, or there is none.
+            DataError: queries do not have the training images' shape, or N < 2.
+            ValueError: a radius is negative or not finite, or none is given.
         """
         num_images, *image_shape = self.images.shape
         if num_images < 2:
@@ -153,26 +162,26 @@ class ImageSearch(ABC):
 
     @abstractmethod
     def _search(self, x: np.ndarray, k: int) -> Neighbors:
-        """The k nearest training images, as they are, of queries uint8 [B, D]."""
+        """The k nearest training images, not mirrored, of queries uint8 [B, D]."""
 
     @abstractmethod
     def _search_all_distinct(
         self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest y with S(first, y) > limit by all N distances, for R limits.
+        """The nearest y with S(first, y) > limit, from all N distances, for R limits.
 
         Args:
-            x, first: the orientations of queries and of their nearest images, uint8 [B, D] each;
+            x, first: orientations of the queries and of their nearest images, uint8 [B, D] each;
                 the smaller distance counts.
-            limits: the largest S of a duplicate.
+            limits: the largest S of a duplicate, one per radius.
 
         Returns:
-            index int64 [B, R] and squared distance [B, R]; -1 where there is none.
+            index int64 [B, R] and squared distance [B, R]; -1 if every image is a duplicate.
         """
 
     @cached_property
     def _pixels(self) -> np.ndarray | Tensor:
-        """Training images, uint8 [N, D]: on the GPU where half of its free memory holds them."""
+        """Training images, uint8 [N, D]: on the GPU if they fit in half of its free memory."""
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
             if self._rows.nbytes <= free // 2:
@@ -186,12 +195,12 @@ class ImageSearch(ABC):
         if array.shape[1:] != self.images.shape[1:]:
             raise DataError(
                 f"Generated images are {list(array.shape)} but the training images are "
-                f"{list(self.images.shape)}. Pass training images of the generated ones' shape."
+                f"{list(self.images.shape)}. Pass training images of the same shape."
             )
         return array.reshape(len(array), self._rows.shape[1])
 
     def _orientations(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Images uint8 [B, D], and with `flips` also their mirror images."""
+        """Images uint8 [B, D], and with `flips` their mirror images, too."""
         if not self.flips:
             return [rows]
         mirrored = rows.reshape(-1, *self.images.shape[1:])[..., ::-1].copy()
@@ -205,11 +214,11 @@ class ImageSearch(ABC):
     def _first_distinct(
         self, near: Neighbors, limits: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest found with S > limit to the first found; index and S, or -1; [B, R]."""
+        """index and distance of the nearest that is not a duplicate of the first, or -1; [B, R]."""
         B, k = near.index.shape
 
         def apart(part: np.ndarray) -> tuple[np.ndarray]:
-            """S of the first and each of the k found."""
+            """S between the first found and each of the k found."""
             pair = np.repeat(np.arange(len(part)), k), near.index[part].ravel()
             S = [
                 pair_distances(first, self._pixels, *pair, device=self.device)
@@ -232,7 +241,7 @@ class ImageSearch(ABC):
         queries: np.ndarray,
         largest: int,
     ) -> tuple[np.ndarray, ...]:
-        """What the function returns for parts of the queries, put together."""
+        """What the function returns for parts of the queries, concatenated."""
         largest = max(1, min(largest, QUERY_BYTES // self._rows.shape[1]))
         return map_parts(function, queries, largest=largest, device=self.device)
 

@@ -1,8 +1,8 @@
-"""The index of a training set kept on disk, so that a second audit does not build it again.
+"""The index of a training set, kept on disk so that a second audit does not build it again.
 
-One file a training set and width, named by the fingerprint of the pixels. The proof of a search
-trusts the projections, so a file is used only if the SHA-256 of everything in it is the recorded
-one. Only the user can read it, since training images may be private.
+There is one file per training set and width, named after the fingerprint of the pixels. The proof
+of a search trusts the projections, so a file is used only if everything in it has the recorded
+SHA-256. Only the user can read it, since training images may be private.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from memaudit.files import atomic_write
 from memaudit.progress import Progress, silent
 
 WORTH_KEEPING = 1.0
-"""Seconds: what is built faster is not worth a file."""
+"""Seconds: an index that is built faster is not worth a file."""
 _VERSION = 1
-"""Changes when the same images would be projected otherwise."""
+"""To be raised when the same images would be projected differently."""
 
 
 def open_index(
@@ -37,21 +37,21 @@ def open_index(
     memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> NeighborIndex:
-    """The index of a training set, from the cache or built.
+    """Open the index of a training set from the cache, or build it.
 
     Args:
         data: training images, N ≥ 1; may be memory-mapped.
         device: "cpu", or "cuda" to search on a GPU.
-        flips: whether training images count as their mirror images, too.
-        cache_dir: where indices are kept; None means `default_cache_dir`. Where it cannot be
-            written, the index is built every time.
-        memory_limit: most bytes that the index may hold: it shortens the projections, which makes
-            searches slower and no less exact.
+        flips: whether a training image also counts as its mirror image.
+        cache_dir: where indices are kept; None means `default_cache_dir`. If it cannot be written,
+            the index is built every time.
+        memory_limit: most bytes that the index may take. A limit shortens the projections, which
+            makes searches slower but not less exact.
         progress: told how many images are indexed.
 
     Raises:
-        DataError: images are too large, or there are none.
-        ConfigError: a GPU is asked for where there is none, or the index takes more memory than
+        DataError: there are no images, or they are too large.
+        ConfigError: the device is "cuda", but there is no GPU; or the index takes more memory than
             the limit.
     """
     root = Path(cache_dir) if cache_dir is not None else default_cache_dir()
@@ -92,7 +92,7 @@ def _store(projected: ProjectedImages, path: Path, data: ImageSet) -> None:
 
 
 def _load(path: Path, data: ImageSet, device: torch.device) -> ProjectedImages | None:
-    """What was stored, or None where it is missing, of another version, or damaged."""
+    """What was stored, or None if it is missing, damaged, or of another version."""
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in file.files}
@@ -111,12 +111,12 @@ def _load(path: Path, data: ImageSet, device: torch.device) -> ProjectedImages |
             )
         projection = Projection(torch.from_numpy(arrays["center"]).to(device), basis)
         return ProjectedImages(projection, arrays["vectors"], about["largest_norm"])
-    except Exception:  # whatever a damaged file leads to, the index is built again
+    except Exception:  # whatever a damaged file causes, the index is built again
         return None
 
 
 def _digest(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of what is recorded, and of every array's name, form and bytes."""
+    """SHA-256 of the record and of every array's name, type, shape and bytes."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())

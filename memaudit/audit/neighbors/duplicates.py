@@ -1,10 +1,10 @@
-"""Images that a training set holds more than once, exactly or nearly.
+"""Images that a set holds more than once, exactly or nearly, or that two sets share.
 
-Two images are duplicates within a radius of r gray levels, S(x, y) ≤ ⌊r²·D⌋ in integers, and a
-group is what such pairs connect: two images of a group may be farther apart than the radius.
+Two images are duplicates within a radius of r gray levels if S(x, y) ≤ ⌊r²·D⌋, in integers. A group
+is what such pairs connect, so two images of a group may be farther apart than the radius.
 
-The paper's rule cannot see the copy of an image that is there twice, because both neighbors are
-then equally near; and models copy such images first (Somepalli et al., arXiv:2305.20086).
+If a training image occurs twice, both neighbors of its copy are equally near, and the published
+rule cannot see the copy. Models copy such images first (Somepalli et al., arXiv:2305.20086).
 """
 
 import hashlib
@@ -24,59 +24,60 @@ from memaudit.data.images import ImageSet
 from memaudit.progress import Progress, silent
 
 BLOCK_BYTES = 16 << 20
-"""Of images and their neighbors that are in hand at a time."""
+"""Size of the images and their neighbors that are in memory at a time."""
 FIRST_K = 8
-"""Neighbors looked for at first; an image is its own nearest."""
+"""Neighbors searched for at first; an image is its own nearest."""
 WIDENING = 8
 
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images that are duplicates of each other."""
+    """Images that are connected by pairs of duplicates."""
 
     indices: tuple[int, ...]
     """Positions in the set, ascending."""
     squared_distance: tuple[int, ...]
-    """S between the group's first image and each, itself included."""
+    """S between the group's first image and each image, itself included."""
     is_copy: tuple[bool, ...]
-    """Whether an earlier image of the group equals it in every value."""
+    """Whether each image equals an earlier image of the group in every value."""
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The groups of a set, ordered by their first images."""
+    """The duplicates within one set."""
 
     groups: tuple[DuplicateGroup, ...]
+    """Groups of 2 or more images, ordered by their first images."""
     num_images: int
-    """Of the set."""
+    """Number of images in the set."""
     duplicate_rms: float
     """Radius in gray levels."""
     flips: bool
-    """Whether an image counts as its mirror image, too."""
+    """Whether an image also counts as its mirror image."""
 
     @property
     def num_in_groups(self) -> int:
-        """Images that have a duplicate."""
+        """Number of images that have a duplicate."""
         return sum(len(group.indices) for group in self.groups)
 
     @property
     def num_copies(self) -> int:
-        """Images that equal an earlier one."""
+        """Number of images that equal an earlier one."""
         return sum(sum(group.is_copy) for group in self.groups)
 
     @property
     def num_near(self) -> int:
-        """Images that have an earlier duplicate in their group and equal none."""
+        """Number of images that follow another image of their group and equal no earlier one."""
         return self.num_in_groups - len(self.groups) - self.num_copies
 
     @cached_property
     def left_out(self) -> np.ndarray:
-        """All but the first image of each group, int64, ascending."""
+        """All but the first image of each group: int64, ascending."""
         return np.sort(np.array([i for g in self.groups for i in g.indices[1:]], dtype=np.int64))
 
     @cached_property
     def kept(self) -> np.ndarray:
-        """The images of the set without duplicates, int64, ascending."""
+        """What remains of the set without those images: int64, ascending."""
         return np.delete(np.arange(self.num_images), self.left_out)
 
 
@@ -96,23 +97,29 @@ def find_duplicates(
     device: str | torch.device = "cpu",
     progress: Progress = silent,
 ) -> Duplicates:
-    """All duplicates in a set.
+    """Find all duplicates in a set.
 
-    Equal images are found by their hashes. Of each the first then looks for its nearest, and for
-    more as long as the last one found is within the radius.
+    Equal images are found by their hashes. The first image of each kind then searches for its
+    nearest neighbors, and for more as long as the last one found is within the radius.
 
     Args:
         images: the set; its pixels may be memory-mapped.
-        duplicate_rms: radius in gray levels, ≥ 0; at 0 only equal images are duplicates.
-        flips: the distance of two images is the smaller of those with and without one of them
-            mirrored, left to right.
+        duplicate_rms: radius in gray levels, ≥ 0; at 0, only equal images are duplicates.
+        flips: whether an image also counts as its mirror image, left to right.
         device: "cpu" or "cuda".
-        progress: told how many images are compared.
+        progress: told how many images have been compared.
 
     Raises:
         DataError: there are no images, or they are too large to search.
-        ConfigError: a GPU is asked for where there is none.
+        ConfigError: the device is "cuda", but there is no GPU.
         ValueError: duplicate_rms is negative or not finite.
+
+    Examples:
+        >>> pixels = np.zeros((4, 1, 8, 8), dtype=np.uint8)
+        >>> pixels[1], pixels[3] = 100, 105
+        >>> found = find_duplicates(ImageSet(pixels, ["a", "b", "c", "d"]), duplicate_rms=8)
+        >>> [group.indices for group in found.groups], found.num_copies, found.num_near
+        ([(0, 2), (1, 3)], 1, 1)
     """
     limit = largest_squared_distance(duplicate_rms, images.image_shape)
     first_equal = _first_equal(images.images, flips, progress)
@@ -141,15 +148,15 @@ def find_duplicates(
 def duplicates_of(
     index: NeighborIndex, rows: Sequence[int], *, duplicate_rms: float | Fraction = 8
 ) -> dict[int, tuple[int, ...]]:
-    """The duplicates of some images of a set: all that are within the radius of each.
+    """Find the duplicates of some images of a set: all images within the radius of each.
 
     Args:
-        index: of the set.
-        rows: positions of the images asked for.
+        index: the index of the set.
+        rows: positions of the images whose duplicates are asked for.
         duplicate_rms: radius in gray levels, ≥ 0.
 
     Returns:
-        For each of `rows` the positions of its duplicates, ascending, itself left out.
+        For each of `rows`, the positions of its duplicates, ascending, without itself.
     """
     C, H, W = index.images.shape[1:]
     limit = largest_squared_distance(duplicate_rms, (C, H, W))
@@ -171,7 +178,7 @@ def duplicates_of(
 
 
 def find_shared_images(train: ImageSet, holdout: ImageSet) -> list[SharedImage]:
-    """Held-out images that equal a training image, and so are no control for the model.
+    """Find held-out images that equal a training image in every value.
 
     Returns:
         One for each such held-out image, in their order.
@@ -193,7 +200,7 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 def _first_equal(images: np.ndarray, flips: bool, progress: Progress) -> np.ndarray:
-    """For each image the first that equals it, often itself; int64 [N]."""
+    """The first image that equals each image, often itself: int64 [N]."""
     first: dict[bytes, int] = {}
     result = np.empty(len(images), dtype=np.int64)
     for block in _blocks(np.arange(len(images)), images[:1].nbytes):
@@ -209,21 +216,21 @@ def _first_equal(images: np.ndarray, flips: bool, progress: Progress) -> np.ndar
 
 
 def _connect(index: NeighborIndex, group: np.ndarray, limit: int, progress: Progress) -> np.ndarray:
-    """Join groups that are within the limit of each other.
+    """Join groups with images within the limit of each other.
 
     Args:
-        index: of the N images.
-        group: the first image that equals each, int64 [N].
+        index: the index of the N images.
+        group: the first image that equals each image, int64 [N].
         limit: the largest S of two duplicates.
 
     Returns:
-        The first image of the group of each, int64 [N].
+        The first image of each image's group, int64 [N].
     """
     num_images = len(group)
     k = min(FIRST_K, num_images)
-    open_ends = np.unique(group)  # images with neighbors within the limit that were not seen yet
+    open_ends = np.unique(group)  # images that may have more neighbors within the limit
     while True:
-        # What is not seen lies between two open ends, so one of the groups need not look.
+        # A pair that was not seen has two open ends, so one of the groups need not search.
         in_largest = group[open_ends] == np.bincount(group[open_ends], minlength=1).argmax()
         waiting, searching = open_ends[in_largest], open_ends[~in_largest]
         still_open = [waiting]
@@ -242,7 +249,7 @@ def _connect(index: NeighborIndex, group: np.ndarray, limit: int, progress: Prog
 
 
 def _join(group: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Join the groups of M pairs of images; group int64 [N], pairs int64 [M] each."""
+    """Join the groups of M pairs of images: group int64 [N], one and other int64 [M]."""
     from scipy.sparse import coo_array  # slow to import, and a scan does not need them
     from scipy.sparse.csgraph import connected_components
 
@@ -251,26 +258,27 @@ def _join(group: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     pairs = coo_array((np.ones(len(ends[0]), dtype=bool), ends), shape=(N, N))
     _, label = connected_components(pairs, directed=False)
     _, first = np.unique(label, return_index=True)
-    return first[label]
+    joined: np.ndarray = first[label]
+    return joined
 
 
 def _distances(
     images: np.ndarray, run: np.ndarray, flips: bool, device: str | torch.device
 ) -> np.ndarray:
-    """S between the first image of a run and each, int64."""
+    """S between the first image of a run and each image of it, int64."""
     first = images[run[:1]]
     rows = images.reshape(len(images), -1)
     zeros = np.zeros(len(run), dtype=np.int64)
-    return np.minimum.reduce(
-        [
-            pair_distances(x.reshape(1, -1), rows, zeros, run, device=torch.device(device))
-            for x in ([first, first[..., ::-1].copy()] if flips else [first])
-        ]
-    )
+    S = [
+        pair_distances(x.reshape(1, -1), rows, zeros, run, device=torch.device(device))
+        for x in ([first, first[..., ::-1].copy()] if flips else [first])
+    ]
+    smallest: np.ndarray = np.minimum.reduce(S)
+    return smallest
 
 
 def _blocks(rows: np.ndarray, row_bytes: int) -> Iterator[np.ndarray]:
-    """Rows in parts of BLOCK_BYTES, at least one."""
+    """Rows in blocks of at most BLOCK_BYTES, or of one row."""
     size = max(1, BLOCK_BYTES // row_bytes)
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -1,4 +1,4 @@
-"""Image encoders that the user gives as TorchScript files: images → feature vectors.
+"""Image encoders that the user provides as TorchScript files: images → feature vectors.
 
 Unlike checkpoints, which are read without running anything in them, a TorchScript file *is* a
 program: loading and calling it runs its code. Open only files that you trust.
@@ -8,6 +8,7 @@ Legend: B images, F features.
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,10 +28,10 @@ class Preprocessing:
     """What an encoder is given: (u/255 - mean) / std for bytes u, after resizing."""
 
     mean: tuple[float, ...]
-    """One number, or one a channel."""
+    """One number, or one per channel."""
     std: tuple[float, ...]
     resize: int | None = None
-    """Pixels of the shorter edge, or None for the images' own size."""
+    """Pixels of the shorter edge; None keeps the images' own size."""
 
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -49,7 +50,7 @@ class Encoder:
 
     path: str
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
     preprocessing: Preprocessing
     device: torch.device
     module: torch.jit.ScriptModule
@@ -64,13 +65,13 @@ class Encoder:
             float32 [B, F].
 
         Raises:
-            DataError: the images do not have as many channels as the preprocessing.
-            CheckpointError: the encoder fails, or gives anything but one finite vector an image.
+            DataError: the images have another number of channels than the preprocessing.
+            CheckpointError: the encoder fails, or returns anything but a finite vector per image.
         """
         channels = images.shape[1]
         if len(self.preprocessing.mean) not in (1, channels):
             raise DataError(
-                f"The images have {channels} channel(s), and the preprocessing is for "
+                f"The images have {channels} channel(s), but the preprocessing is for "
                 f"{len(self.preprocessing.mean)}. Use unit or signed, with an encoder for such "
                 "images."
             )
@@ -95,17 +96,17 @@ class Encoder:
             or len(features) != len(images)
         ):
             raise CheckpointError(
-                f"{self.path} gives {_form(features)} for {len(images)} images; one vector an "
+                f"{self.path} returns {_form(features)} for {len(images)} images; one vector per "
                 f"image is needed, floats [{len(images)}, F]."
             )
         if not features.isfinite().all():
             raise CheckpointError(
-                f"{self.path} gives numbers that are not finite. Check the preprocessing."
+                f"{self.path} returns numbers that are not finite. Check the preprocessing."
             )
         return features.to(torch.float32).cpu().numpy()
 
     def _preprocess(self, images: np.ndarray) -> Tensor:
-        """uint8 → float32 [B, C, H, W] as the encoder wants it."""
+        """uint8 → float32 [B, C, H, W], as the encoder needs it."""
         x = torch.from_numpy(np.array(images)).to(self.device).to(torch.float32) / 255
         if self.preprocessing.resize is not None:
             H, W = x.shape[2:]
@@ -129,15 +130,15 @@ def open_encoder(
     """Open a TorchScript file (`torch.jit.save`). **This runs code of the file.**
 
     Args:
-        path: the file; called with float32 [B, C, H, W], it returns floats [B, F].
+        path: the file. Called with float32 [B, C, H, W], the encoder returns floats [B, F].
         preprocessing: "unit" for values in [0, 1], "signed" for [-1, 1], "imagenet" for ImageNet's
-            mean and standard deviation, "sscd" for those at 288 pixels.
-        resize: pixels of the shorter edge; None for what the preprocessing says.
-        device: where to run it.
+            mean and standard deviation, "sscd" for the same at 288 pixels.
+        resize: pixels of the shorter edge; None leaves this to the preprocessing.
+        device: where to run the encoder.
 
     Raises:
-        CheckpointError: the file is missing or no TorchScript.
-        ValueError: an unknown preprocessing, or a size below 1.
+        CheckpointError: the file is missing or not TorchScript.
+        ValueError: the preprocessing is unknown, or the size is below 1.
     """
     if preprocessing not in PREPROCESSING:
         raise ValueError(
@@ -152,13 +153,14 @@ def open_encoder(
         with warnings.catch_warnings():
             # Deprecated in favor of torch.export, but what published encoders are stored as.
             warnings.simplefilter("ignore", FutureWarning)
-            module = torch.jit.load(str(path), map_location=device).eval()
+            load: Callable[..., torch.jit.ScriptModule] = torch.jit.load
+            module = load(str(path), map_location=device).eval()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path} is no TorchScript file ({str(error).splitlines()[0]}). Save the encoder with "
-            "torch.jit.trace(encoder, example).save(path)."
+            f"{path} is not a TorchScript file ({str(error).splitlines()[0]}). Save the encoder "
+            "with torch.jit.trace(encoder, example).save(path)."
         ) from error
     return Encoder(
         str(path),

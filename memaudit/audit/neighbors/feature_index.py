@@ -1,6 +1,6 @@
-"""Nearest training images by feature vectors, for images that pixels say too little about.
+"""Nearest training images by feature vectors, for copies that pixels do not show.
 
-Copies that are shifted, cropped or recolored are far away in pixels, and near in the features of
+Copies that are shifted, cropped or recolored are far away in pixels, but near in the features of
 an encoder made to detect copies. Distances are floats: neighbors are as good as float arithmetic
 and the encoder make them, and nothing is proven. Duplicates are still judged in pixels.
 
@@ -27,8 +27,9 @@ from memaudit.progress import Progress, silent
 
 ENCODING_STEP = 1024  # images between two reports of progress
 SAME = 1e-10
-"""Of ‖v‖² + ‖y‖²: nearer vectors are equal, as an encoder gives one image in other batches."""
-DIFFERENCE_BYTES = 32 << 20  # of float64 differences between queries and shortlists
+"""Vectors nearer than this share of ‖v‖² + ‖y‖² are equal: an encoder's features of an image differ
+that much from batch to batch."""
+DIFFERENCE_BYTES = 32 << 20  # limits the float64 differences between queries and shortlists
 
 
 class FeatureIndex(ImageSearch):
@@ -49,16 +50,16 @@ class FeatureIndex(ImageSearch):
 
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
-            encoder: what makes vectors of images; the search runs on its device.
+            encoder: turns images into vectors; the search runs on its device.
             metric: "l2" for the squared distance of the vectors, or "cosine" for that of the
                 vectors scaled to length 1, 2 - 2·cos.
-            flips: whether training images count as their mirror images, too.
-            progress: told how many images are encoded.
+            flips: whether a training image also counts as its mirror image.
+            progress: told how many images have been encoded.
 
         Raises:
-            DataError: images are not uint8 [N, C, H, W], there are none, or an image has the zero
-                vector, which has no direction to compare.
-            CheckpointError: the encoder fails, or gives anything but one finite vector an image.
+            DataError: there are no images, they are not uint8 [N, C, H, W], or the metric is
+                "cosine" and an image has the zero vector, which has no direction.
+            CheckpointError: the encoder fails, or returns anything but a finite vector per image.
         """
         super().__init__(images, device=encoder.device, flips=flips)
         if metric not in get_args(Metric):
@@ -89,10 +90,11 @@ class FeatureIndex(ImageSearch):
         length = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
         if not length.all():
             raise DataError(
-                f"{self.encoder.path} gives the zero vector for an image, which has no direction: "
-                "the cosine is not defined. Use the metric l2."
+                f"{self.encoder.path} returns the zero vector for an image. It has no direction, "
+                "so the cosine is not defined. Use the metric l2."
             )
-        return (features / length).astype(np.float32)
+        unit: np.ndarray = (features / length).astype(np.float32)
+        return unit
 
     def _search(self, x: np.ndarray, k: int) -> Neighbors:
         v = self._encode(x)
@@ -101,7 +103,7 @@ class FeatureIndex(ImageSearch):
 
         def search(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             shortlist = self._shortlist(v[part], width)
-            # Differences in float64: FAISS's expansion sees copies at a distance.
+            # Differences in float64: FAISS's expansion gives copies a distance above 0.
             squared_distance = self._distances(v[part, None], shortlist)
             order = np.lexsort((shortlist, squared_distance), axis=1)[:, :k]
             return (
@@ -151,13 +153,13 @@ class FeatureIndex(ImageSearch):
 
 
 def _squared_distances(v: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """‖v − y‖² of all pairs of float32 [B, F] and float64 [n, F], as a product in float64."""
+    """‖v − y‖² of all pairs of float32 [B, F] and float64 [n, F], by a product in float64."""
     x = v.astype(np.float64)[:, None]
     squared_distance = np.square(x).sum(-1) + np.square(y).sum(-1) - 2 * x[:, 0] @ y.T
     return _without_noise(squared_distance, x, y)
 
 
 def _without_noise(squared_distance: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """0 where the vectors x and y [..., F] are the same but for rounding, so that they tie."""
+    """0 where the vectors x and y [..., F] differ only by rounding, so that they tie."""
     scale = np.square(x).sum(-1) + np.square(y).sum(-1)
     return np.where(squared_distance <= SAME * scale, 0.0, squared_distance)

@@ -1,9 +1,9 @@
 """The true nearest training images, whatever the backend, batch size, thread count or device.
 
-FAISS makes a shortlist by distances of short projections, which are lower bounds. Those of the
-shortlist that may belong to the result are compared in integers, and the last bound, less its float
-error, proves that nothing outside can belong to it. What is not proven is searched again with a
-longer shortlist, at last by brute force. docs/neighbors.md has the proof.
+FAISS makes a shortlist by the distances of short projections, which are lower bounds. The images of
+the shortlist that may belong to the result are compared in integers, and the last bound, less its
+float error, proves that no other image can belong to it. A query without a proof is searched again
+with a longer shortlist, and finally by brute force. docs/neighbors.md has the proof.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from memaudit.progress import Progress, silent
 
 SHORTLIST = 128
 WIDENING = 8
-LONGEST_SHORTLIST = 2048  # FAISS on a GPU selects no more
+LONGEST_SHORTLIST = 2048  # the most that FAISS selects on a GPU
 COPY_STEP = 65_536  # vectors copied to a GPU at a time
 
 VectorSearch = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -56,15 +56,15 @@ class NeighborIndex(ImageSearch):
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             device: "cpu", or "cuda" to search on a GPU.
-            flips: whether training images count as their mirror images, too.
-            memory_limit: most bytes that the index may hold: it shortens the projections, which
-                makes searches slower and no less exact.
-            projected: the images' projections, where they were made before (index_cache.py).
-            progress: told how many images are indexed.
+            flips: whether a training image also counts as its mirror image.
+            memory_limit: most bytes that the index may take. A limit shortens the projections,
+                which makes searches slower but not less exact.
+            projected: the images' projections, if they were made before (cache.py).
+            progress: told how many images have been indexed.
 
         Raises:
-            DataError: images are not uint8 [N, C, H, W], too large, or there are none.
-            ConfigError: a GPU is asked for where there is none, or the index takes more memory
+            DataError: there are no images, they are too large, or not uint8 [N, C, H, W].
+            ConfigError: the device is "cuda", but there is no GPU; or the index takes more memory
                 than the limit.
         """
         super().__init__(images, device=device, flips=flips)
@@ -82,7 +82,7 @@ class NeighborIndex(ImageSearch):
         return self.projected.num_bytes
 
     def without_flips(self) -> "NeighborIndex":
-        """An index of the same projections that searches the training images as they are."""
+        """The same index without mirror images; it shares the projections."""
         plain = copy(self)
         plain.flips = False
         return plain
@@ -129,18 +129,18 @@ class NeighborIndex(ImageSearch):
     def _search_shortlist(
         self, x: np.ndarray, k: int, width: int, part: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Search the queries x[part], uint8 [B, D], by a shortlist of `width` each.
+        """Search the queries x[part], uint8 [B, D], with a shortlist of `width` images each.
 
         Returns:
-            index and squared distance [B, k], whether they are proven to be right [B], and how many
-            distances were computed [B].
+            index and squared distance [B, k], whether they are proven [B], and the number of
+            distances computed [B].
         """
         t, norm = self.projected.projection(x[part])
         float_bound, shortlist = self._search_vectors(t, width)
         error = self.projected.bound_error(norm)
         bound = float_bound.astype(np.float64) - error[:, None]  # ≤ S, ascending
 
-        # The first 2k give a limit; all that may lie within it are compared.
+        # The first 2k give a limit; every image that may lie within it is compared.
         keys = np.full(shortlist.shape, FARTHEST)
         first = np.zeros(shortlist.shape, dtype=bool)
         first[:, : 2 * k] = True
@@ -157,29 +157,32 @@ class NeighborIndex(ImageSearch):
     def _keys(
         self, x: np.ndarray, part: np.ndarray, mask: np.ndarray, shortlist: np.ndarray
     ) -> np.ndarray:
-        """Keys of the queries x[part] and the images of their shortlists in the mask, int64 [M]."""
+        """Keys of the shortlisted images in the mask, for the queries x[part]; int64 [M]."""
         query, column = np.nonzero(mask)
         index = shortlist[query, column]
         S = pair_distances(x, self._pixels, part[query], index, device=self.device)
-        return S * len(self._rows) + index
+        keys: np.ndarray = S * len(self._rows) + index
+        return keys
 
 
 def open_vector_search(vectors: np.ndarray, device: torch.device) -> tuple[str, VectorSearch]:
-    """The backend's name, and the search for the nearest in ℓ2 of `vectors`, float32 [N, R].
+    """The backend's name, and a function that finds the nearest in ℓ2 of `vectors`, float32 [N, R].
 
-    On the CPU the vectors are searched where they are, without a copy.
+    On the CPU, the vectors are searched in place, without a copy.
     """
     if device.type == "cpu":
 
         def search_cpu(t: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-            faiss.omp_set_num_threads(1)  # of the calling thread: parts run side by side
+            faiss.omp_set_num_threads(1)  # for the calling thread: parts run in parallel
             return faiss.knn(t, vectors, k)
 
         return "faiss-cpu", search_cpu
     if faiss.get_num_gpus():
         config = faiss.GpuIndexFlatConfig()
         config.device = device.index or 0
-        config.use_cuvs = False  # the error bound is that of float32 products, as FAISS's own are
+        config.use_cuvs = (
+            False  # the error bound assumes float32 products, as FAISS makes them itself
+        )
         resources = faiss.StandardGpuResources()
         index = faiss.GpuIndexFlatL2(resources, vectors.shape[1], config)
         for start in range(0, len(vectors), COPY_STEP):

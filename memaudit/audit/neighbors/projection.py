@@ -7,7 +7,7 @@ With v = x − m for a fixed integer image m, and P of orthonormal rows,
 by the triangle inequality in the complement of P's rows. Any P is valid; the principal components
 of the training images make the bound sharp. docs/neighbors.md derives every error bound used here.
 
-Legend: B queries, N training images, D pixel values an image, R numbers in t(x).
+Legend: B queries, N training images, D pixel values per image, R numbers in t(x).
 """
 
 import math
@@ -24,15 +24,15 @@ from memaudit.progress import Progress, silent
 
 LARGEST_WIDTH = 256
 SHORTEST_WIDTH = 16  # below it, hardly any query is proven without brute force
-SHRINKAGE = 6  # R = D / 6 up to there: measured on MNIST and on CIFAR-10 at 16 and 32 pixels
-SMALLEST_DIMENSION = 300  # up to it the pixels themselves are short enough
+SHRINKAGE = 6  # R = D / 6 below that: measured on MNIST and on CIFAR-10 at 16 and 32 pixels
+SMALLEST_DIMENSION = 300  # up to here, the pixels themselves are short enough
 SAMPLE_SIZE = 2048
-SAMPLE_VALUES = 2**27  # of all images of the sample together, where images are large
+SAMPLE_VALUES = 2**27  # in all images of the sample together; matters if images are large
 INDEX_PART = 2048
 INDEX_STEP = 65_536  # images between two reports of progress
 COLUMN_BLOCK = 4096  # columns over which float32 sums integers up to 2²⁴
 LARGEST_FACTOR = 255  # entries of 8 bits multiply exactly even in bfloat16
-LARGEST_ERROR = 1e-8  # beyond it the rows are no basis worth having
+LARGEST_ERROR = 1e-8  # with a larger one, the rows are not a basis worth having
 
 SINGLE_ROUNDOFF = 2.0**-24
 DOUBLE_ROUNDOFF = 2.0**-53
@@ -40,7 +40,7 @@ DOUBLE_ROUNDOFF = 2.0**-53
 
 @dataclass(frozen=True)
 class Projection:
-    """t(x). Without a basis it is v itself."""
+    """The map x → t(x), which without a basis is v itself."""
 
     center: Tensor
     """m, float32 [D], integers."""
@@ -48,11 +48,11 @@ class Projection:
 
     @property
     def width(self) -> int:
-        """R."""
+        """R, the numbers in t(x)."""
         return len(self.center) if self.basis is None else len(self.basis.rows) + 1
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Project.
+        """Project images.
 
         Args:
             images: uint8 [B, D]; may be memory-mapped.
@@ -73,8 +73,8 @@ class Projection:
     def bound_error(self, norm_x: np.ndarray, norm_y: float) -> np.ndarray:
         """How far a float32 ‖t(x) − t(y)‖² may lie above the true ‖x − y‖².
 
-        (γ(R + 4) + 2τ + τ²)·(‖v_x‖ + ‖v_y‖)², with γ(n) = n·u / (1 − n·u) and u = 2⁻²⁴, however
-        the products are ordered, expanded or fused.
+        (γ(R + 4) + 2τ + τ²)·(‖v_x‖ + ‖v_y‖)², with γ(n) = n·u / (1 − n·u) and u = 2⁻²⁴. It holds
+        however the products are ordered, expanded or fused.
 
         Args:
             norm_x: ‖v‖ of the queries, float64 [B].
@@ -92,7 +92,7 @@ class Projection:
         rows = self.basis.rows
         z = torch.zeros(len(v), len(rows), dtype=torch.float64, device=v.device)
         for v_block, row_block in zip(
-            v.split(COLUMN_BLOCK, 1), rows.split(COLUMN_BLOCK, 1), strict=True
+            torch.split(v, COLUMN_BLOCK, 1), torch.split(rows, COLUMN_BLOCK, 1), strict=True
         ):
             z += v_block @ row_block.T  # integers, exactly
         p = z @ self.basis.whitening
@@ -102,14 +102,14 @@ class Projection:
 
 @dataclass(frozen=True)
 class Basis:
-    """Orthonormal rows P = Wᵀ A, as integers and what whitens them."""
+    """Orthonormal rows P = Wᵀ A, as integer rows and the matrix that whitens them."""
 
     rows: Tensor
     """A: float32 [R - 1, D], integers within ±255."""
     whitening: Tensor
     """W: float64 [R - 1, R - 1], from the Gram matrix of A."""
     relative_error: float
-    """τ: t(x) as computed is within τ·‖v‖ of t(x), before FAISS subtracts anything."""
+    """τ: the computed t(x) is within τ·‖v‖ of the exact one, before FAISS subtracts anything."""
 
 
 def fit_projection(images: np.ndarray, width: int, *, device: torch.device) -> Projection:
@@ -117,7 +117,7 @@ def fit_projection(images: np.ndarray, width: int, *, device: torch.device) -> P
 
     Args:
         images: uint8 [N, D]; may be memory-mapped.
-        width: R, ≤ D. Where no basis is good enough, the projection has R = D and none.
+        width: R, ≤ D. If no basis is good enough, the projection has none, and R = D.
         device: where to compute.
     """
     num_images, D = images.shape
@@ -131,20 +131,20 @@ def fit_projection(images: np.ndarray, width: int, *, device: torch.device) -> P
 
 
 def _fit_basis(v: Tensor, center: Tensor, num_rows: int) -> Basis | None:
-    """The principal rows of the sample v, float32 [n, D]; None if they are no basis in float64."""
+    """The principal rows of the sample v, float32 [n, D]; None if they are not accurate enough."""
     D = v.shape[1]
     rows = _principal_rows(v, num_rows)
 
-    # Cauchy–Schwarz bounds every partial sum of a·v by ‖a‖·‖v‖, which must stay within 2²⁴;
-    # rounding makes a row longer by at most √D / 2.
+    # Cauchy–Schwarz bounds every partial sum of a·v by ‖a‖·‖v‖, which must not exceed 2²⁴;
+    # rounding lengthens a row by at most √D / 2.
     farthest = torch.maximum(center, 255 - center).to(torch.float64).square_()
-    radius = max(float(part.sum()) for part in farthest.split(COLUMN_BLOCK)) ** 0.5
+    radius = max(float(part.sum()) for part in torch.split(farthest, COLUMN_BLOCK)) ** 0.5
     scale = 0.999 * 2.0**24 / radius - D**0.5 / 2
     scales = (LARGEST_FACTOR / rows.abs().amax(1, keepdim=True)).clamp_(max=scale)
     A = (rows * scales).round_()
 
     gram = torch.zeros(len(A), len(A), dtype=torch.float64, device=v.device)
-    for block in A.split(COLUMN_BLOCK, 1):
+    for block in torch.split(A, COLUMN_BLOCK, 1):
         gram += block.to(torch.float64) @ block.to(torch.float64).T  # integers, exactly
     L, failed = torch.linalg.cholesky_ex(gram)
     identity = torch.eye(len(A), dtype=torch.float64, device=v.device)
@@ -161,7 +161,7 @@ def _fit_basis(v: Tensor, center: Tensor, num_rows: int) -> Basis | None:
 
 @dataclass(frozen=True)
 class ProjectedImages:
-    """The projections of N training images, and what made them."""
+    """The projections of N training images, and the map that made them."""
 
     projection: Projection
     vectors: np.ndarray
@@ -171,6 +171,7 @@ class ProjectedImages:
 
     @property
     def num_bytes(self) -> int:
+        """Memory of the vectors and the projection."""
         num_images, width = self.vectors.shape
         return num_index_bytes(num_images, len(self.projection.center), width)
 
@@ -186,16 +187,16 @@ def project_images(
     memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> ProjectedImages:
-    """Fit a projection to the training images and apply it to all.
+    """Fit a projection to the training images and apply it to all of them.
 
     Args:
         images: uint8 [N, D]; may be memory-mapped.
         device: where to compute.
-        memory_limit: most bytes of `ProjectedImages.num_bytes`, or None.
-        progress: told how many images are done.
+        memory_limit: the largest `ProjectedImages.num_bytes` allowed, or None.
+        progress: told how many images have been projected.
 
     Raises:
-        ConfigError: the shortest projections take more memory than the limit.
+        ConfigError: even the shortest projections take more memory than the limit.
     """
     num_images, D = images.shape
     with one_thread():
@@ -225,7 +226,7 @@ def project_images(
 
 
 def projected_width(num_images: int, D: int, memory_limit: int | None) -> int:
-    """R: as long as pays, or as the limit allows, or the shortest that is of use."""
+    """R: the most that pays off, or else the most within the limit, or the least that is useful."""
     widest = D if D <= SMALLEST_DIMENSION else min(LARGEST_WIDTH, D // SHRINKAGE)
     shortest = min(SHORTEST_WIDTH, widest)
     for width in range(widest, shortest, -1):
@@ -235,45 +236,48 @@ def projected_width(num_images: int, D: int, memory_limit: int | None) -> int:
 
 
 def num_index_bytes(num_images: int, D: int, width: int) -> int:
-    """Memory of an index: N vectors, the center, and rows and whitening if it shortens."""
+    """Memory of an index: N vectors, the center, and the basis if there is one."""
     num_rows = width - 1 if width < D else 0
     return 4 * num_images * width + 4 * D + num_rows * (4 * D + 8 * num_rows)
 
 
 def nearest_projections(t: Tensor, y: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """FAISS's search, for a GPU without FAISS; in float64, so that TF32 cannot touch it.
+    """What FAISS does, for a GPU without FAISS; in float64, so that TF32 has no effect.
 
     Args:
         t, y: projections of queries and training images, float32 [B, R] and [N, R], on one device.
         k: 1 … N.
 
     Returns:
-        Squared distances, float64 [B, k], ascending, and index int64 [B, k].
+        Squared distances, float64 [B, k], ascending, and index, int64 [B, k].
     """
     t = t.to(torch.float64)
-    distance = t.new_empty(len(t), 0)
+    squared_distance = t.new_empty(len(t), 0)
     index = torch.empty(len(t), 0, dtype=torch.int64, device=t.device)
     for part in row_blocks(len(y), max(y.shape[1], len(t)), y.device):
         block = y[part].to(torch.float64)
         product = t @ block.T
-        distance_to_block = squared_norms(t)[:, None] + squared_norms(block) - 2 * product
+        to_block = squared_norms(t)[:, None] + squared_norms(block) - 2 * product
         block_index = torch.arange(part.start, part.stop, device=t.device).expand_as(product)
-        distance = torch.cat([distance, distance_to_block], 1)
+        squared_distance = torch.cat([squared_distance, to_block], 1)
         index = torch.cat([index, block_index], 1)
-        distance, order = distance.topk(min(k, distance.shape[1]), largest=False)
+        squared_distance, order = squared_distance.topk(
+            min(k, squared_distance.shape[1]), largest=False
+        )
         index = index.gather(1, order)
-    return distance.cpu().numpy(), index.cpu().numpy()
+    return squared_distance.cpu().numpy(), index.cpu().numpy()
 
 
 def _principal_rows(v: Tensor, num_rows: int) -> Tensor:
-    """Orthonormal rows that span nearly the first principal components of v; [num_rows, D].
+    """Orthonormal rows that nearly span the first principal components of v; [num_rows, D].
 
     One step of randomized subspace iteration (Halko et al., arXiv:0909.4061, Algorithm 4.4).
     """
     generator = torch.Generator().manual_seed(0)
     sketch = torch.randn(len(v), num_rows, generator=generator).to(v.device)
     Q = torch.linalg.qr(v.T @ sketch).Q
-    return torch.linalg.qr(v.T @ (v @ Q)).Q.T
+    rows: Tensor = torch.linalg.qr(v.T @ (v @ Q)).Q.T
+    return rows
 
 
 def _gamma(n: int, roundoff: float) -> float:

@@ -1,8 +1,8 @@
-"""Parts of a search side by side on the CPU, one thread each.
+"""Run the parts of a search in parallel on the CPU, one thread each.
 
-Threads that share one operation wait for each other at its every step, and spin while they wait:
-where another program takes a core, that made a search 13 times slower. Threads that each have
-their own part wait once, and on a free machine that is a quarter faster, too.
+Threads that share an operation wait for each other at its every step, and spin while they wait:
+when another program took a core, that made a search 13 times slower. Threads that each have a part
+of their own wait once; on an idle machine that is also a quarter faster.
 """
 
 import threading
@@ -19,9 +19,9 @@ _lock = threading.Lock()
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """Let torch compute with one thread; yields how many it had.
+    """Let torch compute with one thread; yields how many threads it had.
 
-    Torch keeps that number for the whole process, so only one caller at a time is let in.
+    Torch keeps that number for the whole process, so only one caller at a time may enter.
     """
     with _lock:
         num_threads = torch.get_num_threads()
@@ -41,17 +41,17 @@ def map_parts(
 ) -> tuple[np.ndarray, ...]:
     """Cut rows into parts and apply the function to each, in as many threads as torch has.
 
-    Inside, torch computes with one thread, and `function` must not call this again. On a GPU the
-    parts follow one another.
+    Inside, torch computes with one thread, and `function` must not call `map_parts`. On a GPU, the
+    parts run one after another.
 
     Args:
-        function: of a part of rows; returns arrays with an entry for each of its rows.
+        function: takes a part of the rows; returns arrays with an entry for each of its rows.
         rows: positions, int64 [B].
         largest: most rows of a part.
         device: where the function computes.
 
     Returns:
-        The arrays, put together in the order of rows.
+        The arrays, concatenated in the order of the rows.
     """
     if device.type != "cpu":
         return _joined([function(part) for part in _cut(rows, largest)])
@@ -66,7 +66,7 @@ def map_parts(
 
 
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Parts of `size`, the last one shorter; one empty part of no rows."""
+    """Parts of `size` rows, the last one possibly shorter; one empty part if there are no rows."""
     return [rows[start : start + size] for start in range(0, max(1, len(rows)), size)]
 
 

@@ -61,7 +61,8 @@ def _fraction(a: np.ndarray, b: np.ndarray, x: float) -> np.ndarray:
     DLMF 8.17.22, by the modified Lentz method; it converges if x < (a + 1)/(a + b + 2), that is in
     the lower tail.
     """
-    value, C, D = np.ones_like(a), np.ones_like(a), np.zeros_like(a)
+    value: np.ndarray = np.ones_like(a)
+    C, D = np.ones_like(a), np.zeros_like(a)
     for n in range(1, MAX_TERMS):
         m = n // 2
         if n % 2:

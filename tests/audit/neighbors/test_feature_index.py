@@ -196,15 +196,15 @@ def test_a_file_that_is_no_torchscript_is_refused(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"weight": torch.ones(2)}, tmp_path / "weights.pt")
     for name in ("text.pt", "weights.pt"):
-        with pytest.raises(CheckpointError, match=rf"{name} is no TorchScript .*torch.jit.trace"):
+        with pytest.raises(CheckpointError, match=rf"{name} is not a TorchScript .*jit.trace"):
             open_encoder(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Maps(), r"gives float32 \[4, 3, 8, 8\] for 4 images; .* \[4, F\]"),
-        (Several(), "gives a tuple for 4 images"),
+        (Maps(), r"returns float32 \[4, 3, 8, 8\] for 4 images; .* \[4, F\]"),
+        (Several(), "returns a tuple for 4 images"),
         (Bands(77), r"cannot encode images of float32 \[4, 3, 8, 8\]: .*shapes"),
         (Logarithm(), "not finite"),
     ],

@@ -47,7 +47,7 @@ def stopping(p: float, limit: float, horizon: int, max_count: int) -> tuple[np.n
 
 
 def num_crossings(p: float, limit: float, *, horizon: int, max_count: int) -> tuple[int, int]:
-    """Of 10,000 runs, how many see E_fail and how many E_pass reach 20 at any of the looks."""
+    """How many of 10,000 runs see E_fail, and how many see E_pass, reach 20 at any look."""
     counts = np.arange(max_count + 1)
     crossed = np.stack(
         [
