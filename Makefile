@@ -1,43 +1,49 @@
 # Everything runs from .venv, which the first target that needs it makes.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+# To run a command, and to work on it: what every test needs, so that only a GPU's are skipped.
+RUN := .venv/.installed-to-run
+WORK := .venv/.installed-to-work
 # Workers start with halves of the list, which keeps a file's fixtures together, and end evenly.
 PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test test-slow check prose format clean
 
-demo: $(INSTALLED)  ## Train two small models, catch the one that copies
+demo: $(RUN)  ## Train two small models, catch the one that copies
 	$(BIN)/memaudit demo
 
-test: $(INSTALLED)  ## The fast tests, on every core
+test: $(WORK)  ## The fast tests and the examples in the documents, on every core
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-slow: $(INSTALLED)  ## All tests
+test-slow: $(WORK)  ## All tests
 	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
-check: $(INSTALLED)  ## Lint, formatting, types
+check: $(WORK)  ## Lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-prose: $(INSTALLED)  ## Spelling, phrases, and the width of Markdown
+prose: $(WORK)  ## Spelling, phrases, and the width of Markdown
 	$(BIN)/codespell
 	$(BIN)/python tools/prose.py
 
-format: $(INSTALLED)
+format: $(WORK)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(INSTALLED): pyproject.toml
+$(RUN): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); memaudit needs Python 3.11 or newer."; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	# uv fetches torch's wheels side by side: under a minute instead of several.
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[demo,dev]"
-	touch $(INSTALLED)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[demo]"
+	touch $@
+
+$(WORK): $(RUN)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[demo,diffusers,tensorboard,dev]"
+	touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,15 @@ MAX_WORKERS = 8
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Workers for `-n auto`: one per core that this process may use."""
     return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was skipped, by reason: a skip that nobody reads is a test that nobody runs."""
+    skipped = [report.longrepr[2] for report in terminalreporter.getreports("skipped")]
+    if skipped:
+        terminalreporter.section("skipped")
+    for reason, count in Counter(skipped).most_common():
+        terminalreporter.line(f"{count:5} {reason.removeprefix('Skipped: ')}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from helpers.permissions import permissions_hold
 
 Run = Callable[..., Result]
 
@@ -122,14 +123,15 @@ def test_one_training_image_is_refused(run: Run, checkpoint: Path, make_npz: Cal
     assert "holds 1 image" in result.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_output_folder_without_permission_is_refused(
     run: Run, checkpoint: Path, make_npz: Callable, tmp_path: Path
 ):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    result = run("scan", checkpoint, "--data", make_npz(4), "--out", locked)
+    with permissions_hold():
+        result = run("scan", checkpoint, "--data", make_npz(4), "--out", locked)
     assert result.exit_code == 2
+    assert "Permission denied" in result.stderr
 
 
 def test_an_output_that_is_a_file_is_refused_before_sampling(
