@@ -75,6 +75,8 @@ class ImageSet:
                 labels that do not match.
 
         Example:
+            >>> import numpy as np
+            >>> from memaudit.data.images import ImageSet
             >>> ImageSet.from_array(np.zeros([50, 32, 32, 3], np.uint8), source="zeros")
             ImageSet(50 images, 3 x 32 x 32, no labels, source='zeros')
         """

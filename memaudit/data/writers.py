@@ -80,7 +80,7 @@ def write_images(
             or folder, written last, or in an array `manifest` of the npz. A grid has none.
 
     Raises:
-        ConfigError: the suffix is none of these.
+        ConfigError: the suffix is not one of these.
     """
     _check_form(path, FORMS)
     text = None if manifest is None else json.dumps(manifest, indent=1)

@@ -4,10 +4,12 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import Result
+from helpers.images import labels_of
 
 from memaudit.cli.dataset import dataset
 from memaudit.data.selection import Selection
@@ -30,19 +32,19 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", dataset.commands)
-def test_every_help_has_an_example(run: Run, command: str):
+def test_every_help_has_an_example(run: Run, command: str) -> None:
     result = run("dataset", command, "--help")
     assert result.exit_code == 0
     assert f"memaudit dataset {command}" in result.stdout
 
 
-def test_a_built_set_is_the_selection_with_its_labels(run: Run, pets: Path, tmp_path: Path):
+def test_a_built_set_is_the_selection_with_its_labels(run: Run, pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "set.zip"
     result = run("dataset", "build", "--data", pets, "--size", 12, "--balanced", "--out", out)
     assert result.exit_code == 0, result.stderr
     built, chosen = open_images(out), open_selected(pets, Selection(size=12, balanced=True))
     assert built.fingerprint == chosen.fingerprint
-    assert built.labels is not None and built.labels.tolist() == chosen.labels.tolist()
+    assert built.labels is not None and labels_of(built) == labels_of(chosen)
     assert built.fingerprint in result.stderr
 
 
@@ -51,7 +53,7 @@ def shown_choices(text: str) -> set[str]:
     return {" ".join(line.split()) for line in text.split("made by")[1].splitlines()[2:]}
 
 
-def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Path):
+def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "set.zip"
     arguments = ("--size", 10, "--subset", "random", "--repeat", 2, "--label", "0,1")
     scheme = ("--labels", "random", "--num-classes", 4, "--label-seed", 1)
@@ -83,7 +85,9 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
     }
 
 
-def test_inspect_leaves_out_choices_that_were_not_made(run: Run, pets: Path, tmp_path: Path):
+def test_inspect_leaves_out_choices_that_were_not_made(
+    run: Run, pets: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "set"
     arguments = ("--label", 2, "--labels", "none", "--size", 1)
     result = run("dataset", "build", "--data", pets, *arguments, "--out", out)
@@ -93,15 +97,17 @@ def test_inspect_leaves_out_choices_that_were_not_made(run: Run, pets: Path, tmp
     assert shown_choices(text) == {"size 1", "label 2", "labels none"}
 
 
-def test_inspect_counts_classes_of_any_source(run: Run, pets: Path, make_npz: Callable):
+def test_inspect_counts_classes_of_any_source(
+    run: Run, pets: Path, make_npz: Callable[..., Path]
+) -> None:
     text = run("dataset", "inspect", pets).stdout
     assert "class 2                 10\n" in text and "made by" not in text
     assert json.loads(run("dataset", "inspect", make_npz(4), "--json").stdout)["class_counts"] == []
 
 
 def test_a_mixture_takes_its_share_at_one_resolution(
-    run: Run, pets: Path, make_npz: Callable, tmp_path: Path
-):
+    run: Run, pets: Path, make_npz: Callable[..., Path], tmp_path: Path
+) -> None:
     other, out = make_npz(20, (3, 16, 16)), tmp_path / "mixture"
     result = run(
         *("dataset", "build", "--data", pets, "--label", 1, "--mix", other, "--share", 0.25),
@@ -111,7 +117,7 @@ def test_a_mixture_takes_its_share_at_one_resolution(
     manifest = json.loads((out / "manifest.json").read_text())
     assert [source["path"] for source in manifest["sources"]] == [str(pets), str(other)]
     assert sum(name.startswith(str(other)) for name in manifest["names"]) == 3
-    assert open_images(out).labels.tolist() == list(range(12))
+    assert labels_of(open_images(out)) == list(range(12))
 
 
 @pytest.mark.parametrize(
@@ -138,8 +144,13 @@ def test_a_mixture_takes_its_share_at_one_resolution(
     ],
 )
 def test_what_cannot_be_built_is_refused_in_words(
-    run: Run, pets: Path, make_npz: Callable, tmp_path: Path, arguments: tuple, message: str
-):
+    run: Run,
+    pets: Path,
+    make_npz: Callable[..., Path],
+    tmp_path: Path,
+    arguments: tuple[Any, ...],
+    message: str,
+) -> None:
     paths = {"PETS": pets, "GRAY": make_npz(8, (1, 8, 8))}
     given = [paths.get(argument, argument) for argument in arguments]
     result = run("dataset", "build", "--data", pets, *given, "--out", tmp_path / "set.zip")
@@ -149,15 +160,15 @@ def test_what_cannot_be_built_is_refused_in_words(
 
 
 def test_true_labels_of_a_source_without_any_are_refused(
-    run: Run, make_npz: Callable, tmp_path: Path
-):
+    run: Run, make_npz: Callable[..., Path], tmp_path: Path
+) -> None:
     arguments = ("--labels", "true", "--out", tmp_path / "set.zip")
     result = run("dataset", "build", "--data", make_npz(4), *arguments)
     assert result.exit_code == 2 and "has no labels" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["set.png", "set.tar", "taken.zip"])
-def test_an_output_is_refused_before_anything_is_read(run: Run, tmp_path: Path, name: str):
+def test_an_output_is_refused_before_anything_is_read(run: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / "taken.zip").touch()
     (tmp_path / "broken").touch()
     out = tmp_path / name
@@ -170,7 +181,7 @@ def test_an_output_is_refused_before_anything_is_read(run: Run, tmp_path: Path, 
         assert name in result.stderr and "broken" not in result.stderr
 
 
-def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_path: Path):
+def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_path: Path) -> None:
     out, kept = tmp_path / "duplicates", tmp_path / "kept.zip"
     result = run("dataset", "duplicates", pets, "--out", out, "--write", kept)
     assert result.exit_code == 0, result.stderr
@@ -186,7 +197,7 @@ def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_pa
     left = open_images(kept)
     remaining = open_images(pets).take(np.setdiff1d(np.arange(30), [5, 12, 21]))
     assert left.fingerprint == remaining.fingerprint
-    assert left.labels is not None and left.labels.tolist() == remaining.labels.tolist()
+    assert left.labels is not None and labels_of(left) == labels_of(remaining)
     manifest = json.loads(run("dataset", "inspect", kept, "--json").stdout)["manifest"]
     text = run("dataset", "inspect", kept).stdout
     assert "  duplicate rms           8\n" in text
@@ -197,7 +208,7 @@ def test_duplicates_are_counted_listed_and_left_out(run: Run, pets: Path, tmp_pa
     ]
 
 
-def test_duplicates_as_json(run: Run, pets: Path):
+def test_duplicates_as_json(run: Run, pets: Path) -> None:
     found = json.loads(run("dataset", "duplicates", pets, "--duplicate-rms", 0, "--json").stdout)
     assert (found["num_groups"], found["num_in_groups"], found["num_copies"]) == (1, 3, 2)
     assert found["groups"] == [
@@ -210,7 +221,9 @@ def test_duplicates_as_json(run: Run, pets: Path):
     ]
 
 
-def test_a_set_without_duplicates_says_so(run: Run, make_npz: Callable, tmp_path: Path):
+def test_a_set_without_duplicates_says_so(
+    run: Run, make_npz: Callable[..., Path], tmp_path: Path
+) -> None:
     result = run("dataset", "duplicates", make_npz(5), "--out", tmp_path / "out", "--flips")
     assert result.exit_code == 0, result.stderr
     assert "groups of duplicates      0\n" in result.stdout

@@ -20,12 +20,12 @@ Run = Callable[..., Result]
 
 def commands() -> dict[str, click.Command]:
     """Every command by its words, such as `dataset build`."""
-    found = {}
+    found: dict[str, click.Command] = {}
     for name in COMMANDS:
         command = cli.get_command(click.Context(cli), name)
         if isinstance(command, click.Group):
             found |= {f"{name} {sub}": one for sub, one in command.commands.items()}
-        else:
+        elif command is not None:
             found[name] = command
     return found
 
@@ -58,14 +58,14 @@ def test_options_of_a_configuration_are_what_its_fields_say() -> None:
 
 
 @pytest.mark.parametrize("words", commands())
-def test_every_option_is_called_by_its_name(words: str):
+def test_every_option_is_called_by_its_name(words: str) -> None:
     command = commands()[words]
     for option in options(command):
         said = in_options(f"{option.name} is -1; at least 1 is needed.", command)
         assert said == f"{option.opts[0]} is -1; at least 1 is needed."
 
 
-def test_a_group_speaks_for_its_commands():
+def test_a_group_speaks_for_its_commands() -> None:
     group = cli.get_command(click.Context(cli), "dataset")
     assert in_options("duplicate_rms is -1.", group) == "--duplicate-rms is -1."
 
@@ -78,19 +78,20 @@ def test_a_group_speaks_for_its_commands():
         "The order is fixed and the seed is 3.",
     ],
 )
-def test_paths_and_words_stay_as_they_are(message: str):
+def test_paths_and_words_stay_as_they_are(message: str) -> None:
     assert in_options(message, commands()["train"]) == message
 
 
 @pytest.mark.parametrize("words", ["scan", "sample", "train"])
 def test_no_error_about_a_value_names_a_field(
     run: Run, checkpoint: Path, tmp_path: Path, words: str
-):
+) -> None:
     """Each option that takes a number, with one that cannot be; the data cannot be read either."""
     command = commands()[words]
     (tmp_path / "broken").write_bytes(b"no images")
-    source = {"scan": [checkpoint], "sample": ["optimum"], "train": []}[words]
-    arguments = [words, *source, "--data", tmp_path / "broken", "--out", tmp_path / "out"]
+    sources: dict[str, list[str | Path]]
+    sources = {"scan": [checkpoint], "sample": ["optimum"], "train": []}
+    arguments = [words, *sources[words], "--data", tmp_path / "broken", "--out", tmp_path / "out"]
     refused = 0
     for option in options(command):
         if option.is_flag or not isinstance(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ def conditional(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def test_a_killed_command_resumes_and_ends_the_same(run: Run, conditional: Path, tmp_path: Path):
+def test_a_killed_command_resumes_and_ends_the_same(
+    run: Run, conditional: Path, tmp_path: Path
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = ("--samples", 160, "--batch-size", 8, "--steps", 6)
     assert run("sample", conditional, *options, "--out", whole).exit_code == 0
@@ -65,7 +68,7 @@ def test_a_killed_command_resumes_and_ends_the_same(run: Run, conditional: Path,
     assert len(read) == 160 and read.num_classes == 3
 
 
-def test_a_folder_grows_by_further_seeds(run: Run, conditional: Path, tmp_path: Path):
+def test_a_folder_grows_by_further_seeds(run: Run, conditional: Path, tmp_path: Path) -> None:
     grown, whole = tmp_path / "grown", tmp_path / "whole"
     for samples, out in ((3, grown), (5, grown), (5, whole)):
         assert run("sample", conditional, "--samples", samples, "--out", out).exit_code == 0
@@ -74,7 +77,7 @@ def test_a_folder_grows_by_further_seeds(run: Run, conditional: Path, tmp_path: 
 
 def test_images_of_anything_else_are_refused_by_name(
     run: Run, checkpoint: Path, conditional: Path, tmp_path: Path
-):
+) -> None:
     out = tmp_path / "images"
     assert run("sample", checkpoint, "--samples", 3, "--out", out).exit_code == 0
     before = content_of(out)
@@ -98,7 +101,9 @@ def test_images_of_anything_else_are_refused_by_name(
     assert result.exit_code == 2 and "is not empty" in result.stderr
 
 
-def test_a_folder_says_what_its_images_depend_on(run: Run, checkpoint: Path, tmp_path: Path):
+def test_a_folder_says_what_its_images_depend_on(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "images"
     assert run("sample", checkpoint, "--samples", 1, "--steps", 3, "--out", out).exit_code == 0
     manifest = json.loads((out / "manifest.json").read_bytes())
@@ -106,7 +111,9 @@ def test_a_folder_says_what_its_images_depend_on(run: Run, checkpoint: Path, tmp
     assert manifest["sampler"]["num_steps"] == "3"
 
 
-def test_the_optimum_is_that_of_the_images_chosen(run: Run, make_npz: Callable, tmp_path: Path):
+def test_the_optimum_is_that_of_the_images_chosen(
+    run: Run, make_npz: Callable[..., Path], tmp_path: Path
+) -> None:
     data, out = make_npz(20), tmp_path / "generated.npz"
     result = run(*("sample", "optimum", "--data", data, "--size", 2, "--samples", 8, "--out", out))
     assert result.exit_code == 0, result.stderr
@@ -116,22 +123,22 @@ def test_the_optimum_is_that_of_the_images_chosen(run: Run, make_npz: Callable, 
 
 @pytest.mark.parametrize("option", [("--size", 2), ("--balanced",), ("--label", 0)])
 def test_a_checkpoint_takes_no_choice_of_images(
-    run: Run, checkpoint: Path, tmp_path: Path, option: tuple
-):
+    run: Run, checkpoint: Path, tmp_path: Path, option: tuple[Any, ...]
+) -> None:
     result = run("sample", checkpoint, *option, "--out", tmp_path / "images")
     assert result.exit_code == 2
     assert f"{option[0]} belongs to the SOURCE optimum" in result.stderr
     assert not (tmp_path / "images").exists()
 
 
-def test_paths_print_as_they_are(run: Run, checkpoint: Path, tmp_path: Path):
+def test_paths_print_as_they_are(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "[bold]images"
     result = run("sample", checkpoint, "--samples", 1, "--out", out)
     assert result.exit_code == 0
     assert f"1 image: {out}" in result.stderr
 
 
-def test_a_seed_given_twice_is_refused(run: Run, checkpoint: Path, tmp_path: Path):
+def test_a_seed_given_twice_is_refused(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     result = run("sample", checkpoint, "--seeds", "1,2,1", "--out", tmp_path / "images.zip")
     assert result.exit_code == 2
     assert "--seeds repeats a seed" in result.stderr

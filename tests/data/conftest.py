@@ -2,9 +2,11 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.images import Encode
 from PIL import Image
 
 
@@ -28,10 +30,10 @@ def gray_pixels() -> np.ndarray:
 
 
 @pytest.fixture
-def encode():
-    """(uint8 [C, H, W] or a PIL image, format="PNG", options) → the bytes of an image file."""
+def encode() -> Encode:
+    """Encodes pixels, as PNG by default."""
 
-    def encode(image: np.ndarray | Image.Image, form: str = "PNG", **options) -> bytes:
+    def encode(image: np.ndarray | Image.Image, form: str = "PNG", **options: Any) -> bytes:
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
         file = io.BytesIO()

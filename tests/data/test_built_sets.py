@@ -3,9 +3,11 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.images import labels_of
 
 import memaudit
 from memaudit.data import sources
@@ -27,8 +29,8 @@ def source(channels: int = 3, num_images: int = 12) -> ImageSet:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("scheme", ["true", "none", "unique"])
 def test_a_set_opens_again_with_its_fingerprint_and_labels(
-    tmp_path: Path, form: str, channels: int, scheme
-):
+    tmp_path: Path, form: str, channels: int, scheme: Any
+) -> None:
     images = label_images(source(channels), scheme)
     write_set(tmp_path / form, images, sources=[source(channels)], choices={})
     read = open_images(tmp_path / form)
@@ -36,11 +38,11 @@ def test_a_set_opens_again_with_its_fingerprint_and_labels(
     if images.labels is None:
         assert read.labels is None
     else:
-        assert read.labels is not None and read.labels.tolist() == images.labels.tolist()
+        assert read.labels is not None and labels_of(read) == labels_of(images)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_manifest_traces_every_image_to_its_source(tmp_path: Path, form: str):
+def test_the_manifest_traces_every_image_to_its_source(tmp_path: Path, form: str) -> None:
     images = repeat_images(source().take(np.array([5, 1])), 2)
     write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
     assert read_set_manifest(tmp_path / form) == {
@@ -56,7 +58,7 @@ def test_the_manifest_traces_every_image_to_its_source(tmp_path: Path, form: str
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_set_opens_with_the_names_of_its_source(tmp_path: Path, form: str):
+def test_a_set_opens_with_the_names_of_its_source(tmp_path: Path, form: str) -> None:
     images = repeat_images(source().take(np.array([5, 1])), 2)
     write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
     for resolution in (None, 4):
@@ -65,7 +67,7 @@ def test_a_set_opens_with_the_names_of_its_source(tmp_path: Path, form: str):
         assert read.class_names == ("cat", "dog", "fox")
 
 
-def test_a_copy_of_a_set_still_has_the_names_of_the_first_source(tmp_path: Path):
+def test_a_copy_of_a_set_still_has_the_names_of_the_first_source(tmp_path: Path) -> None:
     write_set(tmp_path / "a.zip", source(), sources=[source()], choices={})
     first = open_images(tmp_path / "a.zip")
     write_set(tmp_path / "b.npz", first, sources=[first], choices={})
@@ -83,7 +85,7 @@ def test_a_copy_of_a_set_still_has_the_names_of_the_first_source(tmp_path: Path)
         {"class_names": "cats"},
     ],
 )
-def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict):
+def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict[str, Any]) -> None:
     write_set(tmp_path / "set", source(), sources=[], choices={})
     file = tmp_path / "set" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -91,13 +93,13 @@ def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict):
     assert read.names[0] == "img00000000.png" and read.class_names == ()
 
 
-def test_names_are_not_given_to_other_images(tmp_path: Path):
+def test_names_are_not_given_to_other_images(tmp_path: Path) -> None:
     write_set(tmp_path / "set", label_images(source(), "none"), sources=[], choices={})
     (tmp_path / "set" / "img00000003.png").rename(tmp_path / "set" / "new.png")
     assert open_images(tmp_path / "set").names[-1] == "new.png"
 
 
-def test_a_cached_set_follows_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cached_set_follows_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAPPED_FROM", 500)
     write_set(tmp_path / "set", source(), sources=[], choices={})
     before = open_images(tmp_path / "set")
@@ -107,7 +109,7 @@ def test_a_cached_set_follows_its_manifest(tmp_path: Path, monkeypatch: pytest.M
     assert after.names[0] == "img00000000.png" and after.fingerprint == before.fingerprint
 
 
-def test_a_zip_is_in_edms_form_and_the_same_whenever_it_is_written(tmp_path: Path):
+def test_a_zip_is_in_edms_form_and_the_same_whenever_it_is_written(tmp_path: Path) -> None:
     for name in ("a.zip", "b.zip"):
         write_set(tmp_path / name, source(), sources=[source()], choices={})
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
@@ -117,7 +119,7 @@ def test_a_zip_is_in_edms_form_and_the_same_whenever_it_is_written(tmp_path: Pat
         assert {name for name, _ in labels} < set(archive.namelist())
 
 
-def test_an_order_of_more_than_a_folder_of_a_zip_is_kept(tmp_path: Path):
+def test_an_order_of_more_than_a_folder_of_a_zip_is_kept(tmp_path: Path) -> None:
     pixels = np.zeros((2001, 1, 2, 2), np.uint8)
     pixels.reshape(2001, 4)[:, :2] = np.arange(2001, dtype="<u2").view(np.uint8).reshape(-1, 2)
     images = ImageSet(pixels, [""] * 2001)
@@ -126,13 +128,13 @@ def test_an_order_of_more_than_a_folder_of_a_zip_is_kept(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[1]", b"no json", b"[" * 100_000, None])
-def test_what_others_call_a_manifest_is_none(tmp_path: Path, content: bytes | None):
+def test_what_others_call_a_manifest_is_none(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_bytes(content)
     assert read_set_manifest(tmp_path) is None
 
 
-def test_files_of_other_forms_have_no_manifest(tmp_path: Path):
+def test_files_of_other_forms_have_no_manifest(tmp_path: Path) -> None:
     (tmp_path / "images.npy").write_bytes(b"\x93NUMPY")
     np.savez(tmp_path / "images.npz", images=np.zeros(3))
     assert read_set_manifest(tmp_path / "images.npy") is None

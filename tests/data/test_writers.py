@@ -1,9 +1,11 @@
 """What is written is what open_images reads back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.images import labels_of
 from PIL import Image
 
 from memaudit.data.sources import open_images
@@ -23,7 +25,7 @@ def named_images(channels: int, labeled: bool) -> list[NamedImage]:
 @pytest.mark.parametrize("labeled", [True, False])
 def test_images_survive_writing_and_reading(
     tmp_path: Path, form: str, channels: int, labeled: bool
-):
+) -> None:
     images = named_images(channels, labeled)
     write_images(tmp_path / form, iter(images))
     read = open_images(tmp_path / form)
@@ -31,20 +33,20 @@ def test_images_survive_writing_and_reading(
     assert [Path(name).stem for name in read.names] == [image.name for image in images]
     if labeled:
         assert read.labels is not None
-        assert read.labels.tolist() == [image.label for image in images]
+        assert labels_of(read) == [image.label for image in images]
     else:
         assert read.labels is None
 
 
-def test_equal_images_give_equal_zips(tmp_path: Path):
+def test_equal_images_give_equal_zips(tmp_path: Path) -> None:
     images = named_images(3, labeled=True)
     write_images(tmp_path / "a.zip", images)
     write_images(tmp_path / "b.zip", images)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_a_failure_midway_leaves_no_file(tmp_path: Path):
-    def broken():
+def test_a_failure_midway_leaves_no_file(tmp_path: Path) -> None:
+    def broken() -> Iterator[NamedImage]:
         yield named_images(3, labeled=False)[0]
         raise RuntimeError("out of images")
 
@@ -53,7 +55,7 @@ def test_a_failure_midway_leaves_no_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_grid_lays_images_out_row_by_row(tmp_path: Path):
+def test_a_grid_lays_images_out_row_by_row(tmp_path: Path) -> None:
     images = rng.integers(0, 256, (5, 1, 2, 3), dtype=np.uint8)
     picture = np.asarray(grid(images, columns=2))
     assert picture.shape == (6, 6)
@@ -64,7 +66,7 @@ def test_a_grid_lays_images_out_row_by_row(tmp_path: Path):
         assert written.size == (9, 4)
 
 
-def test_outputs_that_would_overwrite_are_refused(tmp_path: Path):
+def test_outputs_that_would_overwrite_are_refused(tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"mine")
     with pytest.raises(ConfigError, match="images.zip exists"):
         check_writable(tmp_path / "images.zip")
@@ -73,13 +75,13 @@ def test_outputs_that_would_overwrite_are_refused(tmp_path: Path):
     check_writable(tmp_path / "new" / "images.zip")
 
 
-def test_a_form_that_cannot_be_read_again_is_refused_for_a_set(tmp_path: Path):
+def test_a_form_that_cannot_be_read_again_is_refused_for_a_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"set\.png ends in \.png; a folder, \.zip or \.npz can"):
         check_writable(tmp_path / "set.png", SET_FORMS)
     check_writable(tmp_path / "set.png")
 
 
-def test_an_unknown_suffix_is_refused(tmp_path: Path):
+def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ends in \.gif"):
         write_images(tmp_path / "images.gif", [])
     with pytest.raises(ConfigError, match=r"\.npz or \.png \(a grid\) can be written"):

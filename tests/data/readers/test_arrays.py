@@ -1,15 +1,18 @@
 """Images stored as one array: .npy and .npz."""
 
 import gzip
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.images import Encode, labels_of
 
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 
 
-def layouts(pixels):
+def layouts(pixels: np.ndarray) -> list[np.ndarray]:
     """The same images in each layout."""
     if pixels.shape[1] == 1:
         return [pixels, pixels.transpose(0, 2, 3, 1), pixels[:, 0]]
@@ -17,7 +20,9 @@ def layouts(pixels):
 
 
 @pytest.mark.parametrize("kind", ["gray_pixels", "pixels"])
-def test_every_layout_gives_the_same_images(kind, tmp_path, request):
+def test_every_layout_gives_the_same_images(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     pixels = request.getfixturevalue(kind)
     for array in layouts(pixels):
         np.save(tmp_path / "set.npy", array)
@@ -30,34 +35,37 @@ def test_every_layout_gives_the_same_images(kind, tmp_path, request):
             assert list(images.names) == [f"{name}[{i}]" for i in range(6)]
 
 
-def test_npz_keeps_labels_and_names(tmp_path, pixels):
+def test_npz_keeps_labels_and_names(tmp_path: Path, pixels: np.ndarray) -> None:
     names, labels = [f"seed {i}" for i in range(6)], np.array([2, 0, 1, 1, 0, 2], np.uint8)
     np.savez(tmp_path / "set.npz", images=pixels, labels=labels, names=names)
     images = open_images(tmp_path / "set.npz")
-    assert images.labels.tolist() == [2, 0, 1, 1, 0, 2] and images.labels.dtype == np.int64
+    assert labels_of(images) == [2, 0, 1, 1, 0, 2]
+    assert images.labels is not None and images.labels.dtype == np.int64
     assert list(images.names) == names
 
 
-def test_npz_without_names_of_arrays_is_images_and_labels(tmp_path, pixels):
+def test_npz_without_names_of_arrays_is_images_and_labels(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
     np.savez(tmp_path / "set.npz", pixels, np.arange(6))
     images = open_images(tmp_path / "set.npz")
     np.testing.assert_array_equal(images.images, pixels)
-    assert images.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert labels_of(images) == [0, 1, 2, 3, 4, 5]
 
 
-def test_content_decides_and_not_the_suffix(tmp_path, pixels):
+def test_content_decides_and_not_the_suffix(tmp_path: Path, pixels: np.ndarray) -> None:
     with (tmp_path / "images.dat").open("wb") as file:
         np.savez(file, images=pixels)
     np.testing.assert_array_equal(open_images(tmp_path / "images.dat").images, pixels)
 
 
-def test_npy_is_mapped_where_it_lies(tmp_path, pixels, cache_dir):
+def test_npy_is_mapped_where_it_lies(tmp_path: Path, pixels: np.ndarray, cache_dir: Path) -> None:
     np.save(tmp_path / "set.npy", pixels)
     assert isinstance(open_images(tmp_path / "set.npy").images, np.memmap)
     assert not cache_dir.exists()
 
 
-def test_images_are_read_only_wherever_they_are(tmp_path, pixels):
+def test_images_are_read_only_wherever_they_are(tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "set.npy", pixels)
     np.savez(tmp_path / "set.npz", images=pixels)
     for name in ("set.npy", "set.npz"):
@@ -66,7 +74,9 @@ def test_images_are_read_only_wherever_they_are(tmp_path, pixels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resolution_resizes_arrays_like_files(channels, tmp_path, pixels, encode):
+def test_resolution_resizes_arrays_like_files(
+    channels: int, tmp_path: Path, pixels: np.ndarray, encode: Encode
+) -> None:
     (tmp_path / "set").mkdir()
     for i, image in enumerate(pixels[:, :channels]):
         (tmp_path / "set" / f"{i}.png").write_bytes(encode(image))
@@ -76,7 +86,7 @@ def test_resolution_resizes_arrays_like_files(channels, tmp_path, pixels, encode
     np.testing.assert_array_equal(array.images, files.images)
 
 
-def test_a_resolution_that_is_there_changes_nothing(tmp_path, pixels):
+def test_a_resolution_that_is_there_changes_nothing(tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "set.npy", pixels)
     assert isinstance(open_images(tmp_path / "set.npy", resolution=8).images, np.memmap)
 
@@ -100,7 +110,7 @@ def test_a_resolution_that_is_there_changes_nothing(tmp_path, pixels):
         (np.zeros((4, 3, 8, 5), np.uint8), "8×5 pixels .* cannot become 4×4"),
     ],
 )
-def test_other_arrays_are_refused(array, message, tmp_path):
+def test_other_arrays_are_refused(array: np.ndarray, message: str, tmp_path: Path) -> None:
     np.save(tmp_path / "set.npy", array)
     np.savez(tmp_path / "set.npz", images=array)
     for name in ("set.npy", "set.npz"):
@@ -117,19 +127,21 @@ def test_other_arrays_are_refused(array, message, tmp_path):
         (np.arange(6) - 1, "holds the label -1; labels count from 0"),
     ],
 )
-def test_labels_that_do_not_match_are_refused(labels, message, tmp_path, pixels):
+def test_labels_that_do_not_match_are_refused(
+    labels: Any, message: str, tmp_path: Path, pixels: np.ndarray
+) -> None:
     np.savez(tmp_path / "set.npz", images=pixels, labels=labels)
     with pytest.raises(DataError, match=message):
         open_images(tmp_path / "set.npz")
 
 
-def test_names_that_do_not_match_are_refused(tmp_path, pixels):
+def test_names_that_do_not_match_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
     np.savez(tmp_path / "set.npz", images=pixels, names=["a", "b"])
     with pytest.raises(DataError, match="has 6 images but 2 names"):
         open_images(tmp_path / "set.npz")
 
 
-def test_npz_without_images_lists_what_it_holds(tmp_path):
+def test_npz_without_images_lists_what_it_holds(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", x_train=np.zeros(3), y_train=np.zeros(3))
     with pytest.raises(DataError, match="holds x_train, y_train; an array called `images` is"):
         open_images(tmp_path / "set.npz")
@@ -138,16 +150,16 @@ def test_npz_without_images_lists_what_it_holds(tmp_path):
 class Hostile:
     """Unpickled, it would leave a folder behind."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path):
         self.folder = folder
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         import os
 
         return os.mkdir, (str(self.folder),)
 
 
-def test_arrays_of_objects_are_refused_unopened(tmp_path):
+def test_arrays_of_objects_are_refused_unopened(tmp_path: Path) -> None:
     array = np.array([Hostile(tmp_path / "executed")] * 2, dtype=object)
     np.save(tmp_path / "set.npy", array, allow_pickle=True)
     np.savez(tmp_path / "set.npz", images=array, allow_pickle=True)
@@ -158,7 +170,7 @@ def test_arrays_of_objects_are_refused_unopened(tmp_path):
 
 
 @pytest.mark.parametrize("length", [8, 60, 300])
-def test_an_array_cut_short_is_refused(length, tmp_path, pixels):
+def test_an_array_cut_short_is_refused(length: int, tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "set.npy", pixels)
     np.savez(tmp_path / "set.npz", images=pixels)
     for name in ("set.npy", "set.npz"):
@@ -171,7 +183,7 @@ def test_an_array_cut_short_is_refused(length, tmp_path, pixels):
     "data",
     [b"", b"nothing of the kind" * 100, b"\x1f\x8b\x08\x00", gzip.compress(b"text", mtime=0)],
 )
-def test_a_file_of_another_kind_is_refused(data, tmp_path):
+def test_a_file_of_another_kind_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "set.bin").write_bytes(data)
     with pytest.raises(DataError, match="set.bin has none of the forms that images are read from"):
         open_images(tmp_path / "set.bin")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.images import Encode
+from PIL import Image
 
 from memaudit.data.readers import batch_decoding
 from memaudit.data.readers.batch_decoding import EncodedBatch, choose_num_processes, decode_batches
@@ -20,7 +22,7 @@ def batches_of(data: list[bytes], rows: int) -> list[EncodedBatch]:
     ]
 
 
-def test_processes_give_the_batches_in_order(encode):
+def test_processes_give_the_batches_in_order(encode: Encode) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (40, 3, 6, 6), np.uint8)
     batches = batches_of([encode(image) for image in pixels], 3)
     decoded = decode_batches(
@@ -29,7 +31,7 @@ def test_processes_give_the_batches_in_order(encode):
     np.testing.assert_array_equal(np.concatenate(list(decoded)), pixels)
 
 
-def test_an_error_in_a_process_names_the_file(pixels, encode):
+def test_an_error_in_a_process_names_the_file(pixels: np.ndarray, encode: Encode) -> None:
     data = [encode(image) for image in pixels]
     data[4] = b"junk"
     decoded = decode_batches(
@@ -39,7 +41,9 @@ def test_an_error_in_a_process_names_the_file(pixels, encode):
         list(decoded)
 
 
-def test_a_script_without_a_guard_decodes_in_its_own_process(tmp_path, pixels, encode):
+def test_a_script_without_a_guard_decodes_in_its_own_process(
+    tmp_path: Path, pixels: np.ndarray, encode: Encode
+) -> None:
     """Spawned processes run such a script again and fail; the images come all the same."""
     np.save(tmp_path / "pixels.npy", pixels)
     script = tmp_path / "script.py"
@@ -69,7 +73,7 @@ def test_a_script_without_a_guard_decodes_in_its_own_process(tmp_path, pixels, e
     assert run.returncode == 0
 
 
-def test_processes_start_only_where_they_pay(photo, encode):
+def test_processes_start_only_where_they_pay(photo: Image.Image, encode: Encode) -> None:
     png, jpeg = encode(photo), encode(photo, "JPEG")
     all_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert choose_num_processes(1 << 20, png) == 1

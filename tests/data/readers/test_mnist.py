@@ -2,9 +2,11 @@
 
 import gzip
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.images import labels_of
 
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
@@ -18,7 +20,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def digits(tmp_path, gray_pixels):
+def digits(tmp_path: Path, gray_pixels: np.ndarray) -> Path:
     """A folder as MNIST is published: training and test images with labels, packed."""
     arrays = {
         IMAGES: gray_pixels[:, 0],
@@ -31,65 +33,69 @@ def digits(tmp_path, gray_pixels):
     return tmp_path
 
 
-def unpack(folder):
+def unpack(folder: Path) -> None:
     for packed in folder.glob("*.gz"):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
         packed.unlink()
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_folder_means_its_training_images(packed, digits, gray_pixels):
+def test_a_folder_means_its_training_images(
+    packed: bool, digits: Path, gray_pixels: np.ndarray
+) -> None:
     if not packed:
         unpack(digits)
     images = open_images(digits)
     np.testing.assert_array_equal(images.images, gray_pixels)
-    assert images.labels.tolist() == [0, 1, 2, 3, 0, 1]
+    assert labels_of(images) == [0, 1, 2, 3, 0, 1]
     assert images.names[5] == IMAGES + (".gz" if packed else "") + "[5]"
     assert images.source == str(digits)
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_file_of_images_finds_its_labels(packed, digits, gray_pixels):
+def test_a_file_of_images_finds_its_labels(
+    packed: bool, digits: Path, gray_pixels: np.ndarray
+) -> None:
     if not packed:
         unpack(digits)
     name = "t10k-images-idx3-ubyte" + (".gz" if packed else "")
     images = open_images(digits / name)
     np.testing.assert_array_equal(images.images, gray_pixels[:2])
-    assert images.labels.tolist() == [3, 2]
+    assert labels_of(images) == [3, 2]
 
 
-def test_labels_may_be_packed_otherwise_than_the_images(digits):
+def test_labels_may_be_packed_otherwise_than_the_images(digits: Path) -> None:
     (digits / IMAGES).write_bytes(gzip.decompress((digits / f"{IMAGES}.gz").read_bytes()))
-    assert open_images(digits / IMAGES).labels.tolist() == [0, 1, 2, 3, 0, 1]
+    assert labels_of(open_images(digits / IMAGES)) == [0, 1, 2, 3, 0, 1]
 
 
-def test_images_without_a_labels_file_have_none(digits):
+def test_images_without_a_labels_file_have_none(digits: Path) -> None:
     (digits / f"{LABELS}.gz").unlink()
     assert open_images(digits).labels is None
 
 
-def test_mnist_test_images(shared_data):
+def test_mnist_test_images(shared_data: Path) -> None:
     images = open_images(shared_data / "mnist-t10k-images-idx3-ubyte.gz")
     assert images.images.shape == (10_000, 1, 28, 28)
-    assert images.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    assert np.bincount(images.labels).tolist() == [
+    assert labels_of(images)[:10] == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert np.bincount(labels_of(images)).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009
     ]  # fmt: skip
 
 
-def test_several_sets_without_a_training_set_are_refused(digits):
+def test_several_sets_without_a_training_set_are_refused(digits: Path) -> None:
     (digits / f"{IMAGES}.gz").rename(digits / "extra-images-idx3-ubyte.gz")
     message = "several sets of images .extra-images-idx3-ubyte, t10k-images-idx3-ubyte.; name one"
     with pytest.raises(DataError, match=message):
         open_images(digits)
 
 
-def test_the_labels_file_is_not_taken_for_images(digits):
+def test_the_labels_file_is_not_taken_for_images(digits: Path) -> None:
     with pytest.raises(DataError, match=r"labels-idx1-ubyte.gz holds an array \[6\]; images are"):
         open_images(digits / f"{LABELS}.gz")
 
 
-def test_labels_of_another_number_are_refused(digits):
+def test_labels_of_another_number_are_refused(digits: Path) -> None:
     (digits / f"{LABELS}.gz").write_bytes(gzip.compress(idx(np.zeros(5, np.uint8))))
     with pytest.raises(DataError, match="holds 6 images but 5 labels"):
         open_images(digits)
@@ -97,21 +103,21 @@ def test_labels_of_another_number_are_refused(digits):
 
 @pytest.mark.parametrize("length", [2, 7, 100, -1])
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_file_cut_short_is_named(packed, length, digits):
+def test_a_file_cut_short_is_named(packed: bool, length: int, digits: Path) -> None:
     data = gzip.decompress((digits / f"{IMAGES}.gz").read_bytes())[:length]
     (digits / f"{IMAGES}.gz").write_bytes(gzip.compress(data) if packed else data)
     with pytest.raises(DataError, match=f"{IMAGES}.gz (is|cannot be unpacked|announces)"):
         open_images(digits)
 
 
-def test_a_gzip_cut_short_is_named(digits):
+def test_a_gzip_cut_short_is_named(digits: Path) -> None:
     data = (digits / f"{IMAGES}.gz").read_bytes()
     (digits / f"{IMAGES}.gz").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=f"{IMAGES}.gz cannot be unpacked: .*Fetch it again"):
         open_images(digits)
 
 
-def test_an_announced_size_beyond_the_file_allocates_nothing(digits):
+def test_an_announced_size_beyond_the_file_allocates_nothing(digits: Path) -> None:
     header = struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**31] * 3)
     (digits / f"{IMAGES}.gz").write_bytes(header + bytes(100))
     with pytest.raises(DataError, match="announces .* and holds fewer"):
