@@ -187,7 +187,7 @@ def measure_apart(path: Path, num_images: int, num_queries: int, memory_limit: i
 
 
 def table(rows: list[Row], num_queries: int) -> list[str]:
-    """One line a size."""
+    """One line per size."""
     lines = [
         "| N | images on disk | R | index | build | peak | search | peak | opened from the cache "
         "| certified / widened / brute | candidates a query |",
@@ -209,7 +209,7 @@ def table(rows: list[Row], num_queries: int) -> list[str]:
 def growth(rows: list[Row], num_queries: int) -> list[str]:
     """The exponent b of cost ~ N^b, fitted in logs, and what ImageNet's size would cost.
 
-    The forecast goes on with the slope between the two largest sizes.
+    The forecast extends the slope between the two largest sizes.
     """
     sizes = [row.num_images for row in rows]
 
@@ -226,7 +226,7 @@ def growth(rows: list[Row], num_queries: int) -> list[str]:
         line("peak while building", [row.build.peak_bytes / 1e9 for row in rows], "GB", 2),
         line("peak while searching", [row.search.peak_bytes / 1e9 for row in rows], "GB", 2),
         line("opened from the cache", [row.reopen.seconds for row in rows], "s", 1),
-        f"- the index takes {per_image} bytes an image: {IMAGENET:,} take "
+        f"- the index takes {per_image} bytes per image: {IMAGENET:,} take "
         f"{IMAGENET * per_image / 1e9:.2f} GB, and 20 of 24 GB hold {20e9 / per_image / 1e6:.0f} "
         "million",
         f"- the build reads {rows[-1].num_images * D / rows[-1].build.seconds / 1e6:.0f} MB/s: a "
@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 80_000, 320_000])
     parser.add_argument("--queries", type=int, default=256)
-    parser.add_argument("--folder", type=Path, help="where there is room; the system's by default")
+    parser.add_argument("--folder", type=Path, help="for the images; needs room")
     options = parser.parse_args()
     cpu = torch.device("cpu")
     lines = result.heading("Neighbors in large training sets", cpu)

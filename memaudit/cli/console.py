@@ -28,7 +28,7 @@ class _Console(Console):
     """A console whose reader may go away, as in `memaudit scan … | head`."""
 
     def on_broken_pipe(self) -> None:
-        """Write no more and go on: the exit status is the verdict's, and rich's own would be 1."""
+        """Stop writing but keep running: rich would exit with 1, not with the verdict's status."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -41,7 +41,7 @@ PLAIN_EVERY = 10.0
 
 
 def remark(text: str) -> None:
-    """Say something on stderr as it is: a path may hold what rich takes for markup."""
+    """Print text on stderr without interpreting it: a path may look like rich's markup."""
     err.print(printable(text), soft_wrap=True)
 
 
@@ -52,7 +52,7 @@ def print_row(name: str, value: str) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Show the progress of a library call: bars on a terminal, a line now and then elsewhere."""
+    """Show the progress of a library call: bars on a terminal, otherwise a line now and then."""
     if not err.is_terminal:
         yield _PlainProgress()
         return
@@ -78,7 +78,7 @@ def progress_bars() -> Iterator[Progress]:
 
 
 class _Rate(ProgressColumn):
-    """Units a second, over the last moments."""
+    """Units per second, over the last moments."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

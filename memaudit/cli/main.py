@@ -59,7 +59,7 @@ class Commands(click.Group):
 
 
 def option_names(command: click.Command) -> dict[str, str]:
-    """What a command calls the fields that its options set: `batch_size` → `--batch-size`."""
+    """A command's name for each field that its options set: `batch_size` → `--batch-size`."""
     return {option.name or "": option.opts[0] for option in _options(command)}
 
 
@@ -78,7 +78,7 @@ def in_options(message: str, command: click.Command | None) -> str:
 
 
 def _options(command: click.Command) -> Iterator[click.Option]:
-    """Of a command, or of all commands of a group."""
+    """The options of a command, or of all commands of a group."""
     if isinstance(command, click.Group):
         for subcommand in command.commands.values():
             yield from _options(subcommand)
