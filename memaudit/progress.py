@@ -15,3 +15,12 @@ class Progress(Protocol):
 
 def silent(task: str, done: int, total: int | None, note: str = "") -> None:
     """Say nothing: the default everywhere."""
+
+
+def add_suffix(progress: Progress, suffix: str) -> Progress:
+    """Return a callback that passes everything on, with a suffix to each task's name."""
+
+    def call(task: str, done: int, total: int | None, note: str = "") -> None:
+        progress(f"{task} {suffix}", done, total, note)
+
+    return call

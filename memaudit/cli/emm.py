@@ -1,21 +1,20 @@
-"""`memaudit emm`: how many images a set-up memorizes."""
+"""`memaudit emm`: how many training images a setup memorizes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from memaudit.cli.options import (
-    choose_device,
-    device_option,
-    parallel_option,
-    snapshot_samples_option,
-)
+from memaudit.cli.options import choose_device, config_options, device_option, from_options
 from memaudit.cli.wording import interval, percent
+from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
+from memaudit.experiments.config import RunConfig
+from memaudit.experiments.emm.config import EMMConfig, SizeRange
+from memaudit.experiments.training_presets import PRESETS, change_config
 
 if TYPE_CHECKING:
-    from memaudit.experiments.emm.search import EMMResult, EMMSetup, Forecast
+    from memaudit.experiments.emm.search import EMMResult, EMMSetup, SearchForecast
 
 
 @click.command()
@@ -26,24 +25,10 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Images to draw training sets from, in any form that scan reads.",
 )
-@click.option(
-    "--resolution",
-    type=click.IntRange(min=1),
-    metavar="R",
-    help="Resize the images to RxR (Lanczos).",
-)
-@click.option("--balanced", is_flag=True, help="Draw equally many images of every class.")
-@click.option(
-    "--subset-seed",
-    type=int,
-    default=0,
-    show_default=True,
-    metavar="SEED",
-    help="Which images are drawn; a smaller set is part of a larger one.",
-)
+@config_options(Selection, "resolution")
 @click.option(
     "--preset",
-    type=click.Choice(["paper", "laptop"]),
+    type=click.Choice(list(PRESETS)),
     default="paper",
     show_default=True,
     help="Network and training to start from.",
@@ -55,48 +40,17 @@ if TYPE_CHECKING:
     metavar="FIELD=VALUE",
     help="Change a field of the preset, such as lr=2e-3 or channel_mult=1,2; may be repeated.",
 )
-@click.option(
-    "--min-size",
-    type=int,
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Smallest training set to try.",
-)
-@click.option(
-    "--max-size",
-    type=int,
-    default=10_000,
-    show_default=True,
-    metavar="N",
-    help="Largest training set to try.",
-)
-@click.option(
-    "--tolerance",
-    type=float,
-    default=1.2,
-    show_default=True,
-    metavar="FACTOR",
-    help="Stop where the sizes on both sides of EMM are at most this factor apart.",
-)
-@click.option(
-    "--epsilon",
-    type=float,
-    default=0.1,
-    show_default=True,
-    metavar="EPS",
-    help="EMM is where the ratio falls below 1-EPS.",
-)
-@snapshot_samples_option
-@parallel_option
-@click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
+@config_options(SizeRange)
+@config_options(EMMConfig)
+@config_options(RunConfig)
+@click.option("--dry-run", is_flag=True, help="Say what the search will cost, and stop.")
 @click.option(
     "--from-results",
     "results",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="Estimate from scans made already: a report.json or a folder with some; may be repeated.",
+    help="Estimate from existing scans: a report.json or a folder with some; may be repeated.",
 )
 @click.option(
     "--out",
@@ -108,53 +62,46 @@ if TYPE_CHECKING:
 def emm(
     data_path: Path | None,
     resolution: int | None,
-    balanced: bool,
-    subset_seed: int,
     preset: str,
     changes: tuple[str, ...],
-    min_size: int,
-    max_size: int,
-    tolerance: float,
-    epsilon: float,
-    samples: int,
-    parallel: int,
     dry_run: bool,
     results: tuple[Path, ...],
     out: Path | None,
     device: str,
+    **options: Any,
 ) -> None:
-    """Measure how many training images a set-up memorizes.
+    """Measure how many training images a setup memorizes.
 
     Effective model memorization (EMM) is the largest number of training images at which at least
     90 % of what the model generates are copies. Trains and scans at sizes chosen by bisection; the
-    same command goes on with a search that was stopped.
+    same command resumes a search that was stopped.
 
     \b
-    # what the paper's base set-up costs on this machine, from 500 to 4,000 images
+    # what the paper's base setup costs on this machine, from 500 to 4,000 images
     memaudit emm --data cifar10.zip --balanced --min-size 500 --max-size 4000 --dry-run
     # a small network at 8x8
     memaudit emm --data cifar10.zip --resolution 8 --balanced --preset laptop \\
         --min-size 20 --max-size 320 --samples 500 --out emm-8
-    # from scans that are there
+    # from existing scans
     memaudit emm --from-results runs/
     """
     from memaudit.cli.console import err, progress_bars, remark
     from memaudit.data.sources import open_images
-    from memaudit.experiments.emm.estimate import SizeRange
     from memaudit.experiments.emm.page import write_emm
     from memaudit.experiments.emm.search import (
         EMMSetup,
-        emm_from_reports,
+        estimate_emm_from_reports,
         find_emm,
-        forecast,
+        forecast_search,
     )
-    from memaudit.experiments.train_and_scan import Run
-    from memaudit.experiments.training_presets import PRESETS, change_config
+    from memaudit.experiments.train_and_scan import RunResult
 
+    emm_config = from_options(EMMConfig, options)
     if results:
         if data_path is not None:
             raise ConfigError("--data starts trainings and --from-results needs none; give one.")
-        result, setup = emm_from_reports(results, epsilon=epsilon), None
+        result = estimate_emm_from_reports(results, epsilon=emm_config.epsilon)
+        setup = None
     else:
         if data_path is None:
             raise ConfigError("Images to train on are needed: give --data, or --from-results.")
@@ -162,30 +109,18 @@ def emm(
             raise ConfigError(
                 "The runs need a folder: give --out, or --dry-run for the cost alone."
             )
-        config = change_config(PRESETS[preset], changes)
-        where = choose_device(device)
+        training = change_config(PRESETS[preset], changes)
+        runs = from_options(RunConfig, options, device=choose_device(device))
         with progress_bars() as progress:
             images = open_images(data_path, resolution=resolution, progress=progress)
-        setup = EMMSetup(
-            images=images,
-            config=config,
-            sizes=SizeRange(
-                min_size,
-                max_size,
-                multiple_of=max(images.num_classes, 1) if balanced else 1,
-                tolerance=tolerance,
-            ),
-            balanced=balanced,
-            subset_seed=subset_seed,
-            num_samples=samples,
-            epsilon=epsilon,
-        )
-        expected = forecast(setup, device=where, parallel=parallel)
-        _show_forecast(setup, expected, where, parallel)
+        num_classes = max(images.num_classes, 1) if emm_config.balanced else 1
+        sizes = from_options(SizeRange, options, multiple_of=num_classes)
+        setup = EMMSetup(images, training, sizes, emm_config, runs)
+        _show_forecast(setup, forecast_search(setup))
         if dry_run or out is None:
             return
 
-        def show(run: Run) -> None:
+        def show(run: RunResult) -> None:
             err.print(
                 f"{run.num_images:,} images: {percent(run.highest.ratio)} copied "
                 f"({percent(run.last.ratio)} at the end).",
@@ -194,30 +129,28 @@ def emm(
             )
 
         with progress_bars() as progress:
-            result = find_emm(
-                setup, out=out, device=where, parallel=parallel, progress=progress, on_run=show
-            )
+            result = find_emm(setup, out=out, progress=progress, on_run=show)
     _show_result(result)
     if out is not None:
         page = write_emm(result, out, setup=setup)
         remark(f"Curve: {page}")
 
 
-def _show_forecast(setup: "EMMSetup", expected: "Forecast", device: str, parallel: int) -> None:
+def _show_forecast(setup: "EMMSetup", forecast: "SearchForecast") -> None:
     from memaudit.cli.console import out
-    from memaudit.experiments.cost import flop_text
+    from memaudit.experiments.cost import format_flops
     from memaudit.wording import duration
 
-    speed = expected.speed
-    costs = expected.cheapest_cost, expected.dearest_cost
-    trainings = sorted({len(expected.cheapest), len(expected.dearest)})
-    work = dict.fromkeys(flop_text(cost.total) for cost in costs)
-    time = dict.fromkeys(duration(speed.seconds(cost) / parallel) for cost in costs)
+    throughput, parallel = forecast.throughput, setup.runs.parallel
+    costs = forecast.cheapest_cost, forecast.dearest_cost
+    trainings = sorted({len(forecast.cheapest), len(forecast.dearest)})
+    work = dict.fromkeys(format_flops(cost.total) for cost in costs)
+    time = dict.fromkeys(duration(throughput.seconds(cost) / parallel) for cost in costs)
     out.print(
         f"{' to '.join(map(str, trainings))} trainings, of {setup.sizes.min_size:,} to "
-        f"{setup.sizes.max_size:,} images: {' to '.join(work)}. At the speed found on {device}, "
-        f"{flop_text(speed.training)}/s in training and {flop_text(speed.sampling)}/s in "
-        f"sampling, that takes {' to '.join(time)}"
+        f"{setup.sizes.max_size:,} images: {' to '.join(work)}. At the speed found on "
+        f"{setup.runs.device}, {format_flops(throughput.training)}/s in training and "
+        f"{format_flops(throughput.sampling)}/s in sampling, that takes {' to '.join(time)}"
         + (f" with {parallel} runs side by side." if parallel > 1 else "."),
         highlight=False,
         soft_wrap=True,

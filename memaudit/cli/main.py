@@ -13,8 +13,8 @@ from memaudit.errors import MemauditError
 COMMANDS = {
     "scan": "Measure how many generated images copy a training image.",
     "train": "Train a diffusion model on a set of images.",
-    "emm": "Measure how many training images a set-up memorizes.",
-    "reproduce": "Train what the paper trained, and hold its ratios against the published ones.",
+    "emm": "Measure how many training images a setup memorizes.",
+    "reproduce": "Train what the paper trained, and compare the ratios with the published ones.",
     "sample": "Generate images from a checkpoint.",
     "dataset": "Make training sets, look into them, find what they hold twice.",
     "inspect": "Say what a checkpoint holds, without running anything in it.",

@@ -79,6 +79,19 @@ class IntegerList(click.ParamType):
             self.fail(f"{value!r} is not a list of whole numbers; write 2,2,2.", param, ctx)
 
 
+class TextList(click.ParamType):
+    """Texts with commas, such as `cat,dog`."""
+
+    name = "LIST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(","))
+
+
 class NumberList(click.ParamType):
     """Numbers with commas, such as `0.5,1,2`."""
 
@@ -137,7 +150,7 @@ def _option_of(config: type, field: ConfigField) -> Callable[[Command], Command]
     if option is None:
         raise ValueError(f"{config.__name__}.{field.name} has no Option")
     help_text = option.help
-    if field.default is None and option.default_text is not None:
+    if field.default in (None, ()) and option.default_text is not None:
         help_text += f"  [default: {option.default_text}]"
     is_flag = field.type is bool
     default = field.default
@@ -149,8 +162,8 @@ def _option_of(config: type, field: ConfigField) -> Callable[[Command], Command]
         cls=ConfigOption,
         type=None if is_flag else _click_type(field),
         is_flag=is_flag,
-        multiple=_takes_texts(field),
-        callback=_split_at_commas if _takes_texts(field) else None,
+        multiple=_may_be_repeated(field),
+        callback=_concatenate if _may_be_repeated(field) else None,
         default=default,
         show_default=default not in (None, ()) and not is_flag,
         metavar=None if is_flag else option.metavar,
@@ -170,10 +183,9 @@ def _click_type(field: ConfigField) -> click.ParamType:
     """The kind of value that a field takes; the range is the library's to check."""
     if field.choices:
         return click.Choice(field.choices)
-    if _takes_texts(field):
-        return click.STRING
     if get_origin(field.type) is tuple:
-        return NumberList() if get_args(field.type)[0] is float else IntegerList()
+        lists: dict[Any, click.ParamType] = {int: IntegerList(), float: NumberList()}
+        return lists.get(get_args(field.type)[0], TextList())
     kinds: dict[Any, click.ParamType] = {
         int: click.INT,
         float: click.FLOAT,
@@ -184,15 +196,15 @@ def _click_type(field: ConfigField) -> click.ParamType:
     return kinds[field.type]
 
 
-def _takes_texts(field: ConfigField) -> bool:
-    """Whether a field is a tuple of names, which may be given one by one or with commas."""
-    return get_origin(field.type) is tuple and get_args(field.type)[0] not in (int, float)
+def _may_be_repeated(field: ConfigField) -> bool:
+    """Whether a field is a list that is empty by default, to which each option adds."""
+    return get_origin(field.type) is tuple and field.default == ()
 
 
-def _split_at_commas(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    return tuple(part.strip() for value in values for part in value.split(","))
+def _concatenate(
+    ctx: click.Context, param: click.Parameter, values: tuple[tuple[Any, ...], ...]
+) -> tuple[Any, ...]:
+    return tuple(item for value in values for item in value)
 
 
 OPTIMUM = "optimum"
@@ -240,24 +252,6 @@ batch_size_option = click.option(
     help="Images sampled at a time; bounds the memory, does not change the result.",
 )
 
-
-snapshot_samples_option = click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=10_000,
-    show_default=True,
-    metavar="N",
-    help="Images generated from each snapshot.",
-)
-
-parallel_option = click.option(
-    "--parallel",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Runs side by side, each on a GPU or a CPU thread of its own.",
-)
 
 arch_option = click.option(
     "--arch",

@@ -1,38 +1,44 @@
-"""What a training and its scans cost, before they start.
+"""What trainings and their scans cost, predicted before they start.
 
 Operations are counted on the network itself (a multiply-add is 2), and turned into seconds by
-timing a few of its steps on the device at hand.
+timing a few passes through it on the device at hand.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from memaudit.data.images import ImageSet
 from memaudit.models.build import build_network
+from memaudit.models.precond import Preconditioner
+from memaudit.training.batches import Batch, Batches
 from memaudit.training.config import TrainingConfig
+from memaudit.training.loss import LOSSES
 from memaudit.training.network import configure_network
+from memaudit.training.precision import allow_tf32, autocast
 from memaudit.training.schedule import Schedule
-from memaudit.training.trainer import Trainer
 
 BACKWARD = 2
-"""A backward pass does twice the forward's products: one for inputs, one for weights."""
+"""A backward pass takes twice the forward's products: once for inputs, once for weights."""
 EVALUATIONS = 35
-"""Of the network for one image: 18 Heun steps."""
+"""Network evaluations per generated image: 18 Heun steps."""
 LONG_ENOUGH = 0.5
-"""Seconds of a step that is timed well."""
+"""Seconds after which a single call is a good timing."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations of trainings and scans; costs add up."""
+    """Operations of trainings and scans. Costs can be added."""
 
     training: float
     sampling: float
@@ -42,29 +48,31 @@ class Cost:
 
     @property
     def total(self) -> float:
+        """Operations of both."""
         return self.training + self.sampling
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Operations a second on some device with some network."""
+class Throughput:
+    """Operations per second of a network on a device."""
 
     training: float
     sampling: float
 
     def seconds(self, cost: Cost) -> float:
+        """Return how long a cost takes."""
         return cost.training / self.training + cost.sampling / self.sampling
 
 
-def forward_flops(config: TrainingConfig, images: ImageSet) -> float:
-    """Operations of one evaluation for one image, counted without memory for the network.
+def count_forward_flops(config: TrainingConfig, images: ImageSet) -> float:
+    """Count the operations of one network evaluation for one image, without computing them.
 
     Args:
-        config: of the network.
-        images: at least one; their shape and classes decide the network.
+        config: options of the network.
+        images: at least one image; its shape and the classes determine the network.
     """
     network_config = configure_network(config, images)
-    for name in ("dropout", "skip_connections"):  # they change no operation
+    for name in ("dropout", "skip_connections"):  # they do not change the count
         network_config.pop(name, None)
     return _count(json.dumps(network_config))
 
@@ -73,25 +81,93 @@ def forward_flops(config: TrainingConfig, images: ImageSet) -> float:
 def _count(network_json: str) -> float:
     config = json.loads(network_json)
     resolution, label_dim = config["img_resolution"], config["label_dim"]
-    with torch.device("meta"):
+    with _FlopCounter() as counter, torch.no_grad():
         network = build_network(config).eval()
-        x, sigma = torch.empty(1, config["img_channels"], resolution, resolution), torch.empty(1)
-        labels = torch.empty(1, label_dim) if label_dim else None
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x, sigma, labels)
-    return float(counter.get_total_flops())
+        x = torch.zeros(1, config["img_channels"], resolution, resolution)
+        network(x, torch.ones(1), torch.zeros(1, label_dim) if label_dim else None)
+    return float(counter.num_flops)
 
 
-def run_cost(
+class _FlopCounter(TorchFunctionMode):
+    """Counts products without computing them, and leaves new weights uninitialized.
+
+    Memory that nothing writes costs nothing, and all that is cheap runs as usual. torch's own
+    FlopCounterMode would need the meta device, which takes seconds to import and as long to run.
+    """
+
+    num_flops = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        if func in _SKIPPED:
+            return (*args, *keywords.values())[0]  # the first parameter, a tensor
+        if func is F.linear:
+            x, weight, *_ = args
+            return self._product(x, (*x.shape[:-1], len(weight)), weight[0].numel())
+        if func is F.conv2d:
+            x, weight, *_ = args
+            return self._product(x, _convolved_shape(*args, **keywords), weight[0].numel())
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args
+            self._product(q, (*q.shape[:-1], k.shape[-2]), q.shape[-1])
+            return self._product(q, (*q.shape[:-1], v.shape[-1]), k.shape[-2])
+        result = func(*args, **keywords)
+        if func is F.conv_transpose2d:
+            x, weight, *_ = args
+            self.num_flops += 2 * x.numel() * weight[0].numel()
+        return result
+
+    def _product(self, x: Tensor, shape: tuple[int, ...], num_terms: int) -> Tensor:
+        """Count a sum of products for each element of the result, which holds any numbers."""
+        self.num_flops += 2 * math.prod(shape) * num_terms
+        return x.new_empty(shape)
+
+
+_SKIPPED = {
+    nn.init.kaiming_uniform_,
+    Tensor.uniform_,
+    Tensor.normal_,
+    Tensor.zero_,
+    Tensor.fill_,
+    F.silu,
+    F.group_norm,
+}
+"""What fills a tensor, or keeps its shape without products."""
+
+
+def _convolved_shape(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int | tuple[int, ...] = 0,
+    groups: int = 1,
+) -> tuple[int, ...]:
+    padding = (padding, padding) if isinstance(padding, int) else padding
+    sides = [
+        (side + 2 * pad - kernel) // stride + 1
+        for side, pad, kernel in zip(x.shape[2:], padding, weight.shape[2:], strict=True)
+    ]
+    return len(x), len(weight), *sides
+
+
+def predict_run_cost(
     config: TrainingConfig, num_images: int, *, num_samples: int, flops_per_image: float
 ) -> Cost:
-    """Of one training on |D| = `num_images` and a scan of each snapshot.
+    """Predict the cost of one training and of a scan of each snapshot.
 
     Args:
         config: budget and snapshots.
-        num_images: |D|.
+        num_images: number of training images |D|.
         num_samples: images generated from each snapshot.
-        flops_per_image: see `forward_flops`.
+        flops_per_image: see `count_forward_flops`.
     """
     schedule = Schedule(config, num_images)
     images_seen = schedule.num_steps * config.batch_size
@@ -102,36 +178,53 @@ def run_cost(
     )
 
 
-def measure_speed(config: TrainingConfig, images: ImageSet, *, device: str) -> Speed:
-    """Time a training step and an evaluation, with batches that grow until they take long enough.
+def measure_throughput(config: TrainingConfig, images: ImageSet, *, device: str) -> Throughput:
+    """Time forward and backward passes, with batches that grow until they take long enough.
+
+    The optimizer is left out: its time does not grow with the batch, and large batches hide it.
 
     Args:
-        config: network and the largest batch.
-        images: to train on.
+        config: network and largest batch.
+        images: the images to train on.
         device: `cpu` or `cuda`.
     """
-    few = images.take(np.arange(min(len(images), config.batch_size)))
-    flops = forward_flops(config, images)
+    flops = count_forward_flops(config, images)
     where = torch.device(device)
     batch_size = 1
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        network = build_network(configure_network(config, images)).to(where)
         while True:
-            trainer = Trainer(few, replace(config, batch_size=batch_size), device=where)
-            x = torch.randn(batch_size, *images.image_shape, device=where)
-            step_seconds = _seconds(trainer.step, where)
-            with torch.inference_mode():
-                evaluation_seconds = _seconds(partial(trainer.average, x, 1.0), where)
-            if batch_size >= config.batch_size or step_seconds > LONG_ENOUGH:
+            batch = Batches(
+                images.take(np.arange(min(len(images), batch_size))),
+                batch_size=batch_size,
+                seed=config.seed,
+                label_dim=network.label_dim,
+                device=where,
+            ).at(0)
+            training_seconds = _time_call(partial(_train_once, network, batch, config), where)
+            evaluation_seconds = _time_call(partial(_evaluate_once, network, batch), where)
+            if batch_size >= config.batch_size or training_seconds > LONG_ENOUGH:
                 break
             batch_size = min(4 * batch_size, config.batch_size)
-    return Speed(
-        training=(1 + BACKWARD) * flops * batch_size / step_seconds,
+    return Throughput(
+        training=(1 + BACKWARD) * flops * batch_size / training_seconds,
         sampling=flops * batch_size / evaluation_seconds,
     )
 
 
-def flop_text(number: float) -> str:
-    """Operations as `3.1 PFLOP`."""
+def _train_once(network: Preconditioner, batch: Batch, config: TrainingConfig) -> None:
+    with allow_tf32(config.tf32), autocast(config.precision, batch.y.device):
+        loss = LOSSES[config.precond]()(network.train(), *batch)
+        torch.autograd.backward(loss.sum())
+
+
+def _evaluate_once(network: Preconditioner, batch: Batch) -> None:
+    with torch.inference_mode():
+        network.eval()(batch.y, torch.ones(1, device=batch.y.device), batch.class_labels)
+
+
+def format_flops(number: float) -> str:
+    """Write operations as `3.1 PFLOP`."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if number < 1000:
             return f"{number:.3g} {prefix}FLOP"
@@ -139,15 +232,18 @@ def flop_text(number: float) -> str:
     return f"{number:.3g} EFLOP"
 
 
-def _seconds(step: Callable[[], object], device: torch.device) -> float:
-    """Of a step: the shortest of three after one to warm up, or the first if it is a long one."""
+def _time_call(call: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of a call: the shortest of three after a first one to warm up.
 
-    def timed() -> float:
+    A first one that takes long enough is the only one.
+    """
+
+    def time_once() -> float:
         started = time.perf_counter()
-        step()
+        call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    first = timed()
-    return first if first > LONG_ENOUGH else min(timed() for _ in range(3))
+    first = time_once()
+    return first if first > LONG_ENOUGH else min(time_once() for _ in range(3))

@@ -1,8 +1,7 @@
-"""One training and the scans of its snapshots, in a folder; and several of them side by side.
+"""A training and the scans of its snapshots, in a folder; and several of them side by side.
 
-A folder holds `training/`, the trainer's run, and `scan-<images seen>/`, a report for each
-snapshot. What is there already is read back, and what was stopped is continued: the folder ends
-up the same.
+A folder holds `training/`, the training run, and `scan-<images seen>/`, a report for each snapshot.
+What already exists is read and what was stopped is resumed; the folder ends up the same.
 """
 
 import hashlib
@@ -14,8 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,16 +24,19 @@ from memaudit.audit.report.folder import REPORT, check_output_folder, ranges, wr
 from memaudit.audit.scan import scan
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
+from memaudit.experiments.config import RunConfig
 from memaudit.models.checkpoints import open_checkpoint
-from memaudit.progress import Progress, silent
+from memaudit.progress import Progress, add_suffix, silent
 from memaudit.training.config import TrainingConfig
-from memaudit.training.loop import train
+from memaudit.training.loop import TrainingResult, train
 from memaudit.training.run_folder import Snapshot
 from memaudit.training.schedule import Schedule
 
 RULE = "paper"
-"""Ratios are compared with published ones, so they are taken by the published rule."""
+"""The rule whose ratios are taken: the published one, as they are compared with published ratios.
+"""
 SAMPLING_BATCH = {"cpu": 64, "cuda": 512}
+"""Images sampled at a time, by device."""
 PARENT_CHECK_SECONDS = 0.5
 
 
@@ -42,11 +45,9 @@ class RunPlan:
     """A training and scans that are to be done."""
 
     images: ImageSet
-    config: TrainingConfig
+    training: TrainingConfig
     out: Path
     """Folder of the run."""
-    num_samples: int = 10_000
-    """Images generated from each snapshot."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,19 @@ class SnapshotRatio:
     """What the scan of a snapshot found."""
 
     images_seen: int
+    """Images seen in training until the snapshot."""
     ratio: Proportion
-    """By the published rule."""
+    """Memorization ratio by the published rule."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training and its scans, done."""
+class RunResult:
+    """What a training and the scans of its snapshots found."""
 
     num_images: int
-    """|D|."""
+    """Number of training images |D|."""
     snapshots: tuple[SnapshotRatio, ...]
-    """In the order of training."""
+    """Ratios in the order of training."""
     training_seconds: float
     scan_seconds: float
 
@@ -81,124 +83,145 @@ class Run:
 
     @property
     def images_seen(self) -> int:
-        """By the last snapshot."""
+        """Images seen in training until the last snapshot."""
         return self.snapshots[-1].images_seen
 
 
-def do_run(plan: RunPlan, *, device: str = "cpu", progress: Progress = silent) -> Run:
-    """Train and scan every snapshot on the schedule, or read back what is done.
+class _Scan(NamedTuple):
+    ratio: Proportion
+    seconds: float
+
+
+def train_and_scan(plan: RunPlan, config: RunConfig, *, progress: Progress = silent) -> RunResult:
+    """Train, and scan every snapshot on the schedule; read what is already done.
 
     Args:
-        plan: what to do, and where.
-        device: `cpu` or `cuda`.
-        progress: told how far each step is.
+        plan: what to train on what, and where to write.
+        config: images per scan, and device.
+        progress: called with the progress of each step.
 
     Raises:
-        ConfigError, DataError: from `train` and `scan`; a folder that holds another run.
-        KeyboardInterrupt: Ctrl-C; the same call goes on later.
+        ConfigError, DataError: as in `train` and `scan`; the folder holds another run.
+        KeyboardInterrupt: Ctrl-C was pressed; the same call resumes the run.
     """
-    trained = train(
+    trained = train_to_end(
         plan.images,
-        plan.config,
+        plan.training,
         out=plan.out / "training",
-        device=device,
-        resume=True,
+        device=config.device,
         progress=progress,
     )
-    if trained.interrupted:
-        raise KeyboardInterrupt
-    # A run that was stopped by hand left a snapshot there, which one that was not does not have.
-    schedule = Schedule(plan.config, len(plan.images))
+    # A run that was stopped by Ctrl-C has one more snapshot, off the schedule.
+    schedule = Schedule(plan.training, len(plan.images))
     snapshots = [s for s in trained.snapshots if schedule.is_snapshot(s.images_seen)]
-    reports = [_scanned(plan, snapshot, device, progress) for snapshot in snapshots]
-    return Run(
+    scans = [_scan_snapshot(plan, snapshot, config, progress) for snapshot in snapshots]
+    return RunResult(
         num_images=len(plan.images),
         snapshots=tuple(
-            SnapshotRatio(snapshot.images_seen, read_ratio(report))
-            for snapshot, report in zip(snapshots, reports, strict=True)
+            SnapshotRatio(snapshot.images_seen, scanned.ratio)
+            for snapshot, scanned in zip(snapshots, scans, strict=True)
         ),
         training_seconds=trained.seconds,
-        scan_seconds=sum(report["timings"]["total"] for report in reports),
+        scan_seconds=sum(scanned.seconds for scanned in scans),
     )
+
+
+def train_to_end(
+    images: ImageSet, config: TrainingConfig, *, out: Path, device: str, progress: Progress
+) -> TrainingResult:
+    """Train, or resume a training, and return only when its budget is spent.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the training.
+    """
+    trained = train(images, config, out=out, device=device, resume=True, progress=progress)
+    if trained.interrupted:
+        raise KeyboardInterrupt
+    return trained
 
 
 def read_ratio(report: dict[str, Any]) -> Proportion:
-    """The ratio by the published rule in a report.json."""
+    """Take the ratio by the published rule from a report.json."""
     found = report["ratios"][RULE]
     return Proportion(
         found["count"], found["total"], found["low"], found["high"], found["confidence"]
     )
 
 
-def _scanned(plan: RunPlan, snapshot: Snapshot, device: str, progress: Progress) -> dict[str, Any]:
-    """The report of a snapshot, made now where it is not there."""
+def _scan_snapshot(
+    plan: RunPlan, snapshot: Snapshot, config: RunConfig, progress: Progress
+) -> _Scan:
+    """Scan a snapshot, or read its report if it was scanned with as many images."""
     folder = plan.out / f"scan-{snapshot.images_seen:010d}"
-    seeds = tuple(range(plan.num_samples))
+    seeds = tuple(range(config.num_samples))
     if (folder / REPORT).is_file():
         report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         with snapshot.path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if report["source"]["sha256"] == sha256 and report["sampling"]["seeds"] == ranges(seeds):
-            return report
+            return _Scan(read_ratio(report), report["timings"]["total"])
     check_output_folder(folder, overwrite=True)
     result = scan(
-        open_checkpoint(snapshot.path, device=device),
+        open_checkpoint(snapshot.path, device=config.device),
         plan.images,
         config=ScanConfig(
-            seeds=seeds, optimum_images=0, batch_size=SAMPLING_BATCH[device], device=device
+            seeds=seeds,
+            optimum_images=0,
+            batch_size=SAMPLING_BATCH[config.device],
+            device=config.device,
         ),
         folder=folder,
         overwrite=True,
         progress=progress,
     )
     write_report(result, folder)
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    return report
+    return _Scan(result.ratios[RULE], result.timings["total"])
 
 
 # ------------------------------------------------------------------------------------------------
 # Side by side
 
 
-def do_runs(
+def train_and_scan_all(
     plans: Sequence[RunPlan],
+    config: RunConfig,
     *,
-    device: str = "cpu",
-    parallel: int = 1,
     progress: Progress = silent,
-    on_run: Callable[[RunPlan, Run], None] = lambda plan, run: None,
-) -> list[Run]:
-    """Several runs, `parallel` at a time: processes of one thread each, or of one GPU each.
+    on_run: Callable[[RunPlan, RunResult], None] = lambda plan, run: None,
+) -> list[RunResult]:
+    """Do several runs, `config.parallel` at a time.
+
+    Runs side by side are processes of one CPU thread each, or of one GPU each.
 
     Args:
-        plans: each with a folder of its own.
-        device: `cpu` or `cuda`; with more processes than GPUs they share.
-        parallel: how many at a time; 1 runs them here, one after the other.
-        progress: told of each step, or with several processes of each run that ends.
+        plans: the runs, each with a folder of its own.
+        config: how they are scanned, and how many run side by side; 1 runs them in this process.
+        progress: called with the progress of each step, or with several processes when a run ends.
         on_run: called with each run as it ends.
 
     Returns:
-        In the order of plans.
+        The runs in the order of plans.
     """
-    if parallel == 1 or len(plans) == 1:
+    if config.parallel == 1 or len(plans) == 1:
         runs = []
         for plan in plans:
-            run = do_run(plan, device=device, progress=_of_size(progress, len(plan.images)))
+            named = add_suffix(progress, f"({len(plan.images):,} images)")
+            run = train_and_scan(plan, config, progress=named)
             on_run(plan, run)
             runs.append(run)
         return runs
     context = multiprocessing.get_context("spawn")
     slots = context.SimpleQueue()
-    for slot in range(parallel):
+    for slot in range(config.parallel):
         slots.put(slot)
     pool = ProcessPoolExecutor(
-        parallel,
+        config.parallel,
         mp_context=context,
         initializer=_start_process,
-        initargs=(os.getpid(), slots, _visible_gpus() if device == "cuda" else []),
+        initargs=(os.getpid(), slots, _visible_gpus() if config.device == "cuda" else []),
     )
     try:
-        futures = {pool.submit(do_run, plan, device=device): plan for plan in plans}
+        futures = {pool.submit(train_and_scan, plan, config): plan for plan in plans}
         for num_done, future in enumerate(as_completed(futures), 1):
             on_run(futures[future], future.result())
             progress("Runs side by side", num_done, len(plans))
@@ -208,30 +231,21 @@ def do_runs(
 
 
 def _visible_gpus() -> list[str]:
-    """The names that CUDA_VISIBLE_DEVICES takes for the GPUs that this process sees."""
+    """List this process's GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _start_process(parent: int, slots: Any, gpus: list[str]) -> None:
-    """Take a thread or a GPU, and end with the process that started this one."""
+def _start_process(parent: int, slots: "SimpleQueue[int]", gpus: list[str]) -> None:
+    """Take a thread or a GPU, and end when the process that started this one ends."""
     torch.set_num_threads(1)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slots.get() % len(gpus)]
 
     def watch() -> None:
-        # An orphan would go on writing into a folder that the next command continues.
+        # An orphan would keep writing into a folder that the next command resumes.
         while os.getppid() == parent:
             time.sleep(PARENT_CHECK_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _of_size(progress: Progress, num_images: int) -> Progress:
-    """`progress`, with the number of training images beside each task's name."""
-
-    def named(task: str, done: int, total: int | None, note: str = "") -> None:
-        progress(f"{task} ({num_images:,} images)", done, total, note)
-
-    return named

@@ -50,11 +50,14 @@ def test_a_search_writes_curve_and_page(
         ([], "give --data, or --from-results"),
         (["--data", "DATA"], "give --out, or --dry-run"),
         (["--data", "DATA", "--from-results", "DATA"], "give one"),
-        (["--data", "DATA", "--dry-run"], "holds 20 images"),
+        (["--data", "DATA", "--dry-run"], "holds only 20 images"),
         (["--data", "DATA", "--dry-run", "--set", "width=3"], "write field=value"),
-        (["--data", "DATA", "--dry-run", "--max-size", "20", "--min-size", "30"], "smallest"),
-        (["--data", "DATA", "--dry-run", "--epsilon", "1"], "between 0 and 1"),
-        (["--from-results", "DATA"], "is no report"),
+        (
+            ["--data", "DATA", "--dry-run", "--max-size", "20", "--min-size", "30"],
+            "--min-size is 30 and",
+        ),
+        (["--data", "DATA", "--dry-run", "--epsilon", "1"], "--epsilon is 1.0; between 0 and 1"),
+        (["--from-results", "DATA"], "is not a readable memaudit report"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

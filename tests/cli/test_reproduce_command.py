@@ -1,4 +1,4 @@
-"""`memaudit reproduce`: the list, a point at laptop scale, the page, and what it refuses."""
+"""`memaudit reproduce`: the list, a recipe at laptop scale, the page, and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_list_names_every_recipe_with_its_cost(run: Callable[..., Result]):
-    result = run("reproduce", "--scale", "--samples", 500)
+    result = run("reproduce", "--laptop", "--samples", 500)
     assert result.exit_code == 0
     for name in ("data-dimension", "within-class-diversity", "skip-connections", "unique-labels"):
         assert name in result.stdout
@@ -36,17 +36,17 @@ def test_hours_are_forecast_with_two_digits(hours: float, text: str):
     assert _two_digits(hours) == text
 
 
-def test_a_row_at_laptop_scale_says_that_it_is_not_the_papers(
+def test_a_recipe_at_laptop_scale_says_that_it_is_not_the_papers_setting(
     run: Callable[..., Result], labeled: Path, tmp_path: Path
 ):
-    arguments = ["--scale", "--value", "none", "--value", "random", "--size", 10, "--epochs", 1]
+    arguments = ["--laptop", "--value", "none,random", "--size", 10, "--epochs", 1]
     result = run(
         *("reproduce", "conditioning", *arguments, "--data", labeled, "--samples", 2),
         *("--out", tmp_path),
     )
     assert result.exit_code == 0, result.stderr
     assert "This is not the paper's setting" in result.stderr
-    assert "random against none: not told apart." in result.stdout
+    assert "random compared with none: not told apart." in result.stdout
     assert "verdict" not in result.stdout
 
     page = run("reproduce", "--report", tmp_path)

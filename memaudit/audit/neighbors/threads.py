@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 SMALLEST_PART = 32
-_lock = threading.Lock()
+_lock = threading.RLock()  # a whole program may run in one thread, searches included
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """The search for EMM: trainings and scans at sizes chosen by bisection, and what they found.
 
-Writes into one folder: `size-<|D|>/`, a run each, then `emm.json` and `emm.html`. Sizes follow from
-what was measured before, and runs that are done are read back: a search that was stopped is
-repeated up to where it was, and goes on.
+Each run is in a folder `size-<|D|>/` of its own. Sizes follow from what was measured before, and
+finished runs are read: a search that was stopped repeats itself up to where it was, and continues.
 """
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,182 +15,191 @@ from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import select_images
-from memaudit.errors import ConfigError, DataError
-from memaudit.experiments.cost import Cost, Speed, forward_flops, measure_speed, run_cost
+from memaudit.errors import DataError
+from memaudit.experiments.config import RunConfig
+from memaudit.experiments.cost import (
+    Cost,
+    Throughput,
+    count_forward_flops,
+    measure_throughput,
+    predict_run_cost,
+)
+from memaudit.experiments.emm.config import EMMConfig, SizeRange
 from memaudit.experiments.emm.estimate import (
     EMMEstimate,
-    SizePoint,
-    SizeRange,
+    MeasuredSize,
     estimate_emm,
     search_sizes,
 )
-from memaudit.experiments.train_and_scan import Run, RunPlan, do_runs, read_ratio
+from memaudit.experiments.train_and_scan import (
+    RunPlan,
+    RunResult,
+    read_ratio,
+    train_and_scan_all,
+)
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
-
-SCHEMA = "memaudit.emm/1"
-RESULT = "emm.json"
 
 
 @dataclass(frozen=True)
 class EMMSetup:
-    """A data distribution, a model with its training procedure, and how finely to measure."""
+    """A data distribution, a model with its training procedure, and how they are measured.
+
+    Raises:
+        DataError: the largest size exceeds the number of images.
+    """
 
     images: ImageSet
     """What training sets are drawn from."""
-    config: TrainingConfig
-    """The same at every size; with its budget in `epochs`, the images seen grow with the size."""
+    training: TrainingConfig
+    """The same at every size; if its budget is in `epochs`, the images seen grow with the size."""
     sizes: SizeRange
-    balanced: bool = False
-    """Draw equally many images of each class."""
-    subset_seed: int = 0
-    """Which images are drawn; a smaller set is part of every larger one."""
-    num_samples: int = 10_000
-    """Images generated from each snapshot."""
-    epsilon: float = 0.1
+    config: EMMConfig = EMMConfig()
+    runs: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < 1:
-            raise ConfigError(f"epsilon is {self.epsilon}; between 0 and 1 is needed.")
-        if self.num_samples < 1:
-            raise ConfigError(f"{self.num_samples} samples were asked for; at least 1 is needed.")
         if self.sizes.max_size > len(self.images):
             raise DataError(
-                f"Sizes up to {self.sizes.max_size:,} are asked for, but {self.images.source} "
-                f"holds {len(self.images):,} images. Ask for less with --max-size."
+                f"{{max_size}} is {self.sizes.max_size:,}, but {self.images.source} holds only "
+                f"{len(self.images):,} images; choose a smaller {{max_size}}.",
+                field="max_size",
             )
 
-    def training_set(self, size: int) -> ImageSet:
-        """`size` of the images."""
+    def draw_training_set(self, size: int) -> ImageSet:
+        """Draw `size` of the images; a smaller set is part of every larger one."""
         selection = Selection(
-            size=size, subset="random", subset_seed=self.subset_seed, balanced=self.balanced
+            size=size,
+            subset="random",
+            subset_seed=self.config.subset_seed,
+            balanced=self.config.balanced,
         )
         return select_images(self.images, selection)
 
 
 @dataclass(frozen=True)
-class Forecast:
+class SearchForecast:
     """What a search will cost: the least and the most that bisection can choose."""
 
-    speed: Speed
-    """Of the network on the device at hand."""
+    throughput: Throughput
+    """Speed of the network on the device at hand."""
     cheapest: tuple[int, ...]
-    """Sizes it measures where EMM is at the smallest one."""
+    """Sizes that are measured if EMM is at the smallest one."""
     dearest: tuple[int, ...]
-    """Sizes it measures where EMM is at the largest one."""
+    """Sizes that are measured if EMM is at the largest one."""
     cheapest_cost: Cost
     dearest_cost: Cost
 
 
-def forecast(setup: EMMSetup, *, device: str = "cpu", parallel: int = 1) -> Forecast:
-    """Count the operations of a search, and time the network for some seconds."""
-    flops = forward_flops(setup.config, setup.images)
+def forecast_search(setup: EMMSetup) -> SearchForecast:
+    """Count the operations of a search, and time the network for a few seconds."""
+    flops = count_forward_flops(setup.training, setup.images)
 
-    def path(emm: int) -> tuple[int, ...]:
-        """Sizes that are measured where every model up to `emm` copies and none beyond does."""
+    def simulate(emm: int) -> tuple[int, ...]:
+        """List the sizes that are measured if models copy up to `emm` images and none beyond."""
 
-        def measure(sizes: list[int]) -> list[SizePoint]:
+        def measure(sizes: list[int]) -> list[MeasuredSize]:
             ratios = [clopper_pearson(1000 * (size <= emm), 1000) for size in sizes]
             return [
-                SizePoint(size, ratio, ratio) for size, ratio in zip(sizes, ratios, strict=True)
+                MeasuredSize(size, ratio, ratio) for size, ratio in zip(sizes, ratios, strict=True)
             ]
 
-        points = search_sizes(measure, setup.sizes, epsilon=setup.epsilon, count=parallel)
-        return tuple(point.num_images for point in points)
+        return tuple(point.num_images for point in _search(measure, setup))
 
-    def cost(sizes: Iterable[int]) -> Cost:
+    def predict_cost(sizes: Iterable[int]) -> Cost:
         costs = [
-            run_cost(setup.config, size, num_samples=setup.num_samples, flops_per_image=flops)
+            predict_run_cost(
+                setup.training, size, num_samples=setup.runs.num_samples, flops_per_image=flops
+            )
             for size in sizes
         ]
         return sum(costs, Cost(0, 0))
 
-    cheapest, dearest = path(setup.sizes.min_size), path(setup.sizes.max_size)
-    return Forecast(
-        speed=measure_speed(setup.config, setup.training_set(setup.sizes.min_size), device=device),
+    cheapest, dearest = simulate(setup.sizes.min_size), simulate(setup.sizes.max_size)
+    smallest = setup.draw_training_set(setup.sizes.min_size)
+    return SearchForecast(
+        throughput=measure_throughput(setup.training, smallest, device=setup.runs.device),
         cheapest=cheapest,
         dearest=dearest,
-        cheapest_cost=cost(cheapest),
-        dearest_cost=cost(dearest),
+        cheapest_cost=predict_cost(cheapest),
+        dearest_cost=predict_cost(dearest),
     )
 
 
 @dataclass(frozen=True)
 class EMMResult:
-    """A curve and its EMM."""
+    """A measured curve and its EMM."""
 
-    points: tuple[SizePoint, ...]
-    """By size."""
+    points: tuple[MeasuredSize, ...]
+    """What was measured, by size."""
     estimate: EMMEstimate
-    runs: tuple[Run, ...]
-    """One a point; empty where the points come from scans made elsewhere."""
+    runs: tuple[RunResult, ...]
+    """One per point; empty if the points come from existing scans."""
 
 
 def find_emm(
     setup: EMMSetup,
     *,
     out: Path,
-    device: str = "cpu",
-    parallel: int = 1,
     progress: Progress = silent,
-    on_run: Callable[[Run], None] = lambda run: None,
+    on_run: Callable[[RunResult], None] = lambda run: None,
 ) -> EMMResult:
-    """Train and scan at sizes chosen by bisection, until EMM is between two that are near.
+    """Train and scan at sizes chosen by bisection, until EMM is between two sizes close together.
+
+    With `setup.runs.parallel` runs side by side, each choice is of as many sizes.
 
     Args:
         setup: what is measured.
         out: folder of the runs.
-        device: `cpu` or `cuda`.
-        parallel: runs side by side, each choice of sizes being so many: see `do_runs`.
-        progress: told how far each step is.
-        on_run: called with each run as it is known.
+        progress: called with the progress of each step.
+        on_run: called with each run as it ends.
 
     Raises:
-        ConfigError, DataError: a folder that cannot be written or holds other runs; images that
-            cannot be drawn or trained on.
+        ConfigError, DataError: the folder cannot be written or holds other runs; the images cannot
+            be drawn or trained on.
     """
     check_output_folder(out, overwrite=True)
-    runs: list[Run] = []
+    runs: list[RunResult] = []
 
-    def measure(sizes: list[int]) -> list[SizePoint]:
+    def measure(sizes: list[int]) -> list[MeasuredSize]:
         plans = [
-            RunPlan(
-                setup.training_set(size),
-                setup.config,
-                out=out / f"size-{size:06d}",
-                num_samples=setup.num_samples,
-            )
+            RunPlan(setup.draw_training_set(size), setup.training, out / f"size-{size:06d}")
             for size in sizes
         ]
-        done = do_runs(
-            plans,
-            device=device,
-            parallel=parallel,
-            progress=progress,
-            on_run=lambda plan, run: on_run(run),
+        done = train_and_scan_all(
+            plans, setup.runs, progress=progress, on_run=lambda plan, run: on_run(run)
         )
         runs.extend(done)
-        return [SizePoint(run.num_images, run.highest, run.last) for run in done]
+        return [MeasuredSize(run.num_images, run.highest, run.last) for run in done]
 
-    points = search_sizes(measure, setup.sizes, epsilon=setup.epsilon, count=parallel)
+    points = _search(measure, setup)
     return EMMResult(
         points=tuple(points),
-        estimate=estimate_emm(points, epsilon=setup.epsilon),
+        estimate=estimate_emm(points, epsilon=setup.config.epsilon),
         runs=tuple(sorted(runs, key=lambda run: run.num_images)),
     )
 
 
-def emm_from_reports(paths: Sequence[Path], *, epsilon: float = 0.1) -> EMMResult:
-    """EMM of scans that were made already.
+def _search(
+    measure: Callable[[list[int]], list[MeasuredSize]], setup: EMMSetup
+) -> list[MeasuredSize]:
+    return search_sizes(
+        measure, setup.sizes, epsilon=setup.config.epsilon, count=setup.runs.parallel
+    )
+
+
+def estimate_emm_from_reports(
+    paths: Sequence[Path], *, epsilon: float = EMMConfig.epsilon
+) -> EMMResult:
+    """Estimate EMM from existing scans.
 
     Args:
-        paths: reports (report.json), or folders that hold some at any depth. Those of models
+        paths: reports (report.json), or folders that contain some at any depth. Scans of models
             trained on equally many images are taken for snapshots of one run.
-        epsilon: EMM's ε.
+        epsilon: EMM's ε, in (0, 1).
 
     Raises:
-        DataError: no report, one that cannot be read, or reports that are not of one set-up:
-            different thresholds or shapes, two training sets of one size.
+        DataError: there is no readable report, or the reports do not belong to one setup: they
+            have different thresholds or shapes, or two training sets of one size.
     """
     files = sorted({file for path in paths for file in reports_in(path)})
     by_size: dict[int, list[tuple[int, Proportion]]] = {}
@@ -210,18 +218,17 @@ def emm_from_reports(paths: Sequence[Path], *, epsilon: float = 0.1) -> EMMResul
                 report["data"]["fingerprint"]
             ] = file
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{file} is no report of memaudit that can be read ({error})."
-            ) from error
+            raise DataError(f"{file} is not a readable memaudit report ({error}).") from error
         by_size.setdefault(size, []).append((seen, ratio))
     for difference, found in shared.items():
         if len(found) > 1:
             listed = ", ".join(f"{value} in {file}" for value, file in found.items())
             raise DataError(
-                f"The scans {difference}: {listed}. EMM is of one set-up; give the scans of one."
+                f"The scans {difference}: {listed}. EMM belongs to one setup; give the scans of "
+                "only one."
             )
     points = [
-        SizePoint(
+        MeasuredSize(
             size,
             highest=max((ratio for _, ratio in snapshots), key=lambda ratio: ratio.ratio),
             last=max(snapshots, key=lambda snapshot: snapshot[0])[1],
@@ -229,25 +236,3 @@ def emm_from_reports(paths: Sequence[Path], *, epsilon: float = 0.1) -> EMMResul
         for size, snapshots in sorted(by_size.items())
     ]
     return EMMResult(tuple(points), estimate_emm(points, epsilon=epsilon), runs=())
-
-
-def result_dict(result: EMMResult, setup: EMMSetup | None = None) -> dict[str, Any]:
-    """The content of emm.json."""
-    described = None
-    if setup is not None:
-        described = {
-            "data": {"path": setup.images.source, "fingerprint": setup.images.fingerprint},
-            "image_shape": list(setup.images.image_shape),
-            "balanced": setup.balanced,
-            "subset_seed": setup.subset_seed,
-            "num_samples": setup.num_samples,
-            "sizes": asdict(setup.sizes),
-            "training": setup.config.as_dict(),
-        }
-    return {
-        "schema": SCHEMA,
-        **asdict(result.estimate),
-        "points": [asdict(point) for point in result.points],
-        "runs": [asdict(run) for run in result.runs],
-        "setup": described,
-    }

@@ -1,4 +1,4 @@
-"""The page of reproduced recipes: the paper's curves and ours."""
+"""The page of reproduced recipes, with the paper's curves and ours."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from memaudit.audit.report.curve_chart import Chart, Sample, Series, Stroke, ratio_chart
 from memaudit.audit.report.curve_page import Section, render_curves, with_interval
 from memaudit.errors import DataError
-from memaudit.experiments.paper.recipes import Recipe, Setting, find_recipe
-from memaudit.experiments.paper.reproduce import RESULTS, Measured, directions, read_results
+from memaudit.experiments.paper.recipes import FactorLevel, Recipe, find_recipe
+from memaudit.experiments.paper.reproduce import RESULTS, RecipeResult, find_trends, read_results
 from memaudit.files import atomic_write
 from memaudit.wording import duration, percent
 
@@ -15,19 +15,19 @@ PAGE = "reproduce.html"
 STROKES: tuple[Stroke, ...] = ("solid", "dashed", "dotted")
 NOT_COMPARABLE = (
     "Laptop scale: a small network, small images, few of them and a short training. This is not "
-    "the paper's setting, so its ratios cannot be compared with published ones; only the direction "
-    "can, which of two values memorizes more."
+    "the paper's setting, so its ratios cannot be compared with published ones; only trends can: "
+    "which of two values memorizes more."
 )
 
 
-def write_page(folder: Path) -> Path:
-    """Write reproduce.html beside the results of a folder.
+def write_results_page(folder: Path) -> Path:
+    """Write reproduce.html beside the results in a folder.
 
     Returns:
-        Its path.
+        Path of the page.
 
     Raises:
-        DataError: no results.
+        DataError: the folder holds no results.
     """
     results = read_results(folder)
     if not results:
@@ -38,7 +38,7 @@ def write_page(folder: Path) -> Path:
     sections = [
         section
         for name, is_laptop in groups
-        for section in _sections(
+        for section in _make_sections(
             find_recipe(name),
             [r for r in results if (r.recipe, r.is_laptop) == (name, is_laptop)],
         )
@@ -53,160 +53,136 @@ def write_page(folder: Path) -> Path:
     return folder / PAGE
 
 
-def _sections(recipe: Recipe, results: Sequence[Measured]) -> list[Section]:
-    """Of one recipe at one scale."""
+def _make_sections(recipe: Recipe, results: Sequence[RecipeResult]) -> list[Section]:
+    """Make the sections of one recipe at one scale."""
+    is_laptop = results[0].is_laptop
     notes = tuple(text for text in (f"Varied: {recipe.factor}.", recipe.note) if text)
-    if not results[0].is_laptop:
-        return [
-            Section(
-                title=recipe.name,
-                text=notes,
-                chart=_chart(recipe, results, with_published=True),
-                header=(
-                    "value",
-                    "|D|",
-                    "published",
-                    "measured",
-                    "last snapshot",
-                    "verdict",
-                    "epochs",
-                    "time",
-                ),
-                rows=tuple(_row(result) for result in results),
-            )
-        ]
-    found = directions(results)
-    return [
-        Section(
-            title=f"{recipe.name}, at laptop scale",
-            text=(
-                *notes,
-                NOT_COMPARABLE,
-                *(
-                    f"|D| = {direction.first.size:,}: {direction.second.value} against "
-                    f"{direction.first.value}: {direction.outcome}."
-                    for direction in found
-                ),
-            ),
-            chart=_chart(recipe, results, with_published=False),
-            header=("value", "|D|", "measured", "last snapshot", "epochs", "time"),
-            rows=tuple(
-                tuple(cell for i, cell in enumerate(_row(result)) if i not in (2, 5))
-                for result in results
-            ),
-        ),
-        *_published_section(recipe),
-    ]
-
-
-def _row(result: Measured) -> tuple[str, ...]:
-    return (
-        result.value,
-        f"{result.size:,}",
-        "–" if result.published is None else f"{percent(result.published)} %",
-        with_interval(result.highest),
-        with_interval(result.last),
-        result.verdict,
-        f"{result.epochs:,g}",
-        duration(result.training_seconds + result.scan_seconds),
+    if is_laptop:
+        notes += (NOT_COMPARABLE, *map(str, find_trends(results)))
+    rows = [_make_row(result) for result in results]
+    section = Section(
+        title=f"{recipe.name}, at laptop scale" if is_laptop else recipe.name,
+        text=notes,
+        chart=_draw_chart(recipe, results, with_published=not is_laptop),
+        header=tuple(rows[0]),
+        rows=tuple(tuple(row.values()) for row in rows),
     )
+    return [section, *_make_published_section(recipe)] if is_laptop else [section]
 
 
-def _published_section(recipe: Recipe) -> list[Section]:
-    """What the paper shows, beside results at laptop scale; nothing where no ratio is known."""
-    settings = [setting for setting in recipe.settings if setting.published]
-    if not settings:
+def _make_row(result: RecipeResult) -> dict[str, str]:
+    """Write a result by column; at laptop scale without what only the paper's setting has."""
+    row = {"value": result.value, "|D|": f"{result.size:,}"}
+    if not result.is_laptop:
+        row["published"] = "–" if result.published is None else f"{percent(result.published)} %"
+    row["measured"] = with_interval(result.highest)
+    row["last snapshot"] = with_interval(result.last)
+    if not result.is_laptop:
+        row["verdict"] = result.verdict
+    row["epochs"] = f"{result.epochs:,g}"
+    row["time"] = duration(result.training_seconds + result.scan_seconds)
+    return row
+
+
+def _make_published_section(recipe: Recipe) -> list[Section]:
+    """Show what the paper found, beside results at laptop scale; empty if no ratio is known."""
+    levels = [level for level in recipe.levels if level.published]
+    if not levels:
         return []
-    sizes = sorted({size for setting in settings for size in setting.published})
+    sizes = sorted({size for level in levels for size in level.published})
     return [
         Section(
             title=f"{recipe.name}, as published",
-            text=("Read off the paper’s figures, good to about a point.",),
-            chart=_chart(recipe, [], with_published=True),
+            text=("Read off the paper’s figures, good to about a percentage point.",),
+            chart=_draw_chart(recipe, [], with_published=True),
             header=("value", *(f"|D| = {size:,}" for size in sizes)),
             rows=tuple(
                 (
-                    setting.value,
+                    level.value,
                     *(
-                        f"{setting.published[size]:g} %" if size in setting.published else ""
+                        f"{level.published[size]:g} %" if size in level.published else ""
                         for size in sizes
                     ),
                 )
-                for setting in settings
+                for level in levels
             ),
         )
     ]
 
 
-def _chart(recipe: Recipe, results: Sequence[Measured], *, with_published: bool) -> Chart | None:
-    """Ratios over |D| with a curve a value where these are few, else over the values with a curve
-    a size."""
+def _draw_chart(
+    recipe: Recipe, results: Sequence[RecipeResult], *, with_published: bool
+) -> Chart | None:
+    """Draw ratios over |D| with a curve per value if there are few, else over the values with a
+    curve per size."""
     measured_values = {result.value for result in results}
-    settings = [
-        setting
-        for setting in recipe.settings
-        if setting.value in measured_values or (not results and setting.published)
+    levels = [
+        level
+        for level in recipe.levels
+        if level.value in measured_values or (not results and level.published)
     ]
     sizes = sorted({result.size for result in results})
     if not results:
-        sizes = sorted({size for setting in settings for size in setting.published})
-    if len(settings) <= len(STROKES) and len(sizes) > 1:
+        sizes = sorted({size for level in levels for size in level.published})
+    if len(levels) <= len(STROKES) and len(sizes) > 1:
         series = [
             one
-            for setting, stroke in zip(settings, STROKES, strict=False)
-            for one in _over_sizes(setting, stroke, results, with_published)
+            for level, stroke in zip(levels, STROKES, strict=False)
+            for one in _draw_over_sizes(level, stroke, results, with_published)
         ]
         return ratio_chart(series, x_label="training images |D|")
     series = [
         one
         for i, size in enumerate(sizes)
-        for one in _over_values(settings, size, STROKES[i % len(STROKES)], results, with_published)
+        for one in _draw_over_values(
+            levels, size, STROKES[i % len(STROKES)], results, with_published
+        )
     ]
     return ratio_chart(
         series,
         x_label=recipe.factor,
-        x_names=[s.value for s in settings],
-        connected=recipe.has_scale,
+        x_names=[s.value for s in levels],
+        connected=recipe.is_ordered,
     )
 
 
-def _over_sizes(
-    setting: Setting, stroke: Stroke, results: Sequence[Measured], with_published: bool
+def _draw_over_sizes(
+    level: FactorLevel, stroke: Stroke, results: Sequence[RecipeResult], with_published: bool
 ) -> list[Series]:
     measured = tuple(
         Sample.measured(result.size, result.highest)
         for result in results
-        if result.value == setting.value
+        if result.value == level.value
     )
-    published = tuple(Sample(size, ratio / 100) for size, ratio in setting.published.items())
-    return _series(setting.value, stroke, measured, published if with_published else ())
+    published = tuple(Sample(size, ratio / 100) for size, ratio in level.published.items())
+    return _make_series(level.value, stroke, measured, published if with_published else ())
 
 
-def _over_values(
-    settings: Sequence[Setting],
+def _draw_over_values(
+    levels: Sequence[FactorLevel],
     size: int,
     stroke: Stroke,
-    results: Sequence[Measured],
+    results: Sequence[RecipeResult],
     with_published: bool,
 ) -> list[Series]:
-    places = {setting.value: float(i) for i, setting in enumerate(settings)}
+    places = {level.value: float(i) for i, level in enumerate(levels)}
     measured = tuple(
         Sample.measured(places[result.value], result.highest)
         for result in results
         if result.size == size
     )
     published = tuple(
-        Sample(places[setting.value], setting.published[size] / 100)
-        for setting in settings
-        if size in setting.published
+        Sample(places[level.value], level.published[size] / 100)
+        for level in levels
+        if size in level.published
     )
-    return _series(f"|D| = {size:,}", stroke, measured, published if with_published else ())
+    return _make_series(f"|D| = {size:,}", stroke, measured, published if with_published else ())
 
 
-def _series(
+def _make_series(
     name: str, stroke: Stroke, measured: tuple[Sample, ...], published: tuple[Sample, ...]
 ) -> list[Series]:
-    """A measured and a published curve of one name, as far as there are any."""
+    """Make the measured and the published curve of one name, unless they are empty."""
     curves = []
     if measured:
         curves.append(Series(f"{name}, measured", measured, stroke))

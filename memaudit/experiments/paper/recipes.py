@@ -1,8 +1,8 @@
-"""What Gu et al. (arXiv:2310.02664) varied, as data: one recipe a factor, with what they found.
+"""What Gu et al. (arXiv:2310.02664) varied, as data: one recipe per factor, with their results.
 
-A recipe is the base set-up with one factor changed. Published ratios were read off figures and are
-good to a point. A recipe at laptop scale is the same factor on a network, images, sizes and a
-budget that are far smaller: there only the direction compares.
+A recipe is the base setup with one factor changed. Published ratios were read off figures and are
+good to about a percentage point. At laptop scale, a recipe varies the same factor with a far
+smaller network, images, sizes and budget; there only trends can be compared.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ BASE = TrainingConfig()
 DOGS = 5
 """CIFAR-10's class of dogs."""
 LAPTOP_SIZES = 25
-"""Training sets at laptop scale are smaller by this factor."""
+"""Factor by which training sets are smaller at laptop scale."""
 LAPTOP_CHANGES: Mapping[str, Any] = {
     "model_channels": lambda channels: channels // 8,
     "num_blocks": lambda blocks: blocks // 2,
@@ -27,85 +27,85 @@ LAPTOP_CHANGES: Mapping[str, Any] = {
     "lr": lambda lr: 10 * lr,
     "epochs": lambda epochs: epochs / 20,
 }
-"""What becomes of a recipe's change at laptop scale; others stay as they are."""
+"""How a recipe's changes shrink at laptop scale; other changes stay as they are."""
 
 
 @dataclass(frozen=True)
-class DataRecipe:
-    """Which images a network is trained on."""
+class TrainingData:
+    """The images and labels that a network is trained on."""
 
     resolution: int = 32
     num_classes: int | None = None
-    """Only the first so many classes. None: all. Each class has an equal share."""
+    """Number of classes to take, the first ones; None takes all. Classes have equal shares."""
     label: int | None = None
-    """Only this class."""
+    """The only class to take."""
     second_share: float = 0.0
-    """α: this share comes from a second source."""
+    """Share α of the images that comes from a second source."""
     labels: LabelScheme = "none"
     """What the network is conditioned on."""
     num_random: int | None = None
-    """C of random labels."""
+    """Number C of random classes."""
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One value of the factor."""
+class FactorLevel:
+    """One value of a recipe's factor."""
 
     value: str
-    """As it is named on the command line."""
+    """Its name on the command line."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the base training, by field."""
-    data: DataRecipe = DataRecipe()
+    data: TrainingData = TrainingData()
     published: Mapping[int, float] = field(default_factory=dict)
-    """|D| → highest ratio in percent."""
+    """Published highest ratio, in percent, by |D|."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A factor, its values and the sizes |D|."""
+    """A factor, its levels, and the sizes |D| to train at."""
 
     name: str
     factor: str
     """What varies, in words."""
-    settings: tuple[Setting, ...]
+    levels: tuple[FactorLevel, ...]
     sizes: tuple[int, ...]
-    """Sizes to train at; by --size any others."""
+    """Sizes to train at, unless others are asked for."""
     note: str = ""
-    """What the paper found beside the ratios."""
+    """What the paper found besides the ratios."""
     laptop_resolution: int = 8
-    """At laptop scale, in place of 32; other resolutions shrink by the same factor."""
+    """Resolution at laptop scale in place of 32; other resolutions shrink by the same factor."""
     laptop_training: Mapping[str, Any] = field(default_factory=dict)
-    """Further changes at laptop scale."""
+    """Further changes at laptop scale, by field."""
     is_laptop: bool = False
     """Whether this is the recipe at laptop scale."""
 
     @property
-    def has_scale(self) -> bool:
-        """Whether the values are amounts in their order, and not names."""
-        return all(setting.value.removeprefix("C=")[0].isdigit() for setting in self.settings)
+    def is_ordered(self) -> bool:
+        """Whether the levels are amounts in their order, rather than names."""
+        return all(level.value.removeprefix("C=")[0].isdigit() for level in self.levels)
 
-    def training(self, setting: Setting) -> TrainingConfig:
-        """The whole configuration of a setting."""
-        conditional = setting.data.labels != "none"
+    def configure_training(self, level: FactorLevel) -> TrainingConfig:
+        """Return the complete training configuration of a level."""
+        conditional = level.data.labels != "none"
         base = replace(LAPTOP, **self.laptop_training) if self.is_laptop else BASE
-        return replace(base, **{"conditional": conditional, **setting.training})
+        return replace(base, **{"conditional": conditional, **level.training})
 
-    def at_laptop_scale(self) -> "Recipe":
-        """The same factor where minutes on a CPU are enough, without published ratios."""
+    def for_laptop(self) -> "Recipe":
+        """Return the recipe at laptop scale: minutes on a CPU, and no published ratios."""
         factor = 32 // self.laptop_resolution
         return replace(
             self,
-            settings=tuple(
+            levels=tuple(
                 replace(
-                    setting,
+                    level,
                     training={
                         name: LAPTOP_CHANGES[name](value) if name in LAPTOP_CHANGES else value
-                        for name, value in setting.training.items()
+                        for name, value in level.training.items()
                     },
-                    data=replace(setting.data, resolution=setting.data.resolution // factor),
+                    data=replace(level.data, resolution=level.data.resolution // factor),
                     published={},
                 )
-                for setting in self.settings
+                for level in self.levels
             ),
             sizes=tuple(size // LAPTOP_SIZES for size in self.sizes),
             is_laptop=True,
@@ -113,10 +113,10 @@ class Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a name.
+    """Find a recipe by its name.
 
     Raises:
-        ConfigError: there is none; the message lists them.
+        ConfigError: there is no such recipe; the message lists them.
     """
     for recipe in RECIPES:
         if recipe.name == name:
@@ -133,16 +133,16 @@ FULL_SIZE: Mapping[str, Any] = {
     "epochs": 12_000,
     "num_snapshots": 12,
 }
-"""The training on all of CIFAR-10."""
+"""Changes to the base training for all 50,000 images of CIFAR-10."""
 BASE_PUBLISHED = {500: 99.0, 1000: 92.0, 2000: 61.0, 3000: 34.5, 4000: 17.0, 5000: 9.0}
-"""Of the base set-up, which is one of the values of nearly every factor."""
+"""Ratios of the base setup, in percent by |D|. It is a level of nearly every factor."""
 
 
-def _varied(field_name: str, values: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """One setting a value of a training field; the base's own value has the base's ratios."""
+def _vary(field_name: str, values: tuple[Any, ...]) -> tuple[FactorLevel, ...]:
+    """Make one level per value of a training field; the base's own value has the base's ratios."""
     base = 128 if field_name == "model_channels" else getattr(BASE, field_name)
     return tuple(
-        Setting(
+        FactorLevel(
             f"{value:g}" if isinstance(value, float) else str(value),
             {field_name: value},
             published=BASE_PUBLISHED if value == base else {},
@@ -151,8 +151,8 @@ def _varied(field_name: str, values: tuple[Any, ...]) -> tuple[Setting, ...]:
     )
 
 
-def _skip_settings() -> Iterator[Setting]:
-    """All nine skips, and every one, two or three of them at one resolution."""
+def _vary_skips() -> Iterator[FactorLevel]:
+    """Keep all nine skips, and every choice of one, two or three of them at one resolution."""
     published: dict[tuple[int, ...], float] = {
         **{(i,): ratio for i, ratio in enumerate((92, 92.5, 91.5, 78, 81, 61, 12, 2.5, 0), 1)},
         (1, 2, 3): 87,
@@ -162,7 +162,7 @@ def _skip_settings() -> Iterator[Setting]:
     for arch, precond in (("ddpmpp", "vp"), ("ncsnpp", "ve")):
         network = {"arch": arch, "precond": precond}
         all_ratio = {1000: 92.0} if arch == "ddpmpp" else {}
-        yield Setting(f"{arch} all", network, published=all_ratio)
+        yield FactorLevel(f"{arch} all", network, published=all_ratio)
         for kept in (
             chosen
             for number in (1, 2, 3)
@@ -170,14 +170,14 @@ def _skip_settings() -> Iterator[Setting]:
             for chosen in combinations(range(first, first + 3), number)
         ):
             ratio = published.get(kept)
-            yield Setting(
+            yield FactorLevel(
                 f"{arch} {'+'.join(map(str, kept))}",
                 {**network, "skip_connections": tuple(int(i in kept) for i in range(1, 10))},
                 published={1000: ratio} if arch == "ddpmpp" and ratio is not None else {},
             )
 
 
-def _random_labels() -> Iterator[Setting]:
+def _vary_random_labels() -> Iterator[FactorLevel]:
     published: dict[int, dict[int, float]] = {
         1: {1000: 91, 2000: 61, 5000: 9},
         2: {1000: 93, 2000: 64.5},
@@ -190,8 +190,8 @@ def _random_labels() -> Iterator[Setting]:
         1000: {5000: 93},
     }
     for num_random, ratios in published.items():
-        data = DataRecipe(labels="random", num_random=num_random)
-        yield Setting(f"C={num_random}", data=data, published=ratios)
+        data = TrainingData(labels="random", num_random=num_random)
+        yield FactorLevel(f"C={num_random}", data=data, published=ratios)
 
 
 RECIPES = (
@@ -199,8 +199,8 @@ RECIPES = (
         "epochs",
         "length of the training",
         (
-            Setting("4k", {"epochs": 4_000}),
-            Setting("40k", {"epochs": 40_000}, published=BASE_PUBLISHED),
+            FactorLevel("4k", {"epochs": 4_000}),
+            FactorLevel("40k", {"epochs": 40_000}, published=BASE_PUBLISHED),
         ),
         sizes=(500, 1000, 2000, 5000),
         note="The paper goes up to |D| = 50,000 at 4,000 epochs.",
@@ -209,15 +209,15 @@ RECIPES = (
         "data-dimension",
         "resolution of the images; attention moves with it, so that the network stays the same",
         (
-            Setting("32x32", published={500: 99, 1000: 92, 2000: 61, 4000: 17}),
-            Setting(
+            FactorLevel("32x32", published={500: 99, 1000: 92, 2000: 61, 4000: 17}),
+            FactorLevel(
                 "16x16",
-                data=DataRecipe(resolution=16),
+                data=TrainingData(resolution=16),
                 published={1000: 100, 2000: 99.5, 4000: 95, 8000: 60, 16_000: 11},
             ),
-            Setting(
+            FactorLevel(
                 "8x8",
-                data=DataRecipe(resolution=8),
+                data=TrainingData(resolution=8),
                 published={1000: 100, 2000: 100, 4000: 97, 8000: 89.5, 16_000: 64},
             ),
         ),
@@ -229,9 +229,9 @@ RECIPES = (
         "classes",
         "number of classes at equal |D|",
         tuple(
-            Setting(
+            FactorLevel(
                 str(number),
-                data=DataRecipe(num_classes=number),
+                data=TrainingData(num_classes=number),
                 published=BASE_PUBLISHED if number == 10 else {},
             )
             for number in (1, 2, 5, 10)
@@ -240,25 +240,25 @@ RECIPES = (
     ),
     Recipe(
         "within-class-diversity",
-        "share of ImageNet's dogs among CIFAR-10's (the second source: --second-data)",
+        "share of ImageNet's dogs, a second source, among CIFAR-10's",
         tuple(
-            Setting(f"{share:g}", data=DataRecipe(label=DOGS, second_share=share))
+            FactorLevel(f"{share:g}", data=TrainingData(label=DOGS, second_share=share))
             for share in (0.0, 0.2, 0.5, 0.8, 1.0)
         ),
         sizes=(1000, 2000),
     ),
-    Recipe("width", "channels", _varied("model_channels", (128, 192, 256, 320)), (1000, 2000)),
+    Recipe("width", "channels", _vary("model_channels", (128, 192, 256, 320)), (1000, 2000)),
     Recipe(
         "depth",
-        "residual blocks a resolution",
-        _varied("num_blocks", (2, 4, 6, 8, 10, 12)),
+        "residual blocks per resolution",
+        _vary("num_blocks", (2, 4, 6, 8, 10, 12)),
         (1000, 2000),
     ),
     Recipe(
         "time-embedding",
         "embedding of the noise level, with 2 and 4 blocks",
         tuple(
-            Setting(
+            FactorLevel(
                 f"{embedding} {blocks}",
                 {"embedding": embedding, "num_blocks": blocks},
                 published=BASE_PUBLISHED if (embedding, blocks) == ("positional", 2) else {},
@@ -271,15 +271,15 @@ RECIPES = (
     Recipe(
         "skip-connections",
         "skips that are kept, numbered from the finest; others feed zeros",
-        tuple(_skip_settings()),
+        tuple(_vary_skips()),
         sizes=(1000,),
         laptop_training={"channel_mult": (1, 2, 2), "num_blocks": 2},
     ),
     Recipe(
         "batch-size",
-        "images a step, the learning rate in proportion",
+        "images per step, with the learning rate in proportion",
         tuple(
-            Setting(
+            FactorLevel(
                 str(size),
                 {"batch_size": size, "lr": 2e-4 * size / 512},
                 published=BASE_PUBLISHED if size == 512 else {},
@@ -291,43 +291,46 @@ RECIPES = (
     Recipe(
         "weight-decay",
         "Adam's L2 penalty",
-        _varied("weight_decay", (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2, 8e-2, 1e-1)),
+        _vary("weight_decay", (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2, 8e-2, 1e-1)),
         (1000, 2000),
     ),
     Recipe(
         "ema",
-        "final decay of the weights' average",
-        _varied("ema_decay", (0.99929, 0.999, 0.99, 0.9, 0.8, 0.5, 0.2, 0.1, 0.0)),
+        "final decay of the weight average",
+        _vary("ema_decay", (0.99929, 0.999, 0.99, 0.9, 0.8, 0.5, 0.2, 0.1, 0.0)),
         (1000, 2000),
     ),
     Recipe(
         "conditioning",
         "labels that the network is given",
         (
-            Setting("none", published=BASE_PUBLISHED),
-            Setting(
+            FactorLevel("none", published=BASE_PUBLISHED),
+            FactorLevel(
                 "true",
-                data=DataRecipe(labels="true"),
+                data=TrainingData(labels="true"),
                 published={1000: 96.5, 2000: 79.5, 3000: 55.5, 4000: 37.5, 5000: 23},
             ),
-            Setting(
+            FactorLevel(
                 "random",
-                data=DataRecipe(labels="random", num_random=10),
+                data=TrainingData(labels="random", num_random=10),
                 published={1000: 96, 2000: 80, 3000: 57, 4000: 39, 5000: 23.5},
             ),
-            Setting("unique", data=DataRecipe(labels="unique")),
+            FactorLevel("unique", data=TrainingData(labels="unique")),
         ),
         sizes=(1000, 2000, 3000, 4000, 5000),
     ),
     Recipe(
-        "random-labels", "number C of random labels", tuple(_random_labels()), (1000, 2000, 5000)
+        "random-labels",
+        "number C of random labels",
+        tuple(_vary_random_labels()),
+        (1000, 2000, 5000),
     ),
     Recipe(
         "unique-labels",
         "every image its own class, at full size",
         (
-            Setting("none", FULL_SIZE, published={50_000: 0}),
-            Setting("unique", FULL_SIZE, DataRecipe(labels="unique"), published={50_000: 65}),
+            FactorLevel("none", FULL_SIZE, published={50_000: 0}),
+            FactorLevel("unique", FULL_SIZE, TrainingData(labels="unique"), published={50_000: 65}),
         ),
         sizes=(50_000,),
         note="With unique labels 0 % until about 1,300 epochs, then 5 at 2,000, 29 at 4,000, 45 at "
@@ -337,8 +340,8 @@ RECIPES = (
         "optimizer",
         "Adam, or SGD with momentum 0.9",
         (
-            Setting("adam", published=BASE_PUBLISHED),
-            Setting("sgd", {"optimizer": "sgd"}),
+            FactorLevel("adam", published=BASE_PUBLISHED),
+            FactorLevel("sgd", {"optimizer": "sgd"}),
         ),
         sizes=(1000, 2000),
     ),

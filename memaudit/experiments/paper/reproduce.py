@@ -1,4 +1,4 @@
-"""Do a recipe's trainings and scans, and hold what was measured against what was published."""
+"""Do a recipe's trainings and scans, and compare what was measured with what was published."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,141 +16,142 @@ from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError, DataError
-from memaudit.experiments.cost import Cost, forward_flops, run_cost
-from memaudit.experiments.paper.recipes import DataRecipe, Recipe, Setting, find_recipe
-from memaudit.experiments.train_and_scan import Run, RunPlan, do_runs
+from memaudit.experiments.config import RunConfig
+from memaudit.experiments.cost import Cost, count_forward_flops, predict_run_cost
+from memaudit.experiments.paper.config import PointSelection
+from memaudit.experiments.paper.recipes import FactorLevel, Recipe, TrainingData, find_recipe
+from memaudit.experiments.train_and_scan import RunPlan, RunResult, train_and_scan_all
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
 from memaudit.training.network import configure_network
 
 RESULTS = "results.jsonl"
+"""File of the results, one JSON object per line."""
 TOLERANCE = 0.01
-"""Published ratios were read off figures: they are good to a point."""
+"""Error of published ratios, which were read off figures."""
 Verdict = Literal["agrees", "differs", "budget too small", "not published"]
 
 
 @dataclass(frozen=True)
-class Point:
-    """One training of a recipe: a value of the factor at a size."""
+class RecipePoint:
+    """One training of a recipe: a level of the factor at a size."""
 
     recipe: Recipe
-    setting: Setting
+    level: FactorLevel
     size: int
-    """|D|."""
+    """Number of training images |D|."""
     epochs: float | None = None
-    """Budget in place of the recipe's."""
+    """Budget that replaces the recipe's."""
 
     @property
     def config(self) -> TrainingConfig:
-        config = self.recipe.training(self.setting)
+        """The complete training configuration."""
+        config = self.recipe.configure_training(self.level)
         return config if self.epochs is None else replace(config, epochs=self.epochs)
 
     @property
     def published(self) -> float | None:
-        """Published ratio in [0, 1], where there is one."""
-        percent = self.setting.published.get(self.size)
+        """Published ratio in [0, 1], or None if there is no such number."""
+        percent = self.level.published.get(self.size)
         return None if percent is None else percent / 100
 
     @property
     def is_short(self) -> bool:
         """Whether the budget is less than the recipe's."""
-        return self.config.epochs < self.recipe.training(self.setting).epochs
+        return self.config.epochs < self.recipe.configure_training(self.level).epochs
 
     @property
     def folder(self) -> Path:
-        """Of its run, inside that of all results."""
+        """Folder of the run, relative to that of all results."""
         scale = "laptop" if self.recipe.is_laptop else "paper"
-        value = self.setting.value.replace(" ", "-")
+        value = self.level.value.replace(" ", "-")
         return Path(f"{self.recipe.name}-{scale}", value, f"size-{self.size:06d}")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A point, done."""
+class RecipeResult:
+    """What the training and the scans of a point found."""
 
     recipe: str
     value: str
+    """The level of the recipe's factor."""
     size: int
+    """Number of training images |D|."""
     is_laptop: bool
     epochs: float
     published: float | None
-    """Ratio in [0, 1]."""
+    """Published ratio in [0, 1], or None if there is no such number."""
     highest: Proportion
-    """Highest ratio among the snapshots, as published."""
+    """Highest ratio among the snapshots, as the paper reports it."""
     last: Proportion
-    """Of the last snapshot."""
+    """The last snapshot's ratio."""
     verdict: Verdict
     training_seconds: float
     scan_seconds: float
     images_seen: int
+    """Images seen in training until the last snapshot."""
     device: str
     finished: str
+    """When the run ended, in ISO 8601."""
 
     @property
     def key(self) -> tuple[str, str, int, bool]:
-        """What another measurement replaces it by."""
+        """What identifies the point; a later result with the same key replaces this one."""
         return self.recipe, self.value, self.size, self.is_laptop
 
 
-def choose_points(
-    recipe: Recipe,
-    *,
-    values: Sequence[str] = (),
-    sizes: Sequence[int] = (),
-    resolution: int | None = None,
-    epochs: float | None = None,
-) -> list[Point]:
-    """The trainings of a recipe, or some of them, size by size.
+def choose_points(recipe: Recipe, selection: PointSelection | None = None) -> list[RecipePoint]:
+    """List the trainings of a recipe, or some of them, size by size.
 
     Args:
-        recipe: at either scale.
-        values: only these of the factor.
-        sizes: these in place of the recipe's.
-        resolution: only what trains on images of this size.
-        epochs: budget in place of the recipe's.
+        recipe: at the paper's or at laptop scale.
+        selection: which trainings, and their length; None for the whole recipe.
 
     Raises:
-        ConfigError: a value or a resolution that the recipe does not have.
+        ConfigError: the recipe has no such value or resolution.
     """
-    known = [setting.value for setting in recipe.settings]
-    for value in values:
+    selection = selection or PointSelection()
+    known = [level.value for level in recipe.levels]
+    for value in selection.values:
         if value not in known:
             raise ConfigError(
                 f"{recipe.name} has no value {value!r}; its values are {', '.join(known)}."
             )
     points = [
-        Point(recipe, setting, size, epochs)
-        for size in sizes or recipe.sizes
-        for setting in recipe.settings
-        if (not values or setting.value in values)
-        and resolution in (None, setting.data.resolution)
-        # More random classes than images would be the same labels again.
-        and (setting.data.num_random or 1) <= size
+        RecipePoint(recipe, level, size, selection.epochs)
+        for size in selection.sizes or recipe.sizes
+        for level in recipe.levels
+        if (not selection.values or level.value in selection.values)
+        and selection.resolution in (None, level.data.resolution)
+        # With more random classes than images, the labels would hardly differ.
+        and (level.data.num_random or 1) <= size
     ]
     if not points:
-        resolutions = sorted({setting.data.resolution for setting in recipe.settings})
+        resolutions = sorted({level.data.resolution for level in recipe.levels})
         raise ConfigError(
             f"Nothing of {recipe.name} is left to do: it trains at resolution "
-            f"{', '.join(map(str, resolutions))}, with at most one random class an image. Choose "
-            "other values, sizes or resolutions."
+            f"{', '.join(map(str, resolutions))}, with at most one random class per image. Choose "
+            "another {values}, {sizes} or {resolution}.",
+            field=("values", "sizes", "resolution"),
         )
     return points
 
 
-def training_set(
-    data: DataRecipe, images: ImageSet, size: int, *, second: ImageSet | None = None
+def draw_training_set(
+    data: TrainingData, images: ImageSet, size: int, *, second: ImageSet | None = None
 ) -> ImageSet:
-    """The images that a recipe trains on.
+    """Draw the images that a recipe trains on.
 
     Args:
-        data: which ones.
-        images: the source, at the recipe's resolution; class-balanced subsets where it has labels.
-        size: |D|.
-        second: the source that a mixture takes its share from.
+        data: which images, and with which labels.
+        images: the source, at the recipe's resolution. If it has labels, classes have equal shares.
+        size: number of training images |D|.
+        second: the source of a mixture's other share.
 
     Raises:
-        DataError: too few images, no labels or too few classes where they are needed; no second
-            source for a mixture.
+        DataError: there are too few images; labels, classes or a second source are needed and
+            missing.
+        ValueError: the images are at another resolution.
     """
     if images.image_shape[1:] != (data.resolution, data.resolution):
         raise ValueError(f"images must be at resolution {data.resolution}")
@@ -158,9 +159,10 @@ def training_set(
     if data.second_share:
         if second is None:
             raise DataError(
-                f"A share of {data.second_share:g} comes from a second source, and none is given: "
-                "the paper takes ImageNet's dogs. Give images with --second-data, or choose "
-                "--value 0."
+                f"A share of {data.second_share:g} comes from a second source, which is missing; "
+                "the paper takes ImageNet's dogs. Give images with {second_data}, or choose "
+                "{values} 0.",
+                field=("second_data", "values"),
             )
         first = select_images(images, Selection(label=label))
         return mix_images(first, second, share=data.second_share, size=size)
@@ -176,104 +178,118 @@ def training_set(
     return label_images(chosen, data.labels, num_classes=data.num_random)
 
 
-def point_cost(point: Point, *, num_samples: int = 10_000, img_channels: int = 3) -> Cost:
-    """Operations of a point's training and scans."""
-    data = point.setting.data
+def predict_point_cost(
+    point: RecipePoint, *, num_samples: int = RunConfig.num_samples, img_channels: int = 3
+) -> Cost:
+    """Predict the operations of a point's training and scans.
+
+    Args:
+        point: the training.
+        num_samples: images generated from each snapshot.
+        img_channels: channels of the images.
+    """
+    data = point.level.data
     num_classes = {"none": 1, "true": 10, "unique": point.size}.get(data.labels, data.num_random)
     shape = (1, img_channels, data.resolution, data.resolution)
     image = ImageSet(np.zeros(shape, np.uint8), ["blank"], labels=np.array([num_classes]) - 1)
-    return run_cost(
+    return predict_run_cost(
         point.config,
         point.size,
         num_samples=num_samples,
-        flops_per_image=forward_flops(point.config, image),
+        flops_per_image=count_forward_flops(point.config, image),
     )
 
 
-def judge(ratio: Proportion, published: float | None, *, is_short: bool) -> Verdict:
-    """Whether a measured ratio is the published one, within its interval and a point."""
+def judge_ratio(ratio: Proportion, published: float | None, *, is_short: bool) -> Verdict:
+    """Judge whether a measured ratio is the published one, within its interval and TOLERANCE.
+
+    Args:
+        ratio: the measured one.
+        published: the published one in [0, 1], or None if there is no such number.
+        is_short: whether the training was shorter than the paper's.
+    """
     if published is None:
         return "not published"
     if ratio.low - TOLERANCE <= published <= ratio.high + TOLERANCE:
         return "agrees"
-    # Memorization grows with the epochs: what is still below may come to agree.
+    # Memorization grows with training: a ratio that is still too low may yet come to agree.
     return "budget too small" if is_short and ratio.ratio < published else "differs"
 
 
 def reproduce(
-    points: Sequence[Point],
+    points: Sequence[RecipePoint],
     images: Callable[[int], ImageSet],
     *,
     out: Path,
     second: Callable[[int], ImageSet] | None = None,
-    num_samples: int = 10_000,
-    device: str = "cpu",
-    parallel: int = 1,
+    config: RunConfig | None = None,
     progress: Progress = silent,
-    on_point: Callable[[Measured], None] = lambda measured: None,
-) -> list[Measured]:
-    """Train and scan each point, or read back what is done.
+    on_result: Callable[[RecipeResult], None] = lambda result: None,
+) -> list[RecipeResult]:
+    """Train and scan each point, or read what is already done.
 
-    Every result is appended to `results.jsonl` in `out`; runs are in folders of their own beside
-    it, so that what was stopped goes on.
+    Every result is appended to `results.jsonl` in `out`. Runs are in folders of their own beside
+    it; those that were stopped are resumed.
 
     Args:
-        points: of one recipe or several.
-        images: resolution → the source at it.
+        points: trainings of one recipe or several.
+        images: returns the source at a resolution.
         out: folder of the results.
-        second: resolution → the second source of mixtures.
-        num_samples: images generated from each snapshot.
-        device: `cpu` or `cuda`.
-        parallel: runs side by side, see `do_runs`.
-        progress: told how far each step is.
-        on_point: called with each point as it ends.
+        second: returns the second source of mixtures at a resolution.
+        config: how points are scanned, and how many run side by side; by default as published,
+            one after the other on the CPU.
+        progress: called with the progress of each step.
+        on_result: called with each result as its run ends.
 
     Raises:
-        ConfigError, DataError: before the first training, what any of them would fail at.
+        ConfigError, DataError: any point would fail; raised before the first training.
     """
+    config = config or RunConfig()
     check_output_folder(out, overwrite=True)
-    plans: dict[Path, Point] = {}
+    plans: dict[Path, RecipePoint] = {}
     todo = []
     for point in points:
-        resolution = point.setting.data.resolution
-        data = training_set(
-            point.setting.data,
+        resolution = point.level.data.resolution
+        data = draw_training_set(
+            point.level.data,
             images(resolution),
             point.size,
             second=None if second is None else second(resolution),
         )
         configure_network(point.config, data)
         plans[out / point.folder] = point
-        todo.append(RunPlan(data, point.config, out / point.folder, num_samples))
+        todo.append(RunPlan(data, point.config, out / point.folder))
 
-    known = {measured.key: measured for measured in read_results(out)}
-    measured: list[Measured] = []
+    known = {result.key: result for result in read_results(out)}
+    results: list[RecipeResult] = []
 
-    def note(plan: RunPlan, run: Run) -> None:
-        found = _measured(plans[plan.out], run, device)
-        before = known.get(found.key)
-        if before is None or replace(before, device=found.device, finished=found.finished) != found:
+    def add(plan: RunPlan, run: RunResult) -> None:
+        result = _make_result(plans[plan.out], run, config.device)
+        before = known.get(result.key)
+        if before is None or result != replace(
+            before, device=result.device, finished=result.finished
+        ):
             with (out / RESULTS).open("ab") as file:
-                file.write(json.dumps(asdict(found)).encode() + b"\n")
-        measured.append(found)
-        on_point(found)
+                file.write(json.dumps(asdict(result)).encode() + b"\n")
+        results.append(result)
+        on_result(result)
 
-    do_runs(todo, device=device, parallel=parallel, progress=progress, on_run=note)
-    return measured
+    train_and_scan_all(todo, config, progress=progress, on_run=add)
+    return results
 
 
-def _measured(point: Point, run: Run, device: str) -> Measured:
+def _make_result(point: RecipePoint, run: RunResult, device: str) -> RecipeResult:
     environment = describe_environment(device)
-    return Measured(
+    return RecipeResult(
         recipe=point.recipe.name,
-        value=point.setting.value,
+        value=point.level.value,
         size=point.size,
         is_laptop=point.recipe.is_laptop,
         epochs=point.config.epochs,
         published=point.published,
         highest=run.highest,
         last=run.last,
-        verdict=judge(run.highest, point.published, is_short=point.is_short),
+        verdict=judge_ratio(run.highest, point.published, is_short=point.is_short),
         training_seconds=run.training_seconds,
         scan_seconds=run.scan_seconds,
         images_seen=run.images_seen,
@@ -282,62 +298,71 @@ def _measured(point: Point, run: Run, device: str) -> Measured:
     )
 
 
-def read_results(folder: Path) -> list[Measured]:
-    """The results in a folder, the latest of each point, in the order they were first made.
+def read_results(folder: Path) -> list[RecipeResult]:
+    """Read the results in a folder: the latest of each point, in the order they were first made.
 
     Raises:
-        DataError: a line that is no result.
+        DataError: a line is not a result.
     """
     path = folder / RESULTS
-    latest: dict[Any, Measured] = {}
+    latest: dict[Any, RecipeResult] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line)
             for name in ("highest", "last"):
                 fields[name] = Proportion(**fields[name])
-            measured = Measured(**fields)
+            result = RecipeResult(**fields)
         except (TypeError, ValueError, KeyError) as error:
-            raise DataError(f"Line {number} of {path} is no result ({error}).") from error
-        latest[measured.key] = measured
+            raise DataError(f"Line {number} of {path} is not a result ({error}).") from error
+        latest[result.key] = result
     return list(latest.values())
 
 
 # ------------------------------------------------------------------------------------------------
-# Directions
+# Trends
 
 
 @dataclass(frozen=True)
-class Direction:
-    """Two values of a factor at one size: which of them memorizes more."""
+class Trend:
+    """Which of two levels of a factor memorizes more at the same size."""
 
-    first: Measured
-    second: Measured
+    first: RecipeResult
+    second: RecipeResult
     published: int
-    """1 where the second has the higher published ratio, -1 where the first has."""
+    """1 if the second has the higher published ratio, -1 if the first has."""
 
     @property
     def measured(self) -> int:
-        """The same as measured; 0 where the intervals overlap."""
+        """1 if the second has the higher measured ratio, -1 if the first has, 0 if their intervals
+        overlap."""
         first, second = self.first.highest, self.second.highest
         return int(second.low > first.high) - int(first.low > second.high)
 
     @property
     def outcome(self) -> str:
-        """How the two compare."""
+        """Whether the measured trend is the published one, in words."""
         return {self.published: "as published", 0: "not told apart"}.get(self.measured, "opposite")
 
+    def __str__(self) -> str:
+        """The trend as a sentence."""
+        return (
+            f"|D| = {self.first.size:,}: {self.second.value} compared with {self.first.value}: "
+            f"{self.outcome}."
+        )
 
-def directions(results: Sequence[Measured]) -> list[Direction]:
-    """Each value against the row's first that was measured at its size, and against the one before
-    it, where the paper tells them apart by more than reading off can err.
+
+def find_trends(results: Sequence[RecipeResult]) -> list[Trend]:
+    """Compare each level with the first that was measured at its size, and with the one before it.
+
+    Only levels that the paper tells apart by more than figures can be misread are compared.
 
     Args:
-        results: of one recipe at one scale.
+        results: results of one recipe at one scale.
     """
     found = []
     for size in sorted({result.size for result in results}):
-        order = [setting.value for setting in find_recipe(results[0].recipe).settings]
+        order = [level.value for level in find_recipe(results[0].recipe).levels]
         row = sorted(
             (result for result in results if result.size == size),
             key=lambda result: order.index(result.value),
@@ -346,14 +371,16 @@ def directions(results: Sequence[Measured]) -> list[Direction]:
             for earlier in {0: row[0], place: row[place]}.values():
                 sign = _published_sign(other.recipe, earlier.value, other.value)
                 if sign:
-                    found.append(Direction(earlier, other, sign))
+                    found.append(Trend(earlier, other, sign))
     return found
 
 
 def _published_sign(name: str, first: str, second: str) -> int:
-    """1 where `second` has the higher published ratio at the size where they differ most, -1 where
-    it has the lower, 0 where they are alike or not published."""
-    published = {setting.value: setting.published for setting in find_recipe(name).settings}
+    """Return 1 if `second` has the higher published ratio at the size where they differ most.
+
+    -1 if it has the lower one, 0 if they are alike or not published.
+    """
+    published = {level.value: level.published for level in find_recipe(name).levels}
     sizes = published[first].keys() & published[second].keys()
     gaps = [published[second][size] - published[first][size] for size in sizes]
     gap = max(gaps, key=abs, default=0.0)

@@ -1,32 +1,36 @@
-"""The search with real trainings, tiny ones; killed and resumed; and from scans that are there."""
+"""The search with real but tiny trainings, killed and resumed; and EMM from existing scans."""
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import write_report
-from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
-from memaudit.experiments.cost import Speed
-from memaudit.experiments.emm.estimate import SizeRange
-from memaudit.experiments.emm.page import write_emm
+from memaudit.experiments.config import RunConfig
+from memaudit.experiments.cost import Throughput
+from memaudit.experiments.emm.config import EMMConfig, SizeRange
+from memaudit.experiments.emm.page import emm_dict, write_emm
 from memaudit.experiments.emm.search import (
+    EMMResult,
     EMMSetup,
-    emm_from_reports,
+    estimate_emm_from_reports,
     find_emm,
-    forecast,
-    result_dict,
+    forecast_search,
 )
-from memaudit.experiments.train_and_scan import RunPlan, do_runs
+from memaudit.experiments.train_and_scan import RunPlan, train_and_scan_all
 from memaudit.experiments.training_presets import LAPTOP, PRESETS, change_config, describe_config
 from memaudit.training.config import TrainingConfig
 
@@ -44,56 +48,67 @@ def noise_images(num_images: int = 64, num_classes: int = 2) -> ImageSet:
     )
 
 
-def tiny_setup(**options: object) -> EMMSetup:
+def tiny_setup(**options: Any) -> EMMSetup:
     given = {
         "images": noise_images(),
-        "config": replace(TINY, epochs=4),
-        "sizes": SizeRange(4, 32, tolerance=2),
-        "num_samples": 6,
+        "training": replace(TINY, epochs=4),
+        "sizes": SizeRange(4, 16, tolerance=2),
+        "runs": RunConfig(num_samples=6),
         **options,
     }
     return EMMSetup(**given)
 
 
-def test_every_snapshot_is_scanned_and_a_done_search_is_read_back(tmp_path: Path):
-    setup = tiny_setup()
-    found = find_emm(setup, out=tmp_path)
-    assert [run.num_images for run in found.runs] == [p.num_images for p in found.points]
+@pytest.fixture(scope="module")
+def whole_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[EMMResult, Path]:
+    out = tmp_path_factory.mktemp("search")
+    return find_emm(tiny_setup(), out=out), out
+
+
+@pytest.fixture
+def done(whole_search: tuple[EMMResult, Path], tmp_path: Path) -> tuple[EMMResult, Path]:
+    """A finished search, and a copy of its folder."""
+    found, out = whole_search
+    return found, shutil.copytree(out, tmp_path / "search")
+
+
+def test_every_snapshot_is_scanned_and_a_finished_search_is_read(done: tuple[EMMResult, Path]):
+    found, out = done
+    assert [run.num_images for run in found.runs] == [p.num_images for p in found.points] == [4, 8]
     assert all(len(run.snapshots) == 2 for run in found.runs)
     assert found.points[0].highest.total == 6
 
     tasks: list[str] = []
-    again = find_emm(setup, out=tmp_path, progress=lambda task, *_, **__: tasks.append(task))
+    again = find_emm(tiny_setup(), out=out, progress=lambda task, *_, **__: tasks.append(task))
     assert again == found
-    assert not [task for task in tasks if task.startswith("Sampling")]
+    assert tasks and not [task for task in tasks if task.startswith("Sampling")]
 
 
-def test_other_samples_are_scanned_anew_without_training_again(tmp_path: Path):
-    first = find_emm(tiny_setup(), out=tmp_path)
-    second = find_emm(tiny_setup(num_samples=5), out=tmp_path)
+def test_with_another_number_of_samples_only_the_scans_are_repeated(done: tuple[EMMResult, Path]):
+    first, out = done
+    second = find_emm(tiny_setup(runs=RunConfig(num_samples=5)), out=out)
     assert {point.highest.total for point in second.points} == {5}
     assert second.runs[0].training_seconds == first.runs[0].training_seconds
 
 
-def test_a_folder_of_another_set_up_is_refused(tmp_path: Path):
-    find_emm(tiny_setup(), out=tmp_path)
+def test_the_folder_of_another_setup_is_refused(done: tuple[EMMResult, Path]):
     with pytest.raises(ConfigError, match="lr = 0.002"):
-        find_emm(tiny_setup(config=replace(TINY, epochs=4, lr=1e-3)), out=tmp_path)
+        find_emm(tiny_setup(training=replace(TINY, epochs=4, lr=1e-3)), out=done[1])
 
 
-@pytest.mark.slow
-def test_runs_side_by_side_find_what_runs_in_a_row_find(tmp_path: Path):
-    setup = tiny_setup(config=replace(TINY, epochs=2))
+@pytest.mark.slow  # processes that import torch
+def test_runs_side_by_side_find_what_runs_one_after_the_other_find(tmp_path: Path):
+    setup = tiny_setup(training=replace(TINY, epochs=2))
 
     def plans(out: Path) -> list[RunPlan]:
         return [
-            RunPlan(setup.training_set(size), setup.config, out / f"{size}", num_samples=6)
+            RunPlan(setup.draw_training_set(size), setup.training, out / f"{size}")
             for size in (4, 8, 16)
         ]
 
-    beside = do_runs(plans(tmp_path / "beside"), parallel=2)
-    row = do_runs(plans(tmp_path / "row"))
-    assert [run.snapshots for run in beside] == [run.snapshots for run in row]
+    beside = train_and_scan_all(plans(tmp_path / "beside"), replace(setup.runs, parallel=2))
+    in_a_row = train_and_scan_all(plans(tmp_path / "row"), setup.runs)
+    assert [run.snapshots for run in beside] == [run.snapshots for run in in_a_row]
 
 
 IN_A_PROCESS = """
@@ -101,27 +116,27 @@ import sys
 from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
-from test_emm_search import find_emm, random_moment_setup
+from test_search import find_emm, random_moment_setup
 torch.set_num_threads(1)
 find_emm(random_moment_setup(), out=Path({out!r}))
 """
 
 
 def random_moment_setup() -> EMMSetup:
-    return tiny_setup(config=replace(TINY, epochs=60, num_snapshots=3))
+    training = replace(TINY, epochs=60, num_snapshots=3)
+    return tiny_setup(training=training, sizes=SizeRange(4, 32, tolerance=2))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a process that imports torch, and two searches
 def test_a_search_killed_at_a_random_moment_and_resumed_gives_the_same_answer(tmp_path: Path):
     setup, killed = random_moment_setup(), tmp_path / "killed"
     code = IN_A_PROCESS.format(tests=str(Path(__file__).parent), out=str(killed))
-    process = subprocess.Popen([sys.executable, "-c", code])
-    while not list(killed.glob("size-*/training/log.jsonl")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(random.uniform(0, 5))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while not list(killed.glob("size-*/training/log.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 5))
+        process.send_signal(signal.SIGKILL)
 
     resumed = find_emm(setup, out=killed)
     whole = find_emm(setup, out=tmp_path / "whole")
@@ -130,25 +145,25 @@ def test_a_search_killed_at_a_random_moment_and_resumed_gives_the_same_answer(tm
 
 
 def test_training_sets_are_nested_and_balanced():
-    setup = tiny_setup(balanced=True, sizes=SizeRange(4, 32, 2))
-    small, large = setup.training_set(4), setup.training_set(16)
+    setup = tiny_setup(config=EMMConfig(balanced=True), sizes=SizeRange(4, 32, 2))
+    small, large = setup.draw_training_set(4), setup.draw_training_set(16)
     assert set(small.indices) < set(large.indices)
     assert np.bincount(small.labels).tolist() == [2, 2]
-    other = replace(setup, subset_seed=1).training_set(4)
-    assert set(other.indices) != set(small.indices)
+    other = replace(setup, config=EMMConfig(balanced=True, subset_seed=1))
+    assert set(other.draw_training_set(4).indices) != set(small.indices)
 
 
 def test_a_forecast_spans_the_cheapest_and_the_dearest_search():
     setup = tiny_setup(sizes=SizeRange(4, 32, tolerance=1.5))
-    expected = forecast(setup)
+    expected = forecast_search(setup)
     assert min(expected.cheapest) == 4 and max(expected.dearest) == 32
     assert 0 < expected.cheapest_cost.total < expected.dearest_cost.total
-    assert isinstance(expected.speed, Speed) and expected.speed.training > 0
+    assert isinstance(expected.throughput, Throughput) and expected.throughput.training > 0
 
 
 @pytest.fixture
 def reports(tmp_path: Path) -> Path:
-    """Scans of given images: 40 copies of 40 among 8 training images, none among 16."""
+    """Scans of given images: 40 of 40 are copies with 8 training images, none with 16."""
     images = noise_images(64)
     for size, copied in ((8, True), (16, False)):
         data = images.take(np.arange(size))
@@ -158,20 +173,20 @@ def reports(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_emm_comes_from_scans_that_are_there(reports: Path):
-    found = emm_from_reports([reports])
+def test_emm_is_estimated_from_existing_scans(reports: Path):
+    found = estimate_emm_from_reports([reports])
     assert [(p.num_images, p.highest.count) for p in found.points] == [(8, 40), (16, 0)]
     assert 8 < found.estimate.emm < 16
-    same = emm_from_reports([reports / "16" / "report.json", reports / "8"])
+    same = estimate_emm_from_reports([reports / "16" / "report.json", reports / "8"])
     assert same == found
 
 
 def test_folders_without_scans_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="holds no report.json"):
-        emm_from_reports([tmp_path])
+        estimate_emm_from_reports([tmp_path])
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(DataError, match="no report of memaudit"):
-        emm_from_reports([tmp_path])
+    with pytest.raises(DataError, match="is not a readable memaudit report"):
+        estimate_emm_from_reports([tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -182,31 +197,30 @@ def test_folders_without_scans_are_refused(tmp_path: Path):
         ({"data": {"num_images": 16}}, "different training sets of 16 images"),
     ],
 )
-def test_scans_of_different_set_ups_are_refused(reports: Path, change: dict, message: str):
+def test_scans_of_different_setups_are_refused(reports: Path, change: dict[str, Any], message: str):
     path = reports / "8" / "report.json"
     report = json.loads(path.read_text())
     for name, value in change.items():
         report[name] = {**report[name], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(report))
     with pytest.raises(DataError, match=message):
-        emm_from_reports([reports])
+        estimate_emm_from_reports([reports])
 
 
 def test_the_files_hold_the_curve_and_the_answer(reports: Path, tmp_path: Path):
-    found = emm_from_reports([reports])
+    found = estimate_emm_from_reports([reports])
     page = write_emm(found, tmp_path / "out")
     text = page.read_text()
     assert f"memorizes {found.estimate.emm:,.0f} training images" in text
     assert "http" not in text.replace('http-equiv="Content', "")
     content = json.loads((tmp_path / "out" / "emm.json").read_text())
     assert content["schema"] == "memaudit.emm/1" and content["emm"] == found.estimate.emm
-    assert content == json.loads(json.dumps(result_dict(found)))
+    assert content == json.loads(json.dumps(emm_dict(found)))
 
 
-def test_the_page_says_how_the_models_were_trained(tmp_path: Path):
-    setup = tiny_setup(config=replace(TINY, epochs=4), epsilon=0.25)
-    found = find_emm(setup, out=tmp_path)
-    text = write_emm(found, tmp_path, setup=setup).read_text()
+def test_the_page_says_how_the_models_were_trained(done: tuple[EMMResult, Path]):
+    setup, out = tiny_setup(config=EMMConfig(epsilon=0.25)), done[1]
+    text = write_emm(find_emm(setup, out=out), out, setup=setup).read_text()
     assert "preset laptop, with model_channels=8 channel_mult=1 attn_resolutions=" in text
     assert "epochs=4" in text and "6 images are generated from each snapshot" in text
     assert ">images seen</th>" in text and ">4</td>" in text

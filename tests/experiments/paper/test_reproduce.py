@@ -1,4 +1,4 @@
-"""Every row of the paper as data; trained at laptop scale for a moment; judged; put on a page."""
+"""Every recipe of the paper: as data, trained for a moment at laptop scale, judged, on a page."""
 
 import html
 import json
@@ -12,24 +12,26 @@ import torch
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
-from memaudit.experiments.paper.page import NOT_COMPARABLE, write_page
+from memaudit.experiments.config import RunConfig
+from memaudit.experiments.paper.config import PointSelection
+from memaudit.experiments.paper.page import NOT_COMPARABLE, write_results_page
 from memaudit.experiments.paper.recipes import (
     BASE_PUBLISHED,
     RECIPES,
-    DataRecipe,
     Recipe,
+    TrainingData,
     find_recipe,
 )
 from memaudit.experiments.paper.reproduce import (
-    Measured,
-    Point,
+    RecipePoint,
+    RecipeResult,
     choose_points,
-    directions,
-    judge,
-    point_cost,
+    draw_training_set,
+    find_trends,
+    judge_ratio,
+    predict_point_cost,
     read_results,
     reproduce,
-    training_set,
 )
 from memaudit.training.config import TrainingConfig
 from memaudit.training.network import configure_network
@@ -39,7 +41,7 @@ NAMES = [recipe.name for recipe in RECIPES]
 
 
 def source(resolution: int, *, num_images: int = 400, seed: int = 0) -> ImageSet:
-    """Noise in ten classes, in the place of CIFAR-10."""
+    """Noise in ten classes, in place of CIFAR-10."""
     rng = np.random.default_rng(seed)
     return ImageSet(
         rng.integers(0, 256, (num_images, 3, resolution, resolution), dtype=np.uint8),
@@ -53,21 +55,21 @@ def other_source(resolution: int) -> ImageSet:
     return source(resolution, num_images=40, seed=1)
 
 
-def laptop_points(recipe: Recipe) -> list[Point]:
-    """All values of a row at its smallest size, for two steps."""
-    recipe = recipe.at_laptop_scale()
-    return choose_points(recipe, sizes=[40], epochs=2)
+def laptop_points(recipe: Recipe) -> list[RecipePoint]:
+    """All levels of a recipe at 40 images, for two epochs."""
+    recipe = recipe.for_laptop()
+    return choose_points(recipe, PointSelection(sizes=(40,), epochs=2))
 
 
-def test_what_has_the_ratios_of_the_base_set_up_is_the_base_set_up():
+def test_levels_with_the_ratios_of_the_base_setup_are_the_base_setup():
     base, image = TrainingConfig(), source(32, num_images=1)
-    named = [(r, s) for r in RECIPES for s in r.settings if s.published == BASE_PUBLISHED]
+    named = [(r, s) for r in RECIPES for s in r.levels if s.published == BASE_PUBLISHED]
     assert len(named) == 10
-    for recipe, setting in named:
-        config = recipe.training(setting)
+    for recipe, level in named:
+        config = recipe.configure_training(level)
         assert configure_network(config, image) == configure_network(base, image)
         assert replace(config, model_channels=None, embedding=None) == base
-        assert setting.data in (DataRecipe(), DataRecipe(num_classes=10))
+        assert level.data in (TrainingData(), TrainingData(num_classes=10))
 
 
 @pytest.mark.parametrize(
@@ -87,42 +89,44 @@ def test_what_has_the_ratios_of_the_base_set_up_is_the_base_set_up():
     ],
 )
 def test_published_ratios_are_the_ones_read_off(name: str, value: str, size: int, percent: float):
-    (point,) = choose_points(find_recipe(name), values=[value], sizes=[size])
+    (point,) = choose_points(find_recipe(name), PointSelection(values=(value,), sizes=(size,)))
     assert point.published == percent / 100
 
 
 @pytest.mark.parametrize(
-    ("name", "num_settings"),
+    ("name", "num_levels"),
     [("width", 4), ("depth", 6), ("batch-size", 7), ("weight-decay", 9), ("ema", 9)]
     + [("random-labels", 9), ("skip-connections", 2 * 22), ("within-class-diversity", 5)],
 )
-def test_every_value_of_a_factor_is_there_once(name: str, num_settings: int):
+def test_every_level_of_a_factor_occurs_once(name: str, num_levels: int):
     recipe = find_recipe(name)
-    made = [(recipe.training(s), s.data) for s in recipe.settings]
-    assert len(made) == num_settings
+    made = [(recipe.configure_training(s), s.data) for s in recipe.levels]
+    assert len(made) == num_levels
     assert all(one not in made[:i] for i, one in enumerate(made))
-    assert len({setting.value for setting in recipe.settings}) == num_settings
+    assert len({level.value for level in recipe.levels}) == num_levels
 
 
 def test_a_larger_batch_has_a_larger_learning_rate():
     recipe = find_recipe("batch-size")
-    rates = {recipe.training(s).lr / recipe.training(s).batch_size for s in recipe.settings}
+    rates = {
+        recipe.configure_training(s).lr / recipe.configure_training(s).batch_size
+        for s in recipe.levels
+    }
     assert max(rates) == pytest.approx(min(rates)) == pytest.approx(2e-4 / 512)
 
 
 def test_one_skip_is_kept_at_the_index_that_names_it():
-    (point,) = choose_points(find_recipe("skip-connections"), values=["ddpmpp 4"])
+    recipe, chosen = find_recipe("skip-connections"), PointSelection(values=("ddpmpp 4",))
+    (point,) = choose_points(recipe, chosen)
     assert point.config.skip_connections == (0, 0, 0, 1, 0, 0, 0, 0, 0)
-    (laptop,) = choose_points(
-        find_recipe("skip-connections").at_laptop_scale(), values=["ddpmpp 4"]
-    )
+    (laptop,) = choose_points(recipe.for_laptop(), chosen)
     assert laptop.config.skip_connections == point.config.skip_connections
 
 
 def test_operations_are_those_counted_by_hand():
-    """25.4 GFLOP an evaluation at 32x32, 1.58 at 8x8; 3.05 EFLOP for 40 M images with gradients."""
-    points = choose_points(find_recipe("data-dimension"), sizes=[1000])
-    large, _, small = (point_cost(point) for point in points)
+    """25.4 GFLOP per evaluation at 32x32, 1.58 at 8x8; 3.05 EFLOP for 40 M images trained on."""
+    points = choose_points(find_recipe("data-dimension"), PointSelection(sizes=(1000,)))
+    large, _, small = (predict_point_cost(point) for point in points)
     assert large.training == pytest.approx(3.05e18, rel=0.01)
     assert small.training == pytest.approx(0.19e18, rel=0.01)
     assert large.sampling == pytest.approx(10 * 10_000 * 890e9, rel=0.01)
@@ -132,9 +136,9 @@ def test_operations_are_those_counted_by_hand():
 def test_every_recipe_trains_at_laptop_scale(name: str):
     points = laptop_points(find_recipe(name))
     for point in (points[0], points[-1]):
-        resolution = point.setting.data.resolution
-        data = training_set(
-            point.setting.data, source(resolution), point.size, second=other_source(resolution)
+        resolution = point.level.data.resolution
+        data = draw_training_set(
+            point.level.data, source(resolution), point.size, second=other_source(resolution)
         )
         assert len(data) == 40
         loss = Trainer(data, point.config, device=torch.device("cpu")).step()
@@ -145,21 +149,22 @@ def test_every_recipe_trains_at_laptop_scale(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_value_of_every_recipe_is_trained_and_scanned(name: str, tmp_path: Path):
     points = laptop_points(find_recipe(name))
-    results = reproduce(points, source, out=tmp_path, second=other_source, num_samples=2)
-    assert [result.value for result in results] == [point.setting.value for point in points]
-    assert write_page(tmp_path).is_file()
+    config = RunConfig(num_samples=2)
+    results = reproduce(points, source, out=tmp_path, second=other_source, config=config)
+    assert [result.value for result in results] == [point.level.value for point in points]
+    assert write_results_page(tmp_path).is_file()
 
 
-def test_results_are_noted_once_and_read_back(tmp_path: Path):
-    recipe = find_recipe("conditioning").at_laptop_scale()
-    points = choose_points(recipe, values=["none", "unique"], sizes=[10], epochs=10)
-    first = reproduce(points, source, out=tmp_path, num_samples=3)
+def test_results_are_written_once_and_read(tmp_path: Path):
+    recipe = find_recipe("conditioning").for_laptop()
+    points = choose_points(recipe, PointSelection(values=("none", "unique"), sizes=(10,), epochs=1))
+    first = reproduce(points, source, out=tmp_path, config=RunConfig(num_samples=3))
     tasks: list[str] = []
     again = reproduce(
         points,
         source,
         out=tmp_path,
-        num_samples=3,
+        config=RunConfig(num_samples=3),
         progress=lambda task, *_, **__: tasks.append(task),
     )
     assert not [task for task in tasks if task.startswith("Sampling")]
@@ -167,12 +172,12 @@ def test_results_are_noted_once_and_read_back(tmp_path: Path):
     assert [r.value for r in read_results(tmp_path)] == ["none", "unique"]
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
 
-    longer = [replace(point, epochs=20) for point in points]
-    reproduce(longer, source, out=tmp_path, num_samples=3)
-    assert [r.epochs for r in read_results(tmp_path)] == [20, 20]
+    longer = [replace(point, epochs=7) for point in points]
+    reproduce(longer, source, out=tmp_path, config=RunConfig(num_samples=3))
+    assert [r.epochs for r in read_results(tmp_path)] == [7, 7]
 
     (tmp_path / "results.jsonl").write_text('{"recipe": "conditioning"}\n')
-    with pytest.raises(DataError, match="Line 1 of .* is no result"):
+    with pytest.raises(DataError, match="Line 1 of .* is not a result"):
         read_results(tmp_path)
 
 
@@ -191,59 +196,61 @@ def test_results_are_noted_once_and_read_back(tmp_path: Path):
 def test_a_ratio_is_judged_by_its_interval(
     count: int, published: float | None, is_short: bool, verdict: str
 ):
-    assert judge(clopper_pearson(count, 1000), published, is_short=is_short) == verdict
+    assert judge_ratio(clopper_pearson(count, 1000), published, is_short=is_short) == verdict
 
 
 def test_fewer_epochs_are_a_budget_too_small():
-    (point,) = choose_points(find_recipe("optimizer"), values=["adam"], sizes=[1000], epochs=4000)
+    chosen = PointSelection(values=("adam",), sizes=(1000,), epochs=4000)
+    (point,) = choose_points(find_recipe("optimizer"), chosen)
     assert point.is_short
     assert not replace(point, epochs=None).is_short
 
 
 def test_training_sets_follow_the_recipe():
     images = source(8)
-    balanced = training_set(DataRecipe(8), images, 40)
+    balanced = draw_training_set(TrainingData(8), images, 40)
     assert np.bincount(images.labels[balanced.indices]).tolist() == [4] * 10
     assert balanced.labels is None
-    two = training_set(DataRecipe(8, num_classes=2), images, 40)
+    two = draw_training_set(TrainingData(8, num_classes=2), images, 40)
     assert set(images.labels[two.indices]) == {0, 1}
-    dogs = training_set(DataRecipe(8, label=5), images, 20)
+    dogs = draw_training_set(TrainingData(8, label=5), images, 20)
     assert set(images.labels[dogs.indices]) == {5}
-    mixed = training_set(DataRecipe(8, label=5, second_share=0.5), images, 20, second=images)
+    mixed = draw_training_set(TrainingData(8, label=5, second_share=0.5), images, 20, second=images)
     assert len(mixed) == 20
-    assert training_set(DataRecipe(8, labels="unique"), images, 20).num_classes == 20
+    assert draw_training_set(TrainingData(8, labels="unique"), images, 20).num_classes == 20
 
 
 def test_data_that_a_recipe_cannot_use_is_refused():
     unlabeled = replace(source(8), labels=None)
-    assert len(training_set(DataRecipe(8), unlabeled, 7)) == 7
+    assert len(draw_training_set(TrainingData(8), unlabeled, 7)) == 7
     with pytest.raises(DataError, match="no labels"):
-        training_set(DataRecipe(8, num_classes=2), unlabeled, 4)
+        draw_training_set(TrainingData(8, num_classes=2), unlabeled, 4)
     with pytest.raises(DataError, match="no labels"):
-        training_set(DataRecipe(8, labels="true"), unlabeled, 4)
-    with pytest.raises(DataError, match="--second-data"):
-        training_set(DataRecipe(8, label=5, second_share=0.2), source(8), 10)
+        draw_training_set(TrainingData(8, labels="true"), unlabeled, 4)
+    with pytest.raises(DataError, match="choose values 0"):
+        draw_training_set(TrainingData(8, label=5, second_share=0.2), source(8), 10)
     with pytest.raises(DataError, match="multiple of 10"):
-        training_set(DataRecipe(8), source(8), 41)
+        draw_training_set(TrainingData(8), source(8), 41)
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="The recipes are epochs, data-dimension"):
         find_recipe("resolution")
     with pytest.raises(ConfigError, match="its values are none, true, random, unique"):
-        choose_points(find_recipe("conditioning"), values=["labels"])
+        choose_points(find_recipe("conditioning"), PointSelection(values=("labels",)))
     with pytest.raises(ConfigError, match="it trains at resolution 8, 16, 32"):
-        choose_points(find_recipe("data-dimension"), resolution=64)
+        choose_points(find_recipe("data-dimension"), PointSelection(resolution=64))
 
 
-def test_one_resolution_is_one_value_of_the_data_dimension():
-    points = choose_points(find_recipe("data-dimension"), resolution=8, sizes=[1000])
-    assert [point.setting.value for point in points] == ["8x8"]
+def test_one_resolution_is_one_level_of_the_data_dimension():
+    chosen = PointSelection(resolution=8, sizes=(1000,))
+    points = choose_points(find_recipe("data-dimension"), chosen)
+    assert [point.level.value for point in points] == ["8x8"]
 
 
-def measured(value: str, count: int, **changes: object) -> Measured:
+def make_result(value: str, count: int, **changes: object) -> RecipeResult:
     ratio = clopper_pearson(count, 1000)
-    given = Measured(
+    given = RecipeResult(
         recipe="conditioning",
         value=value,
         size=80,
@@ -262,22 +269,22 @@ def measured(value: str, count: int, **changes: object) -> Measured:
     return replace(given, **changes)
 
 
-def test_a_direction_is_published_and_measured():
+def test_a_trend_is_published_and_measured():
     """Random labels raise the ratio; unique ones are not published for this row."""
-    results = [measured("random", 500), measured("none", 200), measured("unique", 900)]
-    (found,) = directions(results)
+    results = [make_result("random", 500), make_result("none", 200), make_result("unique", 900)]
+    (found,) = find_trends(results)
     assert (found.first.value, found.second.value) == ("none", "random")
     assert (found.published, found.measured, found.outcome) == (1, 1, "as published")
-    (same,) = directions([measured("none", 500), measured("random", 510)])
+    (same,) = find_trends([make_result("none", 500), make_result("random", 510)])
     assert same.outcome == "not told apart"
-    (other,) = directions([measured("none", 500), measured("random", 100)])
+    (other,) = find_trends([make_result("none", 500), make_result("random", 100)])
     assert other.outcome == "opposite"
 
 
-def test_values_are_held_against_the_first_and_the_one_before():
+def test_levels_are_compared_with_the_first_and_the_one_before():
     rows = [("ddpmpp all", 800), ("ddpmpp 1", 400), ("ddpmpp 9", 0)]
-    results = [measured(value, count, recipe="skip-connections") for value, count in rows]
-    found = directions(results)
+    results = [make_result(value, count, recipe="skip-connections") for value, count in rows]
+    found = find_trends(results)
     # One fine skip keeps as much as all of them; one coarse skip keeps nothing.
     assert [(d.first.value, d.second.value) for d in found] == [
         ("ddpmpp all", "ddpmpp 9"),
@@ -288,22 +295,22 @@ def test_values_are_held_against_the_first_and_the_one_before():
 
 def test_the_page_shows_published_beside_measured(tmp_path: Path):
     results = [
-        measured("none", 900, is_laptop=False, size=1000, published=0.92, verdict="agrees"),
-        measured("random", 960, is_laptop=False, size=1000, published=0.96, verdict="agrees"),
-        measured("none", 200),
-        measured("random", 500),
+        make_result("none", 900, is_laptop=False, size=1000, published=0.92, verdict="agrees"),
+        make_result("random", 960, is_laptop=False, size=1000, published=0.96, verdict="agrees"),
+        make_result("none", 200),
+        make_result("random", 500),
     ]
     lines = [json.dumps(asdict(result)) for result in results]
     (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n")
-    text = html.unescape(write_page(tmp_path).read_text())
+    text = html.unescape(write_results_page(tmp_path).read_text())
     assert "|D| = 1,000, published" in text
     assert "90.0 % (" in text and "agrees" in text
     assert NOT_COMPARABLE in text
-    assert "random against none: as published." in text
+    assert "random compared with none: as published." in text
 
 
-def test_a_line_joins_the_values_of_a_recipe_only_where_they_are_amounts():
-    named = {recipe.name for recipe in RECIPES if not recipe.has_scale}
+def test_a_line_joins_the_levels_of_a_recipe_only_if_they_are_amounts():
+    named = {recipe.name for recipe in RECIPES if not recipe.is_ordered}
     assert named == {
         *("time-embedding", "skip-connections", "conditioning", "unique-labels", "optimizer")
     }
@@ -311,4 +318,4 @@ def test_a_line_joins_the_values_of_a_recipe_only_where_they_are_amounts():
 
 def test_a_page_needs_results(tmp_path: Path):
     with pytest.raises(DataError, match="no results.jsonl with results"):
-        write_page(tmp_path)
+        write_results_page(tmp_path)

@@ -1,0 +1,54 @@
+"""Which trainings of a recipe to do. Imports no torch: the command line reads its options here."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from memaudit.options import Option, check_options
+
+
+@dataclass(frozen=True)
+class PointSelection:
+    """Which of a recipe's trainings to do, and for how long.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    values: Annotated[
+        tuple[str, ...],
+        Option(
+            "Only this value of the factor; separate several with commas, or give the option "
+            "again.",
+            flag="--value",
+            metavar="VALUE",
+            default_text="all",
+        ),
+    ] = ()
+    sizes: Annotated[
+        tuple[int, ...],
+        Option(
+            "Number of training images; separate several with commas, or give the option again.",
+            at_least=2,
+            flag="--size",
+            metavar="N",
+            default_text="the recipe's",
+        ),
+    ] = ()
+    resolution: Annotated[
+        int | None,
+        Option("Only trainings on images of RxR.", at_least=1, metavar="R", default_text="all"),
+    ] = None
+    epochs: Annotated[
+        float | None,
+        Option(
+            "Length of each training.",
+            above=0,
+            below=math.inf,
+            metavar="N",
+            default_text="the recipe's",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
