@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memaudit.cli.options import choose_device, device_option
+from memaudit.audit.memorization.rule import Rule
+from memaudit.cli.options import choose_device, config_options, device_option, from_options
 from memaudit.wording import counted, some
 
 if TYPE_CHECKING:
@@ -19,14 +20,7 @@ SHOWN_GROUPS = 10
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
-@click.option(
-    "--duplicate-rms",
-    type=click.FloatRange(min=0),
-    default=8.0,
-    show_default=True,
-    metavar="LEVELS",
-    help="Images this close (RMS gray levels of 0-255) are duplicates; 0 finds equal ones only.",
-)
+@config_options(Rule, "duplicate_rms")
 @click.option("--flips", is_flag=True, help="Find mirrored duplicates, too.")
 @device_option
 @click.option(
@@ -45,12 +39,12 @@ SHOWN_GROUPS = 10
 @click.option("--json", "as_json", is_flag=True, help="Print the groups as JSON.")
 def duplicates(
     path: Path,
-    duplicate_rms: float,
     flips: bool,
     device: str,
     out: Path | None,
     kept: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Find images that a training set holds twice, exactly or nearly.
 
@@ -58,7 +52,7 @@ def duplicates(
 
     \b
     memaudit dataset duplicates cifar10.zip --out duplicates
-    # equal images only, and the set without them
+    # only images that are equal, and the set without them
     memaudit dataset duplicates cifar10.zip --duplicate-rms 0 --write distinct.zip
     """
     from memaudit.audit.neighbors.duplicates import find_duplicates
@@ -68,6 +62,7 @@ def duplicates(
     from memaudit.data.sources import open_images
     from memaudit.data.writers import SET_FORMS, check_writable
 
+    duplicate_rms = from_options(Rule, options).duplicate_rms
     if out is not None:
         check_writable(out, {"": "a folder"})
     if kept is not None:
