@@ -413,3 +413,17 @@ class Unpickler:
                 f"its pickle has {shown(key)} as a key; a text or number is needed."
             )
         return key
+
+
+def encoded_text(arguments: tuple[Any, ...], *, max_length: int) -> bytes | None:
+    """What `_codecs.encode(text, "latin1")` gives, as which protocol 2 writes bytes of Python 3.
+
+    None for other arguments: any codec but this may be code.
+    """
+    match arguments:
+        case (str(text), "latin1") if len(text) <= max_length:
+            try:
+                return text.encode("latin1")
+            except UnicodeEncodeError:
+                pass
+    return None

@@ -20,7 +20,7 @@ import numpy as np
 from memaudit.data.readers.lazy_images import Contents, array_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
 from memaudit.errors import DataError
-from memaudit.unpickler import Budget, Construct, Dialect, Global, Record, Unpickler
+from memaudit.unpickler import Budget, Construct, Dialect, Global, Record, Unpickler, encoded_text
 
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
 _CIFAR100 = ("train", "meta")
@@ -75,14 +75,10 @@ def _array(arguments: tuple[Any, ...]) -> _Array:
 
 
 def _latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
-    """Python 3 writes bytes as text, to be encoded again."""
-    match arguments:
-        case (str(text), "latin1"):
-            try:
-                return text.encode("latin1")
-            except UnicodeEncodeError:
-                pass
-    raise DataError("it encodes something other than a text as latin1.")
+    found = encoded_text(arguments, max_length=_MAX_FILE_BYTES)
+    if found is None:
+        raise DataError("it encodes something other than a text as latin1.")
+    return found
 
 
 _ADMITTED: dict[Global, Construct | None] = {

@@ -115,7 +115,7 @@ UNSAFE = {
     ),
     "a codec that is code": (
         proto(stack_global("_codecs", "encode") + text("x") + text("rot13") + b"\x86R."),
-        "else than a short text as latin1",
+        "other than a short text as latin1",
     ),
     "a numpy dtype of objects": (
         proto(stack_global("numpy", "dtype") + text("O8") + b"\x89\x88\x87R."),

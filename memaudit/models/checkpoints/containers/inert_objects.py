@@ -19,7 +19,7 @@ import torch
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
 from memaudit.models.checkpoints.containers.stored_tensors import Storage, StoredTensor
-from memaudit.unpickler import Construct, Dialect, Global, Record
+from memaudit.unpickler import Construct, Dialect, Global, Record, encoded_text
 from memaudit.wording import shown
 
 CHECKPOINT = Dialect(
@@ -191,13 +191,10 @@ def numpy_array(arguments: tuple[Any, ...]) -> NumpyArray:
 
 
 def latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
-    match arguments:
-        case (str(text), "latin1") if len(text) <= MAX_ENCODED:
-            try:
-                return text.encode("latin-1")
-            except UnicodeEncodeError:
-                pass
-    raise UnsafeCheckpointError("it encodes something else than a short text as latin1.")
+    found = encoded_text(arguments, max_length=MAX_ENCODED)
+    if found is None:
+        raise UnsafeCheckpointError("it encodes something other than a short text as latin1.")
+    return found
 
 
 RECORDS: dict[Global, Construct | None] = {
