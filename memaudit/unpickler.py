@@ -20,16 +20,16 @@ from memaudit.errors import MemauditError
 from memaudit.wording import quoted, shown
 
 MAX_OPCODES = 1_000_000
-"""In a whole file; the largest of EDM's snapshots need some tens of thousands, CIFAR-100 0.3
-million."""
+"""Most instructions in a whole file; the largest of EDM's snapshots have some tens of thousands,
+CIFAR-100 0.3 million."""
 MAX_NAME = 1000
-"""Bytes or characters of a module's name, and of a global's."""
+"""Most bytes or characters of a name of a module or global."""
 MAX_INTEGER = 16
-"""Bytes of one integer."""
+"""Most bytes of one integer."""
 MAX_MARKS = 256
-"""Containers begun and not yet ended."""
+"""Most containers that are begun and not yet ended."""
 MAX_TOLD = 10
-"""Reasons that a message gives; `Budget.named` has them all."""
+"""Most reasons that a message gives; `Budget.named` has them all."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Global:
 Construct = Callable[[tuple[Any, ...]], Any]
 """Builds an inert record from the arguments that the pickle would call a global with."""
 Admitted = Mapping[Global, Construct | None]
-"""What may be named; None where nothing is built from it."""
+"""The globals that may be named, and what builds a record; None if nothing does."""
 
 
 class Record:
@@ -75,7 +75,7 @@ class Dialect:
 
 
 class _Refused(Record):
-    """Stands for all that comes of a global that was refused, so that the others are named too."""
+    """Stands for whatever comes of a refused global, so that the others are named too."""
 
     def set_state(self, state: Any) -> None:
         pass
@@ -86,7 +86,7 @@ REFUSED = _Refused()
 
 @dataclass
 class Budget:
-    """What remains of the work that one file may cause, and the globals it has named so far."""
+    """The work that one file may still cause, and the globals that it has named so far."""
 
     opcodes: int = MAX_OPCODES
     named: set[Global] = field(default_factory=set)
@@ -313,7 +313,7 @@ class Unpickler:
             self._refuse(code)
 
     def _refuse(self, code: pickletools.OpcodeInfo) -> None:
-        """Note that the instruction was met, and go on as if it gave nothing of use."""
+        """Note the instruction, and continue as if it gave nothing of use."""
         self._refused[f"uses the instruction {code.name}"] = None
         if isinstance(self._argument, Global):
             self._named(self._argument)
@@ -396,7 +396,9 @@ class Unpickler:
 
     def _look_up(self, key: Any) -> Any:
         if self.persistent is None:
-            raise self.dialect.unsafe("its pickle uses a persistent id, which none of its kind do.")
+            raise self.dialect.unsafe(
+                f"its pickle uses a persistent id, which no {self.dialect.noun} of its kind does."
+            )
         return self.persistent(key)
 
     def _checked_name(self, name: Any) -> str:

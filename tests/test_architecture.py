@@ -63,13 +63,17 @@ def test_each_heavy_dependency_has_one_door(path: Path):
 CHECKPOINTS = PACKAGE / "models/checkpoints"
 
 
-@pytest.mark.parametrize("path", (CHECKPOINTS / "formats").glob("*.py"), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((CHECKPOINTS / "formats").glob("*.py")), ids=lambda p: p.stem
+)
 def test_checkpoint_formats_do_not_know_each_other(path: Path):
     others = {name for name in imported(path) if "checkpoints.formats" in name}
     assert path.stem == "__init__" or not others
 
 
-@pytest.mark.parametrize("path", (CHECKPOINTS / "containers").glob("*.py"), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((CHECKPOINTS / "containers").glob("*.py")), ids=lambda p: p.stem
+)
 def test_containers_know_no_format(path: Path):
     rooms = {name for name in imported(path) if name.startswith("memaudit.models")}
     assert all(name.startswith("memaudit.models.checkpoints.containers.") for name in rooms)

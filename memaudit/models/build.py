@@ -27,7 +27,7 @@ PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "ConsistencyPrecond": ConsistencyPrecond,
     "Precond": EDM2Precond,
 }
-"""By the names that configurations and published snapshots use."""
+"""Preconditioners by the names that configurations and published snapshots use."""
 
 KINDS: dict[Any, tuple[Any, str]] = {
     bool: (bool, "true or false"),
@@ -41,7 +41,7 @@ KINDS: dict[Any, tuple[Any, str]] = {
 
 
 def build_network(config: Mapping[str, Any]) -> Preconditioner:
-    """A new denoiser from a flat configuration.
+    """Build a new denoiser from a flat configuration.
 
     Args:
         config: `class_name`, a key of PRECONDITIONERS, and the keywords of that constructor and
@@ -75,7 +75,7 @@ def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) 
         unet = unet_class(keywords.get("model_type", accepted["model_type"].default))
     accepted |= inspect.signature(unet).parameters
     for name in ("in_channels", "out_channels", "model_kwargs", "unet_kwargs"):
-        accepted.pop(name, None)  # not the configuration's to set
+        accepted.pop(name, None)  # not for the configuration to set
 
     unknown = sorted(set(keywords) - set(accepted))
     if unknown:

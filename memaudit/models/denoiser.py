@@ -12,15 +12,18 @@ from torch import Tensor
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """D(x; sigma), with what a sampler needs to know about its range."""
+    """D(x; sigma), and what a sampler needs to know about it."""
 
     img_channels: int
+    """Channels of the images: 1 or 3."""
     img_resolution: int
+    """Height and width of the images."""
     label_dim: int
     """Number of classes; 0 for an unconditional model."""
     sigma_min: float
-    """Smallest and largest noise level that the denoiser supports."""
+    """Smallest noise level that the denoiser supports."""
     sigma_max: float
+    """Largest noise level that the denoiser supports."""
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Denoise.

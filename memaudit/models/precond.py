@@ -1,6 +1,6 @@
 """Preconditioned denoisers: D(x; σ) = c_skip x + c_out F(c_in x; c_noise), F a U-Net.
 
-VP, VE, iDDPM and EDM are those of EDM, arXiv:2206.00364, Table 1. The arithmetic around F is in
+VP, VE, iDDPM and EDM are those of EDM, arXiv:2206.00364, Table 1. The arithmetic around F is
 float32 whatever the precision of F.
 """
 
@@ -27,7 +27,7 @@ class Scalings(NamedTuple):
 
 
 class Preconditioner(nn.Module, ABC):
-    """A U-Net `model` as a denoiser. Subclasses say what `scalings` are.
+    """A U-Net `model` as a denoiser; subclasses define its `scalings`.
 
     Args:
         img_resolution: height and width of the images.
@@ -38,8 +38,9 @@ class Preconditioner(nn.Module, ABC):
 
     model: nn.Module
     sigma_min: float
-    """Smallest and largest noise level that the model supports."""
+    """Smallest noise level that the model supports."""
     sigma_max: float
+    """Largest noise level that the model supports."""
 
     def __init__(
         self, img_resolution: int, img_channels: int, label_dim: int, use_fp16: bool
@@ -52,10 +53,10 @@ class Preconditioner(nn.Module, ABC):
 
     @abstractmethod
     def scalings(self, sigma: Tensor) -> Scalings:
-        """c_skip, c_out, c_in and c_noise of float32 sigma of any shape."""
+        """c_skip, c_out, c_in and c_noise at noise levels sigma, float32 of any shape."""
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        """The nearest noise level that the model supports: every one, but for iDDPM."""
+        """The nearest noise level that the model supports; all but iDDPM support every level."""
         return sigma
 
     def forward(
@@ -75,8 +76,9 @@ class Preconditioner(nn.Module, ABC):
             class_labels: float [B or 1, label_dim], one-hot by convention, or None for zeros;
                 ignored by an unconditional model.
             force_fp32: ignore use_fp16.
-            unet_inputs: of SongUNet and DhariwalUNet, `augment_labels`: float [B or 1,
-                augment_dim], or None for images that were not augmented.
+            unet_inputs: further inputs of the U-Net, such as `augment_labels` of SongUNet and
+                DhariwalUNet: float [B or 1, augment_dim], or None for images that were not
+                augmented.
 
         Returns:
             Denoised images, float32 [B, C, H, W].
@@ -86,7 +88,7 @@ class Preconditioner(nn.Module, ABC):
         half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
 
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
-        F_x = self.model(
+        F_x: Tensor = self.model(
             (c_in * x).to(torch.float16 if half else torch.float32),
             c_noise.flatten(),
             class_labels=self._labels(class_labels, x.device),
@@ -165,7 +167,7 @@ class VPPrecond(Preconditioner):
 
 
 class VEPrecond(Preconditioner):
-    """Variance exploding: the network sees x as it is, and predicts the noise.
+    """Variance exploding: the network sees x as it is and predicts the noise.
 
     Args:
         sigma_min, sigma_max: noise levels that the model supports.
@@ -288,7 +290,7 @@ class ConsistencyPrecond(EDMPrecond):
 
 class EDM2Precond(Preconditioner):
     """EDM2 (arXiv:2312.02696): EDM's scalings, a magnitude-preserving U-Net, and the loss's
-    logarithm of variance as a function of the noise level. `Precond` in EDM2's snapshots.
+    log variance as a function of the noise level. `Precond` in EDM2's snapshots.
 
     Args:
         sigma_data: standard deviation of the data.
@@ -326,7 +328,8 @@ class EDM2Precond(Preconditioner):
     def logvar(self, sigma: Tensor) -> Tensor:
         """Learned logarithm of the loss's variance at noise levels sigma [B], float32 [B]."""
         c_noise = self.scalings(sigma.to(torch.float32)).c_noise
-        return self.logvar_linear(self.logvar_fourier(c_noise)).flatten()
+        logvar: Tensor = self.logvar_linear(self.logvar_fourier(c_noise))
+        return logvar.flatten()
 
 
 def _rounded_once(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

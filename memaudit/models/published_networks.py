@@ -1,7 +1,7 @@
 """Configurations of EDM's published networks, for weights that come without their own.
 
 A preset is named data set, architecture, preconditioner, and `cond` where it has classes:
-`cifar10-ddpmpp-edm-cond`. The published file's name does as well; there "vp" and "ve" are the
+`cifar10-ddpmpp-edm-cond`. The published file's name works as well; there "vp" and "ve" are the
 architecture (DDPM++, NCSN++), not the preconditioner. Karras et al., arXiv:2206.00364, Table 7;
 https://github.com/NVlabs/edm.
 """
@@ -45,14 +45,14 @@ class Preset:
     config: Mapping[str, Any]
     """class_name and the constructor's keywords."""
     file: str | None = None
-    """Stem of the published file's name, where that is unique."""
+    """Stem of the published file's name, if that is unique."""
 
 
 def find_config(name: str) -> dict[str, Any]:
     """The configuration of a preset, by its name or its published file's.
 
     Raises:
-        ConfigError: there is none of that name; the message lists them.
+        ConfigError: there is no such preset; the message lists them.
     """
     presets = (*PRESETS, *OPENAI_PRESETS)
     for preset in presets:
@@ -103,9 +103,8 @@ def _published() -> Iterator[Preset]:
 
 
 PRESETS: tuple[Preset, ...] = tuple(_published())
+"""EDM's published networks."""
 
-# OpenAI's state dicts do not tell in which of two orders their attention layers are: see
-# checkpoints/openai.py.
 OPENAI_PRESETS = tuple(
     Preset(
         f"openai-imagenet64-{precond}-{order.replace(' ', '-')}",
@@ -117,3 +116,5 @@ OPENAI_PRESETS = tuple(
     )
     for order in ("head first", "qkv first")
 )
+"""OpenAI's state dicts do not tell in which of two orders their attention layers are: see
+checkpoints/formats/openai_adm.py."""

@@ -130,7 +130,7 @@ def heun_sampler(
     t = path.t(sigmas)
     t = torch.cat([t, t.new_zeros(1)])  # t_N = 0
 
-    x = noise.to(torch.float64) * sigmas[0]
+    x: Tensor = noise.to(torch.float64) * sigmas[0]
     x = path.scale(sigmas[0]) * (x if start is None else start + x)
     for i, gamma in enumerate(gammas):
         t_cur, t_next = t[i], t[i + 1]
@@ -189,7 +189,8 @@ def karras_sigmas(
         [80.0, 9.723, 0.47, 0.002]
     """
     start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (start + step_fractions(num_steps) * (end - start)) ** rho
+    sigmas: Tensor = (start + step_fractions(num_steps) * (end - start)) ** rho
+    return sigmas
 
 
 def step_fractions(num_steps: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""One random stream an image, keyed by its seed, in EDM's order.
+"""One random stream per image, keyed by its seed, in EDM's order.
 
 The order of the draws is the published one: first the initial noise (float32), then one class
 index if the model has classes, then the noise of each step (float64). An image depends on its
-seed alone: not on the batch it is part of, nor on the device. (The published images were drawn on
-CUDA, whose generators give other numbers than the CPU's.)
+seed alone, not on its batch or the device. (The published images were drawn on CUDA, whose
+generators give other numbers than the CPU's.)
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 class PerImageRandom:
-    """One CPU generator an image. Calls advance every image's stream by one draw.
+    """One CPU generator per image. Calls advance every image's stream by one draw.
 
     Args:
-        seeds: one integer an image, taken modulo 2^32 as EDM does.
+        seeds: one integer per image, taken modulo 2^32 as EDM does.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -27,7 +27,7 @@ class PerImageRandom:
         return self._randn(shape, torch.float32)
 
     def class_index(self, label_dim: int) -> Tensor:
-        """A random class an image: int64 [B] in 0 … label_dim − 1."""
+        """A random class per image: int64 [B] in 0 … label_dim − 1."""
         return torch.stack([torch.randint(label_dim, [], generator=g) for g in self._generators])
 
     def randn_like(self, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def brute_force(queries, images, k, *, flips=False):
 
 
 def brute_force_distinct(queries, images, duplicate_rms, *, flips=False):
-    """The nearest image outside the duplicates of the nearest; -1 where there is none."""
+    """The nearest image outside the duplicates of the nearest; -1 if there is none."""
     limit = Fraction(duplicate_rms) ** 2 * images[0].size
     found = []
     for S in all_distances(queries, images, flips=flips):

@@ -1,4 +1,4 @@
-"""One stream an image, equal to the published CPU streams."""
+"""One stream per image, equal to the published CPU streams."""
 
 from pathlib import Path
 

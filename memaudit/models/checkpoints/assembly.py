@@ -14,12 +14,13 @@ from memaudit.models.precond import Preconditioner
 from memaudit.wording import listed, shown
 
 MAX_VALUE = 1 << 20
+"""Largest integer in a configuration."""
 LIMITS = {"num_blocks": 256, "M": 10_000}
-"""Of options that cost time however few weights there are."""
+"""Limits on options that cost time however few weights there are."""
 MAX_LIST = 64
-"""Entries of a list; the paper's longest, the skip connections of a deep network, has 25."""
+"""Most entries of a list; the paper's longest, the skip connections of a deep network, has 25."""
 MAX_TEXT = 80
-"""Characters of a keyword or of a text."""
+"""Most characters of a keyword or a text."""
 
 
 def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> Preconditioner:
@@ -38,7 +39,11 @@ def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> Pr
 
 
 def build_uninitialized(config: Mapping[str, Any]) -> Preconditioner:
-    """The network of `config` with weights that are not drawn: names and shapes."""
+    """The network of `config` with the names and shapes of its weights, but without values.
+
+    Raises:
+        CheckpointError: a class or keyword is unknown, or a value does not fit.
+    """
     for key, value in config.items():
         check_option(key, value)
     try:
@@ -53,11 +58,15 @@ def build_uninitialized(config: Mapping[str, Any]) -> Preconditioner:
         TypeError,
         ValueError,
     ) as error:
-        raise CheckpointError(f"its network is none that memaudit can build. {error}") from error
+        raise CheckpointError(f"memaudit cannot build its network. {error}") from error
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give `network` the weights `tensors`, in float32, if they are just what it calls for."""
+    """Give `network` the weights `tensors`, in float32, if they are exactly what it needs.
+
+    Raises:
+        CheckpointError: a tensor that is missing, surplus, of another shape, or not finite.
+    """
     _check_names_and_shapes(
         {name: list(t.shape) for name, t in network.state_dict().items()},
         {name: list(t.shape) for name, t in tensors.items()},
@@ -67,7 +76,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 class without_initialization(TorchFunctionMode):
-    """Modules made in this context get weights without values.
+    """A context in which modules are made with weights that have no values.
 
     Memory that is never written costs nothing, so that a file cannot ask for more than it holds.
     (The meta device would do as well, but loads torch's compiler: many seconds.)
@@ -87,9 +96,15 @@ class without_initialization(TorchFunctionMode):
 
 
 def check_option(key: str, value: Any) -> None:
-    """Refuse what no constructor takes, or what takes long even without weights."""
+    """Refuse what no constructor takes, or what takes long even without weights.
+
+    Raises:
+        CheckpointError: naming the option.
+    """
     if not key.isidentifier() or len(key) > MAX_TEXT:
-        raise CheckpointError(f"its configuration has a keyword {shown(key)}, which is no name.")
+        raise CheckpointError(
+            f"its configuration has the keyword {shown(key)}, which is not a name."
+        )
     values = value if isinstance(value, list | tuple) else [value]
     limit = LIMITS.get(key, MAX_VALUE)
     if len(values) > MAX_LIST or any(isinstance(v, int) and abs(v) > limit for v in values):
@@ -101,8 +116,8 @@ def check_option(key: str, value: Any) -> None:
         v != v or (isinstance(v, str) and len(v) > MAX_TEXT) for v in values
     ):
         raise CheckpointError(
-            f"its configuration says {key} = {shown(value)}, which is no number, short text or "
-            "list of them."
+            f"its configuration says {key} = {shown(value)}, which is not a number, a short "
+            "text or a list of them."
         )
 
 

@@ -16,11 +16,11 @@ class Checkpoint:
     network: Denoiser
     """A torch module in evaluation mode: float32, without gradients, on the device asked for."""
     config: dict[str, Any]
-    """`class_name` and the constructor's keywords, as EDM's; empty for a model of other make."""
+    """`class_name` and the constructor's keywords, as in EDM; empty for a model of another make."""
     provenance: dict[str, Any]
-    """What the file says of its training, as plain JSON values. Shown, never acted on."""
+    """What the file says about its training, as plain JSON values. Shown, never acted on."""
     sha256: str
-    """Of the very bytes that were opened."""
+    """SHA-256 of the very bytes that were opened."""
     format: str
     """Name of the format, such as "EDM snapshot"."""
     path: str
@@ -28,17 +28,17 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     """What a user should know before trusting numbers about this model."""
     arch: str | None = None
-    """The preset that was named for weights without a configuration."""
+    """The preset that the user named for weights without a configuration."""
 
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """Weights and configuration that a format found in a file; nothing is built yet."""
+    """Weights and configuration that a format found in a file, before anything is built."""
 
     format: str
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor] = field(repr=False)
-    """By EDM's parameter names, in the dtype they are stored in."""
+    """Weights by EDM's parameter names, in the dtype that they are stored in."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ class NetworkInfo:
     config: dict[str, Any]
     num_parameters: int
     dtypes: dict[str, int]
-    """Number of stored values by dtype, buffers included; empty for a diffusers folder."""
+    """Number of stored values per dtype, buffers included; empty for a diffusers folder."""
     img_resolution: int
     img_channels: int
     label_dim: int
@@ -66,7 +66,7 @@ class NetworkInfo:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint, as far as it can be told without running it."""
+    """A checkpoint, as far as it can be known without running it."""
 
     path: str
     num_bytes: int
@@ -74,11 +74,11 @@ class CheckpointInfo:
     container: str
     """safetensors, torch zip, torch stream, pickle or diffusers folder."""
     globals: tuple[str, ...]
-    """What the file's pickles name, as module.name; up to where an unsafe or broken one was left.
-    """
+    """What the file's pickles name, as module.name; an unsafe or broken file, up to where reading
+    stopped."""
     safe: bool
-    """True where it was read to its end and needs nothing that only running code could give."""
+    """Whether it was read to its end and needs nothing that only running code could give."""
     problem: str | None
     """Why it cannot be opened, or None."""
     network: NetworkInfo | None
-    """None where there is a problem."""
+    """None if there is a problem."""

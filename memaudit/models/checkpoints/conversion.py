@@ -1,4 +1,4 @@
-"""Turn a checkpoint of any format into a native one: for `memaudit convert`."""
+"""Turn a checkpoint of any format into a native one (`memaudit convert`)."""
 
 import os
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ def convert_checkpoint(
     arch: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Write `source` as a native checkpoint, which takes its name once it is proven.
+    """Write `source` as a native checkpoint, which takes its place once it is proven.
 
-    The written file is opened again and must denoise a probe to the same bits as the source.
+    The file is opened again and must denoise a probe to the same bits as the source.
 
     Args:
         source: a checkpoint of any format.
-        target: file to write, replaced if it is there.
+        target: file to write; an existing one is replaced.
         arch, config: as for `open_checkpoint`.
 
     Returns:
@@ -42,7 +42,7 @@ def convert_checkpoint(
     network = checkpoint.network
     if not isinstance(network, Preconditioner):
         raise CheckpointError(
-            f"{source}: a {checkpoint.format} has no native form, since its network is none of "
+            f"{source}: a {checkpoint.format} has no native form, since its network is not one of "
             "EDM's. Use the file as it is."
         )
     provenance = {
@@ -70,8 +70,8 @@ def convert_checkpoint(
 
 
 def _probe(checkpoint: Checkpoint) -> torch.Tensor:
-    """Denoised noise at a low and a high noise level, each with a class of its own."""
-    network: Any = checkpoint.network
+    """Noise denoised at a low and a high noise level, each with a class of its own."""
+    network = checkpoint.network
     generator = torch.Generator().manual_seed(0)
     shape = (
         len(PROBE_SIGMAS),

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, told without running it: for `memaudit inspect`."""
+"""What a checkpoint holds, found out without running it (`memaudit inspect`)."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ def inspect_checkpoint(
 ) -> CheckpointInfo:
     """What a checkpoint file or a diffusers folder holds.
 
-    An unsafe or broken file is no error: that is part of the answer.
+    An unsafe or broken file is not an error: that is part of the answer.
 
     Args:
         path: a checkpoint file, or a diffusers folder.
-        arch, config: as for `open_checkpoint`; not used for a folder, which says what it is.
+        arch, config: as for `open_checkpoint`; ignored for a folder, which says what it is.
 
     Raises:
-        CheckpointError: there is no such file, it is of no kind that holds checkpoints, or a folder
+        CheckpointError: there is no such file, it is not a kind that holds checkpoints, or a folder
             cannot be opened.
         ConfigError: a folder needs diffusers, which is not installed.
     """

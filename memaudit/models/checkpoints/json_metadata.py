@@ -15,7 +15,12 @@ MAX_DEPTH = 16
 def read_json_file(path: Path, *, hint: str = "") -> tuple[dict[str, Any], str]:
     """The JSON object in a file, and the SHA-256 of the bytes that were read.
 
-    `hint` says what a file that is missing was needed for.
+    Args:
+        path: the file.
+        hint: what a missing file was needed for.
+
+    Raises:
+        CheckpointError: it is missing, unreadable, or not a JSON object.
     """
     try:
         content = path.read_bytes()
@@ -30,7 +35,11 @@ def read_json_file(path: Path, *, hint: str = "") -> tuple[dict[str, Any], str]:
 
 
 def json_object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    """The JSON object under `key` of the metadata."""
+    """The JSON object under `key` of the metadata.
+
+    Raises:
+        CheckpointError: it is not valid JSON, not an object, or nests too deep.
+    """
     try:
         value = json.loads(metadata.get(key, ""), parse_constant=_constant)
     except (ValueError, RecursionError) as error:

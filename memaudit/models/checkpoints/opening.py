@@ -1,4 +1,4 @@
-"""Open a checkpoint: the format is chosen by content, and nothing in the file runs."""
+"""Open a checkpoint: its format is told by its content, and nothing in the file runs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,15 +28,15 @@ def open_checkpoint(
 
     Args:
         path: a checkpoint file, a diffusers folder, or `module:function` (the only form that runs
-            code of the user's).
+            the user's code).
         device: where the network goes.
         arch: name of a preset (models/published_networks.py), for weights without a configuration.
-        config: the same in full: `class_name` and the constructor's keywords.
+        config: that configuration in full: `class_name` and the constructor's keywords.
 
     Raises:
         UnsafeCheckpointError: it needs something that only running its code could give.
-        CheckpointError: it is missing, broken, or of a form that memaudit does not know.
-        ConfigError: the configuration given is unknown, or not the file's own.
+        CheckpointError: it is missing, broken, or of a format that memaudit does not know.
+        ConfigError: the configuration is unknown, or the file carries its own.
     """
     if arch is not None:
         if config is not None:
@@ -64,11 +64,11 @@ def open_checkpoint(
 
 
 def read_network(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
-    """The network in a decoded file, by the format that recognizes it."""
+    """The network in a decoded file, read by the first format that recognizes it."""
     format = next((format for format in formats.FILE_FORMATS if format.recognizes(contents)), None)
     if format is None:
         raise CheckpointError(
-            f"it is a {contents.container} file of no format that memaudit knows: it holds "
+            f"it is a {contents.container} file of a format that memaudit does not know: it holds "
             f"{_description(contents.value)}. docs/checkpoints.md lists the formats."
         )
     if config is not None and format.has_config:
@@ -81,7 +81,7 @@ def read_network(contents: Contents, config: Mapping[str, Any] | None) -> Stored
 def _description(value: Any) -> str:
     if not isinstance(value, dict):
         return shown(value)
-    return f"{len(value)} values by the names {listed(map(str, value))}"
+    return f"{len(value)} values named {listed(map(str, value))}"
 
 
 @contextmanager
@@ -90,4 +90,5 @@ def named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from error
+        message = error.worded({field: f"{{{field}}}" for field in error.fields})
+        raise type(error)(f"{path}: {message}", field=error.fields) from error

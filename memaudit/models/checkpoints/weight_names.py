@@ -9,13 +9,13 @@ from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 
 EMA_KEYS = ("ema", "model_ema", "ema_state_dict", "params_ema")
 KEYS = (*EMA_KEYS, "state_dict", "model_state_dict", "model", "net", "network", "params")
-"""Where a file keeps its weights, the average before the network that was trained."""
+"""Keys under which a file may keep its weights, the average before the network in training."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 UNET_NAME = re.compile(r"^(?:enc|dec)\.\d+x\d+_")
 
 
 def find_tensors(value: Any) -> tuple[dict[str, StoredTensor], str | None]:
-    """The weights in a decoded file, by name, and the key they lie under; empty where none do."""
+    """The weights in a decoded file, by name, and the key they lie under; empty if it has none."""
     if not isinstance(value, dict):
         return {}, None
     for key, candidate in ((None, value), *((key, value.get(key)) for key in KEYS)):

@@ -139,7 +139,7 @@ class DhariwalUNet(nn.Module):
         Args:
             x: scaled noisy images, [B, in_channels, H, W].
             noise_labels: c_noise, float32 [B] or [1].
-            class_labels: float32 [B or 1, label_dim]; needed where label_dim is not 0.
+            class_labels: float32 [B or 1, label_dim]; needed if label_dim is not 0.
             augment_labels: float32 [B or 1, augment_dim], or None for no augmentation.
 
         Returns:
@@ -163,7 +163,8 @@ class DhariwalUNet(nn.Module):
                 x = self.dec[f"{name}_up"](x, emb)
             for i in range(self.num_blocks + 1):
                 x = self.dec[f"{name}_block{i}"](torch.cat([x, skips.pop()], dim=1), emb)
-        return self.out_conv(F.silu(self.out_norm(x)))
+        out: Tensor = self.out_conv(F.silu(self.out_norm(x)))
+        return out
 
     def _embed(
         self,
@@ -172,6 +173,7 @@ class DhariwalUNet(nn.Module):
         class_labels: Tensor | None,
         augment_labels: Tensor | None,
     ) -> Tensor:
+        """The embedding of noise level, class and augmentation: float32 [B or 1, emb_channels]."""
         emb = self.map_noise(noise_labels)
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)

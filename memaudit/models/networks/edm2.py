@@ -19,7 +19,7 @@ from memaudit.models.networks.layers import Direction, attention, level_resoluti
 
 def normalize(x: Tensor, dim: Sequence[int], eps: float = 1e-4) -> Tensor:
     """x scaled to root mean square 1 over the axes `dim`; norms are taken in float32."""
-    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
     rms = norm * math.sqrt(norm.numel() / x.numel())
     return x / (rms + eps).to(x.dtype)
 
@@ -82,7 +82,7 @@ class MPConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block, its features scaled by the embedding, and attention where asked.
+    """Residual block, its features scaled by the embedding, and attention if asked for.
 
     Args:
         in_channels, out_channels: channels of x and of the result.
@@ -130,6 +130,15 @@ class Block(nn.Module):
             self.attn_proj = MPConv(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Apply the block.
+
+        Args:
+            x: features, [B, in_channels, H, W].
+            emb: embedding of noise level and class, [B or 1, emb_channels].
+
+        Returns:
+            [B, out_channels, H', W'] in the dtype of x, where H' is H, H/2 ("down") or 2H ("up").
+        """
         if self.direction == "down":
             x = F.avg_pool2d(x, 2)
         elif self.direction == "up":
@@ -271,7 +280,7 @@ class EDM2UNet(nn.Module):
         Args:
             x: scaled noisy images, [B, img_channels, H, W].
             noise_labels: c_noise, float32 [B] or [1].
-            class_labels: float32 [B or 1, label_dim]; needed where label_dim is not 0.
+            class_labels: float32 [B or 1, label_dim]; needed if label_dim is not 0.
 
         Returns:
             [B, img_channels, H, W] in the dtype of x.
@@ -302,4 +311,5 @@ class EDM2UNet(nn.Module):
             for i in range(self.num_blocks + 1):
                 x = mp_cat(x, skips.pop(), self.concat_balance)
                 x = self.dec[f"{name}_block{i}"](x, emb)
-        return self.out_conv(x, gain=self.out_gain)
+        out: Tensor = self.out_conv(x, gain=self.out_gain)
+        return out

@@ -38,7 +38,7 @@ def low_pass(taps: Sequence[float]) -> Tensor:
 def resample(
     x: Tensor, direction: Direction, kernel: Tensor, *, padding: int | None = None
 ) -> Tensor:
-    """Halve or double the resolution of x [B, C, H, W], every channel by the same filter.
+    """Halve or double the resolution of x [B, C, H, W], each channel by the same filter.
 
     `padding` is in pixels of the larger image; None keeps the images centered.
     """
@@ -54,7 +54,7 @@ def resample(
 
 
 class Resample(nn.Module):
-    """Resampling without weights."""
+    """Resampling without weights: half ("down") or twice ("up") the resolution of [B, C, H, W]."""
 
     resample_filter: Tensor
 
@@ -68,12 +68,17 @@ class Resample(nn.Module):
 
 
 class Linear(nn.Linear):
+    """Linear layer on [B, in_features] whose weights are cast to the dtype of its input."""
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), _cast(self.bias, x))
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution at the input's resolution, after resampling where `direction` is given."""
+    """Convolution that keeps the resolution, after resampling if `direction` is given.
+
+    [B, in_channels, H, W] → [B, out_channels, H', W'], where H' is H, H/2 ("down") or 2H ("up").
+    """
 
     resample_filter: Tensor
 
@@ -98,7 +103,10 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvThenDown(nn.Conv2d):
-    """Convolution and then halving, over one common zero padding (NCSN++'s residual branch)."""
+    """Convolution and then halving, over one common zero padding (NCSN++'s residual branch).
+
+    [B, in_channels, H, W] → [B, out_channels, H/2, W/2].
+    """
 
     resample_filter: Tensor
 
@@ -116,7 +124,7 @@ class ConvThenDown(nn.Conv2d):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Groups of at least 4 channels, at most 32 groups."""
+    """Group norm of [B, channels, H, W], in groups of at least 4 channels, at most 32 groups."""
 
     def __init__(self, channels: int, *, eps: float) -> None:
         num_groups = min(32, channels // 4)
@@ -192,7 +200,7 @@ def attention(qkv: Tensor, num_heads: int) -> Tensor:
 
 
 class UNetBlock(nn.Module):
-    """Residual block with the noise level (and class) mixed in, and attention where asked.
+    """Residual block with the noise level (and class) mixed in, and attention if asked for.
 
     Args:
         in_channels, out_channels: channels of x and of the result.
@@ -249,6 +257,15 @@ class UNetBlock(nn.Module):
             self.proj = Conv2d(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Apply the block.
+
+        Args:
+            x: features, [B, in_channels, H, W].
+            emb: embedding of noise level and class, float32 [B or 1, emb_channels].
+
+        Returns:
+            [B, out_channels, H', W'] in the dtype of x, where H' is H, H/2 ("down") or 2H ("up").
+        """
         h = self.conv0(F.silu(self.norm0(x)))
 
         shift = self.affine(emb)[:, :, None, None].to(h.dtype)

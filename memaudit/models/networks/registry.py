@@ -1,6 +1,6 @@
-"""The U-Nets that a configuration's `model_type` may name.
+"""The U-Nets that the `model_type` of a configuration may name.
 
-To add a network: one file in this folder with its class, and one line in NETWORKS. A class takes
+To add a network: one file in this folder with its class, imported and listed here. The class takes
 (img_resolution, in_channels, out_channels, *, label_dim, and options of its own, annotated) and its
 forward (x, noise_labels, class_labels), with further inputs by keyword.
 """
@@ -20,7 +20,7 @@ def unet_class(model_type: str) -> type[nn.Module]:
     """The U-Net of that name.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none; the message lists the known ones.
     """
     if model_type not in NETWORKS:
         raise ValueError(f"model_type must be one of {', '.join(NETWORKS)}; got {model_type!r}")

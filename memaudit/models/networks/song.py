@@ -35,7 +35,7 @@ EPS = 1e-6
 
 
 class SongUNet(nn.Module):
-    """U-Net F(x; noise_labels, class_labels, augment_labels).
+    """U-Net F(x; noise_labels, class_labels, augment_labels) of [B, in_channels, H, W] images.
 
     Level i has resolution img_resolution / 2^i and model_channels · channel_mult[i] channels.
 
@@ -205,7 +205,7 @@ class SongUNet(nn.Module):
         Args:
             x: scaled noisy images, [B, in_channels, H, W].
             noise_labels: c_noise, float32 [B] or [1].
-            class_labels: float32 [B or 1, label_dim]; needed where label_dim is not 0.
+            class_labels: float32 [B or 1, label_dim]; needed if label_dim is not 0.
             augment_labels: float32 [B or 1, augment_dim], or None for no augmentation.
 
         Returns:
@@ -226,6 +226,7 @@ class SongUNet(nn.Module):
         class_labels: Tensor | None,
         augment_labels: Tensor | None,
     ) -> Tensor:
+        """The embedding of noise level, class and augmentation: float32 [B or 1, emb_channels]."""
         emb = self.map_noise(noise_labels)
         emb = emb.roll(emb.shape[1] // 2, dims=1)  # [cos | sin] → [sin | cos]
         if self.map_label is not None:
@@ -239,6 +240,7 @@ class SongUNet(nn.Module):
         return F.silu(self.map_layer1(emb))
 
     def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The features of the lowest level, and what each layer hands to the decoder."""
         skips = []
         aux = x
         for level, res in enumerate(self.resolutions):
@@ -259,6 +261,7 @@ class SongUNet(nn.Module):
         return x, skips
 
     def _decode(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
+        """The output, [B, out_channels, H, W], from the lowest level and the skips."""
         out: Tensor | None = None
         for res in reversed(self.resolutions):
             name = f"{res}x{res}"

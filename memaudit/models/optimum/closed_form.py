@@ -32,13 +32,14 @@ from memaudit.models.optimum.posterior import (
     log_weight_of,
     selected,
     take_rows,
+    unique,
 )
 from memaudit.models.optimum.training_images import TrainingImages
 
 NEGLIGIBLE = math.log(1e-7)
-"""Log of the share of the posterior that is dropped where a bound proves that it is no more."""
+"""Log of the largest share of the posterior that is dropped, where a bound proves it."""
 CANDIDATES = 64
-"""Leading images that a row remembers."""
+"""Number of leading images that a row remembers."""
 LEADERS = 4
 """Leading images of a full sum whose weights are computed in float64, where float32 is too coarse:
 what is left then has weights below 1/LEADERS, and errors that average out."""
@@ -46,9 +47,10 @@ ROUNDING_HARMLESS, ROUNDING_TOLERABLE = 1e-5, 1e-4
 """Errors of float32 log-weights: what the denoised image may suffer from them before the leading
 weights are computed in float64, and what they may be before all that matter are."""
 SMALLEST_SIGMA = 1e-4
-"""In [-1, 1]. Below it only ties share the posterior, and the rounding of x itself decides them."""
+"""Smallest sigma that makes a difference, for data in [-1, 1]: below it only ties share the
+posterior, and the rounding of x itself decides them."""
 LOGIT_BYTES = 256 << 20
-"""float32 logits at a time."""
+"""Bytes of float32 logits that are held at a time."""
 ROW_MULTIPLE = 16
 """More than a few rows that this does not divide make a matrix product up to twice as slow."""
 UNIT_ROUNDOFF = 2.0**-24
@@ -142,9 +144,9 @@ class ClosedFormOptimum:
         """D*(x; sigma) and the effective number of training images in it.
 
         Args:
-            x: noisy images, float [B, C, H, W], data scale [-1, 1]. float64 is made use of.
+            x: noisy images, float [B, C, H, W], data scale [-1, 1]. float64 gains precision.
             sigma: noise level ≥ 0, a number or [B]. Toward 0, D* becomes the nearest training
-                image, or the mean of the nearest where they tie.
+                image, or the mean of the nearest ones if they tie.
             class_labels: one-hot float [B, label_dim]. None: all training images count.
 
         Raises:
@@ -202,14 +204,14 @@ class ClosedFormOptimum:
         if class_index is None:
             yield slice(0, len(self._training)), slice(None)
         else:
-            for c in class_index.unique().tolist():
+            for c in unique(class_index).tolist():
                 yield self._class_range(c), class_index == c
 
     def _class_range(self, c: int) -> slice:
         start, stop = self._class_bounds[c : c + 2].tolist()
         if start == stop:
             raise ConfigError(
-                f"Class {c} has no training images, so that it has no optimum; ask for one of the "
+                f"Class {c} has no training images, and so it has no optimum; ask for one of the "
                 "classes that the training images have."
             )
         return slice(start, stop)
@@ -299,7 +301,7 @@ class ClosedFormOptimum:
         near = rest = None
         if exact.any():
             rows = selected(exact)
-            near = self._exact(x[rows], variance[rows], torch.cat([columns, in_reach]).unique())
+            near = self._exact(x[rows], variance[rows], unique(torch.cat([columns, in_reach])))
         # The others: all images. Rounding errors average out over those that share the posterior.
         if not exact.all():
             suffered = rounding * log_weight.softmax(1)[:, 0].sqrt()
@@ -347,7 +349,7 @@ class ClosedFormOptimum:
     def _exact(self, x: Tensor, variance: Tensor, columns: Tensor) -> Posterior:
         """The posterior over the images `columns`, int64 [M], M ≥ 1, in float64."""
         posterior = None
-        for index in columns.split(self._training.rows_per_block):
+        for index in torch.split(columns, self._training.rows_per_block):
             y = self._training.take(index).double()
             logits = (x @ y.T - self._training.half_squared_norm[index]) / variance[:, None]
             block = Posterior(logits.logsumexp(1), (2 * logits).logsumexp(1), logits.softmax(1) @ y)

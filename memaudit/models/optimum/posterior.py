@@ -53,7 +53,7 @@ RowsT = TypeVar("RowsT", Posterior, Rays)
 def leading(candidates: Tensor, num_needed: Tensor) -> Tensor:
     """The first num_needed, int64 [R], of each row's candidates, [R, K], without repeats."""
     place = torch.arange(candidates.shape[1], device=candidates.device)
-    return candidates[place < num_needed[:, None]].unique()
+    return unique(candidates[place < num_needed[:, None]])
 
 
 def take_rows(rows: RowsT, mask: Tensor) -> RowsT:
@@ -62,7 +62,7 @@ def take_rows(rows: RowsT, mask: Tensor) -> RowsT:
 
 
 def interleave(mask: Tensor, yes: RowsT | None, no: RowsT | None) -> RowsT:
-    """Rows of `yes` where `mask` holds, of `no` elsewhere. One that has no rows may be None."""
+    """Rows of `yes` where `mask` holds, of `no` elsewhere; None stands for one without rows."""
     if yes is None or no is None:
         rows = no if yes is None else yes
         assert rows is not None
@@ -81,9 +81,17 @@ def selected(mask: Tensor) -> Tensor | slice:
 
 
 def log_weight_of(y: Tensor, x: Tensor, variance: Tensor) -> Tensor:
-    """ℓ of one image y a row, float64 [R]."""
+    """ℓ of one image y per row, float64 [R]."""
     return (dot(x, y) - dot(y, y) / 2) / variance
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b)
+    """Inner products along the last axis."""
+    products: Tensor = torch.linalg.vecdot(a, b)
+    return products
+
+
+def unique(values: Tensor) -> Tensor:
+    """The values in ascending order, without repeats."""
+    found: Tensor = torch.unique(values)
+    return found

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = 8 << 20
-"""float32 images at a time: what a processor's cache holds."""
+"""Bytes of float32 images that are worked on at a time: what a processor's cache holds."""
 
 
 class TrainingImages:
-    """Rows of whole numbers in float32: gray levels of the training images less a mean image."""
+    """Rows of whole numbers in float32: gray levels of the training images minus a mean image."""
 
     def __init__(
         self, images: np.ndarray, order: np.ndarray, device: torch.device, resident_bytes: int

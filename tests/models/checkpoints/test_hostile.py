@@ -93,9 +93,9 @@ UNSAFE = {
     ),
     "a code of the extension registry": (proto(b"\x82\x01."), "uses the instruction EXT1"),
     "a wide code of the extension registry": (proto(b"\x84\x01\0\0\0."), "instruction EXT4"),
-    "a persistent id where there are none": (proto(text("x") + b"Q."), "uses a persistent id"),
+    "a persistent id where none are used": (proto(text("x") + b"Q."), "uses a persistent id"),
     "a persistent id of protocol 0": (proto(b"Pos.system\n."), "uses the instruction PERSID"),
-    "a call of something that is no global": (proto(text("x") + b")R."), "calls 'x'"),
+    "a call of something that is not a global": (proto(text("x") + b")R."), "calls 'x'"),
     "a call of what may only be named": (
         proto(stack_global("torch", "FloatStorage") + b")R."),
         "calls torch.FloatStorage",
@@ -235,7 +235,7 @@ BROKEN = {
         proto(b"]\x94" + b"".join(b"](h%ch%ce\x94" % (i, i) for i in range(100)) + b"."),
         "no format",
     ),
-    "a key whose hash would take for ever": (
+    "a key whose hash would never end": (
         proto(b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60)) + b"}h<Ns."),
         "a tuple as a key",
     ),
@@ -262,9 +262,9 @@ BROKEN = {
     "an end of a container never begun": (proto(b"t."), "never began"),
     "a key without a value": (proto(b"}(Nu."), "a key without a value"),
     "a text that is not UTF-8": (proto(b"\x8c\1\xff."), "not UTF-8"),
-    "a byte that is no instruction": (proto(b"\xff"), "not an instruction"),
+    "a byte that is not an instruction": (proto(b"\xff"), "not an instruction"),
     "a name without end": (proto(b"c" + b"a" * 2000), "a name without end"),
-    "a name that is no text": (proto(b"NN\x93."), "is not a name"),
+    "a name that is not a text": (proto(b"NN\x93."), "is not a name"),
     "a zip archive for a storage": (nested(zipped(data_pkl=b"N.")), "a zip archive where"),
     "a storage without magic": (nested(b"\x80\x02N." * 5), "no stream of torch.save"),
     "a storage of a big-endian machine": (
@@ -283,7 +283,7 @@ BROKEN = {
         nested(legacy_stream(storage().replace(b"]X\1\0\0\0000", b"]X\1\0\0\0001"))),
         "list of storages",
     ),
-    "a list of storages that would take for ever to write": (
+    "a list of storages that would never end": (
         nested(
             legacy_stream(
                 storage().partition(b"\x80\x02]")[0]
@@ -305,7 +305,7 @@ BROKEN = {
     ),
     "a tensor that begins before its storage": (
         tensor(b"K\1\x85", b"K\1\x85", b"J\xff\xff\xff\xff"),
-        "offset that is no count",
+        "offset that is not a count",
     ),
     "a tensor of nine axes": (
         tensor(b"(" + b"K\1" * 9 + b"t", b"(" + b"K\1" * 9 + b"t"),

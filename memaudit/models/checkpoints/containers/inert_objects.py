@@ -1,10 +1,10 @@
 """The globals that checkpoints need, and the inert record that stands for each.
 
-This is the whole list: whatever else a file names is refused. The real objects are never touched;
-what they could be made to do is why each record is built as it is:
+This is the whole allowlist: whatever else a file names is refused. The real objects are never
+touched; what they could be made to do is why each record is built as it is:
 
 - `_reconstruct_persistent_obj` would exec the source text in the file;
-- `_rebuild_tensor_v2` would grow a storage that is too small, over memory of others;
+- `_rebuild_tensor_v2` would grow a storage that is too small, over other memory;
 - `_rebuild_parameter` and OrderedDict would take hooks and attributes along;
 - numpy's `scalar` and `_reconstruct` would load nested pickles where the dtype is object;
 - `_codecs.encode` would run any codec, of which some are code.
@@ -46,10 +46,10 @@ STORAGE_TYPES = {
 MODULE_DICT = Global("torch.nn.modules.container", "ModuleDict")
 
 NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
-"""Numbers that numpy may have left in a network's configuration, as struct reads them."""
+"""Kinds of number that numpy may have left in a configuration, as struct reads them."""
 NUMPY_ITEM_SIZES = {"f8": 8, "f4": 4, "f2": 2, "i8": 8, "i4": 4, "i2": 2, "i1": 1, "u1": 1, "b1": 1}
 MAX_ENCODED = 256
-"""Characters of bytes that protocol 2 writes as text: numbers of numpy's."""
+"""Most characters of bytes that protocol 2 writes as text: a number of numpy's."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class NumpyType(Record):
 
 @dataclass
 class NumpyArray(Record):
-    """A numpy array, of which only the extent is kept: no network needs one."""
+    """A numpy array, of which only the shape is kept: no network needs one."""
 
     shape: tuple[int, ...] = ()
 
@@ -114,7 +114,7 @@ def set_of(arguments: tuple[Any, ...]) -> set[Any]:
     match arguments:
         case (list(items),) if all(isinstance(item, str | int) for item in items):
             return set(items)
-    raise CheckpointError("it builds a set of something else than texts and numbers.")
+    raise CheckpointError("it builds a set of something other than texts and numbers.")
 
 
 def persistent_object(arguments: tuple[Any, ...]) -> PersistentRecord:
@@ -130,7 +130,7 @@ def persistent_object(arguments: tuple[Any, ...]) -> PersistentRecord:
         ):
             pass
         case _:
-            raise CheckpointError("it holds an object of EDM's persistence that is not a class's.")
+            raise CheckpointError("it holds an object of EDM's persistence that is not of a class.")
     if version != PERSISTENCE_VERSION:
         raise CheckpointError(
             f"it was written by version {shown(version)} of EDM's persistence; only "
@@ -157,7 +157,9 @@ def tensor(arguments: tuple[Any, ...]) -> StoredTensor:
             None,
         ) if hooks == {}:
             return StoredTensor(storage, shape, stride, offset)
-    raise CheckpointError("it rebuilds a tensor from something else than a storage and its layout.")
+    raise CheckpointError(
+        "it rebuilds a tensor from something other than a storage and its layout."
+    )
 
 
 def parameter(arguments: tuple[Any, ...]) -> StoredTensor:
@@ -171,15 +173,15 @@ def numpy_type(arguments: tuple[Any, ...]) -> NumpyType:
     match arguments:
         case (str(code), bool() | 0 | 1, bool() | 0 | 1) if code in NUMPY_ITEM_SIZES:
             return NumpyType(code)
-    raise UnsafeCheckpointError("it holds a numpy dtype that is not a plain number's.")
+    raise UnsafeCheckpointError("it holds a numpy dtype that is not a plain number.")
 
 
 def numpy_scalar(arguments: tuple[Any, ...]) -> float | int | bool:
     match arguments:
         case (NumpyType(code), bytes() | memoryview() as data) if code in NUMPY_FORMATS:
             if len(data) == NUMPY_ITEM_SIZES[code]:
-                (number,) = struct.unpack("<" + NUMPY_FORMATS[code], data)
-                return number
+                numbers: tuple[float | int | bool] = struct.unpack(f"<{NUMPY_FORMATS[code]}", data)
+                return numbers[0]
     raise UnsafeCheckpointError("it holds a numpy scalar that is not a plain number.")
 
 
@@ -215,4 +217,7 @@ RECORDS: dict[Global, Construct | None] = {
     Global("_codecs", "encode"): latin1_bytes,
     **dict.fromkeys(STORAGE_TYPES),
 }
-"""Of every container; torch.storage._load_from_bytes joins them where storages are nested."""
+"""What pickles in every container may name, and what builds the record; None if nothing does.
+
+torch.storage._load_from_bytes joins them where storages are nested.
+"""

@@ -1,4 +1,4 @@
-"""Networks as records: the tree of modules that a pickle holds, walked without running it."""
+"""The module tree of a network that a pickle holds, walked without running it."""
 
 import hashlib
 import math
@@ -11,10 +11,10 @@ from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.wording import shown
 
 TREE = ("_parameters", "_buffers", "_modules")
-"""What a module's state holds its parts in."""
+"""Entries of a module's state that hold its parts."""
 MAX_DEPTH = 16
 MAX_ENTRIES = 200_000
-"""Of all modules' states together; ADM for ImageNet has some 30,000."""
+"""Entries in the states of all modules together; ADM for ImageNet has some 30,000."""
 MAX_OPTIONS = 64
 MAX_NAME = 100
 
@@ -24,7 +24,7 @@ def state_dict(module: ModuleRecord) -> dict[str, StoredTensor]:
 
     Raises:
         UnsafeCheckpointError: a module has hooks, which would run code.
-        CheckpointError: the tree is none of modules, or too large.
+        CheckpointError: it is not a tree of modules, or it is too large.
     """
     tensors: dict[str, StoredTensor] = {}
     for prefix, part in _walk(module):
@@ -38,7 +38,7 @@ def state_dict(module: ModuleRecord) -> dict[str, StoredTensor]:
             if isinstance(value, StoredTensor):
                 tensors[f"{prefix}{name}"] = value
             elif value is not None:
-                raise CheckpointError(f"its parameter {shown(prefix + name)} is no tensor.")
+                raise CheckpointError(f"its parameter {shown(prefix + name)} is not a tensor.")
     return tensors
 
 
@@ -49,11 +49,13 @@ def source_hashes(module: ModuleRecord) -> set[str]:
 
 
 def flat(options: Any) -> dict[str, Any]:
-    """Options as plain JSON: numbers, texts and lists of them. The rest is only named by kind."""
+    """Options as plain JSON: numbers, texts and lists of them; other values by their kind alone."""
     if not isinstance(options, dict):
         return {}
     if len(options) > MAX_OPTIONS:
-        raise CheckpointError(f"it has {len(options):,} options where {MAX_OPTIONS} make sense.")
+        raise CheckpointError(
+            f"it has {len(options):,} options where at most {MAX_OPTIONS} make sense."
+        )
     return {str(key)[:MAX_NAME]: _plain(value) for key, value in options.items()}
 
 
@@ -72,7 +74,7 @@ def _plain_item(value: Any) -> Any:
 
 
 def _walk(module: ModuleRecord) -> Iterator[tuple[str, ModuleRecord]]:
-    """Every module with the prefix of its names."""
+    """Every module, with the prefix of its parameters' names."""
     # A list, not recursion, and counted: records may refer to each other in circles.
     pending = [("", 0, module)]
     count = 0
@@ -98,7 +100,7 @@ def _mapping(module: ModuleRecord, key: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"its network has a module without {key}: it was altered.")
     if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in value):
-        raise CheckpointError(f"its network has {key} under something else than short names.")
+        raise CheckpointError(f"its network has {key} under something other than short names.")
     return value
 
 

@@ -1,6 +1,6 @@
-"""A file, read once: what is opened are the very bytes that were hashed and checked.
+"""A file, read once: what is opened is the very bytes that were hashed and checked.
 
-The container is told by the first bytes, never by the suffix.
+The container is told by its first bytes, never by its suffix.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from memaudit.models.checkpoints.containers.torch_file import (
 from memaudit.unpickler import Budget, Global, Unpickler
 
 MAX_BYTES = 32 << 30
-"""The whole file is held in memory; EDM2's largest has 3 GB."""
+"""Largest file that is read, all of it into memory; EDM2's largest has 3 GB."""
 Container = Literal["safetensors", "torch zip", "torch stream", "pickle"]
 
 LOOKS_LIKE = (
@@ -48,7 +48,7 @@ PROTOCOL_0 = b"(c}]"
 
 @dataclass(frozen=True)
 class RawFile:
-    """The bytes of a checkpoint file, not yet understood."""
+    """The bytes of a checkpoint file before they are decoded."""
 
     path: Path
     container: Container
@@ -79,10 +79,10 @@ class Contents:
 
 
 def read_file(path: Path) -> RawFile:
-    """Read a file whose first bytes are those of a known container.
+    """Read a file of a known container.
 
     Raises:
-        CheckpointError: it is missing, unreadable, or of no known container.
+        CheckpointError: it is missing, unreadable, or not of a known container.
     """
     try:
         if not path.exists():
@@ -107,7 +107,7 @@ def read_file(path: Path) -> RawFile:
 
 
 def decode(file: RawFile, budget: Budget) -> Contents:
-    """What `file` holds; the globals that its pickles name are added to `budget.named`.
+    """What a file holds; the globals that its pickles name are added to `budget.named`.
 
     Raises:
         UnsafeCheckpointError: it names something that only running code could give.
@@ -128,7 +128,7 @@ def decode(file: RawFile, budget: Budget) -> Contents:
 
 
 def _parse_pickle(data: memoryview, budget: Budget) -> Any:
-    """The first pickle in `data`; its tensors carry their storages as nested streams."""
+    """The first pickle in `data`, whose tensors carry their storages as nested streams."""
 
     def load_from_bytes(arguments: tuple[Any, ...]) -> Any:
         match arguments:
@@ -157,6 +157,6 @@ def _container(head: bytes, last: bytes) -> Container:
     if head[:1] in PROTOCOL_0 and last == b".":
         return "pickle"
     raise CheckpointError(
-        f"it starts with the bytes {head[:8].hex(' ')}, which are those of no checkpoint; a file "
-        "of torch.save, a pickle or safetensors is needed."
+        f"it starts with the bytes {head[:8].hex(' ')}, with which no checkpoint "
+        "starts; a file of torch.save, a pickle or safetensors is needed."
     )

@@ -1,7 +1,8 @@
 """The safetensors container: a JSON header, then the tensors' bytes.
 
-Parsed here rather than by the safetensors library, which maps the path again: what is opened must
-be the bytes that were hashed. https://github.com/huggingface/safetensors#format
+Parsed here rather than by the safetensors library: what is opened must be the bytes that were
+hashed, but the library's `safe_open` maps the path again, and its `deserialize` copies every tensor
+and leaves out the metadata. https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -14,7 +15,7 @@ from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.wording import shown
 
 MAX_HEADER = 16 << 20
-"""Bytes. A network of a thousand tensors needs 0.1 MB."""
+"""Most bytes of a header. A network of a thousand tensors needs 0.1 MB."""
 DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -30,7 +31,7 @@ DTYPES = {
 
 
 def is_safetensors(head: bytes) -> bool:
-    """True where a file that starts with `head` (9 bytes or more) announces a JSON header."""
+    """Whether a file that starts with `head` (9 bytes or more) announces a JSON header."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
 
 
@@ -38,7 +39,7 @@ def parse_safetensors(data: memoryview) -> tuple[dict[str, StoredTensor], dict[s
     """Tensors by name, and the metadata.
 
     Raises:
-        CheckpointError: the header or the file is not whole.
+        CheckpointError: the header or the file is damaged or cut short.
     """
     header_size = int.from_bytes(data[:8], "little")
     if header_size > len(data) - 8:

@@ -1,4 +1,4 @@
-"""Tensors as they lie in a file: announced, checked against the bytes present, read when asked.
+"""Tensors as they lie in a file: announced, checked against the bytes present, read on request.
 
 Nothing is allocated for what a file merely announces.
 """
@@ -21,12 +21,16 @@ class Storage:
 
     dtype: torch.dtype
     num_elements: int
-    """As announced."""
+    """Number of elements that the file announces."""
     data: memoryview | None = field(default=None, repr=False)
-    """uint8; None until the place in the file is known."""
+    """Its bytes; None until their place in the file is known."""
 
     def fill(self, data: memoryview) -> None:
-        """Say where the bytes are; as many as announced are needed."""
+        """Say where the bytes are.
+
+        Raises:
+            CheckpointError: they are not as many as announced.
+        """
         needed = self.num_elements * self.dtype.itemsize
         if len(data) != needed:
             raise CheckpointError(
@@ -38,24 +42,30 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor within a storage: the same element is never met twice, and none is left out."""
+    """A tensor within a storage, without gaps or repeated elements.
+
+    Raises:
+        CheckpointError: its layout has gaps or repeats, or does not fit into the storage.
+    """
 
     storage: Storage
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    """In elements."""
+    """Distance between neighbors along each axis, in elements."""
     offset: int = 0
-    """First element."""
+    """Position of its first element in the storage."""
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.stride) or len(self.shape) > MAX_DIMENSIONS:
             raise CheckpointError(
                 f"a tensor announces {len(self.shape)} sizes and {len(self.stride)} strides; "
-                f"as many of both, at most {MAX_DIMENSIONS}, are needed."
+                f"equally many, at most {MAX_DIMENSIONS}, are needed."
             )
         numbers = (*self.shape, *self.stride, self.offset)
         if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            raise CheckpointError("a tensor announces a size, stride or offset that is no count.")
+            raise CheckpointError(
+                "a tensor announces a size, stride or offset that is not a count."
+            )
         if not self.num_elements:
             return
         last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
@@ -75,9 +85,9 @@ class StoredTensor:
     def contiguous(
         cls, dtype: torch.dtype, shape: Sequence[int], data: memoryview
     ) -> "StoredTensor":
-        """A tensor in C order that fills `data`."""
+        """A tensor in C order whose elements are all of `data`."""
         if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
-            raise CheckpointError("a tensor announces too many sizes, or one that is no count.")
+            raise CheckpointError("a tensor announces too many sizes, or one that is not a count.")
         storage = Storage(dtype, math.prod(shape))
         storage.fill(data)
         stride = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
@@ -104,9 +114,11 @@ class StoredTensor:
 
 
 def read_tensors(tensors: Mapping[str, StoredTensor], *, num_bytes: int) -> dict[str, Tensor]:
-    """Copies of `tensors`, by name; together they may not need more than `num_bytes`.
+    """Copies of `tensors`, by name.
 
-    A file could otherwise announce one storage as thousands of tensors.
+    Raises:
+        CheckpointError: together they need more than `num_bytes`. A file could otherwise announce
+            one storage as thousands of tensors.
     """
     needed = sum(tensor.num_bytes for tensor in tensors.values())
     if needed > num_bytes:

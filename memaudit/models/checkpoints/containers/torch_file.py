@@ -2,7 +2,8 @@
 
 Two containers: a zip archive (torch 1.6 and later) and the older stream of five pickles, which
 also lies inside every tensor of an EDM snapshot. A storage is a persistent id in the pickle:
-('storage', type, key, location, number of elements). Locations are ignored: all is on the CPU.
+('storage', type, key, location, number of elements). Locations are ignored: everything is on the
+CPU.
 """
 
 from typing import Any
@@ -55,7 +56,7 @@ def parse_zip(data: memoryview, budget: Budget) -> Any:
 
     Raises:
         UnsafeCheckpointError: the pickle names something that no checkpoint needs.
-        CheckpointError: it is no file of torch.save, or damaged.
+        CheckpointError: it is not a file of torch.save, or it is damaged.
     """
     entries = zip_entries(data)
     pickles = [name for name in entries if name.endswith("/data.pkl")]
@@ -84,20 +85,20 @@ def parse_zip(data: memoryview, budget: Budget) -> Any:
 
 
 def parse_legacy(data: memoryview, budget: Budget, *, admitted: Admitted = RECORDS) -> Any:
-    """The object in a stream of torch.save as it was before torch 1.6.
+    """The object in a stream that torch.save wrote before torch 1.6.
 
     Five pickles: a magic number, the protocol, facts about the machine, the object, and the keys
     of the storages; then for each key its number of elements (int64) and its bytes.
 
     Raises:
         UnsafeCheckpointError: a pickle names something that no checkpoint needs.
-        CheckpointError: it is no such stream, or damaged.
+        CheckpointError: it is not such a stream, or it is damaged.
     """
     storages = _Storages()
     unpickler = Unpickler(data, CHECKPOINT, {}, budget)
     magic, protocol, machine = unpickler.load(), unpickler.load(), unpickler.load()
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:
-        raise CheckpointError("it has a tensor storage that is no stream of torch.save.")
+        raise CheckpointError("it has a tensor storage that is not a stream of torch.save.")
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise CheckpointError("it was written on a big-endian machine, which is not supported.")
     unpickler.admitted, unpickler.persistent = admitted, storages.look_up
@@ -126,7 +127,7 @@ def parse_legacy(data: memoryview, budget: Budget, *, admitted: Admitted = RECOR
 
 
 def nested_storage(data: memoryview, budget: Budget) -> Storage:
-    """The storage in a stream that a pickle holds as bytes. Nothing can be nested in it again."""
+    """The storage in a stream that a pickle holds as bytes. Nothing can be nested inside it."""
     if bytes(data[:2]) == b"PK":
         raise CheckpointError("it has a zip archive where a tensor's storage should be.")
     try:
@@ -134,5 +135,5 @@ def nested_storage(data: memoryview, budget: Budget) -> Storage:
     except CheckpointError as error:
         raise type(error)(f"in a tensor's storage, {error}") from error
     if not isinstance(storage, Storage):
-        raise CheckpointError("it has a tensor storage that holds something else than one.")
+        raise CheckpointError("it has a tensor storage that holds something else.")
     return storage

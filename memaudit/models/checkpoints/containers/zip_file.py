@@ -17,13 +17,15 @@ FULL_16, FULL_32 = 0xFFFF, 0xFFFFFFFF  # "see the zip64 record"
 
 
 class Entry(NamedTuple):
+    """A file in the archive, as a view of the archive's bytes."""
+
     name: str
     data: memoryview
     crc: int
 
 
 def zip_entries(data: memoryview) -> dict[str, Entry]:
-    """All entries by name.
+    """All entries of an archive by name.
 
     Raises:
         CheckpointError: the archive is damaged, compressed or encrypted.
@@ -44,7 +46,11 @@ def zip_entries(data: memoryview) -> dict[str, Entry]:
 
 
 def read_entry(entry: Entry) -> memoryview:
-    """The entry's bytes, compared with its checksum."""
+    """The entry's bytes.
+
+    Raises:
+        CheckpointError: they do not have the checksum written with them.
+    """
     if zlib.crc32(entry.data) != entry.crc:
         raise CheckpointError(
             f"its archive's entry {shown(entry.name)} does not have the checksum written with it: "
@@ -56,13 +62,13 @@ def read_entry(entry: Entry) -> memoryview:
 def _directory(data: memoryview) -> tuple[int, int]:
     """Number of entries and position of the directory, from the record at the file's end."""
     end = len(data) - 22
-    if end < 0 or data[end : end + 4] != b"PK\5\6":
+    if end < 0 or bytes(data[end : end + 4]) != b"PK\5\6":
         raise CheckpointError("its zip archive has no end: the file is cut short or damaged.")
     count, _, start = struct.unpack_from("<HII", data, end + 10)
     locator = end - 20
-    if locator >= 0 and data[locator : locator + 4] == b"PK\6\7":
+    if locator >= 0 and bytes(data[locator : locator + 4]) == b"PK\6\7":
         (record,) = struct.unpack_from("<Q", data, locator + 8)
-        if data[record : record + 4] != b"PK\6\6":
+        if bytes(data[record : record + 4]) != b"PK\6\6":
             raise CheckpointError("its zip64 directory is damaged.")
         count, _, start = struct.unpack_from("<QQQ", data, record + 32)
     if count > MAX_ENTRIES:
@@ -72,7 +78,7 @@ def _directory(data: memoryview) -> tuple[int, int]:
 
 def _entry(data: memoryview, position: int) -> tuple[Entry, int]:
     """The directory's entry at `position`, and the position of the next one."""
-    if data[position : position + 4] != b"PK\1\2":
+    if bytes(data[position : position + 4]) != b"PK\1\2":
         raise CheckpointError("its zip directory is damaged or cut short.")
     flags, method = struct.unpack_from("<HH", data, position + 8)
     crc, packed, size, name_size, extra_size, comment_size = struct.unpack_from(
@@ -92,7 +98,7 @@ def _entry(data: memoryview, position: int) -> tuple[Entry, int]:
 
 
 def _zip64(extra: memoryview, *numbers: int) -> list[int]:
-    """`numbers`, those that are full replaced by the 64-bit ones in the extra field."""
+    """`numbers`, with those that are full replaced by the 64-bit ones in the extra field."""
     position = 0
     while position + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, position)
@@ -108,7 +114,7 @@ def _zip64(extra: memoryview, *numbers: int) -> list[int]:
 
 
 def _local_data(data: memoryview, position: int, name: str, size: int) -> memoryview:
-    if data[position : position + 4] != b"PK\3\4":
+    if bytes(data[position : position + 4]) != b"PK\3\4":
         raise CheckpointError(f"its archive's entry {shown(name)} is not where it should be.")
     name_size, extra_size = struct.unpack_from("<HH", data, position + 26)
     start = position + 30 + name_size

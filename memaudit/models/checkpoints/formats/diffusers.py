@@ -8,7 +8,7 @@ The scheduler's configuration says how the U-Net F is preconditioned:
       sample                D = F
     EDM                     EDM's scalings, arXiv:2206.00364, Table 1; with v_prediction −c_out
 
-Weights are read by the same readers as all others: a .bin file is a pickle, and is not run.
+Weights are read like all others: a .bin file is a pickle, and is not run.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def open_folder(path: str, device: torch.device | str) -> Checkpoint:
 
     Raises:
         ConfigError: diffusers is not installed.
-        CheckpointError: files are missing or broken, or the model is of another kind.
+        CheckpointError: files are missing or broken, or the model is of an unsupported kind.
     """
     folder = Path(path)
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
@@ -152,7 +152,7 @@ class DiffusersDenoiser(nn.Module):
         else:
             c_noise = self._nearest_level(sigma)
         labels = self._class_index(class_labels) if self.label_dim else None
-        F_x = self.unet(variance.rsqrt() * x, c_noise.flatten(), class_labels=labels).sample
+        F_x: Tensor = self.unet(variance.rsqrt() * x, c_noise.flatten(), class_labels=labels).sample
         F_x = F_x[:, : self.img_channels]  # Further channels are a learned variance.
         if self.prediction_type == "sample":
             return F_x
@@ -182,7 +182,7 @@ class DiffusersDenoiser(nn.Module):
 
 
 def _check_supported(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
-    """Refuse by name what has no place in `DiffusersDenoiser`."""
+    """Refuse by name what `DiffusersDenoiser` does not support."""
     for found, what, supported in (
         (unet.get("_class_name"), "model", ("UNet2DModel",)),
         (unet.get("time_embedding_type", "positional"), "time_embedding_type", ("positional",)),
@@ -211,7 +211,8 @@ def _unet(config: Mapping[str, Any]) -> nn.Module:
     unet_class = _diffusers().UNet2DModel
     try:
         with without_initialization():
-            return unet_class.from_config(dict(config))
+            unet: nn.Module = unet_class.from_config(dict(config))
+            return unet
     # The values come from a file that may be hostile: whatever they break is the file's fault.
     except Exception as error:
         raise CheckpointError(f"its UNet2DModel cannot be built: {error}.") from error
@@ -223,7 +224,7 @@ def _noise_levels(config: Mapping[str, Any]) -> Tensor | None:
         return None
     # The discrete schedulers share their noise levels' options, and differ in how they sample.
     try:
-        alpha_bar = _diffusers().DDPMScheduler.from_config(dict(config)).alphas_cumprod
+        alpha_bar: Tensor = _diffusers().DDPMScheduler.from_config(dict(config)).alphas_cumprod
     except Exception as error:
         raise CheckpointError(f"its scheduler cannot be built: {error}.") from error
     sigma = ((1 - alpha_bar) / alpha_bar).sqrt().to(torch.float32)

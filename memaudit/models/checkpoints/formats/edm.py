@@ -17,7 +17,7 @@ from memaudit.models.checkpoints.format import FileFormat
 from memaudit.wording import listed, shown
 
 POSITIONAL = ("img_resolution", "img_channels", "label_dim", "use_fp16")
-"""What every preconditioner's constructor takes first."""
+"""The first parameters of every preconditioner's constructor."""
 RGB_ENCODER = "StandardRGBEncoder"
 """EDM2's encoder for pixels, which scales to [-1, 1] as ours does."""
 KNOWN_SOURCES = {
@@ -65,8 +65,9 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
 
 def _network(values: Mapping[str, Any]) -> PersistentRecord | None:
     for key in ("ema", "net"):
-        if isinstance(values.get(key), PersistentRecord):
-            return values[key]
+        network = values.get(key)
+        if isinstance(network, PersistentRecord):
+            return network
     return None
 
 
@@ -91,7 +92,7 @@ def _config(network: PersistentRecord) -> dict[str, Any]:
 
 
 def _provenance(values: Mapping[str, Any], file_name: str) -> dict[str, Any]:
-    """What the file says of its training. Paths and classes in it are shown, never followed."""
+    """What the file says about its training. Paths and classes in it are shown, never followed."""
     found: dict[str, Any] = {"ema": "ema" in values}
     if match := re.search(r"(?:network-snapshot|training-state)-(\d{6,7})", file_name):
         found["kimg"] = int(match[1])

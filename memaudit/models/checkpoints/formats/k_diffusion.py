@@ -1,7 +1,7 @@
 """safetensors with a JSON `config` in the metadata, as k-diffusion writes its slim files.
 
-Where the configuration is one of EDM's networks (it has `class_name`), it is opened. k-diffusion's
-own networks are others, with another preconditioning: they are refused by name.
+A file is opened if its configuration is that of one of EDM's networks (it has `class_name`).
+k-diffusion's own networks are others, with another preconditioning: they are refused by name.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
         kind = model.get("type") if isinstance(model, dict) else None
         raise CheckpointError(
             f"its configuration is k-diffusion's, for a network of type {shown(kind)}, which is "
-            "none of EDM's. Give it to memaudit as a Python denoiser (module:function)."
+            "not one of EDM's. Give it to memaudit as a Python denoiser (module:function)."
         )
     tensors = contents.read_tensors(by_precond_names(contents.value))
     return StoredNetwork(NAME, found, tensors)

@@ -31,13 +31,13 @@ def save_checkpoint(
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `network` as a native checkpoint: whole, or not at all.
+    """Write a network as a native checkpoint: whole, or not at all.
 
     Args:
-        path: file to write, replaced if it is there.
-        network: what `build_network(config)` gives, with trained weights on any device.
+        path: file to write; an existing one is replaced.
+        network: what `build_network(config)` returns, with trained weights on any device.
         config: `class_name` and constructor keywords, plain JSON values.
-        provenance: anything about its training that JSON can say.
+        provenance: anything about its training that JSON can express.
 
     Raises:
         CheckpointError: the provenance nests too deep to be read again.
@@ -57,7 +57,7 @@ def save_checkpoint(
 def _in_one_order(content: bytes) -> bytes:
     """The same safetensors file with its metadata sorted.
 
-    The library writes them in an order that changes from run to run; equal networks are to be
+    The library writes them in an order that changes from run to run, but equal networks must be
     equal files, so that a hash says which network a report is about.
     """
     size = int.from_bytes(content[:8], "little")
@@ -80,7 +80,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
             f"{VERSION}. Install a newer memaudit, or save the checkpoint again."
         )
     provenance = json_object(contents.metadata, "provenance")
-    warnings = provenance.get("warnings")  # Of the file it was converted from.
+    warnings = provenance.get("warnings")  # Those of the file that it was converted from.
     return StoredNetwork(
         format=NAME,
         config=json_object(contents.metadata, "config"),

@@ -10,8 +10,8 @@ channels of the q, k, v layer are in another order:
                                                    consistency_models with flash attention
     DhariwalUNet  head, then channel, then q/k/v
 
-Shapes do not tell the first two apart, and the wrong one gives a network that does not denoise;
-so the user says which.
+Shapes do not tell the first two apart, and the wrong one gives a network that does not denoise, so
+the user says which.
 """
 
 from collections.abc import Iterator, Mapping
@@ -64,9 +64,10 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     _check_variant(tensors)
     if config is None:
         raise CheckpointError(
-            "it holds an ADM network of OpenAI's without a configuration. Pass the one it was "
-            f"trained as with --arch: {', '.join(preset.name for preset in OPENAI_PRESETS)}. "
-            "docs/checkpoints.md says how to tell the order of its attention layers."
+            "it holds an ADM network of OpenAI's without a configuration. Name the preset that it "
+            f"was trained as with {{arch}}: {', '.join(p.name for p in OPENAI_PRESETS)}. "
+            "docs/checkpoints.md says how to tell the order of its attention layers.",
+            field="arch",
         )
     options = dict(config)
     order = options.pop("qkv_order", None)
@@ -80,12 +81,14 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
         format=NAME,
         config=options,
         tensors=_converted(network, weights, order),
-        warnings=(f"That its attention layers are ordered {order!r} is the user's word.",),
+        warnings=(
+            f"The user says that its attention layers are ordered {order!r}; the file does not.",
+        ),
     )
 
 
 def _check_variant(tensors: Mapping[str, StoredTensor]) -> None:
-    """Refuse networks whose arithmetic no DhariwalUNet has."""
+    """Refuse networks whose arithmetic a DhariwalUNet does not have."""
     model_channels = _outputs(tensors, "input_blocks.0.0")
     if model_channels < MIN_CHANNELS:
         problem = f"norms of 32 groups on {model_channels} channels"
@@ -96,13 +99,13 @@ def _check_variant(tensors: Mapping[str, StoredTensor]) -> None:
     else:
         return
     raise CheckpointError(
-        f"it holds an ADM network of OpenAI's with {problem}, which EDM's DhariwalUNet has not. "
+        f"it holds an ADM network of OpenAI's with {problem}, which EDM's DhariwalUNet lacks. "
         "Give it to memaudit as a Python denoiser (module:function)."
     )
 
 
 def _outputs(tensors: Mapping[str, StoredTensor], module: str) -> int:
-    """Output channels of a module; 0 where it has no such weight."""
+    """Output channels of a module; 0 if it has no such weight."""
     tensor = tensors.get(f"{module}.weight")
     return tensor.shape[0] if tensor is not None and tensor.shape else 0
 
@@ -115,7 +118,7 @@ def _converted(network: nn.Module, weights: Mapping[str, Tensor], order: str) ->
     for name, expected in network.state_dict().items():
         module, _, kind = name.rpartition(".")
         if module not in places or kind == "resample_filter":
-            converted[name] = expected  # A filter or the noise levels: no weights.
+            converted[name] = expected  # A filter or the noise levels, which are not weights.
             continue
         theirs = f"{places[module]}.{kind}"
         if theirs not in left:

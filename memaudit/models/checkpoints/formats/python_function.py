@@ -1,9 +1,9 @@
-"""`module:function`: a denoiser of the user's own, in Python.
+"""`module:function`: the user's own denoiser, in Python.
 
-This is the only way in which memaudit runs code that it is given, and it takes a text that can
-mean nothing else. The function takes no arguments and returns a Denoiser: any callable
-D(x, sigma, class_labels) with `img_channels` and `img_resolution`; `label_dim` (0), `sigma_min`
-(0), `sigma_max` (∞) and `round_sigma` (none) may be left out.
+Only here does memaudit run code that it is given, and it takes a text that can mean nothing else.
+The function takes no arguments and returns a Denoiser: any callable D(x, sigma, class_labels) with
+`img_channels` and `img_resolution`; `label_dim` (0), `sigma_min` (0), `sigma_max` (∞) and
+`round_sigma` (none) may be left out.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_reference(text: str) -> bool:
-    """True where `text` is `module:function` and no file of that name."""
+    """Whether `text` is `module:function`, and not the name of a file."""
     return REFERENCE.fullmatch(text) is not None and not Path(text).exists()
 
 
@@ -36,7 +36,7 @@ def open_function(reference: str, device: torch.device | str) -> Checkpoint:
     """Import the module, call the function and wrap what it returns.
 
     Raises:
-        CheckpointError: there is no such module or function, it fails, or what it returns is no
+        CheckpointError: there is no such module or function, it fails, or what it returns is not a
             denoiser.
     """
     module_name, _, name = reference.partition(":")
@@ -58,7 +58,7 @@ def open_function(reference: str, device: torch.device | str) -> Checkpoint:
         sha256=hashlib.sha256(source).hexdigest(),
         format=NAME,
         path=reference,
-        warnings=("The hash is that of the module's file, not of the weights that it loads.",),
+        warnings=("The hash is that of the module's file, not that of the weights it loads.",),
     )
 
 

@@ -38,7 +38,9 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     tensors, key = find_tensors(contents.value)
     tensors = by_precond_names(tensors)
     if config is None:
-        raise CheckpointError(f"it holds weights without a configuration. {_hint(tensors)}")
+        raise CheckpointError(
+            f"it holds weights without a configuration. {_hint(tensors)}", field="arch"
+        )
     weights = contents.read_tensors(tensors)
     if config.get("class_name") == "iDDPMPrecond":
         weights.setdefault(
@@ -54,13 +56,13 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
 
 
 def _hint(tensors: Mapping[str, StoredTensor]) -> str:
-    """What the names and shapes allow, for a user who must choose."""
+    """The presets that the names and shapes allow, for a user who must choose."""
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     fitting = [preset.name for preset in PRESETS if _fits(preset.config, shapes)]
     if fitting:
         return (
             f"Names and shapes fit the presets {', '.join(fitting)}, which differ in what shapes "
-            "do not show: pass the one it was trained as with --arch."
+            "do not show: name the one that it was trained as with {arch}."
         )
     return (
         f"Names and shapes fit no preset. They show {_facts(shapes)}. Pass the whole "
@@ -78,7 +80,7 @@ def _fits(config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> bool:
 
 
 def _facts(shapes: Mapping[str, list[int]]) -> str:
-    """Options of the constructors that names and shapes give away, as keyword = value."""
+    """Options of the constructors that names and shapes reveal, as keyword = value."""
     inner = {within_unet(name): shape for name, shape in shapes.items()}
     blocks = [match for name in inner if (match := BLOCK_PART.match(name))]
     levels = sorted({int(match["res"]) for match in blocks}, reverse=True)[:MAX_LEVELS]

@@ -1,4 +1,4 @@
-"""Files of other makes, recognized so that they can be refused by name."""
+"""Files of other programs, recognized so that they can be refused by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,7 +48,7 @@ MAKES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (_names("down_blocks."), f"it holds the weights of a diffusers model alone. {AS_FOLDER}"),
     (
         _keys("optimizer", "model", "ema", "step"),
-        f"it is a checkpoint of score_sde_pytorch or of a like trainer. {AS_PYTHON}",
+        f"it is a checkpoint of score_sde_pytorch or a similar trainer. {AS_PYTHON}",
     ),
 )
 
@@ -68,8 +68,8 @@ def _reason(value: Mapping[str, Any]) -> str | None:
     others = [part for part in value.values() if isinstance(part, PersistentRecord)]
     if others:
         return (
-            f"it is a pickle in EDM's manner with {listed(map(str, value))}, but "
-            "without `ema` or `net`: no snapshot of EDM's."
+            f"it is a pickle like EDM's with {listed(map(str, value))}, but "
+            "without `ema` or `net`, so it is not one of EDM's snapshots."
         )
     return None
 

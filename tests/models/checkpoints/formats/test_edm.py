@@ -137,7 +137,7 @@ def altered(ema, change):
     ("change", "error", "message"),
     [
         (lambda m, s, k: m.update(version=5), CheckpointError, "by version 5 of EDM's"),
-        (lambda m, s, k: m.update(type="function"), CheckpointError, "is not a class's"),
+        (lambda m, s, k: m.update(type="function"), CheckpointError, "is not of a class"),
         (lambda m, s, k: m.update(class_name="PFGMPrecond"), CheckpointError, "'PFGMPrecond'"),
         (lambda m, s, k: k.update(mask_ratio=0.5), CheckpointError, "keyword mask_ratio"),
         (lambda m, s, k: k.update(num_blocks=2), CheckpointError, "lacks the tensor 'model.dec."),
@@ -162,7 +162,7 @@ def altered(ema, change):
         (
             lambda m, s, k: s["_parameters"].update(weight=3),
             CheckpointError,
-            "'weight' is no tensor",
+            "'weight' is not a tensor",
         ),
         (
             lambda m, s, k: s["_modules"].update({"m" * 101: None}),
