@@ -119,7 +119,7 @@ UNSAFE = {
     ),
     "a numpy dtype of objects": (
         proto(stack_global("numpy", "dtype") + text("O8") + b"\x89\x88\x87R."),
-        "not a plain number's",
+        "not a plain number",
     ),
     "a dict with arguments": (
         proto(stack_global("collections", "OrderedDict") + b"]\x85R."),
@@ -222,7 +222,7 @@ def tensor(shape: bytes, stride: bytes, offset: bytes = b"K\0") -> bytes:
 
 
 BROKEN = {
-    "a memo index of 2^31": (proto(b"Nr\xff\xff\xff\x7f."), "no format"),
+    "a memo index of 2^31": (proto(b"Nr\xff\xff\xff\x7f."), "a format that memaudit does not know"),
     "bytes of announced 2^62": (proto(b"\x8e" + struct.pack("<Q", 2**62)), "cut short"),
     "bytes of announced 4 GB": (proto(b"B\xff\xff\xff\xff"), "announces 4,294,967,295 bytes"),
     "a text of announced 2^62": (proto(b"\x8d" + struct.pack("<Q", 2**62)), "cut short"),
@@ -230,10 +230,13 @@ BROKEN = {
     "a text of two megabytes": (proto(b"X\0\0\x20\0" + b"a" * (2 << 20)), "2,097,152 bytes"),
     "marks without end": (proto(b"(" * 100_000), "nests more than 256"),
     "too many instructions": (proto(b"N" * 1_100_000 + b"."), "more than 1,000,000 instructions"),
-    "tuples nested a hundred thousand deep": (proto(b")" + b"\x85" * 100_000 + b"."), "no format"),
+    "tuples nested a hundred thousand deep": (
+        proto(b")" + b"\x85" * 100_000 + b"."),
+        "a format that memaudit does not know",
+    ),
     "a billion laughs": (
         proto(b"]\x94" + b"".join(b"](h%ch%ce\x94" % (i, i) for i in range(100)) + b"."),
-        "no format",
+        "a format that memaudit does not know",
     ),
     "a key whose hash would never end": (
         proto(b")\x94" + b"".join(b"h%ch%c\x86\x94" % (i, i) for i in range(60)) + b"}h<Ns."),
@@ -266,7 +269,7 @@ BROKEN = {
     "a name without end": (proto(b"c" + b"a" * 2000), "a name without end"),
     "a name that is not a text": (proto(b"NN\x93."), "is not a name"),
     "a zip archive for a storage": (nested(zipped(data_pkl=b"N.")), "a zip archive where"),
-    "a storage without magic": (nested(b"\x80\x02N." * 5), "no stream of torch.save"),
+    "a storage without magic": (nested(b"\x80\x02N." * 5), "not a stream of torch.save"),
     "a storage of a big-endian machine": (
         nested(legacy_stream(storage(), b"}X\x0d\0\0\0little_endian\x89s.")),
         "big-endian",

@@ -167,12 +167,12 @@ def altered(ema, change):
         (
             lambda m, s, k: s["_modules"].update({"m" * 101: None}),
             CheckpointError,
-            "something else than short names",
+            "something other than short names",
         ),
         (
             lambda m, s, k: k.update({f"a{i}": 0 for i in range(99)}),
             CheckpointError,
-            "options where 64 make sense",
+            "options where at most 64 make sense",
         ),
         (lambda m, s, k: s["_modules"].update(model=3), CheckpointError, "module 'model' is 3"),
     ],
@@ -223,7 +223,7 @@ def test_a_chain_of_many_records_does_not_exhaust_the_stack(snapshot):
     link = b"ctorch.nn.modules.container\nModuleDict\n)\x81}X\x01\0\0\0a"
     depth = 50_000
     snapshot.write_bytes(b"\x80\x02" + b"(" + link * depth + b"N" + b"sb" * depth + b"t.")
-    with pytest.raises(CheckpointError, match="no format"):
+    with pytest.raises(CheckpointError, match="a format that memaudit does not know"):
         open_checkpoint(snapshot)
 
 

@@ -110,8 +110,8 @@ def test_a_failed_save_leaves_the_old_file_alone(saved):
         ({"config": CONFIG | {"sigma_data": "0.5"}}, "sigma_data must be a number"),
         ({"config": CONFIG | {"sigma_data": math.nan}}, "sigma_data must be a number"),
         ({"config": CONFIG | {"channel_mult": [[1]]}}, "channel_mult = a list, which is no"),
-        ({"config": CONFIG | {"x\x1b[2J": 1}}, r"a keyword 'x\\x1b\[2J', which is not a name"),
-        ({"config": CONFIG | {"model_type": "a" * 100}}, "which is not a number, short text"),
+        ({"config": CONFIG | {"x\x1b[2J": 1}}, r"the keyword 'x\\x1b\[2J', which is not a name"),
+        ({"config": CONFIG | {"model_type": "a" * 100}}, "which is not a number, a short text"),
         ({"config": [1]}, "'config' is not a JSON object"),
         ({"config": {}}, "class_name is None"),
     ],
@@ -150,9 +150,9 @@ ENTRY = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
             "'a': a storage of 2 elements needs 16 bytes, but 8",
         ),
         (with_header(ENTRY.replace(b"[2]", b"[1]"), b"0" * 8), "needs 4 bytes, but 8 are there"),
-        (with_header(ENTRY.replace(b"[2]", b"[-2]"), b"0" * 8), "no count"),
+        (with_header(ENTRY.replace(b"[2]", b"[-2]"), b"0" * 8), "not a count"),
         (with_header(ENTRY.replace(b"F32", b"F4"), b"0" * 8), "is stored as 'F4'"),
-        (with_header(ENTRY, b"0" * 8), "of no format that memaudit knows"),
+        (with_header(ENTRY, b"0" * 8), "of a format that memaudit does not know"),
     ],
 )
 def test_a_broken_file_is_refused_by_what_is_wrong_with_it(tmp_path, content, message):

@@ -68,7 +68,7 @@ def test_a_users_denoiser_is_one_of_ours(module):
     assert torch.equal(network.round_sigma(sigma), sigma)
     assert not any(p.requires_grad for p in network.parameters())
     assert checkpoint.provenance["module"].endswith(f"{module}.py")
-    assert "not of the weights" in checkpoint.warnings[0]
+    assert "not that of the weights" in checkpoint.warnings[0]
 
 
 def test_it_has_no_native_form(module):
@@ -120,6 +120,6 @@ def test_a_file_of_that_name_is_opened_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "user.py").write_text("open('ran', 'w').close()\ndef shrink(): pass\n")
     (tmp_path / "user:shrink").write_bytes(b"\x80\x04N.")
-    with pytest.raises(CheckpointError, match="no format"):
+    with pytest.raises(CheckpointError, match="a format that memaudit does not know"):
         open_checkpoint("user:shrink")
     assert not (tmp_path / "ran").exists()

@@ -175,8 +175,8 @@ ONE = torch.ones(1)
             "latent diffusion",
         ),
         (partial(torch.save, {"optimizer": {}, "model": {}, "ema": {}, "step": 0}), "score_sde"),
-        (partial(torch.save, {"weight": ONE}), "holds 1 values by the names 'weight'"),
-        (partial(torch.save, [1, 2]), "no format that memaudit knows: it holds a list"),
+        (partial(torch.save, {"weight": ONE}), "holds 1 values named 'weight'"),
+        (partial(torch.save, [1, 2]), "a format that memaudit does not know: it holds a list"),
     ],
 )
 def test_a_file_of_another_make_is_refused_by_name(tmp_path, save, message):
