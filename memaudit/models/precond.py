@@ -97,6 +97,17 @@ class Preconditioner(nn.Module, ABC):
         # iDDPM's U-Net returns a variance as well, in further channels.
         return c_skip * x + c_out * F_x[:, : self.img_channels].to(torch.float32)
 
+    def _build_unet(
+        self, model_type: str, out_channels: int, model_kwargs: dict[str, Any]
+    ) -> nn.Module:
+        return unet_class(model_type)(
+            self.img_resolution,
+            self.img_channels,
+            out_channels,
+            label_dim=self.label_dim,
+            **model_kwargs,
+        )
+
     def _labels(self, class_labels: Tensor | None, device: torch.device) -> Tensor | None:
         if self.label_dim == 0:
             return None
@@ -141,9 +152,7 @@ class VPPrecond(Preconditioner):
         # The published range is this one, of float32 arithmetic.
         times = torch.tensor([epsilon_t, 1.0], device="cpu")
         self.sigma_min, self.sigma_max = self.sigma(times).tolist()
-        self.model = unet_class(model_type)(
-            img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
-        )
+        self.model = self._build_unet(model_type, img_channels, model_kwargs)
 
     def scalings(self, sigma: Tensor) -> Scalings:
         return Scalings(
@@ -189,9 +198,7 @@ class VEPrecond(Preconditioner):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16)
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
-        self.model = unet_class(model_type)(
-            img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
-        )
+        self.model = self._build_unet(model_type, img_channels, model_kwargs)
 
     def scalings(self, sigma: Tensor) -> Scalings:
         one = torch.ones_like(sigma)
@@ -227,9 +234,8 @@ class iDDPMPrecond(Preconditioner):
         self.M = M
         self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
         self.register_buffer("u", u)
-        self.model = unet_class(model_type)(
-            img_resolution, img_channels, 2 * img_channels, label_dim=label_dim, **model_kwargs
-        )
+        # The U-Net returns a variance as well, in further channels.
+        self.model = self._build_unet(model_type, 2 * img_channels, model_kwargs)
 
     def scalings(self, sigma: Tensor) -> Scalings:
         return Scalings(
@@ -273,9 +279,7 @@ class EDMPrecond(Preconditioner):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self.sigma_data = sigma_data
-        self.model = unet_class(model_type)(
-            img_resolution, img_channels, img_channels, label_dim=label_dim, **model_kwargs
-        )
+        self.model = self._build_unet(model_type, img_channels, model_kwargs)
 
     def scalings(self, sigma: Tensor) -> Scalings:
         return _edm_scalings(sigma, self.sigma_data)

@@ -4,23 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_networks import TINY, tiny
 
 from memaudit.errors import ConfigError
 from memaudit.models.build import PRECONDITIONERS, build_network
-from memaudit.models.precond import Preconditioner
 
 CLASSES = [name for name in PRECONDITIONERS if name != "ConsistencyPrecond"]
-TINY: dict[str, Any] = {
-    "img_resolution": 8,
-    "img_channels": 3,
-    "model_channels": 8,
-    "channel_mult": [1, 2],
-    "num_blocks": 1,
-}
-
-
-def tiny(class_name: str, **options: Any) -> Preconditioner:
-    return build_network({"class_name": class_name} | TINY | options).eval()
 
 
 @pytest.mark.parametrize("class_name", CLASSES)

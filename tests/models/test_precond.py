@@ -3,30 +3,17 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_networks import tiny
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from memaudit.models.build import build_network
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.precond import Preconditioner
 
 CLASSES = {"vp": "VPPrecond", "ve": "VEPrecond", "iddpm": "iDDPMPrecond", "edm": "EDMPrecond"}
-TINY: dict[str, Any] = {
-    "img_resolution": 8,
-    "img_channels": 3,
-    "model_channels": 8,
-    "channel_mult": [1, 2],
-    "num_blocks": 1,
-}
-
-
-def tiny(class_name: str, **options: Any) -> Preconditioner:
-    return build_network({"class_name": class_name} | TINY | options).eval()
 
 
 @pytest.fixture(scope="module")

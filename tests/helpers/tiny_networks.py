@@ -1,0 +1,19 @@
+"""The smallest networks that every preconditioner takes."""
+
+from typing import Any
+
+from memaudit.models.build import build_network
+from memaudit.models.precond import Preconditioner
+
+TINY: dict[str, Any] = {
+    "img_resolution": 8,
+    "img_channels": 3,
+    "model_channels": 8,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+}
+
+
+def tiny(class_name: str, **options: Any) -> Preconditioner:
+    """A tiny network in evaluation mode."""
+    return build_network({"class_name": class_name} | TINY | options).eval()
