@@ -1,6 +1,17 @@
-"""How long jobs say where they are: a callback, which the command line turns into a bar."""
+"""How long jobs say where they are: a callback, which becomes a bar, a line, or nothing."""
 
-from typing import Protocol
+import sys
+import time
+from typing import Protocol, TextIO
+
+from memaudit.wording import printable
+
+EVERY = 10.0
+"""Seconds between two lines of one task where lines stay, as in a log."""
+REFRESH = 0.1
+"""Seconds between two states of a line that is written over."""
+WIDTH = 79
+"""Columns of a line that is written over."""
 
 
 class Progress(Protocol):
@@ -14,7 +25,7 @@ class Progress(Protocol):
 
 
 def silent(task: str, done: int, total: int | None, note: str = "") -> None:
-    """Say nothing: the default everywhere."""
+    """Say nothing."""
 
 
 def add_suffix(progress: Progress, suffix: str) -> Progress:
@@ -24,3 +35,94 @@ def add_suffix(progress: Progress, suffix: str) -> Progress:
         progress(f"{task} {suffix}", done, total, note)
 
     return call
+
+
+class LineProgress:
+    """A line of text per task, which a terminal, a notebook and a log can bear.
+
+    Where the stream can write over a line, a task has one line that is kept up to date. In a log a
+    task gets a line every few seconds and one at its end; what is over within a second gets none.
+
+    Args:
+        stream: where to write.
+        overwrite: whether a line can be written over.
+    """
+
+    def __init__(self, stream: TextIO, *, overwrite: bool) -> None:
+        self._stream, self._overwrite = stream, overwrite
+        self._every = REFRESH if overwrite else EVERY
+        self._started: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
+        self._ended: set[str] = set()
+
+    def __call__(self, task: str, done: int, total: int | None, note: str = "") -> None:
+        now = time.monotonic()
+        if self._ended.intersection([task]) and (total is None or done < total):
+            self._forget(task)  # the task is done again, with a clock of its own
+        started = self._started.setdefault(task, now)
+        shown = self._shown.setdefault(task, now)
+        ends = total is not None and done >= total and task not in self._ended
+        is_due = now - shown >= self._every
+        if not is_due and not (ends and now - started > 1):
+            return
+        self._shown[task] = now
+        if ends:
+            self._ended.add(task)
+        self._write(printable(describe_progress(task, done, total, now - started, note)), ends)
+
+    def _forget(self, task: str) -> None:
+        self._ended.discard(task)
+        del self._started[task], self._shown[task]
+
+    def _write(self, text: str, ends: bool) -> None:
+        if self._overwrite:
+            text = text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+            self._stream.write(f"\r{text:{WIDTH}}" + ("\n" if ends else ""))
+        else:
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+
+def describe_progress(
+    task: str, done: int, total: int | None, elapsed: float, note: str = ""
+) -> str:
+    """`Sampling: 64/1,000, 12.0/s, 5 s, 78 s left, 3 copies among 64 judged`."""
+    rate = done / max(elapsed, 1e-9)
+    text = f"{task}: {done:,}" + (f"/{total:,}" if total is not None else "")
+    text += f", {rate:,.1f}/s, {elapsed:.0f} s"
+    if total is not None and 0 < done < total:
+        text += f", {(total - done) / rate:.0f} s left"
+    return text + (f", {note}" if note else "")
+
+
+def show_progress() -> Progress:
+    """Progress for a library call: a line per task that is kept up to date on a terminal or in a
+    notebook, and a line now and then in a log.
+
+    Examples:
+        memaudit.scan(source, data, progress=memaudit.show_progress())
+    """
+    return LineProgress(sys.stderr, overwrite=is_notebook() or sys.stderr.isatty())
+
+
+def is_notebook() -> bool:
+    """Whether this runs in a notebook, where a line can be written over."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
+
+
+def automatic(task: str, done: int, total: int | None, note: str = "") -> None:
+    """Show progress in a notebook, and say nothing elsewhere: the default of long library calls."""
+    if is_notebook():
+        _notebook_progress()(task, done, total, note)
+
+
+_in_notebook: Progress | None = None
+
+
+def _notebook_progress() -> Progress:
+    global _in_notebook
+    if _in_notebook is None:
+        _in_notebook = show_progress()
+    return _in_notebook

@@ -1,84 +1,121 @@
-"""The options of a scan."""
+"""What a scan does: how images are generated, judged and compared. Imports no torch."""
 
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.errors import ConfigError
+from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
+from memaudit.options import Option, check_options
+from memaudit.wording import ranges
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScanConfig:
-    """How images are generated and judged. The defaults are the published ones."""
+    """How a scan generates and judges images. The defaults are the published ones.
 
-    seeds: tuple[int, ...] = tuple(range(10_000))
-    """One seed a generated image; not used where the images are given."""
+    Raises:
+        ConfigError: a value outside its range, or two that contradict each other.
+    """
+
+    seeds: Sequence[int] = range(10_000)
+    """One seed per generated image. Ignored when the images are given."""
     sampler: SamplerConfig = SamplerConfig()
     """EDM's Algorithm 2 with 18 steps."""
-    class_index: int | None = None
-    """One class for all images, or None: drawn from each image's seed."""
-    threshold: Fraction = Fraction(1, 3)
-    """Memorized iff the distance to the first neighbor is less than this share of the second's."""
-    duplicate_rms: float = 8.0
-    """Training images within so many RMS gray levels are duplicates of each other."""
-    confidence: float = 0.95
-    """Of all intervals, and of the gate."""
-    fail_above: float | None = None
-    """The gate: the largest distinct ratio that passes. Sampling stops when the verdict is certain.
-    """
-    return_test: bool = False
-    """Whether to see which training images sampling returns to from their noised versions."""
-    membership: bool = False
-    """Whether to try to tell training from held-out images by the loss."""
-    min_samples: int = 64
-    """Images that a gate looks at first: so that a verdict has pairs to show, however early it is
-    certain."""
-    optimum_images: int = 256
-    """Training images to compare model and optimum on, at most one a seed; 0 for no comparison."""
-    optimum_trajectories: int = 64
-    """Images to sample from both, from the same noise; at most one a seed."""
-    batch_size: int = 64
-    """Images sampled at a time; the result does not depend on it."""
-    device: str = "cpu"
-    """`cpu` or `cuda`."""
-
-    @property
-    def rule(self) -> Rule:
-        """What counts as a copy."""
-        return Rule(self.threshold, self.duplicate_rms, self.confidence)
+    class_index: Annotated[
+        int | None,
+        Option(
+            "Generate one class only.",
+            at_least=0,
+            flag="--class",
+            metavar="CLASS",
+            default_text="drawn from each seed",
+        ),
+    ] = None
+    rule: Rule = Rule()
+    """When a generated image counts as a copy."""
+    index: IndexConfig = IndexConfig()
+    """How the nearest training images are searched."""
+    fail_above: Annotated[
+        float | None,
+        Option(
+            "Set a gate: PASS if at most this share of images are copies (0.001 for 0.1 %), else "
+            "FAIL. Sampling stops when the verdict is certain.",
+            above=0,
+            below=1,
+            metavar="SHARE",
+        ),
+    ] = None
+    min_samples: Annotated[
+        int,
+        Option(
+            "Images that the gate looks at first, so that an early verdict has pairs to show.",
+            at_least=1,
+            metavar="N",
+        ),
+    ] = 64
+    also: Annotated[
+        tuple[str, ...],
+        Option(
+            "Also run this diagnostic: noise-and-return (which training images does sampling "
+            "return to?) or membership (does the loss tell training from held-out images?).",
+            metavar="NAME",
+        ),
+    ] = ()
+    without: Annotated[
+        tuple[str, ...],
+        Option(
+            "Leave this diagnostic out, such as optimality, the comparison with the optimum.",
+            metavar="NAME",
+        ),
+    ] = ()
+    optimum_images: Annotated[
+        int,
+        Option(
+            "Training images on which model and closed-form optimum are compared; at most one per "
+            "seed.",
+            at_least=2,
+            metavar="N",
+        ),
+    ] = 256
+    optimum_trajectories: Annotated[
+        int,
+        Option(
+            "Images to sample from both, from the same noise; at most one per seed.",
+            at_least=2,
+            metavar="N",
+        ),
+    ] = 64
+    execution: Execution = Execution()
+    """Where the model is evaluated, and how many images at a time."""
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise ConfigError("0 samples were asked for; at least 1 is needed (--samples 10000).")
+        for name in ("also", "without"):
+            names = tuple(given.replace("-", "_") for given in getattr(self, name))
+            object.__setattr__(self, name, names)
+        check_options(self)
+        if not len(self.seeds):
+            raise ConfigError("0 samples were asked for; at least 1 is needed.")
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(
-                "The seeds repeat themselves, which would count an image twice; give each once."
+                "The {seeds} repeat themselves, which would count an image twice; give each once.",
+                field="seeds",
             )
-        if not 0 < self.threshold < 1:
+        if self.fail_above is not None and self.rule.confidence < 0.5:
             raise ConfigError(
-                f"The threshold is {self.threshold}; a share between 0 and 1 is needed, "
-                "such as 1/3."
+                f"{{confidence}} is {self.rule.confidence}; a gate needs at least 0.5.",
+                field="confidence",
             )
-        if not 0 <= self.duplicate_rms <= 255:
-            raise ConfigError(
-                f"duplicate_rms is {self.duplicate_rms}; gray levels from 0 to 255 are needed."
-            )
-        if not 0 < self.confidence < 1:
-            raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
-        if self.fail_above is not None and not 0 < self.fail_above < 1:
-            raise ConfigError(
-                f"fail_above is {self.fail_above}; a share between 0 and 1 is needed, such as "
-                "0.001 for one image in a thousand."
-            )
-        if self.fail_above is not None and self.confidence < 0.5:
-            raise ConfigError(f"confidence is {self.confidence}; a gate needs at least 0.5.")
-        if self.min_samples < 1:
-            raise ConfigError(f"min_samples is {self.min_samples}; at least 1 is needed.")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
-        if self.optimum_images != 0 and min(self.optimum_images, self.optimum_trajectories) < 2:
-            raise ConfigError(
-                f"The optimum is to be compared on {self.optimum_images} images and "
-                f"{self.optimum_trajectories} trajectories; an interval needs at least 2 of each."
-            )
+
+    def __repr__(self) -> str:
+        default = {field.name: field.default for field in fields(self)}
+        changed = {
+            name: getattr(self, name)
+            for name in default
+            if name != "seeds" and getattr(self, name) != default[name]
+        }
+        given = [f"seeds={ranges(self.seeds)!r}", *(f"{k}={v!r}" for k, v in changed.items())]
+        return f"ScanConfig({', '.join(given)})"

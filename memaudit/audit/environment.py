@@ -1,8 +1,9 @@
-"""What a result was made with: versions, device, time, and how long each step took."""
+"""What a result was made with: versions, device and time, and how long each step took."""
 
 import platform
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -10,41 +11,81 @@ import torch
 
 import memaudit
 
-STEPS = ("index", "sampling", "search", "control", "optimum", "return_test", "membership")
-"""Of a scan."""
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "faiss-gpu", "faiss-cpu")
+"""Packages whose versions a report names."""
 
 
-def describe_environment(device: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Package:
+    """An installed package."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Software and machine."""
+
+    memaudit: str
+    """Version of memaudit."""
+    python: str
+    platform: str
+    device: str
+    """Name of the GPU, or the CPU's kind."""
+    finished: str
+    """When the result was there, ISO 8601 with its zone."""
+    packages: tuple[Package, ...]
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """How long a step took."""
+
+    step: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long a scan and its steps took. A step that was not needed is not listed."""
+
+    total: float
+    """Seconds."""
+    steps: tuple[StepTime, ...]
+
+
+def describe_environment(device: str) -> Environment:
     """Versions, device and time, as a report names them."""
-    packages = {}
-    for package in ("torch", "torchvision", "numpy", "scipy", "faiss-gpu", "faiss-cpu"):
+    packages = []
+    for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            packages[package] = version(package)
-    return {
-        "memaudit": memaudit.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"CPU ({platform.machine()})",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        **packages,
-    }
+            packages.append(Package(package, version(package)))
+    is_gpu = torch.device(device).type == "cuda"
+    return Environment(
+        memaudit=memaudit.__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=torch.cuda.get_device_name(device) if is_gpu else f"CPU ({platform.machine()})",
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        packages=tuple(packages),
+    )
 
 
 class Clock:
-    """Seconds spent on each step of a scan."""
+    """Measures the steps of a scan."""
 
     def __init__(self) -> None:
         self._started = self._last = time.perf_counter()
-        self._seconds = dict.fromkeys(STEPS, 0.0)
+        self._seconds: dict[str, float] = {}
 
     def lap(self, step: str) -> None:
         """Count the time since the last lap as time of this step."""
         now = time.perf_counter()
-        self._seconds[step] += now - self._last
+        self._seconds[step] = self._seconds.get(step, 0.0) + now - self._last
         self._last = now
 
-    def timings(self) -> dict[str, float]:
+    def timings(self) -> Timings:
         """Seconds of each step, and in total."""
-        return {**self._seconds, "total": self._last - self._started}
+        steps = tuple(StepTime(step, seconds) for step, seconds in self._seconds.items())
+        return Timings(total=self._last - self._started, steps=steps)

@@ -12,7 +12,6 @@ from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match_ima
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.scan_state import ScanState
-from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.progress import Progress
@@ -20,13 +19,68 @@ from memaudit.progress import Progress
 
 @dataclass(frozen=True)
 class JudgedSamples:
-    """Generated images with what was found about them."""
+    """Images with what was found about them."""
 
     images: np.ndarray
     """uint8 [M, C, H, W]."""
     class_index: np.ndarray | None
     """int64 [M], or None for a model without classes."""
     matches: Matches
+
+
+class _Judge:
+    """Judges batch after batch, and knows when the gate is certain."""
+
+    def __init__(self, config: ScanConfig, index: ImageSearch) -> None:
+        self._config, self._index = config, index
+        self._gate = None if config.fail_above is None else Gate(config.fail_above, sequential=True)
+        self._neighbors: list[DistinctNeighbors] = []
+        self._num_judged = self._num_copies = 0
+        self.num_decisive: int | None = None
+        """Number of images after which the gate is certain; None while it is not."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a gate waits for the verdict on every batch."""
+        return self._gate is not None
+
+    def judge(self, images: np.ndarray) -> None:
+        """Judge further images, uint8 [B, C, H, W], in the order of sampling."""
+        found = match_images(self._index, images, self._config.rule)
+        self._neighbors.append(found.neighbors)
+        hits = found.memorized_distinct
+        if self._gate is not None:
+            position = first_decided(
+                hits,
+                (self._num_copies, self._num_judged),
+                gate=self._gate,
+                confidence=self._config.rule.confidence,
+                min_samples=self._config.min_samples,
+            )
+            self.num_decisive = None if position is None else self._num_judged + position
+        self._num_judged += len(hits)
+        self._num_copies += int(hits.sum())
+
+    def matches(self) -> Matches:
+        """The matches of all images judged, up to the decisive one."""
+        neighbors = DistinctNeighbors.concatenate(self._neighbors)
+        return Matches(neighbors[: self.num_decisive], self._config.rule)
+
+    def note(self) -> str:
+        """What to show beside the progress of sampling."""
+        if not self._num_judged:
+            return ""
+        text = f"{self._num_copies:,} copies among {self._num_judged:,} judged"
+        if self._gate is None:
+            return text
+        decision = decide(
+            self._num_copies,
+            self._num_judged,
+            gate=self._gate,
+            confidence=self._config.rule.confidence,
+        )
+        share = max(decision.evidence_above, decision.evidence_below) / decision.required
+        return f"{text}, {max(0.0, share):.0%} of the evidence needed"
 
 
 def sample_and_match(
@@ -43,74 +97,39 @@ def sample_and_match(
     Args:
         checkpoint: the model.
         config: how to sample and judge.
-        index: of the training images.
+        index: searches the training images.
         state: where batches are kept, or None.
         clock: told the time spent on sampling and on searching.
         progress: told the images done, and the copies among them.
     """
-    gate = gate_of(checkpoint, config)
-    batches: list[GeneratedBatch] = []
-    neighbors: list[DistinctNeighbors] = []
-    waiting: list[np.ndarray] = []
-    num_judged = num_copies = 0
-    num_decisive = None  # images after which the gate is certain
+    judge = _Judge(config, index)
 
     def noted(task: str, done: int, total: int | None, note: str = "") -> None:
-        if num_judged:
-            note = f"{num_copies:,} copies among {num_judged:,} judged"
-        if num_judged and gate is not None:
-            decision = decide(num_copies, num_judged, gate=gate, confidence=config.confidence)
-            share = max(decision.evidence_above, decision.evidence_below) / decision.required
-            note += f", {max(0.0, share):.0%} of the evidence needed"
-        progress(task, done, total, note)
+        progress(task, done, total, judge.note() or note)
 
-    def judge() -> None:
-        nonlocal num_judged, num_copies, num_decisive
-        clock.lap("sampling")
-        found = match_images(index, np.concatenate(waiting), config.rule)
-        waiting.clear()
-        neighbors.append(found.neighbors)
-        if gate is not None:
-            before = (num_copies, num_judged)
-            hits = found.memorized_distinct
-            position = first_decided(
-                hits,
-                before,
-                gate=gate,
-                confidence=config.confidence,
-                min_samples=config.min_samples,
-            )
-            num_decisive = None if position is None else num_judged + position
-        num_judged += len(found)
-        num_copies += int(found.memorized_distinct.sum())
-        clock.lap("search")
-
-    for batch in _batches(checkpoint, config, state, noted):
+    batches: list[GeneratedBatch] = []
+    waiting: list[np.ndarray] = []
+    for batch in _generate(checkpoint, config, state, noted):
         batches.append(batch)
         waiting.append(batch.images)
-        if gate is not None or sum(map(len, waiting)) >= SEARCH_BATCH:
-            judge()
-        if num_decisive is not None:
+        is_last = sum(len(made.seeds) for made in batches) == len(config.seeds)
+        if judge.is_waiting or is_last or sum(map(len, waiting)) >= SEARCH_BATCH:
+            clock.lap("sampling")
+            judge.judge(np.concatenate(waiting))
+            waiting.clear()
+            clock.lap("search")
+        if judge.num_decisive is not None:
             break
-    if waiting:
-        judge()
 
     classes = [batch.class_index for batch in batches if batch.class_index is not None]
     return JudgedSamples(
-        images=np.concatenate([batch.images for batch in batches])[:num_decisive],
-        class_index=np.concatenate(classes)[:num_decisive] if classes else None,
-        matches=Matches(DistinctNeighbors.concatenate(neighbors)[:num_decisive], config.rule),
+        images=np.concatenate([batch.images for batch in batches])[: judge.num_decisive],
+        class_index=np.concatenate(classes)[: judge.num_decisive] if classes else None,
+        matches=judge.matches(),
     )
 
 
-def gate_of(source: Checkpoint | ImageSet, config: ScanConfig) -> Gate | None:
-    """The gate that the options ask for: sequential where images can be sampled one by one."""
-    if config.fail_above is None:
-        return None
-    return Gate(config.fail_above, sequential=isinstance(source, Checkpoint))
-
-
-def _batches(
+def _generate(
     checkpoint: Checkpoint, config: ScanConfig, state: ScanState | None, progress: Progress
 ) -> Iterator[GeneratedBatch]:
     """Images of all seeds in their order: those kept by an earlier scan, then new ones."""
@@ -124,7 +143,7 @@ def _batches(
 
     def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
         # Only what is made now counts, or the rate would be that of reading.
-        kept = f" (going on after {num_kept:,} kept images)" if num_kept else ""
+        kept = f" (resumed after {num_kept:,} kept images)" if num_kept else ""
         progress(f"{task}{kept}", done, total, note)
 
     for batch in generate_images(
@@ -132,8 +151,8 @@ def _batches(
         config.seeds[position:],
         config=config.sampler,
         class_index=config.class_index,
-        batch_size=config.batch_size,
-        device=config.device,
+        batch_size=config.execution.batch_size,
+        device=config.execution.device,
         progress=after_kept,
     ):
         if state is not None:

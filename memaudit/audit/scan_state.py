@@ -1,14 +1,14 @@
-"""The generated images of a scan under way, on disk, so that a killed one goes on where it was.
+"""The generated images of a scan under way, on disk, so that a killed scan resumes where it was.
 
 Beside the report to come, `scan-state/` holds what the images depend on in `scan.json` and one
-`part-<position>.npz` a batch, each written whole or not at all. Everything else of a scan is
+`part-<position>.npz` per batch, each written whole or not at all. Everything else of a scan is
 computed again: it takes seconds.
 """
 
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,17 @@ class ScanState:
         self,
         folder: Path,
         identity: dict[str, Any],
-        seeds: tuple[int, ...],
+        seeds: Sequence[int],
         *,
         overwrite: bool = False,
     ) -> None:
         """Open what an earlier scan left, or begin.
 
         Args:
-            folder: of the report.
+            folder: the folder of the report.
             identity: what an image depends on besides its seed, as JSON holds it.
-            seeds: of this scan; an earlier one may have had fewer or more.
-            overwrite: drop the images of another scan.
+            seeds: the seeds of this scan; an earlier one may have had fewer or more.
+            overwrite: discard the images of another scan.
 
         Raises:
             ConfigError: the folder holds the images of another scan.
@@ -52,8 +52,10 @@ class ScanState:
         changed = [name for name, value in identity.items() if saved.get(name) != value]
         if saved and changed and not overwrite:
             raise ConfigError(
-                f"{folder} holds an unfinished scan with another {', '.join(changed)}. Go on with "
-                "the options it began with, name another folder, or begin anew with --overwrite."
+                f"{folder} holds an unfinished scan with another {', '.join(changed)}. Resume it "
+                "with the options it began with, name another folder, or start again with "
+                "{overwrite}.",
+                field="overwrite",
             )
         if changed:
             discard_state(folder)
@@ -108,7 +110,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def discard_state(folder: Path) -> None:
-    """Remove what a scan that is finished, or not wanted, left."""
+    """Remove what a scan left that is finished or not wanted."""
     shutil.rmtree(folder / STATE, ignore_errors=True)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.scan import ScanConfig
 from memaudit.audit.source import check_comparable
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
@@ -71,14 +71,14 @@ def selftest(
     Raises:
         DataError: images that cannot be judged or compared.
     """
-    config = config or ScanConfig(seeds=tuple(range(256)))
-    check_comparable(images if holdout is None else holdout, "The held-out set", images)
+    config = config or ScanConfig(seeds=range(256))
+    check_comparable(images if holdout is None else holdout, images)
     rng = np.random.default_rng(0)
-    index = NeighborIndex(images.images, device=config.device)
+    index = NeighborIndex(images.images, device=config.execution.device)
 
     def control(name: str, made: np.ndarray, expected: float, tolerance: float) -> Control:
         memorized = match_images(index, made, config.rule, progress=progress).memorized_distinct
-        measured = clopper_pearson(int(memorized.sum()), len(memorized), config.confidence)
+        measured = clopper_pearson(int(memorized.sum()), len(memorized), config.rule.confidence)
         passed = measured.low <= expected + tolerance and expected - tolerance <= measured.high
         return Control(name, expected, tolerance, measured, passed)
 
@@ -86,11 +86,11 @@ def selftest(
     optimal = [
         batch.images
         for batch in generate_images(
-            ClosedFormOptimum(images.images, device=config.device),
+            ClosedFormOptimum(images.images, device=config.execution.device),
             config.seeds,
             config=config.sampler,
-            batch_size=config.batch_size,
-            device=config.device,
+            batch_size=config.execution.batch_size,
+            device=config.execution.device,
             progress=progress,
         )
     ]

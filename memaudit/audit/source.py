@@ -1,9 +1,15 @@
-"""What is audited: a checkpoint or the optimum, which generate images, or images as they are."""
+"""What is audited: a model, which generates images, or images that exist already."""
 
+import hashlib
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import nn
 
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
@@ -14,7 +20,140 @@ from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
 OPTIMUM = "optimum"
-"""The SOURCE that names no file: the closed-form optimum of the training images."""
+"""The source that names no file: the closed-form optimum of the training images."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a report says of a model."""
+
+    format: str
+    """Name of the checkpoint's format."""
+    arch: str | None
+    """The published network that was named for weights without a configuration."""
+    config: Mapping[str, Any]
+    """Class and constructor's keywords of the network; empty for models of other kinds."""
+    provenance: Mapping[str, Any]
+    """What the checkpoint says of its training."""
+    trained_on_data: bool | None
+    """Whether the checkpoint says that the training images given are those that it was trained on,
+    or None where it does not say."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a report says of what was audited."""
+
+    kind: Literal["checkpoint", "images"]
+    path: str
+    sha256: str | None
+    """SHA-256 of the checkpoint's bytes or of the images' pixels. None for a Python object that
+    holds no parameters."""
+    warnings: tuple[str, ...]
+    """What a reader must know before trusting the numbers."""
+    model: ModelFacts | None
+    """None where the images were given."""
+
+
+def describe_source(source: Checkpoint | ImageSet, data: ImageSet) -> Source:
+    """What a report says of a source that was audited against `data`."""
+    if isinstance(source, ImageSet):
+        return Source("images", source.source, source.fingerprint, (), None)
+    stated = source.provenance.get("data_fingerprint")
+    trained_on_data = None if stated is None else stated == data.fingerprint
+    return Source(
+        kind="checkpoint",
+        path=source.path,
+        sha256=source.sha256,
+        warnings=(*source.warnings, *_data_warnings(source, data, trained_on_data)),
+        model=ModelFacts(
+            format=source.format,
+            arch=source.arch,
+            config=source.config,
+            provenance=source.provenance,
+            trained_on_data=trained_on_data,
+        ),
+    )
+
+
+def _data_warnings(
+    checkpoint: Checkpoint, data: ImageSet, trained_on_data: bool | None
+) -> tuple[str, ...]:
+    if trained_on_data is not False:
+        return ()
+    trained = checkpoint.provenance
+    number = trained.get("num_images")
+    counted = f"{number:,} images" if isinstance(number, int) else "images"
+    return (
+        f"The training images given ({len(data):,} of {data.source}) are not those that the "
+        f"checkpoint says it was trained on ({counted} of {trained.get('data_source')}, "
+        f"fingerprint {trained['data_fingerprint']}). Copies of images that are missing here are "
+        "not found, and the ratio is not that of the training set.",
+    )
+
+
+def as_source(
+    source: str | Path | np.ndarray | ImageSet | Checkpoint | Denoiser,
+    data: ImageSet,
+    *,
+    conditional: bool = False,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Checkpoint | ImageSet:
+    """A source given as a path, a word, an array, an image set, a checkpoint or a denoiser.
+
+    Args:
+        source: what is audited; "optimum" is the closed-form optimum of `data`.
+        data: the training images.
+        conditional: whether the optimum has one optimum per class.
+        device: where a checkpoint's network goes. A denoiser stays where it is.
+        progress: told how far the decoding of images is.
+
+    Raises:
+        CheckpointError: a checkpoint that is missing, broken or unknown.
+        DataError: images that are missing or broken.
+        TypeError: none of these.
+    """
+    if isinstance(source, Checkpoint | ImageSet):
+        return source
+    if isinstance(source, str | Path):
+        if str(source) == OPTIMUM:
+            return optimum_of(data, conditional=conditional, device=device)
+        return open_source(source, device=device, progress=progress)
+    if isinstance(source, Denoiser):
+        return checkpoint_of(source)
+    if isinstance(source, np.ndarray):
+        return ImageSet.from_array(source)
+    raise TypeError(
+        f"source is a {type(source).__name__}; a path, an array of images, an ImageSet, a "
+        "Checkpoint or a denoiser is needed (a denoiser has img_channels, img_resolution, "
+        "label_dim, sigma_min, sigma_max, round_sigma and D(x, sigma, class_labels))"
+    )
+
+
+def checkpoint_of(denoiser: Denoiser) -> Checkpoint:
+    """A denoiser in memory, in the place of a checkpoint.
+
+    Its SHA-256 is that of its parameters and buffers, by name; a denoiser without any has none.
+    """
+    sha256 = None
+    weights = denoiser.state_dict() if isinstance(denoiser, nn.Module) else {}
+    if weights:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(weights.items()):
+            value = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.flatten().view(torch.uint8).numpy().data)
+        sha256 = digest.hexdigest()
+    kind = type(denoiser)
+    return Checkpoint(
+        network=denoiser,
+        config={},
+        provenance={},
+        sha256=sha256,
+        format="Python object",
+        path=f"{kind.__module__}.{kind.__qualname__}",
+    )
 
 
 def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu") -> Checkpoint:
@@ -22,7 +161,7 @@ def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu"
 
     Args:
         data: training images, square.
-        conditional: one optimum a class, by the images' labels.
+        conditional: one optimum per class, by the images' labels.
         device: where it computes.
 
     Raises:
@@ -31,7 +170,8 @@ def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu"
     if conditional and data.labels is None:
         raise DataError(
             f"One class of the optimum was asked for, but {data.source} has no labels. Use images "
-            "with labels, or leave the class out."
+            "with labels, or leave {class_index} out.",
+            field="class_index",
         )
     optimum = ClosedFormOptimum(
         data.images,
@@ -52,12 +192,12 @@ def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu"
 def open_source(
     path: str | Path, *, device: str = "cpu", arch: str | None = None, progress: Progress = silent
 ) -> Checkpoint | ImageSet:
-    """Open SOURCE as a checkpoint or as generated images, told apart by content.
+    """Open a source as a checkpoint or as generated images, told apart by content.
 
     Args:
         path: whatever `open_checkpoint` opens, or a folder, zip, npz or npy of generated images.
         device: where the checkpoint's network goes.
-        arch: preset for weights that come without their configuration.
+        arch: name of the published network whose weights come without their configuration.
         progress: told how far the decoding of images is.
 
     Raises:
@@ -84,25 +224,26 @@ def holds_images(path: Path) -> bool:
         return not any(name.endswith("data.pkl") for name in archive.namelist())
 
 
-def check_comparable(source: Checkpoint | ImageSet, name: str, data: ImageSet) -> None:
+def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
     """Refuse a source whose images have another shape than the training images.
 
     Raises:
         DataError: with both shapes, before anything is sampled.
     """
     if isinstance(source, ImageSet):
-        shape = source.image_shape
+        name, shape = source.source, source.image_shape
     else:
-        network = source.network
+        name, network = source.path, source.network
         shape = (network.img_channels, network.img_resolution, network.img_resolution)
     if shape != data.image_shape:
         wanted = {1: "gray", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
         advice = f"Pass {wanted} images of the same size."
         if shape[0] == data.image_shape[0] and shape[1] == shape[2]:
-            advice = f"Square images are resized by --resolution {shape[2]}."
+            advice = f"Square images are resized by {{resolution}} {shape[2]}."
         raise DataError(
             f"{name} gives images of {_described(shape)} but the images in {data.source} are "
-            f"{_described(data.image_shape)}. They must be alike: {advice}"
+            f"{_described(data.image_shape)}. They must be alike: {advice}",
+            field="resolution",
         )
     if len(data) < 2:
         raise DataError(
@@ -112,7 +253,7 @@ def check_comparable(source: Checkpoint | ImageSet, name: str, data: ImageSet) -
 
 
 def check_fits(denoiser: Denoiser, images: ImageSet) -> None:
-    """Refuse images that a model cannot be tried on: of another shape, unlabeled, or one alone.
+    """Refuse images that a model cannot be tried on: another shape, no labels, or a single image.
 
     Raises:
         DataError: with what the model needs.

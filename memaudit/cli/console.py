@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +20,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from memaudit.cli.wording import printable
-from memaudit.progress import Progress
+from memaudit.progress import LineProgress, Progress
 
 
 class _Console(Console):
@@ -35,9 +34,6 @@ class _Console(Console):
 
 out = _Console()
 err = Console(stderr=True)
-
-PLAIN_EVERY = 10.0
-"""Seconds between two progress lines where stderr is a file or a CI log."""
 
 
 def remark(text: str) -> None:
@@ -54,7 +50,7 @@ def print_row(name: str, value: str) -> None:
 def progress_bars() -> Iterator[Progress]:
     """Show the progress of a library call: bars on a terminal, otherwise a line now and then."""
     if not err.is_terminal:
-        yield _PlainProgress()
+        yield LineProgress(sys.stderr, overwrite=False)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -83,31 +79,3 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f}/s", style="cyan")
-
-
-class _PlainProgress:
-    """A line when a task starts, every few seconds, and when it ends."""
-
-    def __init__(self) -> None:
-        self._started: dict[str, float] = {}
-        self._shown: dict[str, float] = {}
-        self._done: set[str] = set()
-
-    def __call__(self, task: str, done: int, total: int | None, note: str = "") -> None:
-        now = time.monotonic()
-        started = self._started.setdefault(task, now)
-        shown = self._shown.setdefault(task, now)
-        ended = total is not None and done >= total and task not in self._done
-        # What is over within a second is not worth a line.
-        if not (ended and now - started > 1) and now - shown < PLAIN_EVERY:
-            return
-        self._shown[task] = now
-        if ended:
-            self._done.add(task)
-        elapsed = max(now - started, 1e-9)
-        rate = done / elapsed
-        text = f"{task}: {done:,}" + (f"/{total:,}" if total is not None else "")
-        text += f", {rate:,.1f}/s, {elapsed:.0f} s"
-        if total is not None and 0 < done < total:
-            text += f", {(total - done) / rate:.0f} s left"
-        remark(text + (f", {note}" if note else ""))

@@ -44,7 +44,7 @@ def demo(out: Path, device: str) -> None:
     for run in runs:
         console.print(
             f"Trained on {len(run.data):,} images: "
-            f"{describe(run.result.ratios['distinct'])} of what it generates are copies.",
+            f"{describe(run.result.ratios.distinct)} of what it generates are copies.",
             soft_wrap=True,
         )
     console.print(

@@ -1,36 +1,42 @@
 """`memaudit scan`: the audit."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.cli.options import (
-    Ratio,
     SeedList,
     SourcePath,
     arch_option,
-    batch_size_option,
     choose_device,
     choose_seeds,
     config_options,
     data_options,
     device_option,
     from_options,
-    sampler_options,
 )
+from memaudit.data.selection import Selection
+from memaudit.errors import ConfigError
+from memaudit.models.execution import Execution
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.options import config_fields
 
 if TYPE_CHECKING:
-    from memaudit.audit.scan import ScanResult
+    from memaudit.audit.result import ScanResult
 
 EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-"""Of a verdict; 2 is every error's."""
+"""Exit status of a verdict; every error's is 2."""
+
+FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
+"""Options that only a model can follow."""
 
 
 @click.command()
@@ -46,45 +52,10 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 @click.option(
     "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
 )
-@sampler_options
-@click.option(
-    "--threshold",
-    type=Ratio(),
-    default="1/3",
-    show_default=True,
-    help="Memorized when d1/d2 is smaller (l2 distances, not squared).",
-)
-@click.option(
-    "--duplicate-rms",
-    type=float,
-    default=8.0,
-    show_default=True,
-    metavar="LEVELS",
-    help="Training images this close (RMS gray levels of 0-255) are duplicates of each other.",
-)
-@click.option(
-    "--confidence",
-    type=float,
-    default=0.95,
-    show_default=True,
-    metavar="P",
-    help="Of the intervals and of the gate.",
-)
-@click.option(
-    "--fail-above",
-    type=float,
-    metavar="SHARE",
-    help="The gate: PASS if at most this share of images are copies (0.001 for 0.1 %), else FAIL. "
-    "Sampling stops when the verdict is certain.",
-)
-@click.option(
-    "--min-samples",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Images that the gate looks at first, so that an early verdict has pairs to show.",
-)
+@config_options(ScanConfig, "class_index")
+@config_options(SamplerConfig)
+@config_options(Rule)
+@config_options(ScanConfig, "fail_above", "min_samples")
 @click.option(
     "--holdout",
     type=click.Path(exists=True, path_type=Path),
@@ -92,36 +63,9 @@ EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
     help="Images like the training images that the model never saw: how often the rule flags those "
     "is the floor, and the model's loss on both is compared.",
 )
-@click.option(
-    "--return-test",
-    is_flag=True,
-    help="Also add noise to training images and see which ones sampling returns to: finds leaks "
-    "that free sampling misses.",
-)
-@click.option(
-    "--membership",
-    is_flag=True,
-    help="Also try to tell training from held-out images by the loss (needs --holdout).",
-)
+@config_options(ScanConfig, "also", "without", "optimum_images", "optimum_trajectories")
 @config_options(IndexConfig)
-@click.option(
-    "--optimum-images",
-    type=int,
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="Training images to hold model and closed-form optimum against each other on.",
-)
-@click.option(
-    "--optimum-trajectories",
-    type=int,
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Images to sample from both, from the same noise.",
-)
-@click.option("--no-optimum", is_flag=True, help="Leave that comparison out.")
-@batch_size_option
+@config_options(Execution, "batch_size")
 @device_option
 @arch_option
 @click.option(
@@ -151,19 +95,7 @@ def scan(
     data_path: Path,
     samples: int | None,
     seeds: tuple[int, ...] | None,
-    class_index: int | None,
-    threshold: Fraction,
-    duplicate_rms: float,
-    confidence: float,
-    fail_above: float | None,
-    min_samples: int,
     holdout: Path | None,
-    return_test: bool,
-    membership: bool,
-    optimum_images: int,
-    optimum_trajectories: int,
-    no_optimum: bool,
-    batch_size: int,
     device: str,
     arch: str | None,
     out: Path | None,
@@ -175,13 +107,13 @@ def scan(
 ) -> None:
     """Measure how many generated images copy a training image.
 
-    SOURCE is a checkpoint, which is sampled with EDM's Heun sampler, a folder, .zip or .npz of
-    images that any generator made, or the word optimum: the best denoiser of the training images,
-    which can only copy. No code in a checkpoint runs; only SOURCE written as
-    module:function runs Python of yours. A generated image counts as memorized when its nearest
-    training image is less than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
+    SOURCE is a checkpoint, which is sampled with EDM's Heun sampler; a folder, .zip or .npz of
+    images that any generator made; or the word optimum: the best denoiser of the training images,
+    which can only copy. No code in a checkpoint runs; only a SOURCE written as module:function runs
+    Python of yours. A generated image counts as memorized when its nearest training image is less
+    than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
 
-    With --out, a scan that is stopped or killed goes on where it was when the same command is given
+    With --out, a scan that is stopped or killed resumes where it was when the same command is given
     again.
 
     \b
@@ -196,37 +128,15 @@ def scan(
 
     Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE.
     """
-    from memaudit.audit.neighbors.build import build_index
-    from memaudit.audit.report.folder import report_dict, report_folder, write_report
-    from memaudit.audit.scan import ScanConfig
+    from memaudit.audit.report.folder import report_folder, write_report
     from memaudit.audit.scan import scan as run_scan
-    from memaudit.audit.source import OPTIMUM, open_source, optimum_of
-    from memaudit.cli.console import progress_bars, remark
-    from memaudit.cli.scan_tables import render
+    from memaudit.audit.source import OPTIMUM, open_source
+    from memaudit.cli.console import progress_bars
     from memaudit.data.images import ImageSet
-    from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected, select_images
-    from memaudit.models.sampler_config import SamplerConfig
 
-    index_config = from_options(IndexConfig, options)
-    selection, sampler = from_options(Selection, options), options
-    config = ScanConfig(
-        seeds=choose_seeds(samples, seeds),
-        sampler=SamplerConfig(**sampler),
-        class_index=class_index,
-        threshold=threshold,
-        duplicate_rms=duplicate_rms,
-        confidence=confidence,
-        fail_above=fail_above,
-        min_samples=min_samples,
-        return_test=return_test,
-        membership=membership,
-        optimum_images=0 if no_optimum else optimum_images,
-        optimum_trajectories=optimum_trajectories,
-        batch_size=batch_size,
-        device=choose_device(device),
-    )
+    config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
     _check_summary_files(junit, summary)
     with ExitStack() as stack:
         if junit is not None:
@@ -234,23 +144,15 @@ def scan(
         if out is not None:
             stack.enter_context(report_folder(out, overwrite=overwrite))
         progress = stack.enter_context(progress_bars())
-        opened = None
+        opened: Any = OPTIMUM
         if str(source) != OPTIMUM:
-            opened = open_source(source, device=config.device, arch=arch, progress=progress)
+            where = config.execution.device
+            opened = open_source(source, device=where, arch=arch, progress=progress)
         if isinstance(opened, ImageSet):
-            _check_given_images(
-                **_given_on_command_line(ctx, sampler),
-                seeds=seeds,
-                arch=arch,
-                class_index=class_index,
-                return_test=return_test or None,
-                membership=membership or None,
-            )
-        if isinstance(opened, ImageSet) and samples is not None:
-            opened = select_images(opened, Selection(size=samples))
+            _check_given_images(ctx)
+            if samples is not None:
+                opened = select_images(opened, Selection(size=samples))
         data = open_selected(data_path, selection, progress=progress)
-        if opened is None:
-            opened = optimum_of(data, conditional=class_index is not None, device=config.device)
         others = None
         if holdout is not None:
             others = open_images(holdout, resolution=selection.resolution, progress=progress)
@@ -258,7 +160,6 @@ def scan(
             opened,
             data,
             holdout=others,
-            index=build_index(data, index_config, device=config.device, progress=progress),
             config=config,
             folder=out,
             overwrite=overwrite,
@@ -266,39 +167,61 @@ def scan(
         )
         page = None if out is None else write_report(result, out)
     _write_summaries(result, junit=junit, summary=summary)
-    for warning in result.source.get("warnings", ()):
+    _show(result, page, as_json=as_json)
+    ctx.exit(EXIT_STATUS[result.verdict])
+
+
+def _configs(
+    options: dict[str, Any], seeds: Sequence[int], device: str
+) -> tuple[ScanConfig, Selection]:
+    """What the options ask for: how to scan, and which training images to take."""
+    selection = from_options(Selection, options)
+    config = from_options(
+        ScanConfig,
+        options,
+        seeds=seeds,
+        sampler=from_options(SamplerConfig, options),
+        rule=from_options(Rule, options),
+        index=from_options(IndexConfig, options),
+        execution=from_options(Execution, options, device=device),
+    )
+    return config, selection
+
+
+def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
+    """Print what the scan found: tables or JSON on stdout, warnings and the page on stderr."""
+    from memaudit.audit.report.schema import make_report, plain
+    from memaudit.cli.console import remark
+    from memaudit.cli.scan_tables import render
+
+    for warning in result.source.warnings:
         remark(f"Warning: {warning}")
     if as_json:
-        click.echo(json.dumps(report_dict(result), indent=2, allow_nan=False))
+        click.echo(json.dumps(plain(make_report(result)), indent=2, allow_nan=False))
     else:
         render(result)
     if page is not None:
         remark(f"Report: {page}")
-    ctx.exit(EXIT_STATUS[None if result.decision is None else result.decision.verdict])
 
 
-def _check_given_images(**options: object) -> None:
-    """Refuse options that only a model could follow, rather than ignore them."""
-    from memaudit.errors import ConfigError
+def _check_given_images(ctx: click.Context) -> None:
+    """Refuse options that only a model could follow, rather than ignore them.
 
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(
-                f"{name} is for models; SOURCE holds images that are there "
-                "already. Leave it out (--samples N judges the first N)."
-            )
-
-
-def _given_on_command_line(ctx: click.Context, names: Iterable[str]) -> dict[str, Any]:
-    """Those of the options that are not at their defaults; each name → its value."""
+    Raises:
+        ConfigError: naming the first of them that was given.
+    """
     default = click.core.ParameterSource.DEFAULT
-    return {name: ctx.params[name] for name in names if ctx.get_parameter_source(name) != default}
+    for name in FOR_MODELS:
+        if ctx.get_parameter_source(name) != default:
+            raise ConfigError(
+                f"{{{name}}} is for models, but SOURCE holds images that exist already. Leave it "
+                "out ({samples} N judges the first N).",
+                field=(name, "samples"),
+            )
 
 
 def _check_summary_files(*paths: Path | None) -> None:
     """Refuse files that could not be written when the scan is over."""
-    from memaudit.errors import ConfigError
-
     for path in paths:
         if path is None:
             continue
@@ -311,7 +234,7 @@ def _check_summary_files(*paths: Path | None) -> None:
 
 @contextmanager
 def _errors_into(junit: Path) -> Iterator[None]:
-    """Write a scan that could not run as JUnit XML, too, so that a CI page shows why."""
+    """Write a scan that could not run as JUnit XML as well, so that a CI page shows why."""
     from memaudit.audit.report.ci import junit_error
     from memaudit.errors import MemauditError
     from memaudit.files import atomic_write

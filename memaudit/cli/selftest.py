@@ -48,15 +48,16 @@ def selftest(
     \b
     memaudit selftest --data ./train --resolution 8 --holdout ./test
     """
-    from memaudit.audit.scan import ScanConfig
+    from memaudit.audit.config import ScanConfig
     from memaudit.audit.selftest import selftest as run_selftest
     from memaudit.cli.console import progress_bars
     from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
+    from memaudit.models.execution import Execution
 
     selection = from_options(Selection, options)
-    config = ScanConfig(seeds=tuple(range(samples)), device=choose_device(device))
+    config = ScanConfig(seeds=range(samples), execution=Execution(device=choose_device(device)))
     with progress_bars() as progress:
         images = open_selected(data_path, selection, progress=progress)
         others = None

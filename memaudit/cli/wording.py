@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def printable(name: str) -> "Text":
-    """A file name as it is: no markup in it, and bytes that are no text as escapes."""
+    """A file name as it is: no markup in it, and bytes that are not text as escapes."""
     from rich.text import Text
 
     return Text(name.encode(errors="backslashreplace").decode())
@@ -23,13 +23,14 @@ def percent(share: float) -> str:
 
 
 def interval(proportion: "Proportion") -> str:
-    """Both ends of the interval."""
-    return f"{percent(proportion.low)} to {percent(proportion.high)}"
+    """Both ends of the interval, as `2.8 % to 3.5 %`."""
+    from memaudit.audit.statistics.intervals import interval_text
+
+    return interval_text(proportion)
 
 
 def describe(proportion: "Proportion") -> str:
     """`3.1 % (95 % interval 2.8 % to 3.5 %)`; a count of 0 is an upper limit, not a zero."""
-    level = f"{100 * proportion.confidence:g} %"
-    if proportion.count == 0:
-        return f"at most {percent(proportion.high)} ({level} interval)"
-    return f"{percent(proportion.ratio)} ({level} interval {interval(proportion)})"
+    from memaudit.audit.statistics.intervals import describe
+
+    return describe(proportion)

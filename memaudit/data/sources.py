@@ -116,3 +116,22 @@ def _in_memory(contents: Contents, progress: Progress) -> ImageSet:
             progress("Reading images", done, len(images))
     images.flags.writeable = False  # as a mapped one is
     return ImageSet(images, contents.names, contents.labels, contents.class_names, contents.source)
+
+
+def as_images(
+    images: str | Path | np.ndarray | ImageSet, *, progress: Progress = silent
+) -> ImageSet:
+    """Images given as a path, an array or an image set.
+
+    Args:
+        images: anything that `open_images` opens, or uint8 [N, C, H, W], or an ImageSet.
+        progress: told how far the decoding of images is.
+
+    Raises:
+        DataError: images that are missing or broken, or an array of another kind.
+    """
+    if isinstance(images, ImageSet):
+        return images
+    if isinstance(images, str | Path):
+        return open_images(images, progress=progress)
+    return ImageSet.from_array(images)

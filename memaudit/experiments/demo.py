@@ -13,7 +13,8 @@ import numpy as np
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.neighbors.threads import one_thread
 from memaudit.audit.report.folder import check_output_folder, write_report
-from memaudit.audit.scan import ScanResult, scan
+from memaudit.audit.result import ScanResult
+from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import select_images
@@ -21,6 +22,7 @@ from memaudit.errors import ConfigError
 from memaudit.experiments.train_and_scan import train_to_end
 from memaudit.experiments.training_presets import LAPTOP
 from memaudit.models.checkpoints import open_checkpoint
+from memaudit.models.execution import Execution
 from memaudit.progress import Progress, add_suffix, silent
 
 SIZES = (32, 1500)
@@ -112,7 +114,7 @@ def _run_size(images: ImageSet, size: int, out: Path, device: str, progress: Pro
     result = scan(
         open_checkpoint(trained.model, device=device),
         data,
-        config=ScanConfig(seeds=tuple(range(NUM_SAMPLES)), device=device),
+        config=ScanConfig(seeds=range(NUM_SAMPLES), execution=Execution(device=device)),
         progress=progress,
     )
     return DemoRun(data, trained.model, result, write_report(result, folder))

@@ -11,6 +11,7 @@ from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.experiments.config import EarlyWarningConfig
 from memaudit.models.checkpoints import open_checkpoint
+from memaudit.models.execution import Execution
 from memaudit.progress import Progress, silent
 from memaudit.training.batches import add_mirror_images
 from memaudit.training.run_folder import RunFolder
@@ -65,7 +66,9 @@ class EarlyWarning:
         self.schedule = schedule
         self.every = config.every
         self.config = ScanConfig(
-            seeds=tuple(range(config.num_samples)), optimum_images=0, device=device
+            seeds=range(config.num_samples),
+            without=("optimality",),
+            execution=Execution(device=device),
         )
         self.progress = progress
         self.on_audit = on_audit
@@ -75,12 +78,12 @@ class EarlyWarning:
         if self.every is None or not self.schedule.is_snapshot(images_seen, every=self.every):
             return None
         result = scan(
-            open_checkpoint(snapshot, device=self.config.device),
+            open_checkpoint(snapshot, device=self.config.execution.device),
             self.images,
             config=self.config,
             progress=self.progress,
         )
-        copies = result.ratios["distinct"]
+        copies = result.ratios.distinct
         epochs = images_seen / self.schedule.num_images
         log = read_log(RunFolder(snapshot.parent).log)
         began = any(isinstance(e, AuditEntry) and _shows_memorization(e) for e in log)

@@ -5,7 +5,6 @@ What already exists is read and what was stopped is resumed; the folder ends up 
 """
 
 import hashlib
-import json
 import multiprocessing
 import os
 import threading
@@ -15,26 +14,26 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.report.folder import REPORT, check_output_folder, ranges, write_report
+from memaudit.audit.report.folder import REPORT, check_output_folder, write_report
+from memaudit.audit.report.schema import read_report
 from memaudit.audit.scan import scan
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.experiments.config import RunConfig
 from memaudit.models.checkpoints import open_checkpoint
+from memaudit.models.execution import Execution
 from memaudit.progress import Progress, add_suffix, silent
 from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import TrainingResult, train
 from memaudit.training.run_folder import Snapshot
 from memaudit.training.schedule import Schedule
+from memaudit.wording import ranges
 
-RULE = "paper"
-"""The rule whose ratios are taken: the published one, as they are compared with published ratios.
-"""
 SAMPLING_BATCH = {"cpu": 64, "cuda": 512}
 """Images sampled at a time, by device."""
 PARENT_CHECK_SECONDS = 0.5
@@ -140,42 +139,34 @@ def train_to_end(
     return trained
 
 
-def read_ratio(report: dict[str, Any]) -> Proportion:
-    """Take the ratio by the published rule from a report.json."""
-    found = report["ratios"][RULE]
-    return Proportion(
-        found["count"], found["total"], found["low"], found["high"], found["confidence"]
-    )
-
-
 def _scan_snapshot(
     plan: RunPlan, snapshot: Snapshot, config: RunConfig, progress: Progress
 ) -> _Scan:
     """Scan a snapshot, or read its report if it was scanned with as many images."""
     folder = plan.out / f"scan-{snapshot.images_seen:010d}"
-    seeds = tuple(range(config.num_samples))
+    seeds = range(config.num_samples)
     if (folder / REPORT).is_file():
-        report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report = read_report(folder)
         with snapshot.path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if report["source"]["sha256"] == sha256 and report["sampling"]["seeds"] == ranges(seeds):
-            return _Scan(read_ratio(report), report["timings"]["total"])
+        sampled = None if report.sampling is None else report.sampling.seeds
+        if report.source.sha256 == sha256 and sampled == ranges(seeds):
+            return _Scan(report.ratios.paper, report.timings.total)
     check_output_folder(folder, overwrite=True)
     result = scan(
         open_checkpoint(snapshot.path, device=config.device),
         plan.images,
         config=ScanConfig(
             seeds=seeds,
-            optimum_images=0,
-            batch_size=SAMPLING_BATCH[config.device],
-            device=config.device,
+            without=("optimality",),
+            execution=Execution(batch_size=SAMPLING_BATCH[config.device], device=config.device),
         ),
         folder=folder,
         overwrite=True,
         progress=progress,
     )
     write_report(result, folder)
-    return _Scan(result.ratios[RULE], result.timings["total"])
+    return _Scan(result.ratios.paper, result.timings.total)
 
 
 # ------------------------------------------------------------------------------------------------

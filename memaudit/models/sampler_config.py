@@ -1,7 +1,7 @@
 """How noise becomes an image: the options of EDM's samplers. Imports no torch."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 from memaudit.errors import ConfigError
@@ -142,10 +142,17 @@ class SamplerConfig:
         """Whether EDM's general sampler is chosen, in place of Algorithm 2."""
         return any(getattr(self, name) is not None for name in ABLATIONS)
 
+    def resolved(self) -> "SamplerConfig":
+        """The same with the noise levels that Algorithm 2 takes by default."""
+        if self.is_ablation:
+            return self
+        return replace(
+            self,
+            sigma_min=SIGMA_MIN if self.sigma_min is None else self.sigma_min,
+            sigma_max=SIGMA_MAX if self.sigma_max is None else self.sigma_max,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Every option by name, with the noise levels that Algorithm 2 takes by default."""
-        options = asdict(self)
-        if not self.is_ablation:
-            for name, default in (("sigma_min", SIGMA_MIN), ("sigma_max", SIGMA_MAX)):
-                options[name] = default if options[name] is None else options[name]
+        options = asdict(self.resolved())
         return options

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.findings import Gate, summarize_matches
 from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
-from memaudit.audit.scan import ScanConfig, ScanResult, scan
-from memaudit.audit.source import optimum_of
+from memaudit.audit.result import ScanResult
+from memaudit.audit.scan import scan
+from memaudit.audit.source import ModelFacts, Source, optimum_of
 from memaudit.data.images import ImageSet
 
 
@@ -52,30 +54,26 @@ def make_result() -> Callable[..., ScanResult]:
         if not sampled:
             return result
         seeds = tuple(range(100, 100 + len(generated)))
-        checkpoint = {
-            "kind": "checkpoint",
-            "path": "model.safetensors",
-            "sha256": "0" * 64,
-            "format": "native",
-            "arch": None,
-            "config": {"class_name": "EDMPrecond", "sigma_max": float("inf")},
-            "provenance": {},
-            "trained_on_data": None,
-            "warnings": [],
-        }
+        checkpoint = Source(
+            kind="checkpoint",
+            path="model.safetensors",
+            sha256="0" * 64,
+            warnings=(),
+            model=ModelFacts(
+                format="native",
+                arch=None,
+                config={"class_name": "EDMPrecond", "sigma_max": float("inf")},
+                provenance={},
+                trained_on_data=None,
+            ),
+        )
         gate = None if fail_above is None else Gate(fail_above, sequential=True)
         return replace(
             result,
             source=checkpoint,
             keys=seeds,
             config=replace(config, seeds=seeds),
-            findings=summarize_matches(
-                result.matches,
-                names,
-                num_images=60,
-                class_index=None,
-                gate=gate,
-            ),
+            findings=summarize_matches(result.matches, names, gate=gate),
         )
 
     return make
@@ -83,7 +81,7 @@ def make_result() -> Callable[..., ScanResult]:
 
 @pytest.fixture(scope="session")
 def whole_result() -> ScanResult:
-    """A scan of the optimum that has every part: gate, classes, held-out images and all tests."""
+    """A scan of the optimum that has every part: gate, classes, held-out images, diagnostics."""
 
     def images(num_images: int, seed: int) -> ImageSet:
         names = [f"{seed}/{i:05d}.png" for i in range(num_images)]
@@ -97,7 +95,7 @@ def whole_result() -> ScanResult:
         train,
         holdout=images(100, seed=1),
         config=ScanConfig(
-            seeds=tuple(range(12)), fail_above=0.001, return_test=True, membership=True
+            seeds=tuple(range(12)), fail_above=0.001, also=("noise-and-return", "membership")
         ),
     )
 

@@ -1,6 +1,5 @@
 """Planted generators under a gate: verdict, count and floor are those that are known."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.ci import junit_xml
-from memaudit.audit.report.folder import report_dict, write_report
+from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page
+from memaudit.audit.report.schema import make_report, read_report
 from memaudit.audit.report.verify import verify_report
-from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
 
 SHAPE = (3, 4, 4)
@@ -80,7 +82,14 @@ def image_set(num_images: int, seed: int, source: str = "train") -> ImageSet:
 
 
 def config(num_seeds: int = 6000, **options: Any) -> ScanConfig:
-    return ScanConfig(seeds=tuple(range(num_seeds)), sampler=ONE_STEP, optimum_images=0, **options)
+    execution = Execution(batch_size=options.pop("batch_size", 64))
+    return ScanConfig(
+        seeds=range(num_seeds),
+        sampler=ONE_STEP,
+        without=("optimality",),
+        execution=execution,
+        **options,
+    )
 
 
 TRAIN = image_set(200, seed=0)
@@ -103,7 +112,7 @@ def test_the_gate_decides_as_early_as_the_evidence_allows(
     assert result.decision is not None and result.decision.verdict == verdict
     assert len(result.generated) == result.decision.total <= at_most
     assert result.findings.interval == "mixture sequence"
-    ratio = result.ratios["distinct"]
+    ratio = result.ratios.distinct
     assert ratio.low <= share <= ratio.high
     # Each side is tested alone: where the interval excludes the limit, so does the verdict.
     if not ratio.low <= limit <= ratio.high:
@@ -138,14 +147,14 @@ def test_given_images_are_judged_at_their_full_number():
 @pytest.mark.parametrize("share", [0.0005, 0.01, 0.3])
 def test_intervals_hold_the_planted_share(share: float):
     result = scan(planted(TRAIN, share), TRAIN, config=config(4000))
-    assert result.ratios["distinct"].low <= share <= result.ratios["distinct"].high
+    assert result.ratios.distinct.low <= share <= result.ratios.distinct.high
 
 
 def test_copies_of_duplicated_images_fail_the_gate():
     twice = ImageSet(np.concatenate([TRAIN.images] * 2), [*TRAIN.names] * 2, source="twice")
     result = scan(planted(TRAIN, 1.0), twice, config=config(50, fail_above=0.01))
     assert result.decision is not None and result.decision.verdict == "FAIL"
-    assert result.ratios["paper"].count == 0
+    assert result.ratios.paper.count == 0
 
 
 def test_a_scan_cut_short_ends_in_the_report_of_an_uninterrupted_one(tmp_path: Path):
@@ -165,10 +174,10 @@ def test_a_scan_cut_short_ends_in_the_report_of_an_uninterrupted_one(tmp_path: P
     assert verify_report(tmp_path).passed
 
 
-def test_another_scan_does_not_go_on_from_the_images_of_this_one(tmp_path: Path):
+def test_another_scan_does_not_resume_from_the_images_of_this_one(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         scan(planted(TRAIN, 0.3, calls_left=1), TRAIN, config=config(), folder=tmp_path)
-    other = ScanConfig(seeds=(1, 2), sampler=SamplerConfig(num_steps=2), optimum_images=0)
+    other = ScanConfig(seeds=(1, 2), sampler=SamplerConfig(num_steps=2), without=("optimality",))
     with pytest.raises(ConfigError, match="unfinished scan with another sampler"):
         scan(planted(TRAIN, 0.3), TRAIN, config=other, folder=tmp_path)
     assert (
@@ -183,13 +192,13 @@ def test_held_out_images_give_the_floor_and_the_excess_over_it():
     fresh = image_set(90, seed=2).images
     holdout = ImageSet(np.concatenate([near, fresh]), [f"h{i}" for i in range(100)], source="held")
     result = scan(planted(TRAIN, 0.3), TRAIN, holdout=holdout, config=config(1000))
-    control = result.holdout
-    assert control is not None and control.excess is not None
-    assert (control.ratios["distinct"].count, control.ratios["distinct"].total) == (10, 100)
-    r = result.ratios["distinct"].ratio
+    control, copying = result.diagnostics.holdout, result.diagnostics.copying
+    assert control is not None and control.excess is not None and copying is not None
+    assert (control.distinct.count, control.distinct.total) == (10, 100)
+    r = result.ratios.distinct.ratio
     assert control.excess.value == pytest.approx((r - 0.1) / 0.9)
     assert control.excess.low < 0.2222 < control.excess.high
-    assert control.copying.value < -3 * control.copying.spread
+    assert copying.value < -3 * copying.spread
 
 
 def test_held_out_images_in_the_training_set_are_refused_by_name():
@@ -220,20 +229,23 @@ def test_flat_images_neither_hide_nor_make_copies():
 
 def test_the_return_test_and_membership_are_part_of_a_scan_when_asked_for(tmp_path: Path):
     train, held = image_set(60, seed=4), image_set(120, seed=5, source="held")
-    options = ScanConfig(seeds=tuple(range(8)), optimum_images=0, return_test=True, membership=True)
+    options = ScanConfig(
+        seeds=tuple(range(8)), without=("optimality",), also=("noise_and_return", "membership")
+    )
     result = scan(optimum_of(train), train, holdout=held, config=options)
-    assert result.return_test is not None and result.membership is not None
-    assert result.return_test.at_sigma[0].train.ratio == 1
-    assert result.membership.tpr.ratio == 1 and result.membership.auc == 1
+    returned, membership = result.diagnostics.noise_and_return, result.diagnostics.membership
+    assert returned is not None and membership is not None
+    assert returned.at_sigma[0].train.ratio == 1
+    assert membership.tpr.ratio == 1 and membership.auc == 1
     write_report(result, tmp_path)
-    report = json.loads((tmp_path / "report.json").read_bytes())
-    assert report["membership"]["tpr"]["ratio"] == 1
-    assert len(report["return_test"]["attractors"]) == len(result.return_test.attractors)
+    report = read_report(tmp_path)
+    assert report.diagnostics.membership == membership
+    assert report.diagnostics.noise_and_return == returned
 
 
 def test_membership_is_refused_before_sampling_where_controls_are_too_few():
     few = image_set(99, seed=5, source="held")
-    options = ScanConfig(seeds=(0,), membership=True)
+    options = ScanConfig(seeds=(0,), also=("membership",))
     with pytest.raises(ConfigError, match="none are given"):
         scan(planted(TRAIN, 0.3), TRAIN, config=options)
     with pytest.raises(ConfigError, match="at least 100 held-out images, but 99"):
@@ -242,7 +254,7 @@ def test_membership_is_refused_before_sampling_where_controls_are_too_few():
 
 def test_further_tests_of_given_images_are_refused():
     with pytest.raises(ConfigError, match="the images are given"):
-        scan(TRAIN, TRAIN, config=ScanConfig(return_test=True))
+        scan(TRAIN, TRAIN, config=ScanConfig(also=("noise_and_return",)))
 
 
 def test_the_first_look_of_a_gate_can_be_chosen():
@@ -269,11 +281,11 @@ def test_a_checkpoint_of_other_training_images_is_warned_of():
                 data_fingerprint=stated, data_source="elsewhere", num_images=1000
             )
         described = scan(source, TRAIN, config=config(10)).source
-        assert described["trained_on_data"] is matches
-        assert len(described["warnings"]) == (matches is False)
+        assert described.model is not None and described.model.trained_on_data is matches
+        assert len(described.warnings) == (matches is False)
     other = planted(TRAIN, 0.3)
     other.provenance.update(data_fingerprint="f" * 64, data_source="elsewhere", num_images=1000)
     result = scan(other, TRAIN, config=config(10, fail_above=0.5))
     message = "not those that the checkpoint says it was trained on (1,000 images of elsewhere"
-    for text in (junit_xml(result), render_page(result, {**report_dict(result), "files": {}})):
+    for text in (junit_xml(result), render_page(result, make_report(result))):
         assert message in text

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.matches import match_images
+from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.scan import ScanConfig, scan
+from memaudit.audit.scan import scan
 from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
+from memaudit.models.execution import Execution
 
 rng = np.random.default_rng(0)
 
@@ -58,8 +61,8 @@ def test_a_planted_share_of_copies_is_found_exactly():
 
     result = scan(image_set(generated[order], "generated"), train)
 
-    for rule in ("paper", "distinct", "distinct_at_0"):
-        assert result.ratios[rule] == clopper_pearson(30, 200)
+    for ratio in (result.ratios.paper, result.ratios.distinct, result.ratios.distinct_at_0):
+        assert ratio == clopper_pearson(30, 200)
     hits = {leak.index: leak.hits for leak in result.leaks}
     assert hits == {int(i): int((copied == i).sum()) for i in set(copied)}
     assert all(leak.name == f"train/{leak.index:05d}.png" for leak in result.leaks)
@@ -69,8 +72,8 @@ def test_a_planted_share_of_copies_is_found_exactly():
 
 def test_held_out_images_are_no_copies():
     result = scan(image_set(noise_images(100), "generated"), image_set(noise_images(100)))
-    assert result.ratios["distinct"].count == 0
-    assert result.ratios["distinct"].high == pytest.approx(1 - 0.025 ** (1 / 100))
+    assert result.ratios.distinct.count == 0
+    assert result.ratios.distinct.high == pytest.approx(1 - 0.025 ** (1 / 100))
     assert result.leaks == ()
 
 
@@ -78,9 +81,9 @@ def test_copies_of_duplicated_images_count_as_distinct_though_the_paper_misses_t
     once = noise_images(50)
     train = image_set(np.concatenate([once, once]))
     result = scan(image_set(once, "generated"), train)
-    assert result.ratios["paper"].count == 0
+    assert result.ratios.paper.count == 0
     assert result.findings.num_degenerate == 50
-    assert result.ratios["distinct"].count == result.ratios["distinct_at_0"].count == 50
+    assert result.ratios.distinct.count == result.ratios.distinct_at_0.count == 50
     assert [leak.index for leak in result.leaks] == list(range(50))  # ties: the lower index
 
 
@@ -88,16 +91,16 @@ def test_near_duplicates_are_set_aside_within_the_radius_only():
     once = noise_images(20).clip(2, 253)
     train = image_set(np.concatenate([once, once + 1]))  # 1 gray level RMS away
     result = scan(image_set(once, "generated"), train)
-    assert result.ratios["paper"].count == result.ratios["distinct"].count == 20
+    assert result.ratios.paper.count == result.ratios.distinct.count == 20
     nearby = scan(image_set(once + 1 - (once % 2), "generated"), train)
     # Between two near-duplicates the paper's rule sees no copy.
-    assert nearby.ratios["paper"].count < nearby.ratios["distinct"].count == 20
+    assert nearby.ratios.paper.count < nearby.ratios.distinct.count == 20
 
 
 def test_a_set_of_nothing_but_duplicates_is_judged_by_the_paper_rule():
     images = np.repeat(noise_images(1), 3, axis=0)
     result = scan(image_set(images, "generated"), image_set(images))
-    assert result.ratios["distinct"].count == 0
+    assert result.ratios.distinct.count == 0
     assert result.matches.nn2_distinct.tolist() == [-1, -1, -1]
 
 
@@ -105,11 +108,11 @@ def test_the_threshold_is_strict():
     zero = np.zeros((1, 1, 1, 1), dtype=np.uint8)
     train = image_set(np.array([1, 4], dtype=np.uint8).reshape(2, 1, 1, 1))  # d1 = 1, d2 = 4
     for threshold, copies in ((Fraction(1, 4), 0), (Fraction(1, 3), 1)):
-        config = ScanConfig(threshold=threshold, duplicate_rms=0)
-        assert scan(image_set(zero), train, config=config).ratios["paper"].count == copies
+        config = ScanConfig(rule=Rule(threshold, duplicate_rms=0))
+        assert scan(image_set(zero), train, config=config).ratios.paper.count == copies
     train = image_set(np.array([1, 3], dtype=np.uint8).reshape(2, 1, 1, 1))  # exactly 1/3
-    config = ScanConfig(duplicate_rms=0)
-    assert scan(image_set(zero), train, config=config).ratios["paper"].count == 0
+    config = ScanConfig(rule=Rule(duplicate_rms=0))
+    assert scan(image_set(zero), train, config=config).ratios.paper.count == 0
 
 
 def test_the_report_does_not_depend_on_the_batch_size(checkpoint: Checkpoint):
@@ -118,7 +121,11 @@ def test_the_report_does_not_depend_on_the_batch_size(checkpoint: Checkpoint):
         scan(
             checkpoint,
             train,
-            config=ScanConfig(seeds=tuple(range(23)), batch_size=batch_size, optimum_images=0),
+            config=ScanConfig(
+                seeds=range(23),
+                without=("optimality",),
+                execution=Execution(batch_size=batch_size),
+            ),
         )
         for batch_size in (23, 5, 1)
     ]
@@ -139,7 +146,7 @@ def test_a_seed_gives_the_same_row_whichever_seeds_stand_beside_it(checkpoint: C
 
 
 def test_two_shapes_are_refused_with_both_named(checkpoint: Checkpoint):
-    with pytest.raises(DataError, match=r"\[3, 8, 8\].*\[3, 16, 16\].*--resolution 8"):
+    with pytest.raises(DataError, match=r"\[3, 8, 8\].*\[3, 16, 16\].*resolution 8"):
         scan(checkpoint, image_set(noise_images(4, (3, 16, 16))))
     with pytest.raises(DataError, match=r"\[1, 8, 8\].*Pass gray images"):
         scan(image_set(noise_images(4, (1, 8, 8))), image_set(noise_images(4)))
@@ -155,12 +162,12 @@ def test_one_training_image_is_refused():
     [
         ({"seeds": ()}, "0 samples"),
         ({"seeds": (1, 2, 1)}, "repeat"),
-        ({"threshold": Fraction(1)}, "threshold is 1"),
-        ({"duplicate_rms": -1}, "duplicate_rms is -1"),
-        ({"confidence": 1.0}, "confidence is 1.0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"optimum_images": 1}, "at least 2 of each"),
-        ({"optimum_trajectories": 0}, "at least 2 of each"),
+        ({"fail_above": 1.0}, "fail_above is 1.0; between 0 and 1"),
+        ({"min_samples": 0}, "min_samples is 0; at least 1"),
+        ({"class_index": -1}, "class_index is -1; at least 0"),
+        ({"fail_above": 0.1, "rule": Rule(confidence=0.4)}, "confidence is 0.4; a gate"),
+        ({"optimum_images": 1}, "optimum_images is 1; at least 2"),
+        ({"optimum_trajectories": 0}, "optimum_trajectories is 0; at least 2"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, message: str):
@@ -180,14 +187,14 @@ def test_cifar_images_and_their_copies(shared_data: Path):
     copies = train.take(np.arange(0, 2000, 20))
     generated = image_set(np.concatenate([copies.images, held_out.images]), "generated")
     result = scan(generated, train)
-    assert result.ratios["distinct"].count == 100
+    assert result.ratios.distinct.count == 100
     assert {leak.name for leak in result.leaks} == set(copies.names)
 
 
 def test_a_scan_holds_the_model_against_the_optimum(checkpoint: Checkpoint):
     train, held = image_set(noise_images(40)), image_set(noise_images(30), "holdout")
     config = ScanConfig(seeds=tuple(range(8)))
-    optimality = scan(checkpoint, train, holdout=held, config=config).optimality
+    optimality = scan(checkpoint, train, holdout=held, config=config).diagnostics.optimality
     assert optimality is not None
     assert len(optimality.at_sigma) == config.sampler.num_steps
     # No more work than the scan itself: an image a seed.
@@ -197,21 +204,24 @@ def test_a_scan_holds_the_model_against_the_optimum(checkpoint: Checkpoint):
 def test_the_optimum_against_itself_agrees_on_every_seed():
     train = image_set(noise_images(40))
     result = scan(optimum_of(train), train, config=ScanConfig(seeds=tuple(range(8))))
-    assert result.optimality is not None
-    assert result.optimality.agreement.count == 8
-    assert result.ratios["distinct"].count == 8
+    assert result.diagnostics.optimality is not None
+    assert result.diagnostics.optimality.agreement.count == 8
+    assert result.ratios.distinct.count == 8
 
 
 def test_there_is_no_comparison_without_a_model_or_when_it_is_left_out(checkpoint: Checkpoint):
     train = image_set(noise_images(40))
-    assert scan(image_set(noise_images(5)), train).optimality is None
-    config = ScanConfig(seeds=(0,), optimum_images=0)
-    assert scan(checkpoint, train, config=config).optimality is None
+    assert scan(image_set(noise_images(5)), train).diagnostics.optimality is None
+    config = ScanConfig(seeds=(0,), without=("optimality",))
+    assert scan(checkpoint, train, config=config).diagnostics.optimality is None
     labeled = dataclasses.replace(train, labels=np.arange(40) % 4)
     conditional = optimum_of(labeled, conditional=True)
     # A model with classes has no counterpart in training images without labels.
-    assert scan(conditional, train, config=ScanConfig(seeds=(0, 1))).optimality is None
-    assert scan(conditional, labeled, config=ScanConfig(seeds=(0, 1))).optimality is not None
+    assert scan(conditional, train, config=ScanConfig(seeds=(0, 1))).diagnostics.optimality is None
+    assert (
+        scan(conditional, labeled, config=ScanConfig(seeds=(0, 1))).diagnostics.optimality
+        is not None
+    )
 
 
 def test_the_second_at_radius_0_is_that_of_a_search_of_its_own():

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization import matches
-from memaudit.audit.scan import ScanConfig
 from memaudit.audit.selftest import selftest
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
@@ -82,5 +82,5 @@ def test_the_result_is_plain_json():
 def test_images_that_cannot_be_judged_are_refused():
     with pytest.raises(DataError, match="at least 2"):
         selftest(draw(6, 1), config=CONFIG)
-    with pytest.raises(DataError, match=r"held-out set.*\[3, 4, 4\].*\[3, 8, 8\]"):
+    with pytest.raises(DataError, match=r"memory gives.*\[3, 4, 4\].*\[3, 8, 8\]"):
         selftest(draw(6, 9), holdout=draw(7, 9, shape=(3, 4, 4)), config=CONFIG)

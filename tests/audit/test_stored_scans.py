@@ -80,29 +80,30 @@ SCANS = {
     "features_flips": "mixed.npz --data color.npz --features sums.pt --preprocessing signed "
     "--flips --threshold 1/4 --duplicate-rms 4",
     # A model that copies now and then.
-    "planted": "planted:model --data color.npz --steps 1 --samples 48 --no-optimum",
-    "planted_gate_fail": "planted:model --data color.npz --steps 1 --samples 200 --no-optimum "
-    "--fail-above 0.1 --min-samples 5 --batch-size 7",
-    "planted_gate_pass": "planted:model --data color.npz --steps 1 --samples 200 --no-optimum "
-    "--fail-above 0.4 --min-samples 5 --holdout held.npz",
+    "planted": "planted:model --data color.npz --steps 1 --samples 48 --without optimality",
+    "planted_gate_fail": "planted:model --data color.npz --steps 1 --samples 200 "
+    "--without optimality --fail-above 0.1 --min-samples 5 --batch-size 7",
+    "planted_gate_pass": "planted:model --data color.npz --steps 1 --samples 200 "
+    "--without optimality --fail-above 0.4 --min-samples 5 --holdout held.npz",
     "planted_gate_inconclusive": "planted:model --data color.npz --steps 1 --samples 40 "
-    "--no-optimum --fail-above 0.25",
+    "--without optimality --fail-above 0.25",
     # The optimum, which copies always.
     "optimum": f"optimum --data color.npz --samples 40 --steps 8 --holdout held.npz {FEW}",
-    "optimum_seeds": "optimum --data color.npz --seeds 3,7,20-29,100-110 --no-optimum",
-    "optimum_gray": "optimum --data gray.npz --samples 24 --no-optimum --steps 10 --S_churn 5",
-    "optimum_general_sampler": "optimum --data color.npz --samples 16 --no-optimum --steps 40 "
-    "--solver euler --discretization vp --schedule vp --scaling vp",
-    "optimum_gate_fail": "optimum --data color.npz --samples 200 --steps 6 --no-optimum "
+    "optimum_seeds": "optimum --data color.npz --seeds 3,7,20-29,100-110 --without optimality",
+    "optimum_gray": "optimum --data gray.npz --samples 24 --steps 10 --S_churn 5 "
+    "--without optimality",
+    "optimum_general_sampler": "optimum --data color.npz --samples 16 --steps 40 "
+    "--without optimality --solver euler --discretization vp --schedule vp --scaling vp",
+    "optimum_gate_fail": "optimum --data color.npz --samples 200 --steps 6 --without optimality "
     "--fail-above 0.001",
-    "optimum_gate_pass": "optimum --data same.npz --samples 200 --steps 6 --no-optimum "
+    "optimum_gate_pass": "optimum --data same.npz --samples 200 --steps 6 --without optimality "
     "--fail-above 0.1 --min-samples 10",
-    "optimum_gate_inconclusive": "optimum --data color.npz --samples 24 --steps 6 --no-optimum "
-    "--fail-above 0.95",
+    "optimum_gate_inconclusive": "optimum --data color.npz --samples 24 --steps 6 "
+    "--without optimality --fail-above 0.95",
     "optimum_class": "optimum --data labeled.npz --class 1 --samples 24 --steps 6 "
     f"--holdout labeled_held.npz {FEW}",
-    "optimum_all_tests": "optimum --data color.npz --samples 16 --steps 6 --no-optimum "
-    "--holdout many_held.npz --return-test --membership",
+    "optimum_all_tests": "optimum --data color.npz --samples 16 --steps 6 --without optimality "
+    "--holdout many_held.npz --also noise-and-return,membership",
 }
 """Scans whose results are the same on every machine: name → what follows `memaudit scan`."""
 
@@ -117,22 +118,22 @@ CONDITIONAL = ("classes", "one_class")
 
 NETWORK_SCANS = {
     "network": ("plain", "--data known.npz", FEW),
-    "network_gate_fail": ("plain", "--data known.npz", "--fail-above 0.02 --no-optimum"),
+    "network_gate_fail": ("plain", "--data known.npz", "--fail-above 0.02 --without optimality"),
     "network_gate_pass": (
         "plain",
         "--data known.npz --holdout held.npz",
-        "--fail-above 0.6 --min-samples 8 --no-optimum",
+        "--fail-above 0.6 --min-samples 8 --without optimality",
     ),
     "network_holdout": (
         "churned",
         "--data known.npz --holdout held.npz --threshold 2/5 --duplicate-rms 4",
         FEW,
     ),
-    "network_classes": ("classes", "--data labeled_known.npz", "--no-optimum"),
+    "network_classes": ("classes", "--data labeled_known.npz", "--without optimality"),
     "network_classes_gate": (
         "classes",
         "--data labeled_known.npz",
-        "--fail-above 0.02 --min-samples 12 --no-optimum",
+        "--fail-above 0.02 --min-samples 12 --without optimality",
     ),
     "network_one_class": (
         "one_class",
@@ -142,7 +143,7 @@ NETWORK_SCANS = {
     "network_all_tests": (
         "churned",
         "--data known.npz --holdout many_held.npz",
-        "--return-test --membership --no-optimum",
+        "--also noise-and-return,membership --without optimality",
     ),
 }
 """Scans of a network: name → which of SAMPLED it judges, how, and what only a model can be asked.
@@ -195,30 +196,31 @@ def numbers_of(report: dict[str, Any]) -> dict[str, Any]:
     for row in report["sensitivity"]:
         rule = f"{row['threshold']} at {row['duplicate_rms']:g}"
         numbers[f"sensitivity {rule}"] = proportion(row["ratio"])
-    for row in report["classes"]:
+    found = report["diagnostics"]
+    for row in found["classes"] or ():
         i = row["class_index"]
         numbers[f"class ratio {i}"] = proportion(row["proportion"])
         numbers[f"class p {i}"] = [row["p_value"], row["p_adjusted"]]
         numbers[f"class stands out {i}"] = row["stands_out"]
-    leak = report["leak_coverage"]
+    leak = found["richness"]
     parts = ("num_hits", "num_leaking", "num_once", "num_twice", "confidence")
     numbers["leak"] = [leak[part] for part in parts]
     numbers["leak chao1"] = estimate(leak["chao1"])
     numbers["leak unseen share"] = estimate(leak["unseen_share"])
-    numbers["authentic"] = proportion(report["authentic"])
+    numbers["authentic"] = proportion(found["authentic"])
 
-    if holdout := report["holdout"]:
+    if holdout := found["holdout"]:
         numbers["holdout images"] = holdout["num_images"]
-        for rule, ratio in holdout["ratios"].items():
-            numbers[f"holdout ratio {rule}"] = proportion(ratio)
+        for rule in ("paper", "distinct"):
+            numbers[f"holdout ratio {rule}"] = proportion(holdout[rule])
         excess = holdout["excess"]
         numbers["holdout excess"] = excess and [*estimate(excess), excess["confidence"]]
-        copying = holdout["copying"]
+        copying = found["copying"]
         numbers["copying"] = [copying["value"], copying["spread"]]
         parts = ("num_holdout", "num_generated", "z")
         for i, cell in enumerate(copying["cells"]):
             numbers[f"copying cell {i}"] = [cell[part] for part in parts]
-    if optimality := report["optimality"]:
+    if optimality := found["optimality"]:
         parts = ("num_train", "num_holdout", "num_trajectories", "confidence")
         numbers["optimum"] = [optimality[part] for part in parts]
         numbers["optimum agreement"] = proportion(optimality["agreement"])
@@ -229,14 +231,14 @@ def numbers_of(report: dict[str, Any]) -> dict[str, Any]:
             for images in ("train", "holdout"):
                 for part, value in (row[images] or {}).items():
                     numbers[f"optimum at {i} {images} {part}"] = estimate(value)
-    if returned := report["return_test"]:
+    if returned := found["noise_and_return"]:
         for row in returned["at_sigma"]:
             for images in ("train", "holdout"):
                 numbers[f"return {images} {row['sigma']:g}"] = proportion(row[images])
         attractors = returned["attractors"]
         numbers["return attractors"] = [[row["index"], row["sigma"]] for row in attractors]
         numbers["return holdout sigma"] = returned["holdout_sigma"]
-    if membership := report["membership"]:
+    if membership := found["membership"]:
         parts = ("num_train", "num_holdout", "max_fpr")
         numbers["membership"] = [membership[part] for part in parts]
         for part in ("tpr", "fpr"):

@@ -43,7 +43,7 @@ def test_given_images_are_judged_and_the_table_says_so(
 def test_json_goes_to_stdout_alone(run: Run, make_npz: Callable):
     result = run("scan", make_npz(10), "--data", make_npz(10), "--json")
     report = json.loads(result.stdout)
-    assert report["schema"] == "memaudit.report/1"
+    assert report["schema"] == "memaudit.report/2"
     assert report["verdict"] is None
     assert report["ratios"]["distinct"]["ratio"] == 1.0
 
@@ -78,7 +78,7 @@ def test_a_part_of_the_given_images_can_be_judged(run: Run, make_npz: Callable):
         (["--resolution", "0"], "--resolution is 0; at least 1"),
         (["--seeds", "9-3"], "ends before it starts"),
         (["--seeds", "many"], "is not a list of seeds"),
-        (["--threshold", "2"], "The threshold is 2"),
+        (["--threshold", "2"], "--threshold is 2; between 0 and 1"),
         (["--threshold", "third"], "is not a share"),
         (["--class", "3"], "the model has no classes"),
         (["--steps", "0"], "--steps is 0"),
@@ -170,7 +170,7 @@ def test_the_optimum_of_distinct_images_copies_all_it_makes(run: Run, make_npz: 
         run("scan", "optimum", "--data", make_npz(30), "--samples", 12, "--json").stdout
     )
     assert report["ratios"]["distinct"]["count"] == 12
-    assert report["source"]["format"] == "closed-form optimum"
+    assert report["source"]["model"]["format"] == "closed-form optimum"
     assert report["source"]["sha256"] == report["data"]["fingerprint"]
 
 

@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 
 
 def arguments(checkpoint: Path, data: Path, out: Path, samples: int) -> tuple[str, ...]:
-    options = ("--samples", samples, "--batch-size", 8, "--steps", 6, "--no-optimum")
+    options = ("--samples", samples, "--batch-size", 8, "--steps", 6, "--without", "optimality")
     return tuple(map(str, ("scan", checkpoint, "--data", data, "--out", out, *options)))
 
 

@@ -37,7 +37,7 @@ def test_both_runs_are_trained_audited_and_not_trained_again(
     assert seen == runs and [len(run.data) for run in runs] == list(demo.SIZES)
     assert {"Training (32 images)", "Training (40 images)"} <= tasks
     for run in runs:
-        assert run.page.is_file() and run.result.ratios["distinct"].total == 4
+        assert run.page.is_file() and run.result.ratios.distinct.total == 4
     assert torch.get_num_threads() == threads
 
     written = [run.model.stat().st_mtime_ns for run in runs]
@@ -48,5 +48,5 @@ def test_both_runs_are_trained_audited_and_not_trained_again(
 @pytest.mark.slow
 def test_few_images_are_copied_and_many_are_not(tmp_path: Path):
     few, many = demo.run_demo(tmp_path)
-    assert few.result.ratios["distinct"].low > 0.85
-    assert many.result.ratios["distinct"].high < 0.02
+    assert few.result.ratios.distinct.low > 0.85
+    assert many.result.ratios.distinct.high < 0.02

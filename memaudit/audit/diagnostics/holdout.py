@@ -1,43 +1,46 @@
-"""The control of a scan: held-out images, judged as the generated ones are."""
+"""The floor: how often does the rule flag images that the model never saw?"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.audit.diagnostics.authpct import CopyingStatistic, copying_statistic
-from memaudit.audit.memorization.matches import Matches, match_images
-from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
+from memaudit.audit.diagnostics.section import Block, Paragraph, Row, measures, share_row
 from memaudit.audit.neighbors.duplicates import find_shared_images
 from memaudit.audit.statistics.excess import Excess, excess_over_holdout
-from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson, describe
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
-from memaudit.progress import Progress, silent
+from memaudit.wording import short
 
 LISTED = 5
-"""Held-out images named in a message."""
+"""Held-out images that a message names."""
 
 
 @dataclass(frozen=True)
-class HoldoutControl:
-    """What the rule finds among images that are no copies."""
+class HoldoutFloor:
+    """What the rule flags among images that cannot be copies."""
 
     path: str
+    """Where the held-out images come from."""
     fingerprint: str
+    """SHA-256 of their pixels."""
     num_images: int
-    ratios: dict[str, Proportion]
-    """The floor of "paper" and "distinct": held-out images that the rule flags."""
+    distinct: Proportion
+    """Held-out images that the distinct rule flags."""
+    paper: Proportion
+    """Held-out images that the published rule flags."""
     excess: Excess | None
-    """The distinct ratio of the generated images beyond that floor; None where all are flagged."""
-    copying: CopyingStatistic
-    """C_T of the generated images."""
+    """The distinct ratio of the generated images beyond the floor; None where the rule flags every
+    held-out image."""
 
 
 def check_disjoint(data: ImageSet, holdout: ImageSet) -> None:
-    """Refuse held-out images that occur in the training set: the model knows them.
+    """Refuse held-out images that occur in the training set, since the model knows them.
 
     Raises:
-        DataError: with the first of them by name.
+        DataError: naming the first few of them.
     """
     overlap = find_shared_images(data, holdout)
     if not overlap:
@@ -53,44 +56,83 @@ def check_disjoint(data: ImageSet, holdout: ImageSet) -> None:
     )
 
 
-def judge_holdout(
-    holdout: ImageSet,
-    *,
-    data: ImageSet,
-    generated: np.ndarray,
-    matches: Matches,
-    ratio: Proportion,
-    index: ImageSearch,
-    progress: Progress = silent,
-) -> HoldoutControl:
-    """Judge held-out images by the rule that judged the generated ones.
+def _run(context: Context) -> HoldoutFloor:
+    setting = context.setting
+    holdout, confidence = setting.given_holdout, setting.config.rule.confidence
+    judged = context.given_images.holdout_matches
 
-    Args:
-        holdout: none of the training images.
-        data: the training images, which `index` searches.
-        generated: uint8 [M, C, H, W], with their `matches` and distinct `ratio`.
-        index: of the training images.
-        progress: told how far the search is.
-    """
-    judged = match_images(index, holdout.images, matches.rule, progress=progress)
-    floor = {
-        rule: clopper_pearson(int(hits.sum()), len(hits), ratio.confidence)
-        for rule, hits in (
-            ("paper", judged.memorized_paper),
-            ("distinct", judged.memorized_distinct),
-        )
-    }
-    return HoldoutControl(
+    def share(hits: np.ndarray) -> Proportion:
+        return clopper_pearson(int(hits.sum()), len(hits), confidence)
+
+    floor = share(judged.memorized_distinct)
+    return HoldoutFloor(
         path=holdout.source,
         fingerprint=holdout.fingerprint,
         num_images=len(holdout),
-        ratios=floor,
-        excess=excess_over_holdout(ratio, floor["distinct"]),
-        copying=copying_statistic(
-            data,
-            holdout,
-            generated,
-            distance_holdout=judged.squared_distance1,
-            distance_generated=matches.squared_distance1,
-        ),
+        distinct=floor,
+        paper=share(judged.memorized_paper),
+        excess=excess_over_holdout(context.findings.ratios.distinct, floor),
     )
+
+
+def _section(result: HoldoutFloor, page: PageContext) -> Iterator[Block]:
+    yield Paragraph(
+        f"The same rule was applied to {result.num_images:,} held-out images, which are like the "
+        "training images and which the model was not trained on. None of them is a copy, so what "
+        "is flagged there is the floor of false alarms. The excess is the share of generated "
+        "images that are copies beyond this floor."
+    )
+    yield measures(
+        result.distinct.confidence,
+        share_row(
+            "Floor: held-out images flagged", result.distinct, note=_counted(result.distinct)
+        ),
+        share_row("Floor by the published rule", result.paper, note=_counted(result.paper)),
+        _excess_row(result.excess),
+    )
+    yield Paragraph(
+        f"Held-out images: {short(result.path)}, SHA-256 of the pixels {result.fingerprint}. None "
+        "of them occurs in the training set.",
+        is_small=True,
+    )
+
+
+def _counted(ratio: Proportion) -> str:
+    return f"{ratio.count:,} of {ratio.total:,}"
+
+
+def _excess_row(excess: Excess | None) -> Row:
+    label = "Excess over the floor"
+    if excess is None:
+        note = "every held-out image is flagged, so nothing sets a copy apart"
+        return Row(label, ("–", "–"), note=note, is_headline=True)
+    interval = f"{100 * excess.low:.3g} % to {100 * excess.high:.3g} %"
+    return Row(label, (f"{100 * excess.value:.3g} %", interval), is_headline=True)
+
+
+def _lines(result: HoldoutFloor) -> Iterator[str]:
+    text = (
+        f"The same rule flags {result.distinct.count:,} of {result.num_images:,} held-out images: "
+        f"{describe(result.distinct)}."
+    )
+    if result.excess is not None:
+        text += (
+            f" Copies beyond that floor: {100 * result.excess.value:.2f} % "
+            f"({100 * result.excess.low:.2f} % to {100 * result.excess.high:.2f} %)."
+        )
+    yield text
+
+
+def _check(setting: Setting) -> None:
+    if setting.holdout is not None:
+        check_disjoint(setting.data, setting.holdout)
+
+
+DIAGNOSTIC = Diagnostic(
+    title="Controls",
+    requires=frozenset({"images", "holdout"}),
+    run=_run,
+    section=_section,
+    lines=_lines,
+    check=_check,
+)

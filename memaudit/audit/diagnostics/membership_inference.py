@@ -4,21 +4,26 @@ Secondary to the ratio: a model may know that it saw an image without ever givin
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
+from memaudit.audit.diagnostics.section import Block, Paragraph, Row, measures, share_row
 from memaudit.audit.source import check_fits
-from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
-from memaudit.audit.statistics.ranks import average_ranks
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson, describe
+from memaudit.audit.statistics.mann_whitney import mann_whitney_u
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.execution import Execution
 from memaudit.models.generate import cpu_group_size, float32_inference
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
+from memaudit.wording import percent
 
 
 @dataclass(frozen=True)
@@ -36,16 +41,14 @@ class MembershipConfig:
     seed: int = 0
     """Chooses the images and their noise."""
     confidence: float = 0.95
-    """Of the interval."""
-    batch_size: int = 64
-    """Images evaluated at a time on a GPU; on a CPU the number is fixed."""
-    device: str = "cpu"
-    """Where the model is."""
+    """Confidence of the intervals."""
+    execution: Execution = Execution()
+    """Where the model is, and how many images it is given at a time."""
 
     def __post_init__(self) -> None:
         if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
             raise ConfigError(f"sigmas are {self.sigmas}; noise levels above 0 are needed.")
-        for name in ("num_noises", "num_images", "batch_size"):
+        for name in ("num_noises", "num_images"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
         for name in ("max_fpr", "confidence"):
@@ -70,7 +73,7 @@ class Membership:
     max_fpr: float
 
 
-def membership(
+def infer_membership(
     denoiser: Denoiser,
     data: ImageSet,
     holdout: ImageSet,
@@ -78,13 +81,15 @@ def membership(
     config: MembershipConfig | None = None,
     progress: Progress = silent,
 ) -> Membership:
-    """Score −mean over σ and noises of ‖D(y + σn; σ) − y‖² / (σ²D), and compare the two sets.
+    """Score every image by its loss, and compare the two sets.
+
+    The score is −mean over σ and noises of ‖D(y + σn; σ) − y‖² / (σ²D).
 
     The threshold is the lowest held-out score with at most max_fpr of the held-out scores above it.
     The interval of the TPR is that of the training images, at this threshold.
 
     Args:
-        denoiser: the model, on `config.device`.
+        denoiser: the model, on `config.execution.device`.
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on; at least 1/max_fpr of them.
         config: how to score.
@@ -105,11 +110,10 @@ def membership(
     allowed = math.floor(config.max_fpr * len(held))
     threshold = np.sort(held)[len(held) - 1 - allowed]
     m, n = len(train), len(held)
-    U = average_ranks(np.concatenate([train, held]))[:m].sum() - m * (m + 1) / 2
     return Membership(
         num_train=m,
         num_holdout=n,
-        auc=float(U / (m * n)),
+        auc=mann_whitney_u(train, held) / (m * n),
         tpr=clopper_pearson(int((train > threshold).sum()), m, config.confidence),
         fpr=clopper_pearson(int((held > threshold).sum()), n, config.confidence),
         threshold=float(threshold),
@@ -143,26 +147,94 @@ def _scores(
     """Scores of some of the images, float64 [T]. Each has noises of its own."""
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
-    group = cpu_group_size(denoiser) if config.device == "cpu" else config.batch_size
+    device = config.execution.device
+    group = cpu_group_size(denoiser) if device == "cpu" else config.execution.batch_size
     scores = []
     for first in range(0, size, group):
         last = min(first + group, size)
-        y = uint8_to_float(torch.from_numpy(chosen.images[first:last])).to(
-            config.device, torch.float64
-        )
+        y = uint8_to_float(torch.from_numpy(chosen.images[first:last])).to(device, torch.float64)
         random = PerImageRandom([config.seed + first_seed + i for i in range(first, last)])
         class_labels = None
         if denoiser.label_dim and chosen.labels is not None:
             labels = torch.from_numpy(chosen.labels[first:last])
-            class_labels = one_hot(labels, denoiser.label_dim).to(config.device, torch.float32)
-        loss = torch.zeros(len(y), dtype=torch.float64, device=config.device)
+            class_labels = one_hot(labels, denoiser.label_dim).to(device, torch.float32)
+        loss = torch.zeros(len(y), dtype=torch.float64, device=device)
         for _ in range(config.num_noises):
             noise = random.randn_like(y)
             for level in config.sigmas:
-                sigma = torch.tensor(level, dtype=torch.float64, device=config.device)
+                sigma = torch.tensor(level, dtype=torch.float64, device=device)
                 with float32_inference():
                     D = denoiser(y + sigma * noise, sigma, class_labels).double()
                 loss += ((D - y) / sigma).square().flatten(1).mean(1)
         scores.append(-loss / (config.num_noises * len(config.sigmas)))
         progress(f"Scoring {images.source}", last, size)
     return torch.cat(scores).cpu().numpy()
+
+
+def _run(context: Context) -> Membership:
+    setting = context.setting
+    return infer_membership(
+        setting.given_model,
+        setting.data,
+        setting.given_holdout,
+        config=MembershipConfig(
+            confidence=setting.config.rule.confidence, execution=setting.config.execution
+        ),
+        progress=setting.progress,
+    )
+
+
+def _check(setting: Setting) -> None:
+    if setting.model is None:
+        raise ConfigError(
+            "Membership asks a model, but the images are given. Leave it out, or scan the "
+            "checkpoint."
+        )
+    if setting.holdout is None:
+        raise ConfigError(
+            "Membership compares training with held-out images, but none are given; pass some "
+            "({holdout}).",
+            field="holdout",
+        )
+    for images in (setting.data, setting.holdout):
+        check_fits(setting.model, images)
+    check_controls(setting.holdout, MembershipConfig())
+
+
+def _section(result: Membership, page: PageContext) -> Iterator[Block]:
+    yield Paragraph(
+        f"Whether the model’s loss tells {result.num_train:,} training images from "
+        f"{result.num_holdout:,} held-out ones. This is not evidence of copies: a model may know "
+        "that it saw an image without ever giving it away. It does not enter the verdict."
+    )
+    allowed = f"at most {percent(result.max_fpr)} % of the held-out images"
+    yield measures(
+        result.tpr.confidence,
+        share_row(
+            "Training images told", result.tpr, note=f"where {allowed} are taken for one of them"
+        ),
+        share_row("Held-out images taken for training images", result.fpr),
+        Row(
+            "AUC",
+            (f"{result.auc:.3f}", "–"),
+            note="chance that a training image has the lower loss; 0.5 where nothing is known",
+        ),
+    )
+
+
+def _lines(result: Membership) -> Iterator[str]:
+    yield (
+        f"Membership: at {percent(result.max_fpr)} % false positives the loss gives away "
+        f"{describe(result.tpr)} of the training images (AUC {result.auc:.3f})."
+    )
+
+
+DIAGNOSTIC = Diagnostic(
+    title="Membership",
+    requires=frozenset({"images", "model", "holdout"}),
+    run=_run,
+    section=_section,
+    lines=_lines,
+    by_request=True,
+    check=_check,
+)

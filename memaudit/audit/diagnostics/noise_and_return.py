@@ -7,24 +7,41 @@ docs/statistics.md says what follows from it.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
+from memaudit.audit.diagnostics.section import (
+    Block,
+    Gallery,
+    Heading,
+    Paragraph,
+    Row,
+    Table,
+    Thumbnail,
+)
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.audit.source import check_fits
-from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.audit.statistics.intervals import (
+    Proportion,
+    clopper_pearson,
+    interval_text,
+    level_text,
+)
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
+from memaudit.wording import short
 
 NEIGHBORS = 16
 """Training images among which one that is no duplicate of a held-out image is looked for first."""
@@ -37,37 +54,24 @@ class ReturnTestConfig:
     sigmas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     """Noise levels σ₀ to start from, data in [-1, 1]; those above the model's are left out."""
     num_images: int = 128
-    """Training images to try, and held-out ones; all where there are fewer."""
+    """Training images to try, and held-out images to try; all where there are fewer."""
     num_noises: int = 1
-    """Noises an image. It counts as returned where at least half of them lead back to it."""
-    sampler: SamplerConfig = SamplerConfig()
-    """How to sample; its sigma_max gives way to σ₀."""
-    threshold: Fraction = Fraction(1, 3)
-    """Of the rule, as in a scan."""
-    duplicate_rms: float = 8.0
-    """Images within so many RMS gray levels are duplicates, as in a scan."""
+    """Noises per image. An image is returned to where at least half of them lead back to it."""
     seed: int = 0
     """Chooses the images and their noise."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    batch_size: int = 64
-    """Images sampled at a time on a GPU; on a CPU the number is fixed."""
-    device: str = "cpu"
-    """Where the model is."""
-
-    @property
-    def rule(self) -> Rule:
-        """What counts as a copy."""
-        return Rule(self.threshold, self.duplicate_rms, self.confidence)
+    sampler: SamplerConfig = SamplerConfig()
+    """How to sample; σ₀ takes the place of its sigma_max."""
+    rule: Rule = Rule()
+    """How images are judged, as in a scan."""
+    execution: Execution = Execution()
+    """Where the model is, and how many images it is given at a time."""
 
     def __post_init__(self) -> None:
         if not self.sigmas or not all(0 < sigma < math.inf for sigma in self.sigmas):
             raise ConfigError(f"sigmas are {self.sigmas}; noise levels above 0 are needed.")
-        for name in ("num_images", "num_noises", "batch_size"):
+        for name in ("num_images", "num_noises"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed.")
-        if not 0 < self.confidence < 1:
-            raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
 
 
 @dataclass(frozen=True)
@@ -93,17 +97,25 @@ class Attractor:
 
 @dataclass(frozen=True)
 class ReturnTest:
-    """Which images sampling returns to."""
+    """The images that sampling returns to."""
 
     at_sigma: tuple[ReturnsAtSigma, ...]
     """In ascending order of sigma."""
     attractors: tuple[Attractor, ...]
-    """Training images that were returned to at all, from the largest σ₀ first."""
+    """Training images that were returned to at all, largest σ₀ first."""
     holdout_sigma: float | None
-    """The largest σ₀ from which a held-out image was returned to, 0 for none; None where none were
-    given. Attractors above it do what no held-out image did."""
+    """The largest σ₀ from which a held-out image was returned to, 0 if none was, or None if no
+    held-out images were given."""
     num_noises: int
     confidence: float
+
+    @property
+    def beyond_holdout(self) -> tuple[Attractor, ...]:
+        """Attractors that were returned to from more noise than any held-out image was; all of them
+        without held-out images."""
+        if self.holdout_sigma is None:
+            return self.attractors
+        return tuple(found for found in self.attractors if found.sigma > self.holdout_sigma)
 
 
 class _Judge(Protocol):
@@ -149,7 +161,7 @@ def return_test(
             f"The smallest noise level to return from is {min(config.sigmas):g}, but the model "
             f"knows none above {denoiser.sigma_max:g}; choose smaller sigmas."
         )
-    index = index or NeighborIndex(data.images, device=config.device)
+    index = index or NeighborIndex(data.images, device=config.execution.device)
     rng = np.random.default_rng(config.seed)
 
     def back_to_train(generated: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -185,7 +197,7 @@ def return_test(
         if held is None
         else max((sigma for row, sigma in enumerate(sigmas) if held[row].any()), default=0.0),
         num_noises=config.num_noises,
-        confidence=config.confidence,
+        confidence=config.rule.confidence,
     )
 
 
@@ -195,7 +207,7 @@ def _choose(images: ImageSet, config: ReturnTestConfig, rng: np.random.Generator
 
 
 def _share(returned: np.ndarray, config: ReturnTestConfig) -> Proportion:
-    return clopper_pearson(int(returned.sum()), len(returned), config.confidence)
+    return clopper_pearson(int(returned.sum()), len(returned), config.rule.confidence)
 
 
 def _try(
@@ -231,8 +243,8 @@ def _try(
             config=replace(config.sampler, sigma_max=sigma),
             class_index=class_index,
             start=start,
-            batch_size=config.batch_size,
-            device=config.device,
+            batch_size=config.execution.batch_size,
+            device=config.execution.device,
             progress=told,
         )
         generated = np.concatenate([batch.images for batch in batches])
@@ -264,7 +276,7 @@ def _returned_to_holdout(
         second[row] = _distance_beyond(generated[row], start[row], index, config)
     return np.where(
         nearest,
-        memorized(distance, second, config.threshold),
+        memorized(distance, second, config.rule.threshold),
         found.memorized_distinct & near_duplicate,
     )
 
@@ -290,10 +302,121 @@ def _distance_beyond(
 def _duplicates(a: np.ndarray, b: np.ndarray, config: ReturnTestConfig) -> np.ndarray:
     """Whether images uint8 [B, C, H, W] lie within duplicate_rms of each other: bool [B]."""
     _, C, H, W = a.shape
-    return _squared_distances(a, b) <= largest_squared_distance(config.duplicate_rms, (C, H, W))
+    return _squared_distances(a, b) <= largest_squared_distance(
+        config.rule.duplicate_rms, (C, H, W)
+    )
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """S of pairs of images, uint8 [B, C, H, W] each: int64 [B]."""
     difference = a.astype(np.int32) - b
     return (difference**2).reshape(len(a), -1).sum(1, dtype=np.int64)
+
+
+SHOWN_ATTRACTORS = 24
+"""Attractors that the page shows."""
+
+
+def _run(context: Context) -> ReturnTest:
+    setting = context.setting
+    config = setting.config
+    return return_test(
+        setting.given_model,
+        setting.data,
+        holdout=setting.holdout,
+        index=setting.open_index(),
+        config=ReturnTestConfig(
+            sampler=config.sampler, rule=config.rule, execution=config.execution
+        ),
+        progress=setting.progress,
+    )
+
+
+def _check(setting: Setting) -> None:
+    if setting.model is None:
+        raise ConfigError(
+            "Noise and return asks a model, but the images are given. Leave it out, or scan the "
+            "checkpoint."
+        )
+    for images in filter(None, (setting.data, setting.holdout)):
+        check_fits(setting.model, images)
+
+
+def _section(result: ReturnTest, page: PageContext) -> Iterator[Block]:
+    leaking = {leak.index for leak in page.findings.leaks}
+    yield Paragraph(
+        "Noise was added to training images and sampling started from there: a model that knows "
+        "an image by heart returns to it from more noise than a model that only knows images like "
+        f"it. This finds leaks that sampling from pure noise misses. {_compared(result)}"
+    )
+    yield _table(result)
+    shown = result.attractors[:SHOWN_ATTRACTORS]
+    if not shown:
+        return
+    yield Heading("Training images returned to, from the most noise first")
+    yield Gallery(tuple(_thumbnail(found, found.index in leaking, page) for found in shown))
+    if len(result.attractors) > len(shown):
+        yield Paragraph(
+            f"{len(shown)} of {len(result.attractors):,}; report.json lists all.", is_small=True
+        )
+
+
+def _compared(result: ReturnTest) -> str:
+    """How the training images compare with the held-out ones."""
+    if result.holdout_sigma is None:
+        return "Without held-out images nothing says how much noise any such image survives."
+    beyond = len(result.beyond_holdout)
+    if not beyond:
+        return "No training image was returned to from more noise than the held-out images were."
+    were = "training image was" if beyond == 1 else "training images were"
+    where = (
+        f"from sigma above {result.holdout_sigma:g}"
+        if result.holdout_sigma
+        else "no held-out image was returned to at all"
+    )
+    return f"{beyond:,} {were} returned to from more noise than any held-out image: {where}."
+
+
+def _thumbnail(attractor: Attractor, leaks: bool, page: PageContext) -> Thumbnail:
+    caption: tuple[str, ...] = (short(attractor.name, 40), f"from sigma {attractor.sigma:g}")
+    return Thumbnail(
+        image=page.data.images[attractor.index],
+        alt=f"Training image {short(attractor.name)}",
+        caption=caption if leaks else (*caption, "not among the leaks above"),
+    )
+
+
+def _table(result: ReturnTest) -> Table:
+    """Images that sampling returned to, by the noise it started from."""
+    level = f"{level_text(result.confidence)} interval"
+    columns: tuple[str, ...] = ("sigma", "Training images", level)
+    if result.holdout_sigma is not None:
+        columns += ("Held-out images", level)
+
+    def cells(at: ReturnsAtSigma) -> Iterator[str]:
+        for share in (at.train, at.holdout):
+            if share is not None:
+                yield f"{share.count:,} of {share.total:,}"
+                yield interval_text(share)
+
+    rows = tuple(Row(f"{at.sigma:g}", tuple(cells(at))) for at in result.at_sigma)
+    return Table(columns, rows, title="Noise and return")
+
+
+def _lines(result: ReturnTest) -> Iterator[str | Table]:
+    yield _table(result)
+    beyond = "" if result.holdout_sigma is None else ", from more noise than any held-out image"
+    yield (
+        f"Sampling returns to {len(result.beyond_holdout):,} of the training images tried{beyond}."
+    )
+
+
+DIAGNOSTIC = Diagnostic(
+    title="Noise and return",
+    requires=frozenset({"images", "model"}),
+    run=_run,
+    section=_section,
+    lines=_lines,
+    by_request=True,
+    check=_check,
+)

@@ -6,7 +6,7 @@ docs/optimum.md says what each number means.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,12 +14,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
+from memaudit.audit.diagnostics.section import (
+    STROKES,
+    Block,
+    Curve,
+    Heading,
+    LineChart,
+    Paragraph,
+    Row,
+    Table,
+)
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.source import check_fits
-from memaudit.audit.statistics.intervals import Estimate, Proportion, clopper_pearson
+from memaudit.audit.statistics.intervals import Estimate, Proportion, clopper_pearson, describe
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.execution import Execution
 from memaudit.models.generate import (
     cpu_group_size,
     float32_inference,
@@ -47,11 +59,9 @@ class OptimalityConfig:
     seed: int = 0
     """Chooses the images, their noise and the resampling."""
     confidence: float = 0.95
-    """Of the intervals."""
-    batch_size: int = 64
-    """Images evaluated at a time on a GPU; on a CPU the number is fixed, as in sampling."""
-    device: str = "cpu"
-    """Where the model is."""
+    """Confidence of the intervals."""
+    execution: Execution = Execution()
+    """Where the model is, and how many images it is given at a time."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_trajectories"):
@@ -59,8 +69,6 @@ class OptimalityConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; an interval needs at least 2.")
         if not 0 < self.confidence < 1:
             raise ConfigError(f"confidence is {self.confidence}; between 0 and 1 is needed.")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; at least 1 is needed.")
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def compare_with_optimum(
     A class-conditional model is compared with the class-conditional optimum.
 
     Args:
-        denoiser: the model, on `config.device`.
+        denoiser: the model, on `config.execution.device`.
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on, at least 2.
         index: of `data`, where there is one already.
@@ -144,9 +152,9 @@ def compare_with_optimum(
         data.images,
         data.labels if denoiser.label_dim else None,
         label_dim=denoiser.label_dim,
-        device=config.device,
+        device=config.execution.device,
     )
-    index = index or NeighborIndex(data.images, device=config.device)
+    index = index or NeighborIndex(data.images, device=config.execution.device)
     rng = np.random.default_rng(config.seed)
 
     along, agreement = _follow_trajectories(denoiser, optimum, index, config, rng, progress)
@@ -232,17 +240,17 @@ def _denoise(
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
-    step = _group_size(denoiser, config)
+    device, step = config.execution.device, _group_size(denoiser, config)
     for start in range(0, size, step):
         part = slice(start, start + step)
-        y = uint8_to_float(torch.from_numpy(chosen.images[part])).to(config.device, torch.float64)
-        noise = torch.from_numpy(rng.standard_normal(y.shape)).to(config.device)
+        y = uint8_to_float(torch.from_numpy(chosen.images[part])).to(device, torch.float64)
+        noise = torch.from_numpy(rng.standard_normal(y.shape)).to(device)
         class_labels = None
         if denoiser.label_dim and chosen.labels is not None:
             labels = torch.from_numpy(chosen.labels[part])
-            class_labels = one_hot(labels, denoiser.label_dim).to(config.device, torch.float32)
+            class_labels = one_hot(labels, denoiser.label_dim).to(device, torch.float32)
         for sigma in sigmas:  # downwards, along which the optimum remembers
-            level = torch.tensor(sigma, dtype=torch.float64, device=config.device)
+            level = torch.tensor(sigma, dtype=torch.float64, device=device)
             x = y + level * noise
             with float32_inference():
                 D = denoiser(x, level, class_labels)
@@ -257,7 +265,11 @@ def _denoise(
 
 def _group_size(denoiser: Denoiser, config: OptimalityConfig) -> int:
     """Images evaluated at a time: of one size on a CPU, so that no number depends on batch_size."""
-    return cpu_group_size(denoiser) if config.device == "cpu" else config.batch_size
+    return (
+        cpu_group_size(denoiser)
+        if config.execution.device == "cpu"
+        else config.execution.batch_size
+    )
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -307,7 +319,7 @@ def _follow_trajectories(
                 config=config.sampler,
                 class_index=config.class_index,
                 batch_size=len(seeds),
-                device=config.device,
+                device=config.execution.device,
             )
             ends.append(index.nearest(batch.images, 1).index)
         num_agreeing += int((ends[0] == ends[1]).sum())
@@ -317,3 +329,137 @@ def _follow_trajectories(
         progress("Following trajectories", seeds.stop, config.num_trajectories)
     along = _Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
     return along, clopper_pearson(num_agreeing, config.num_trajectories, config.confidence)
+
+
+def _run(context: Context) -> Optimality | None:
+    """Compare on no more images than were asked for, and only where the labels are the model's."""
+    setting = context.setting
+    config, model = setting.config, setting.given_model
+    sets = [images for images in (setting.data, setting.holdout) if images is not None]
+    if model.label_dim and any(not 0 < images.num_classes <= model.label_dim for images in sets):
+        return None
+    at_most = max(2, len(config.seeds))
+    return compare_with_optimum(
+        model,
+        setting.data,
+        holdout=setting.holdout,
+        index=setting.open_index(),
+        config=OptimalityConfig(
+            num_images=min(config.optimum_images, at_most),
+            num_trajectories=min(config.optimum_trajectories, at_most),
+            sampler=config.sampler,
+            class_index=config.class_index,
+            confidence=config.rule.confidence,
+            execution=config.execution,
+        ),
+        progress=setting.progress,
+    )
+
+
+def _section(result: Optimality, page: PageContext) -> Iterator[Block]:
+    agreement = result.agreement
+    yield Paragraph(
+        "The best possible denoiser of a finite training set is known in closed form, and it can "
+        "only copy. The nearer a model’s answers are to its answers at every noise level, the "
+        "nearer the model is to copying. Sampled from the same noise, model and optimum end "
+        f"nearest to the same training image for {agreement.count} of {agreement.total} seeds: "
+        f"{describe(agreement)}. A model can copy every time and still end at another training "
+        "image than the optimum does."
+    )
+    yield from _charts(result)
+    yield Heading("The same in numbers")
+    yield _table(result)
+    held = f" and {result.num_holdout} held-out images" if result.num_holdout else ""
+    gap = (
+        " MemGap: 0 for a model that denoises training and held-out images alike, 1 for one that "
+        "behaves as the optimum; “–” where noise hides it."
+        if result.num_holdout
+        else ""
+    )
+    yield Paragraph(
+        f"{result.num_train} training images{held} with noise, {result.num_trajectories} "
+        "trajectories. Losses and distances are squares per pixel value, data in [-1, 1]; the "
+        "curves are cut off at 1e-7. Effective number: how many training images share the "
+        f"optimum’s answer; near 1 it can only return one of them.{gap}",
+        is_small=True,
+    )
+
+
+def _charts(result: Optimality) -> Iterator[LineChart]:
+    """Losses, distances, and with held-out images the MemGap, over the noise level."""
+    x_label = "noise level sigma"
+
+    def curves(*named: tuple[str, Callable[[AtSigma], Estimate | None]]) -> tuple[Curve, ...]:
+        drawn = []
+        for (name, value), stroke in zip(named, STROKES, strict=False):
+            points = tuple((at.sigma, y) for at in result.at_sigma if (y := value(at)) is not None)
+            if points:
+                drawn.append(Curve(name, stroke, points))
+        return tuple(drawn)
+
+    yield LineChart(
+        "Denoising loss per pixel value",
+        x_label,
+        curves(
+            ("model, training images", lambda at: at.train.model_loss),
+            ("optimum, training images", lambda at: at.train.optimum_loss),
+            (
+                "model, held-out images",
+                lambda at: None if at.holdout is None else at.holdout.model_loss,
+            ),
+        ),
+    )
+    yield LineChart(
+        "Squared distance from model to optimum per pixel value",
+        x_label,
+        curves(
+            ("noised training images", lambda at: at.train.squared_distance),
+            ("the model's own trajectories", lambda at: at.trajectory),
+            (
+                "noised held-out images",
+                lambda at: None if at.holdout is None else at.holdout.squared_distance,
+            ),
+        ),
+    )
+    gap = curves(("MemGap", lambda at: at.mem_gap))
+    if gap:
+        title = "MemGap: 0 for no memory, 1 for the optimum"
+        yield LineChart(title, x_label, gap, y_range=(-1, 2))
+
+
+def _table(result: Optimality) -> Table:
+    columns: tuple[str, ...] = ("sigma", "Model’s loss", "Optimum’s loss")
+    columns += ("Held-out loss",) if result.num_holdout else ()
+    columns += ("Distance", "On trajectories", "Effective number")
+    columns += ("MemGap",) if result.num_holdout else ()
+
+    def cells(at: AtSigma) -> Iterator[str]:
+        yield f"{at.train.model_loss.value:.3g}"
+        yield f"{at.train.optimum_loss.value:.3g}"
+        if at.holdout is not None:
+            yield f"{at.holdout.model_loss.value:.3g}"
+        yield f"{at.train.squared_distance.value:.3g}"
+        yield f"{at.trajectory.value:.3g}"
+        yield f"{at.train.num_effective.value:.4g}"
+        if at.holdout is not None:
+            yield "–" if at.mem_gap is None else f"{at.mem_gap.value:.2f}"
+
+    rows = tuple(Row(f"{at.sigma:.4g}", tuple(cells(at))) for at in result.at_sigma)
+    return Table(columns, rows, title="Model and optimum in numbers")
+
+
+def _lines(result: Optimality) -> Iterator[str]:
+    same = result.agreement
+    yield (
+        "From the same noise, model and closed-form optimum end at the same training image for "
+        f"{same.count} of {same.total} seeds: {describe(same)}."
+    )
+
+
+DIAGNOSTIC = Diagnostic(
+    title="Against the optimum",
+    requires=frozenset({"images", "model"}),
+    run=_run,
+    section=_section,
+    lines=_lines,
+)

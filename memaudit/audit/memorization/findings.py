@@ -1,4 +1,4 @@
-"""What follows from the matches alone: ratios, verdict, sensitivity, classes, leaks.
+"""What follows from the matches alone: ratios, verdict, sensitivity, leaks.
 
 A scan computes this once, and `memaudit verify` computes it again from the saved matches.
 """
@@ -6,6 +6,7 @@ A scan computes this once, and `memaudit verify` computes it again from the save
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 
@@ -17,11 +18,12 @@ from memaudit.audit.statistics.gate import (
     sequential_decision,
 )
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
-from memaudit.audit.statistics.per_class import ClassRatio, per_class
-from memaudit.audit.statistics.species_richness import SpeciesRichness, estimate_richness
 
-CLOPPER_PEARSON = "Clopper-Pearson"
-MIXTURE_SEQUENCE = "mixture sequence"
+Interval = Literal["Clopper-Pearson", "mixture sequence"]
+"""How the intervals of the ratios were made: for a number of images fixed beforehand, or valid at
+every look while a gate samples them one by one."""
+CLOPPER_PEARSON: Interval = "Clopper-Pearson"
+MIXTURE_SEQUENCE: Interval = "mixture sequence"
 
 
 @dataclass(frozen=True)
@@ -45,85 +47,71 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class Ratios:
+    """Shares of the generated images that are copies, by each rule."""
+
+    distinct: Proportion
+    """The headline: the second neighbor must not be a duplicate of the first."""
+    distinct_at_0: Proportion
+    """The same, where only exact copies of a training image are its duplicates."""
+    paper: Proportion
+    """The published rule, which cannot see copies of duplicated training images."""
+
+
+@dataclass(frozen=True)
 class Findings:
     """Ratios with their intervals, the verdict, and what leaked."""
 
-    ratios: dict[str, Proportion]
-    """The shares of all judged images that are memorized: "paper", "distinct" (the headline) and
-    "distinct_at_0"."""
-    interval: str
-    """How the intervals were made: CLOPPER_PEARSON, or MIXTURE_SEQUENCE after a sequential gate,
-    which is valid after every image."""
+    ratios: Ratios
+    """Shares of all images judged."""
+    interval: Interval
+    """How the intervals of the ratios and of the sensitivity table were made."""
     decision: Decision | None
     """The gate's decision, or None if no gate was set."""
     num_degenerate: int
     """Number of images at distance 0 from both neighbors, which the paper's rule cannot see."""
     sensitivity: tuple[Sensitivity, ...]
-    """The distinct ratio at every threshold and radius, including those of the rule."""
-    classes: tuple[ClassRatio, ...]
-    """The ratio of every class that images were generated for; empty without classes."""
-    richness: SpeciesRichness
-    """How much of the leak the copies found so far have shown."""
+    """The distinct ratio at every threshold and radius searched, the configured ones included."""
     leaks: tuple[Leak, ...] = field(repr=False)
     """Training images that leaked by the distinct rule, most copied first."""
 
 
 def summarize_matches(
-    matches: Matches,
-    names: Sequence[str] | Mapping[int, str],
-    *,
-    num_images: int,
-    class_index: np.ndarray | None,
-    gate: Gate | None = None,
+    matches: Matches, names: Sequence[str] | Mapping[int, str], *, gate: Gate | None = None
 ) -> Findings:
     """Draw the conclusions, with intervals at the confidence of the matches' rule.
 
     Args:
         matches: of all images that were judged.
         names: names of the training images by their index; those that leaked are enough.
-        num_images: N, the number of training images.
-        class_index: int64 [M], the class that each image was generated for, or None.
         gate: the limit on the distinct ratio, if there is one.
     """
     total, rule = len(matches), matches.rule
-    confidence = rule.confidence
     interval = MIXTURE_SEQUENCE if gate is not None and gate.sequential else CLOPPER_PEARSON
+    make_interval = mixture_interval if interval == MIXTURE_SEQUENCE else clopper_pearson
 
     def proportion(hits: np.ndarray) -> Proportion:
-        if interval == MIXTURE_SEQUENCE:
-            return mixture_interval(int(hits.sum()), total, confidence)
-        return clopper_pearson(int(hits.sum()), total, confidence)
+        return make_interval(int(hits.sum()), total, rule.confidence)
 
-    ratios = {
-        "paper": proportion(matches.memorized_paper),
-        "distinct": proportion(matches.memorized_distinct),
-        "distinct_at_0": proportion(matches.memorized(0.0, rule.threshold)),
-    }
-    leaks = find_leaks(matches, names)
+    ratios = Ratios(
+        distinct=proportion(matches.memorized_distinct),
+        distinct_at_0=proportion(matches.memorized(0.0, rule.threshold)),
+        paper=proportion(matches.memorized_paper),
+    )
+    decision = None
+    if gate is not None:
+        decision = decide(ratios.distinct.count, total, gate=gate, confidence=rule.confidence)
     return Findings(
         ratios=ratios,
         interval=interval,
-        decision=None
-        if gate is None
-        else decide(ratios["distinct"].count, total, gate=gate, confidence=confidence),
+        decision=decision,
         num_degenerate=matches.num_degenerate,
         sensitivity=tuple(
             Sensitivity(threshold, float(radius), proportion(matches.memorized(radius, threshold)))
             for threshold in sorted({*THRESHOLDS, rule.threshold})
             for radius in matches.neighbors.radii
         ),
-        classes=()
-        if class_index is None
-        else per_class(
-            matches.memorized_distinct,
-            class_index,
-            confidence=confidence,
-            limit=None if gate is None else gate.fail_above,
-        ),
-        richness=estimate_richness(
-            [leak.hits for leak in leaks], num_images=num_images, confidence=confidence
-        ),
-        leaks=leaks,
+        leaks=find_leaks(matches, names),
     )
 
 

@@ -10,6 +10,12 @@ from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.results import (
+    DistinctNeighbors,
+    EncoderFacts,
+    SearchFacts,
+    SearchStatistics,
+)
 from memaudit.data.images import ImageSet
 from memaudit.progress import Progress, silent
 
@@ -82,3 +88,20 @@ def pixel_index(
     if isinstance(index, NeighborIndex):
         return index.without_flips()
     return open_index(data, device=index.device, cache_dir=cache_dir, progress=progress)
+
+
+def describe_search(index: ImageSearch, found: DistinctNeighbors) -> SearchFacts:
+    """What a report says of a search: the index, and how the searches for `found` went."""
+    statistics = found.statistics or SearchStatistics(index.backend)
+    encoder = None
+    if isinstance(index, FeatureIndex):
+        used = index.encoder
+        encoder = EncoderFacts(
+            path=used.path,
+            sha256=used.sha256,
+            metric=index.metric,
+            mean=used.preprocessing.mean,
+            std=used.preprocessing.std,
+            resize=used.preprocessing.resize,
+        )
+    return SearchFacts(encoder, index.flips, index.num_bytes, statistics)

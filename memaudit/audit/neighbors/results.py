@@ -98,3 +98,33 @@ class DistinctNeighbors:
             ),
             statistics=sum(statistics[1:], start=statistics[0]) if statistics else None,
         )
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What a report says of the encoder whose features were compared."""
+
+    path: str
+    sha256: str
+    """SHA-256 of the file."""
+    metric: str
+    """Distance between features."""
+    mean: tuple[float, ...]
+    """The encoder was given (u/255 − mean) / std for pixel values u: one number, or one per
+    channel."""
+    std: tuple[float, ...]
+    resize: int | None
+    """Pixels of the shorter edge that images were resized to, or None for their own size."""
+
+
+@dataclass(frozen=True)
+class SearchFacts:
+    """What a report says of how the nearest training images were found."""
+
+    encoder: EncoderFacts | None
+    """None where pixels were compared."""
+    flips: bool
+    """Whether mirror images of the training images were searched as well."""
+    num_bytes: int
+    """Memory of the index."""
+    statistics: SearchStatistics

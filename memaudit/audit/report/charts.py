@@ -1,131 +1,295 @@
-"""Line charts over the noise level, as numbers that an SVG template draws."""
+"""Charts as numbers that an SVG template draws: curves, the histogram, ratios over a factor.
+
+SVG made from numbers is the same on every machine, and its text stays text.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from memaudit.audit.diagnostics.optimality import AtSigma, Estimate, Optimality
+import numpy as np
+
+from memaudit.audit.diagnostics.section import Curve, LineChart, Stroke
+from memaudit.audit.memorization.matches import Matches
+from memaudit.audit.statistics.intervals import Proportion
+from memaudit.wording import percent
 
 WIDTH, HEIGHT = 610, 220
-"""Of the plot area, in units of the drawing."""
-Curve = Callable[[AtSigma], Estimate | None]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve; told apart by its stroke, so that it survives print and color blindness."""
-
-    name: str
-    stroke: str
-    """`solid`, `dashed` or `dotted`."""
-    points: str
-    """Of a polyline: "x,y x,y …"."""
-    band: str
-    """Of a polygon around it: the interval."""
+"""Size of the plot area of a line chart, in units of the drawing."""
+RATIO_WIDTH, RATIO_HEIGHT = 610, 260
+"""Size of the plot area of a chart of ratios."""
+MARGINS = (70, 30)
+"""Margins on its left and right."""
+CHARACTER = 12
+"""Width of a character on a narrow screen, where text is drawn larger."""
+BIN_WIDTH = 1 / 30
+"""About the width of a bin of the histogram; the threshold falls between two bins."""
 
 
 @dataclass(frozen=True)
 class Tick:
+    """A mark on an axis, or a level, with its text."""
+
     position: float
     text: str
 
 
+# ------------------------------------------------------------------------------------------------
+# Curves
+
+
 @dataclass(frozen=True)
-class Chart:
-    """Curves with their axes; the noise level runs to the right, on a logarithmic scale."""
+class DrawnCurve:
+    """A curve in the drawing."""
+
+    name: str
+    stroke: Stroke
+    points: str
+    """Points of a polyline: "x,y x,y …"."""
+    band: str
+    """Points of a polygon around it: the interval."""
+
+
+@dataclass(frozen=True)
+class DrawnChart:
+    """Curves with their axes; x runs to the right on a logarithmic scale."""
 
     title: str
     x_label: str
-    lines: tuple[Line, ...]
+    curves: tuple[DrawnCurve, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
 
 
-def charts(optimality: Optimality) -> list[Chart]:
-    """What the report draws: losses, distances, and with held-out images the MemGap."""
-    loss: list[tuple[str, str, Curve]] = [
-        ("model, training images", "solid", lambda at: at.train.model_loss),
-        ("optimum, training images", "dashed", lambda at: at.train.optimum_loss),
-        (
-            "model, held-out images",
-            "dotted",
-            lambda at: at.holdout.model_loss if at.holdout else None,
-        ),
-    ]
-    distance: list[tuple[str, str, Curve]] = [
-        ("noised training images", "solid", lambda at: at.train.squared_distance),
-        ("the model's own trajectories", "dashed", lambda at: at.trajectory),
-        (
-            "noised held-out images",
-            "dotted",
-            lambda at: at.holdout.squared_distance if at.holdout else None,
-        ),
-    ]
-    gap: list[tuple[str, str, Curve]] = [("MemGap", "solid", lambda at: at.mem_gap)]
-    drawn = [
-        _chart("Denoising loss per pixel value", optimality, loss),
-        _chart("Squared distance from model to optimum per pixel value", optimality, distance),
-    ]
-    if any(at.mem_gap for at in optimality.at_sigma):
-        title = "MemGap: 0 for no memory, 1 for the optimum"
-        drawn.append(_chart(title, optimality, gap, log=False))
-    return drawn
+def draw_line_chart(chart: LineChart) -> DrawnChart:
+    """Place the curves of a chart, which has at least one point."""
+    xs = [x for curve in chart.curves for x, _ in curve.points]
+    x_low, x_high = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs)))
 
+    def across(x: float) -> float:
+        return WIDTH * (math.log10(x) - x_low) / (x_high - x_low)
 
-def _chart(
-    title: str,
-    optimality: Optimality,
-    curves: Sequence[tuple[str, str, Curve]],
-    *,
-    log: bool = True,
-) -> Chart:
-    sigmas = [at.sigma for at in optimality.at_sigma]
-    x_low, x_high = math.floor(math.log10(min(sigmas))), math.ceil(math.log10(max(sigmas)))
-
-    def x(sigma: float) -> float:
-        return WIDTH * (math.log10(sigma) - x_low) / (x_high - x_low)
-
-    found = {
-        name: [(at.sigma, estimate) for at in optimality.at_sigma if (estimate := curve(at))]
-        for name, _, curve in curves
-    }
-    values = [estimate.value for curve in found.values() for _, estimate in curve]
-    if log:
+    if chart.y_range is None:
         scaled: Callable[[float], float] = _log10
+        values = [y.value for curve in chart.curves for _, y in curve.points]
         y_low, y_high = math.floor(scaled(min(values))), math.ceil(scaled(max(values)))
         y_high = max(y_high, y_low + 1)
         y_ticks = [(10.0**power, f"1e{power}") for power in range(y_low, y_high + 1)]
     else:
         scaled = float
-        y_low, y_high = -1, 2
+        y_low, y_high = chart.y_range
         y_ticks = [(float(value), str(value)) for value in range(y_low, y_high + 1)]
 
-    def y(value: float) -> float:
-        share = (scaled(value) - y_low) / (y_high - y_low)
+    def up(y: float) -> float:
+        share = (scaled(y) - y_low) / (y_high - y_low)
         return HEIGHT * (1 - min(max(share, 0), 1))
 
-    def line(name: str, stroke: str) -> Line:
-        points = [(x(sigma), y(e.value), y(e.low), y(e.high)) for sigma, e in found[name]]
-        upper = [f"{px:.1f},{high:.1f}" for px, _, _, high in points]
-        lower = [f"{px:.1f},{low:.1f}" for px, _, low, _ in reversed(points)]
-        return Line(
-            name=name,
-            stroke=stroke,
-            points=" ".join(f"{px:.1f},{value:.1f}" for px, value, _, _ in points),
+    def draw(curve: Curve) -> DrawnCurve:
+        points = [(across(x), up(y.value), up(y.low), up(y.high)) for x, y in curve.points]
+        upper = [f"{x:.1f},{high:.1f}" for x, _, _, high in points]
+        lower = [f"{x:.1f},{low:.1f}" for x, _, low, _ in reversed(points)]
+        return DrawnCurve(
+            name=curve.name,
+            stroke=curve.stroke,
+            points=" ".join(f"{x:.1f},{value:.1f}" for x, value, _, _ in points),
             band=" ".join(upper + lower),
         )
 
-    return Chart(
-        title=title,
-        x_label="noise level sigma",
-        lines=tuple(line(name, stroke) for name, stroke, _ in curves if found[name]),
+    return DrawnChart(
+        title=chart.title,
+        x_label=chart.x_label,
+        curves=tuple(map(draw, chart.curves)),
         x_ticks=tuple(
-            Tick(x(10.0**power), f"{10.0**power:g}") for power in range(x_low, x_high + 1)
+            Tick(across(10.0**power), f"{10.0**power:g}") for power in range(x_low, x_high + 1)
         ),
-        y_ticks=tuple(Tick(y(value), text) for value, text in y_ticks),
+        y_ticks=tuple(Tick(up(value), text) for value, text in y_ticks),
     )
 
 
 def _log10(value: float) -> float:
     # 0 has no place on a logarithmic axis; below 1e-7 a loss is the rounding of float32.
     return math.log10(max(value, 1e-7))
+
+
+# ------------------------------------------------------------------------------------------------
+# The histogram of distance ratios
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Generated images whose distance ratio is in [low, high)."""
+
+    low: float
+    high: float
+    copies: int
+    others: int
+
+
+def histogram(matches: Matches, threshold: float) -> list[Bin]:
+    """Counts of the distance ratio d1/d2 over [0, 1], in bins that part at the threshold."""
+    width = threshold / max(1, round(threshold / BIN_WIDTH))
+    edges = np.append(np.arange(0, 1 - width / 2, width), 1.0)
+    copies, others = (
+        np.histogram(matches.distance_ratio[rows], edges)[0].tolist()
+        for rows in (matches.memorized_distinct, ~matches.memorized_distinct)
+    )
+    low, high = edges[:-1].tolist(), edges[1:].tolist()
+    return [Bin(*values) for values in zip(low, high, copies, others, strict=True)]
+
+
+def count_ticks(bins: list[Bin]) -> list[int]:
+    """Round numbers from 0 to at least the largest count, for its axis: 3 to 6 of them."""
+    largest = max(bin.copies + bin.others for bin in bins)
+    for step in (factor * 10**power for power in range(19) for factor in (1, 2, 5)):
+        if step * 5 >= largest:
+            break
+    return list(range(0, max(largest, 2) + step, step))
+
+
+# ------------------------------------------------------------------------------------------------
+# Memorization ratios over a factor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A ratio to draw."""
+
+    x: float
+    ratio: float
+    low: float | None = None
+    """Interval of a measured ratio; a published one has none."""
+    high: float | None = None
+
+    @staticmethod
+    def measured(x: float, ratio: Proportion) -> "Sample":
+        return Sample(x, ratio.ratio, ratio.low, ratio.high)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve; told apart by its stroke and the shape of its marks, so that it survives print and
+    color blindness."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    stroke: Stroke = "solid"
+    is_published: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A sample in the drawing."""
+
+    x: float
+    y: float
+    top: float | None
+    """Ends of the interval; None for a published ratio."""
+    bottom: float | None
+    text: str
+    """What a pointer on it, or a screen reader, is told."""
+
+
+@dataclass(frozen=True)
+class RatioLine:
+    """A curve in the drawing."""
+
+    series: Series
+    marks: tuple[Mark, ...]
+
+    @property
+    def points(self) -> str:
+        """Of a polyline: "x,y x,y …"."""
+        return " ".join(f"{mark.x},{mark.y}" for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class RatioChart:
+    """Curves with their axes; the ratio runs up from 0 to 100 %."""
+
+    x_label: str
+    lines: tuple[RatioLine, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    level: Tick | None
+    """A horizontal line, such as 1 − ε, and its name."""
+    band: tuple[float, float] | None
+    """Ends of a vertical band, such as the interval of EMM."""
+    connected: bool
+    """Whether a line joins the marks of a curve."""
+
+
+def ratio_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    x_names: Sequence[str] | None = None,
+    top: float = 1.0,
+    level: tuple[float, str] | None = None,
+    band: tuple[float, float] | None = None,
+    connected: bool = True,
+) -> RatioChart:
+    """A chart of memorization ratios.
+
+    Args:
+        series: with at least one sample in all.
+        x_label: what runs to the right.
+        x_names: of x = 0, 1, …, evenly spaced. None: numbers above 0 on a logarithmic scale.
+        top: the ratio at the upper end, in (0, 1].
+        level: a ratio to draw a line at, and its name.
+        band: two x to shade between.
+        connected: join the samples of a series by a line; not where x are names of things that
+            have no order.
+    """
+    xs = sorted({sample.x for curve in series for sample in curve.samples})
+    if x_names is None:
+        left, right = math.log(xs[0]) - 0.15, math.log(xs[-1]) + 0.15
+        names = {x: f"{x:,g}" for x in xs}
+    else:
+        left, right = -0.5, len(x_names) - 0.5
+        names = {float(i): name for i, name in enumerate(x_names)}
+
+    def across(x: float) -> float:
+        position = x if x_names is not None else math.log(x)
+        return round(RATIO_WIDTH * (position - left) / (right - left), 1)
+
+    def up(ratio: float) -> float:
+        return round(RATIO_HEIGHT * (1 - ratio / top), 1)
+
+    def mark(curve: Series, sample: Sample) -> Mark:
+        return Mark(
+            x=across(sample.x),
+            y=up(sample.ratio),
+            top=None if sample.high is None else up(sample.high),
+            bottom=None if sample.low is None else up(sample.low),
+            text=f"{curve.name}, {names[sample.x]}: {percent(sample.ratio)} %",
+        )
+
+    return RatioChart(
+        x_label=x_label,
+        lines=tuple(
+            RatioLine(
+                curve,
+                tuple(mark(curve, s) for s in sorted(curve.samples, key=lambda s: s.x)),
+            )
+            for curve in series
+        ),
+        x_ticks=_apart([Tick(across(x), name) for x, name in sorted(names.items())]),
+        y_ticks=tuple(
+            Tick(up(share), f"{100 * share:g} %") for share in (top * i / 5 for i in range(6))
+        ),
+        level=None if level is None else Tick(up(level[0]), level[1]),
+        band=None if band is None else (across(band[0]), across(band[1])),
+        connected=connected,
+    )
+
+
+def _apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
+    """Those whose texts stay within the drawing and do not run into one before."""
+    kept: list[Tick] = []
+    end: float = -MARGINS[0]
+    for tick in ticks:
+        half = CHARACTER * len(tick.text) / 2
+        if tick.position - half >= end and tick.position + half <= RATIO_WIDTH + MARGINS[1]:
+            kept.append(tick)
+            end = tick.position + half + CHARACTER
+    return tuple(kept)

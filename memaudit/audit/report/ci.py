@@ -1,8 +1,9 @@
 """A scan in a few lines, for the pages of a CI system: JUnit XML and Markdown."""
 
+from dataclasses import fields
 from xml.etree import ElementTree
 
-from memaudit.audit.scan import ScanResult
+from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.wording import percent
 
@@ -24,8 +25,8 @@ def junit_xml(result: ScanResult) -> str:
         failures=str(int(failed)),
         errors=str(int(undecided)),
         skipped=str(int(decision is None)),
-        time=f"{result.timings['total']:.3f}",
-        timestamp=result.environment["finished"],
+        time=f"{result.timings.total:.3f}",
+        timestamp=result.environment.finished,
     )
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _facts(result).items():
@@ -35,7 +36,7 @@ def junit_xml(result: ScanResult) -> str:
         "testcase",
         classname=CASE[0],
         name=CASE[1],
-        time=f"{result.timings['total']:.3f}",
+        time=f"{result.timings.total:.3f}",
     )
     if failed or undecided:
         element = ElementTree.SubElement(
@@ -44,7 +45,7 @@ def junit_xml(result: ScanResult) -> str:
         facts = (f"{name}: {value}" for name, value in _facts(result).items())
         element.text = _text("\n".join(facts))
     elif decision is None:
-        ElementTree.SubElement(case, "skipped", message="no limit was given (--fail-above)")
+        ElementTree.SubElement(case, "skipped", message="no limit was given")
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
@@ -70,26 +71,29 @@ def markdown_summary(result: ScanResult) -> str:
 
 def headline(result: ScanResult) -> str:
     """The verdict, if there is one, and the share of copies."""
-    ratio = result.ratios["distinct"]
+    ratio = result.ratios.distinct
     counted = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
     return counted if result.decision is None else f"{result.decision.verdict}: {counted}"
 
 
 def _facts(result: ScanResult) -> dict[str, str]:
-    facts = {f"memorized, {rule}": _share(ratio) for rule, ratio in result.ratios.items()}
+    facts = {
+        f"memorized, {field.name}": _share(getattr(result.ratios, field.name))
+        for field in fields(result.ratios)
+    }
     if result.decision is not None:
         facts["limit"] = f"{percent(result.decision.limit)} %"
         facts["confidence"] = f"{100 * result.decision.confidence:g} %"
     facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
-    hashed = "SHA-256" if result.source["kind"] == "checkpoint" else "SHA-256 of the pixels"
-    facts["source"] = f"{result.source['path']} ({hashed} {result.source['sha256']})"
+    hashed = "SHA-256" if result.source.kind == "checkpoint" else "SHA-256 of the pixels"
+    facts["source"] = f"{result.source.path} ({hashed} {result.source.sha256})"
     facts["training images"] = (
         f"{len(result.data):,} of {result.data.source} (SHA-256 of the pixels "
         f"{result.data.fingerprint})"
     )
-    for warning in result.source.get("warnings", ()):
+    for warning in result.source.warnings:
         facts["warning"] = warning
-    facts["memaudit"] = result.environment["memaudit"]
+    facts["memaudit"] = result.environment.memaudit
     return facts
 
 

@@ -1,15 +1,15 @@
 """Reports side by side: the snapshots of a run, or the models of a sweep."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from memaudit.audit.report.folder import SCHEMA, is_sealed, plain, reports_in
+from memaudit.audit.report.folder import reports_in
+from memaudit.audit.report.schema import plain, read_report
 from memaudit.audit.statistics.intervals import Proportion
-from memaudit.errors import ConfigError, DataError
+from memaudit.errors import ConfigError
 from memaudit.wording import some
 
 Factor = Literal["images-seen", "size", "name"]
@@ -81,7 +81,7 @@ def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Compa
         ConfigError: by the images seen, where a report does not say how many.
     """
     files = {file.resolve(): file for path in paths for file in reports_in(path)}
-    reports = [read_report(file) for file in sorted(files.values())]
+    reports = [_compared(file) for file in sorted(files.values())]
     by = by or _varying(reports)
     if by == "images-seen":
         for report in reports:
@@ -96,52 +96,29 @@ def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Compa
     return Comparison(by, tuple(reports))
 
 
-def read_report(file: Path) -> ComparedReport:
-    """What a comparison takes from a report.json.
-
-    Raises:
-        DataError: it cannot be read, is of another version, or was changed after it was written.
-    """
-    try:
-        content = file.read_bytes()
-        report = json.loads(content)
-        if report["schema"] != SCHEMA:
-            raise DataError(
-                f"{file} is of the form {report['schema']}; this version of memaudit reads {SCHEMA}"
-                ". Scan again, or use the version that wrote it."
-            )
-        if not is_sealed(content):
-            raise DataError(
-                f"{file} was changed after it was written: its checksum is another. "
-                f"See `memaudit verify {file.parent}`, and leave it out."
-            )
-        provenance = report["source"].get("provenance") or {}
-        seen = provenance.get("images_seen")
-        ratio = report["ratios"]["distinct"]
-        return ComparedReport(
-            folder=file.parent,
-            source=report["source"]["path"],
-            images_seen=None if seen is None else int(seen),
-            num_images=int(report["data"]["num_images"]),
-            ratio=Proportion(
-                ratio["count"], ratio["total"], ratio["low"], ratio["high"], ratio["confidence"]
-            ),
-            interval=report["interval"],
-            verdict=report["verdict"],
-            num_leaking_images=report["num_leaking_images"],
-            rule={
-                "threshold": report["threshold_fraction"],
-                "duplicates within": f"{report['duplicate_rms']:g} gray levels",
-                "distances": report["space"]["unit"],
-                "mirror images": "searched" if report["search"]["flips"] else "not searched",
-                "confidence": f"{100 * report['confidence']:g} %",
-            },
-        )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{file} is no report of memaudit that can be read ({error}). Give folders that "
-            "`memaudit scan --out` wrote."
-        ) from error
+def _compared(file: Path) -> ComparedReport:
+    """What a comparison takes from a report.json."""
+    report = read_report(file)
+    seen = (
+        None if report.source.model is None else report.source.model.provenance.get("images_seen")
+    )
+    return ComparedReport(
+        folder=file.parent,
+        source=report.source.path,
+        images_seen=seen if isinstance(seen, int) else None,
+        num_images=report.data.num_images,
+        ratio=report.ratios.distinct,
+        interval=report.interval,
+        verdict=report.verdict,
+        num_leaking_images=report.num_leaking_images,
+        rule={
+            "threshold": str(report.threshold_fraction),
+            "duplicates within": f"{report.duplicate_rms:g} gray levels",
+            "distances": report.space.unit,
+            "mirror images": "searched" if report.search.flips else "not searched",
+            "confidence": f"{100 * report.confidence:g} %",
+        },
+    )
 
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from memaudit.audit.report.charts import RatioChart, Sample, Series, ratio_chart
 from memaudit.audit.report.comparison import ComparedReport, Comparison, Factor
-from memaudit.audit.report.curve_chart import Chart, Sample, Series, ratio_chart
 from memaudit.audit.report.curve_page import Section, render_curves, with_interval
 from memaudit.audit.report.folder import PAGE
 from memaudit.errors import ConfigError
@@ -128,7 +128,7 @@ def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ..
     return header, rows
 
 
-def _chart(curve: Sequence[Named], by: Factor, top: float) -> Chart | None:
+def _chart(curve: Sequence[Named], by: Factor, top: float) -> RatioChart | None:
     if by == "name":
         samples = [Sample.measured(i, report.ratio) for i, (_, report) in enumerate(curve)]
     else:

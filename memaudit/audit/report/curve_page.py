@@ -6,7 +6,7 @@ What it says comes from who makes it; how it looks is in the audit's templates, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memaudit.audit.report.curve_chart import HEIGHT, WIDTH, Chart
+from memaudit.audit.report.charts import RATIO_HEIGHT, RATIO_WIDTH, RatioChart
 from memaudit.audit.report.html import render_template
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.wording import percent
@@ -19,7 +19,7 @@ class Section:
     title: str
     text: tuple[str, ...]
     """Paragraphs."""
-    chart: Chart | None
+    chart: RatioChart | None
     header: tuple[str, ...]
     """Of the table; the first column names a row, the others are numbers or words."""
     rows: tuple[tuple[str, ...], ...]
@@ -48,8 +48,8 @@ def render_curves(
         lead=lead,
         sections=sections,
         intervals=intervals,
-        width=WIDTH,
-        height=HEIGHT,
+        width=RATIO_WIDTH,
+        height=RATIO_HEIGHT,
     )
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import memaudit
 from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
 from memaudit.audit.neighbors.units import rms_gray_levels
-from memaudit.audit.report.html import render_template
-from memaudit.audit.report.pictures import LARGEST_PICTURE, Picture, embed
+from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
 from memaudit.data.images import ImageSet
 from memaudit.files import atomic_write
 from memaudit.wording import short

@@ -1,30 +1,57 @@
 """The page of a report: one HTML file that needs no network and no JavaScript.
 
-What the page says is in templates/report.html.j2 and, section by section, in templates/report/; how
-it looks is in templates/report.css.
+What the page says of the ratio is in templates/report.html.j2 and, section by section, in
+templates/report/; what a diagnostic says comes from the diagnostic itself. How it looks is in
+templates/report.css.
 """
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from memaudit.audit.diagnostics.noise_and_return import ReturnTest
-from memaudit.audit.report.charts import charts
-from memaudit.audit.report.histogram import count_ticks, histogram
-from memaudit.audit.report.html import render_template
-from memaudit.audit.report.pairs import (
-    AMPLIFIED,
-    SHOWN_LEAKS,
-    attractor_rows,
-    leak_row,
-    pair,
-    rows_to_show,
+from memaudit.audit.diagnostics.section import (
+    Block,
+    Gallery,
+    Heading,
+    LineChart,
+    Paragraph,
+    Table,
+    join_tables,
 )
-from memaudit.audit.report.pictures import LARGEST_PICTURE
-from memaudit.audit.report.regenerate import sample_command
-from memaudit.audit.scan import ScanResult
+from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram
+from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
+from memaudit.audit.report.pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
+from memaudit.audit.report.schema import Report, plain
+from memaudit.audit.result import ScanResult
+from memaudit.audit.source import OPTIMUM
 from memaudit.audit.statistics.gate import fixed_sample_size
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.options import config_fields
 from memaudit.wording import duration
+
+BEFORE_DIAGNOSTICS = (
+    ("verdict", "Verdict"),
+    ("measured", "How it was measured"),
+    ("ratios", "Share of copies"),
+    ("controls", "Controls"),
+    ("pairs", "Closest pairs"),
+    ("edge", "Pairs at the threshold"),
+    ("leaks", "Training images that leak"),
+    ("sensitivity", "Other thresholds and radii"),
+)
+"""Sections with a template of their own, by name of the template and title. Those of diagnostics
+follow; a diagnostic with the title of one of these is shown in it."""
+AFTER_DIAGNOSTICS = (("provenance", "Provenance"), ("limits", "Limits of what is shown"))
+
+
+@dataclass(frozen=True)
+class RenderedBlock:
+    """A block of a section, ready for the template of its kind."""
+
+    kind: str
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -32,40 +59,44 @@ class Section:
     """A part of the page."""
 
     id: str
-    """Anchor, and name of its template in templates/report/."""
+    """Anchor."""
     title: str
-    """Heading, and entry of the contents."""
+    """Heading, and entry in the contents."""
+    template: str | None
+    """Name of a template in templates/report/, or None where only blocks are shown."""
+    blocks: tuple[RenderedBlock, ...]
+    """What diagnostics show there."""
 
 
-def render_page(result: ScanResult, report: dict[str, Any]) -> str:
+def render_page(result: ScanResult, report: Report) -> str:
     """The text of report.html.
 
     Args:
         result: what a scan found; its images and pairs are shown.
-        report: `report_dict(result)`, whose numbers are shown, with `files`: name → SHA-256.
+        report: the report that the page belongs to, whose numbers are shown.
     """
-    decision, optimality, returns = result.decision, result.optimality, result.return_test
+    decision = result.decision
     closest, edge = rows_to_show(result.matches)
-    bins = histogram(result.matches, float(result.config.threshold))
-    by_seed = result.source["kind"] == "checkpoint"
+    bins = histogram(result.matches, float(result.config.rule.threshold))
+    by_seed = result.source.kind == "checkpoint"
+    content = plain(report)
     return render_template(
         "report.html.j2",
-        report=report,
-        source=report["source"],
-        data=report["data"],
-        sampling=report["sampling"],
-        num_leaks=report["num_leaking_images"],
-        config=result.config,
+        report=content,
+        source=content["source"],
+        data=content["data"],
+        sampling=content["sampling"],
+        num_leaks=report.num_leaking_images,
+        rule=result.config.rule,
         space=result.space,
         findings=result.findings,
-        holdout=result.holdout,
-        authentic=result.authentic,
+        holdout=result.diagnostics.holdout,
         decision=decision,
-        headline=result.ratios["distinct"],
+        headline=result.ratios.distinct,
         sections=sections(result, has_edge=len(edge) > 0),
         by_seed=by_seed,
         generator="model" if by_seed else "generator",
-        finished=datetime.fromisoformat(result.environment["finished"]),
+        finished=datetime.fromisoformat(result.environment.finished),
         fixed_size=decision and fixed_sample_size(decision.limit, decision.confidence),
         closest=[pair(result, row) for row in closest],
         edge=[pair(result, row) for row in edge],
@@ -76,40 +107,93 @@ def render_page(result: ScanResult, report: dict[str, Any]) -> str:
         ticks=count_ticks(bins),
         leaks=[leak_row(result, leak) for leak in result.leaks[:SHOWN_LEAKS]],
         regenerate=sample_command(result, "SEED"),
-        returns=returns,
-        beyond=0 if returns is None else num_beyond_holdout(returns),
-        attractors=attractor_rows(result),
-        membership=result.membership,
-        optimality=optimality,
-        charts=[] if optimality is None else charts(optimality),
-        timings=[(step, duration(seconds)) for step, seconds in result.timings.items()],
+        timings=[(step.step, duration(step.seconds)) for step in result.timings.steps]
+        + [("total", duration(result.timings.total))],
+        file_hashes=[(file.name, file.sha256) for file in report.files],
+        packages=[(each.name, each.version) for each in result.environment.packages],
         reduced=max(result.data.image_shape[1:]) > LARGEST_PICTURE,
+    )
+
+
+def render_notebook(result: ScanResult, num_pairs: int = 4) -> str:
+    """A part of a notebook's page: the answer, the ratios, the closest pairs."""
+    closest, _ = rows_to_show(result.matches)
+    return render_template(
+        "notebook.html.j2",
+        summary=result.summary().splitlines(),
+        verdict=result.verdict,
+        ratios=[
+            ("distinct", result.ratios.distinct),
+            ("distinct, exact duplicates only", result.ratios.distinct_at_0),
+            ("published rule", result.ratios.paper),
+        ],
+        pairs=[pair(result, row) for row in closest[:num_pairs]],
     )
 
 
 def sections(result: ScanResult, *, has_edge: bool) -> list[Section]:
     """The sections that have something to show, in their order."""
+    blocks: dict[str, list[Block]] = {}
+    for _, diagnostic, found in result.diagnostics.results():
+        shown = diagnostic.section(found, result.page_context)
+        blocks.setdefault(diagnostic.title, []).extend(shown)
+    has_template = {"verdict": result.decision is not None, "edge": has_edge}
     listed = [
-        (result.decision, "verdict", "Verdict"),
-        (True, "measured", "How it was measured"),
-        (True, "ratios", "Share of copies"),
-        (True, "controls", "Controls"),
-        (True, "pairs", "Closest pairs"),
-        (has_edge, "edge", "Pairs at the threshold"),
-        (True, "leaks", "Training images that leak"),
-        (result.findings.classes, "classes", "Classes"),
-        (True, "sensitivity", "Other thresholds and radii"),
-        (result.return_test, "returns", "Noise and return"),
-        (result.membership, "membership", "Membership"),
-        (result.optimality, "optimum", "Against the optimum"),
-        (True, "provenance", "Provenance"),
-        (True, "limits", "Limits of what is shown"),
+        Section(id, title, id, _rendered(blocks.pop(title, ())))
+        for id, title in BEFORE_DIAGNOSTICS
+        if has_template.get(id, True)
     ]
-    return [Section(id, title) for present, id, title in listed if present]
+    last = [Section(id, title, id, ()) for id, title in AFTER_DIAGNOSTICS]
+    others = [
+        Section(title.lower().replace(" ", "-"), title, None, _rendered(shown))
+        for title, shown in blocks.items()
+        if shown
+    ]
+    return [*listed, *others, *last]
 
 
-def num_beyond_holdout(returns: ReturnTest) -> int:
-    """Training images returned to from more noise than any held-out image; 0 without any."""
-    if returns.holdout_sigma is None:
-        return 0
-    return sum(attractor.sigma > returns.holdout_sigma for attractor in returns.attractors)
+def _rendered(blocks: Iterable[Block]) -> tuple[RenderedBlock, ...]:
+    return tuple(map(_render, join_tables(list(blocks))))
+
+
+def _render(block: Block) -> RenderedBlock:
+    """A block with its charts drawn and its pictures embedded."""
+    match block:
+        case LineChart():
+            return RenderedBlock("chart", draw_line_chart(block))
+        case Gallery():
+            pictures = [(embed(each.image, each.alt), each.caption) for each in block.pictures]
+            return RenderedBlock("gallery", pictures)
+        case Table():
+            return RenderedBlock("table", block)
+        case Heading():
+            return RenderedBlock("heading", block.text)
+        case Paragraph():
+            return RenderedBlock("small" if block.is_small else "paragraph", block.text)
+
+
+def sample_command(result: ScanResult, seed: int | str) -> str | None:
+    """`memaudit sample …` for the image of a seed, quoted for a shell.
+
+    Args:
+        result: what a scan found.
+        seed: a number, or a word that stands for one.
+
+    Returns:
+        None where no such command exists: for given images, for a model that is not a file, and for
+        the optimum, whose command would have to name the part of the training images.
+    """
+    source, config = result.source, result.config
+    if source.model is None or source.path == OPTIMUM or source.model.format == "Python object":
+        return None
+    words = ["memaudit", "sample", source.path, "--seeds", str(seed)]
+    if source.model.arch is not None:
+        words += ["--arch", source.model.arch]
+    if config.class_index is not None:
+        words += ["--class", str(config.class_index)]
+    for name, field in config_fields(SamplerConfig).items():
+        value = asdict(config.sampler)[name]
+        if value != field.default:
+            words += [field.flag, str(value)]
+    words += ["--device", config.execution.device, "--out", f"seed-{seed}.png"]
+    return shlex.join(words)

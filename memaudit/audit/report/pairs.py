@@ -1,14 +1,13 @@
-"""What a report shows of its images: pairs, training images that leak, and attractors."""
+"""What a report shows of its images: pairs, and training images that leak."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.audit.diagnostics.noise_and_return import Attractor
 from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.neighbors.units import Space
-from memaudit.audit.report.pictures import Picture, embed
-from memaudit.audit.scan import ScanResult
+from memaudit.audit.report.html import Picture, embed
+from memaudit.audit.result import ScanResult
 from memaudit.wording import short
 
 CLOSEST_PAIRS = 48
@@ -16,9 +15,7 @@ CLOSEST_PAIRS = 48
 EDGE_PAIRS = 6
 """Pairs shown on each side of the threshold, where the closest ones do not reach it."""
 SHOWN_LEAKS = 120
-"""Leaking training images shown."""
-SHOWN_ATTRACTORS = 24
-"""Attractors shown. With these limits a page of 64×64 images stays under 10 MB."""
+"""Leaking training images shown. With these limits a page of 64×64 images stays under 10 MB."""
 SHOWN_KEYS = 8
 """Seeds, names or duplicates listed for a leak."""
 AMPLIFIED = 4
@@ -56,16 +53,6 @@ class LeakRow:
     """Of its closest copies, at most SHOWN_KEYS."""
     duplicates: tuple[str, ...]
     """Names of its duplicates in the training set, at most SHOWN_KEYS."""
-
-
-@dataclass(frozen=True)
-class AttractorRow:
-    """A training image that sampling returned to from its noised version."""
-
-    attractor: Attractor
-    leaks: bool
-    """Whether it is among the images that free sampling copied."""
-    picture: Picture
 
 
 def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
@@ -126,21 +113,6 @@ def leak_row(result: ScanResult, leak: Leak) -> LeakRow:
         keys=keys,
         duplicates=tuple(names[i] for i in result.duplicates.get(leak.index, ())[:SHOWN_KEYS]),
     )
-
-
-def attractor_rows(result: ScanResult) -> list[AttractorRow]:
-    """The first attractors of the return test, at most SHOWN_ATTRACTORS; none without the test."""
-    if result.return_test is None:
-        return []
-    leaking = {leak.index for leak in result.leaks}
-    return [
-        AttractorRow(
-            attractor,
-            attractor.index in leaking,
-            embed(result.data.images[attractor.index], f"Training image {short(attractor.name)}"),
-        )
-        for attractor in result.return_test.attractors[:SHOWN_ATTRACTORS]
-    ]
 
 
 def distance_text(space: Space, squared_distance: float) -> str:

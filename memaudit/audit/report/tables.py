@@ -28,9 +28,17 @@ class MatchTable:
 
 
 def matches_csv(table: MatchTable) -> str:
-    """One row a generated image: its seed or name, its neighbors, the verdict of each rule."""
+    """The text of matches.csv."""
+    columns = match_columns(table)
+    return _csv(columns, zip(*columns.values(), strict=True))
+
+
+def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
+    """The columns of matches.csv, with one row per generated image: its seed or name, its
+    neighbors, the verdict of each rule.
+    """
     matches = table.matches
-    columns: dict[str, Iterable[Any]] = {_key_column(table.keys): table.keys}
+    columns: dict[str, Sequence[Any]] = {_key_column(table.keys): table.keys}
     if table.class_index is not None:
         columns["class_index"] = table.class_index.tolist()
     columns |= {
@@ -51,7 +59,7 @@ def matches_csv(table: MatchTable) -> str:
             columns[f"squared_distance2_distinct_at_{radius:g}"] = near.squared_distance_distinct[
                 row
             ].tolist()
-    return _csv(columns, zip(*columns.values(), strict=True))
+    return columns
 
 
 def read_matches(text: str, rule: Rule) -> MatchTable:

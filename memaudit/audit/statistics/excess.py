@@ -1,4 +1,4 @@
-"""Copying beyond what the rule flags among held-out images, which are no copies."""
+"""The memorization ratio in excess of what the same rule flags without any copying."""
 
 import math
 from dataclasses import dataclass

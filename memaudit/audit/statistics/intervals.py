@@ -1,8 +1,10 @@
 """A fraction, or another number, with its interval."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scipy.special import betainccinv, betaincinv
+
+from memaudit.wording import percent
 
 
 @dataclass(frozen=True)
@@ -14,18 +16,22 @@ class Proportion:
     low: float
     high: float
     confidence: float
-    """The chance, at least, that an interval made this way holds the true probability."""
+    """Chance, at least, that an interval made this way holds the true probability."""
+    ratio: float = field(init=False)
+    """count / total, in [0, 1]."""
 
-    @property
-    def ratio(self) -> float:
-        """count / total, in [0, 1]."""
-        return self.count / self.total
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratio", self.count / self.total)
+
+    def __str__(self) -> str:
+        return f"{self.count:,} of {self.total:,}, {describe(self)}"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with an interval. The field that holds it says what it measures and how the interval
-    was made.
+    """A number with an interval.
+
+    The field that holds it says what it measures and how the interval was made.
     """
 
     value: float
@@ -74,3 +80,21 @@ def check_confidence(confidence: float) -> None:
     """Raise ValueError unless 0 < confidence < 1."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+
+
+def interval_text(interval: Proportion) -> str:
+    """Both ends, as `2.8 % to 3.5 %`."""
+    return f"{percent(interval.low)} % to {percent(interval.high)} %"
+
+
+def level_text(confidence: float) -> str:
+    """A confidence, as `95 %`."""
+    return f"{100 * confidence:g} %"
+
+
+def describe(ratio: Proportion) -> str:
+    """`3.1 % (95 % interval 2.8 % to 3.5 %)`; a count of 0 is an upper limit, not a zero."""
+    level = level_text(ratio.confidence)
+    if ratio.count == 0:
+        return f"at most {percent(ratio.high)} % ({level} interval)"
+    return f"{percent(ratio.ratio)} % ({level} interval {interval_text(ratio)})"

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memaudit.audit.report.curve_chart import Sample, Series, ratio_chart
+from memaudit.audit.report.charts import Sample, Series, ratio_chart
 from memaudit.audit.report.curve_page import Section, render_curves, with_interval
 from memaudit.experiments.emm.estimate import EMMEstimate
 from memaudit.experiments.emm.search import EMMResult, EMMSetup

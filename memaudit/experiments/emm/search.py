@@ -4,13 +4,13 @@ Each run is in a folder `size-<|D|>/` of its own. Sizes follow from what was mea
 finished runs are read: a search that was stopped repeats itself up to where it was, and continues.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memaudit.audit.report.folder import check_output_folder, reports_in
+from memaudit.audit.report.schema import read_report
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
@@ -34,7 +34,6 @@ from memaudit.experiments.emm.estimate import (
 from memaudit.experiments.train_and_scan import (
     RunPlan,
     RunResult,
-    read_ratio,
     train_and_scan_all,
 )
 from memaudit.progress import Progress, silent
@@ -206,20 +205,16 @@ def estimate_emm_from_reports(
     # What all scans must share, and at each size the training set; with a file that has it.
     shared: dict[str, dict[Any, Path]] = {}
     for file in files:
-        try:
-            report = json.loads(file.read_text(encoding="utf-8"))
-            ratio = read_ratio(report)
-            size = int(report["data"]["num_images"])
-            seen = int((report["source"].get("provenance") or {}).get("images_seen", 0))
-            shape = tuple(report["data"]["image_shape"])
-            shared.setdefault("judge by different thresholds", {})[report["threshold"]] = file
-            shared.setdefault("are of images of different shapes", {})[shape] = file
-            shared.setdefault(f"are of different training sets of {size:,} images", {})[
-                report["data"]["fingerprint"]
-            ] = file
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file} is not a readable memaudit report ({error}).") from error
-        by_size.setdefault(size, []).append((seen, ratio))
+        report = read_report(file)
+        size, model = report.data.num_images, report.source.model
+        seen = 0 if model is None else model.provenance.get("images_seen", 0)
+        for difference, value in (
+            ("judge by different thresholds", report.threshold),
+            ("are of images of different shapes", report.data.image_shape),
+            (f"are of different training sets of {size:,} images", report.data.fingerprint),
+        ):
+            shared.setdefault(difference, {})[value] = file
+        by_size.setdefault(size, []).append((seen, report.ratios.paper))
     for difference, found in shared.items():
         if len(found) > 1:
             listed = ", ".join(f"{value} in {file}" for value, file in found.items())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from memaudit.audit.report.curve_chart import Chart, Sample, Series, Stroke, ratio_chart
+from memaudit.audit.report.charts import RatioChart, Sample, Series, Stroke, ratio_chart
 from memaudit.audit.report.curve_page import Section, render_curves, with_interval
 from memaudit.errors import DataError
 from memaudit.experiments.paper.recipes import FactorLevel, Recipe, find_recipe
@@ -112,7 +112,7 @@ def _make_published_section(recipe: Recipe) -> list[Section]:
 
 def _draw_chart(
     recipe: Recipe, results: Sequence[RecipeResult], *, with_published: bool
-) -> Chart | None:
+) -> RatioChart | None:
     """Draw ratios over |D| with a curve per value if there are few, else over the values with a
     curve per size."""
     measured_values = {result.value for result in results}

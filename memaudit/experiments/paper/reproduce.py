@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from memaudit.audit.environment import describe_environment
@@ -293,8 +294,8 @@ def _make_result(point: RecipePoint, run: RunResult, device: str) -> RecipeResul
         training_seconds=run.training_seconds,
         scan_seconds=run.scan_seconds,
         images_seen=run.images_seen,
-        device=environment["device"],
-        finished=environment["finished"],
+        device=environment.device,
+        finished=environment.finished,
     )
 
 
@@ -309,11 +310,8 @@ def read_results(folder: Path) -> list[RecipeResult]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
-            fields = json.loads(line)
-            for name in ("highest", "last"):
-                fields[name] = Proportion(**fields[name])
-            result = RecipeResult(**fields)
-        except (TypeError, ValueError, KeyError) as error:
+            result = msgspec.json.decode(line, type=RecipeResult)
+        except ValueError as error:
             raise DataError(f"Line {number} of {path} is not a result ({error}).") from error
         latest[result.key] = result
     return list(latest.values())

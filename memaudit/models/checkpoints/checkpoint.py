@@ -19,7 +19,7 @@ class Checkpoint:
     """`class_name` and the constructor's keywords, as in EDM; empty for a model of another make."""
     provenance: dict[str, Any]
     """What the file says about its training, as plain JSON values. Shown, never acted on."""
-    sha256: str
+    sha256: str | None
     """SHA-256 of the very bytes that were opened."""
     format: str
     """Name of the format, such as "EDM snapshot"."""
@@ -70,7 +70,7 @@ class CheckpointInfo:
 
     path: str
     num_bytes: int
-    sha256: str
+    sha256: str | None
     container: str
     """safetensors, torch zip, torch stream, pickle or diffusers folder."""
     globals: tuple[str, ...]

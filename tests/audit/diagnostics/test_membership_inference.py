@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from memaudit.audit.diagnostics.membership_inference import MembershipConfig, membership
+from memaudit.audit.diagnostics.membership_inference import MembershipConfig, infer_membership
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
@@ -22,7 +22,7 @@ def draw(seed: int, num_images: int, **more) -> ImageSet:
 
 def test_the_optimum_gives_every_training_image_away():
     train, holdout = draw(0, 60), draw(1, 80)
-    found = membership(ClosedFormOptimum(train.images), train, holdout, config=CONFIG)
+    found = infer_membership(ClosedFormOptimum(train.images), train, holdout, config=CONFIG)
     assert found.auc == 1
     assert (found.tpr.count, found.tpr.total) == (60, 60)
     assert (found.fpr.count, found.fpr.total) == (4, 80)
@@ -31,7 +31,7 @@ def test_the_optimum_gives_every_training_image_away():
 
 def test_a_model_that_saw_neither_set_does_no_better_than_the_false_positive_rate():
     stranger = ClosedFormOptimum(draw(2, 100).images)
-    found = membership(stranger, draw(3, 400), draw(4, 400), config=CONFIG)
+    found = infer_membership(stranger, draw(3, 400), draw(4, 400), config=CONFIG)
     assert found.tpr.low < 0.05 < found.tpr.high + 0.03
     assert found.auc == pytest.approx(0.5, abs=0.08)
     assert found.fpr.ratio == 0.05
@@ -41,7 +41,7 @@ def test_a_conditional_model_is_asked_with_the_labels():
     train = draw(5, 20, labels=np.arange(20) % 2)
     holdout = draw(6, 20, labels=np.arange(20) % 2)
     model = ClosedFormOptimum(train.images, train.labels)
-    assert membership(model, train, holdout, config=CONFIG).auc == 1
+    assert infer_membership(model, train, holdout, config=CONFIG).auc == 1
 
 
 def test_too_few_controls_are_refused_with_the_number_needed():
@@ -49,9 +49,9 @@ def test_too_few_controls_are_refused_with_the_number_needed():
     model = ClosedFormOptimum(train.images)
     config = replace(CONFIG, max_fpr=0.01)
     with pytest.raises(ConfigError, match="at least 100 held-out images, but 99 are used"):
-        membership(model, train, draw(8, 99), config=config)
+        infer_membership(model, train, draw(8, 99), config=config)
     with pytest.raises(ConfigError, match="but 60 are used"):
-        membership(model, train, draw(8, 200), config=replace(config, num_images=60))
+        infer_membership(model, train, draw(8, 200), config=replace(config, num_images=60))
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_the_model_is_asked_in_float32_throughout():
             allowed.append(torch.backends.cudnn.allow_tf32)
             return super().__call__(x, sigma, class_labels)
 
-    membership(Watched(train.images), train, holdout, config=CONFIG)
+    infer_membership(Watched(train.images), train, holdout, config=CONFIG)
     assert allowed and not any(allowed)

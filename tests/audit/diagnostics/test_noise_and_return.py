@@ -185,7 +185,7 @@ def test_images_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("sigmas", ()), ("sigmas", (0.0,)), ("num_images", 0), ("num_noises", 0), ("confidence", 1.0)],
+    [("sigmas", ()), ("sigmas", (0.0,)), ("num_images", 0), ("num_noises", 0)],
 )
 def test_options_that_make_no_sense_are_refused(option: str, value: object):
     with pytest.raises(ConfigError, match=option):

@@ -12,6 +12,7 @@ from memaudit.audit.diagnostics.optimality import Optimality, OptimalityConfig, 
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.execution import Execution
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler import karras_sigmas
 from memaudit.models.sampler_config import SamplerConfig
@@ -143,7 +144,7 @@ def test_batches_and_a_given_index_change_nothing(train, of_optimum):
         Wiener(train.images),
         train,
         index=NeighborIndex(train.images),
-        config=replace(few, batch_size=7),
+        config=replace(few, execution=Execution(batch_size=7)),
     )
     assert one.agreement == other.agreement
     for a, b in zip(one.at_sigma, other.at_sigma, strict=True):
@@ -185,7 +186,7 @@ def test_images_that_do_not_fit_the_model_are_refused(train):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("num_images", 1), ("num_trajectories", 1), ("confidence", 1.0), ("batch_size", 0)],
+    [("num_images", 1), ("num_trajectories", 1), ("confidence", 1.0)],
 )
 def test_options_that_make_no_sense_are_refused(option, value):
     with pytest.raises(ConfigError, match=option):

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from memaudit.audit.report.comparison import compare_reports, comparison_dict, read_report
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.report.charts import RATIO_HEIGHT
+from memaudit.audit.report.comparison import compare_reports, comparison_dict
 from memaudit.audit.report.comparison_page import render_comparison, write_comparison
-from memaudit.audit.report.curve_chart import HEIGHT
 from memaudit.audit.report.folder import write_report
-from memaudit.audit.scan import ScanConfig, ScanResult, scan
+from memaudit.audit.result import ScanResult
+from memaudit.audit.scan import scan
+from memaudit.audit.source import ModelFacts
 from memaudit.cli.main import cli
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
@@ -37,15 +41,18 @@ def make_report(tmp_path: Path) -> MakeReport:
         *,
         size: int = 30,
         images_seen: int | None = None,
-        **config: Any,
+        fail_above: float | None = None,
+        **rule: Any,
     ) -> Path:
         train = ImageSet(images(size, 0), list(map(str, range(size))), source="train")
         pixels = np.concatenate([train.images[:copies], images(20 - copies, 1)])
         generated = ImageSet(pixels, list(map(str, range(20))), source="generated")
-        result: ScanResult = scan(generated, train, config=ScanConfig(**config))
+        config = ScanConfig(fail_above=fail_above, rule=Rule(**rule))
+        result: ScanResult = scan(generated, train, config=config)
         if images_seen is not None:
             provenance = {"images_seen": images_seen, "num_images": size}
-            result = replace(result, source={**result.source, "provenance": provenance})
+            model = ModelFacts("native", None, {}, provenance, None)
+            result = replace(result, source=replace(result.source, model=model))
         write_report(result, tmp_path / name)
         return tmp_path / name
 
@@ -58,7 +65,7 @@ def run(*args: object) -> Result:
 
 def test_a_report_is_read_as_it_was_written(make_report: MakeReport):
     folder = make_report("a", 7, images_seen=5000, fail_above=0.1)
-    found = read_report(folder / "report.json")
+    (found,) = compare_reports([folder / "report.json"]).reports
     written = json.loads((folder / "report.json").read_text())
     assert found.folder == folder and found.source == "generated"
     assert (found.images_seen, found.num_images, found.num_leaking_images) == (5000, 30, 7)
@@ -130,12 +137,12 @@ def test_what_is_no_report_is_refused(make_report: MakeReport, tmp_path: Path):
     path.write_text(text.replace('"count": 1,', '"count": 0,', 1))
     with pytest.raises(DataError, match="was changed after it was written"):
         compare_reports([path])
-    path.write_text(text.replace("memaudit.report/1", "memaudit.report/9"))
-    with pytest.raises(DataError, match="memaudit.report/9; this version of memaudit reads"):
+    path.write_text(text.replace("memaudit.report/2", "memaudit.report/9"))
+    with pytest.raises(DataError, match="memaudit.report/9', and this version of memaudit reads"):
         compare_reports([path])
     for broken in ("", "[1]", "{}", "\udcff"):
         path.write_bytes(broken.encode(errors="surrogateescape"))
-        with pytest.raises(DataError, match="is no report of memaudit"):
+        with pytest.raises(DataError, match="is not a readable memaudit report"):
             compare_reports([path])
 
 
@@ -166,7 +173,7 @@ def test_the_axis_fits_the_ratios(make_report: MakeReport):
         assert f'text-anchor="end">{tick}</text>' in text
     assert 'text-anchor="end">100 %' not in text
     # 1 of 20 on an axis up to 50 %.
-    assert f'cy="{HEIGHT * 0.9}"' in text
+    assert f'cy="{RATIO_HEIGHT * 0.9}"' in text
 
 
 def test_the_command_shows_a_table_and_writes_a_page(make_report: MakeReport, tmp_path: Path):

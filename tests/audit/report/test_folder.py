@@ -4,8 +4,10 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -14,18 +16,14 @@ from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report import folder as report_module
-from memaudit.audit.report.folder import (
-    check_output_folder,
-    parse_ranges,
-    ranges,
-    report_dict,
-    write_report,
-)
+from memaudit.audit.report.folder import check_output_folder, write_report
+from memaudit.audit.report.schema import make_report, plain
 from memaudit.audit.report.tables import MatchTable, matches_csv, read_matches
-from memaudit.audit.scan import ScanResult
+from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.cli.options import SeedList
 from memaudit.errors import ConfigError
+from memaudit.wording import parse_ranges, ranges
 
 Make = Callable[..., ScanResult]
 
@@ -37,8 +35,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_the_report_has_what_other_programs_rely_on(make_result: Make):
     result = make_result()
-    report = json.loads(json.dumps(report_dict(result), allow_nan=False))
-    assert report["schema"] == "memaudit.report/1"
+    report = json.loads(json.dumps(plain(make_report(result)), allow_nan=False))
+    assert report["schema"] == "memaudit.report/2"
     assert report["verdict"] is None
     for rule in ("paper", "distinct"):
         assert report["ratios"][rule].keys() == {
@@ -51,10 +49,12 @@ def test_the_report_has_what_other_programs_rely_on(make_result: Make):
         }
     assert report["ratios"]["distinct"]["count"] == 20
     assert report["num_leaking_images"] == 20
+    assert report["diagnostics"]["richness"]["num_leaking"] == 20
+    assert report["diagnostics"]["holdout"] is None
     assert report["num_degenerate"] == 0
     assert report["threshold"] == 1 / 3 and report["threshold_fraction"] == "1/3"
     assert report["duplicate_rms"] == 8
-    assert report["source"]["sha256"] == result.source["sha256"]
+    assert report["source"]["sha256"] == result.source.sha256
     assert report["data"]["fingerprint"] == result.data.fingerprint
     assert report["data"]["num_images"] == 60
 
@@ -90,7 +90,9 @@ def test_ratios_and_intervals_follow_from_the_tables(make_result: Make, tmp_path
 
 def test_the_report_holds_the_hashes_of_its_files(make_result: Make, tmp_path: Path):
     write_report(make_result(), str(tmp_path))  # a str will do, as for whatever is opened
-    files = json.loads((tmp_path / "report.json").read_text())["files"]
+    stated = json.loads((tmp_path / "report.json").read_text())["files"]
+    files = {file["name"]: file["sha256"] for file in stated}
+    assert len(files) == len(stated)
     assert files.keys() == {"matches.csv", "leaks.csv", "report.html"}
     for name, digest in files.items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
@@ -101,14 +103,14 @@ def test_a_failure_midway_leaves_no_report(
     make_result: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write_report(make_result(copies=3), tmp_path)
-    write = report_module._write
+    write = report_module.atomic_write
 
-    def failing(path: Path, content: bytes) -> None:
+    def failing(path: Path) -> AbstractContextManager[IO[bytes]]:
         if path.name == "leaks.csv":
             raise OSError("No space left on device")
-        write(path, content)
+        return write(path)
 
-    monkeypatch.setattr(report_module, "_write", failing)
+    monkeypatch.setattr(report_module, "atomic_write", failing)
     with pytest.raises(OSError, match="No space"):
         write_report(make_result(), tmp_path)
     assert not (tmp_path / "report.json").exists()
@@ -125,7 +127,7 @@ def test_a_folder_is_checked_before_anything_is_done(make_result: Make, tmp_path
     check_output_folder(new)
     assert new.is_dir() and not list(new.iterdir())
     write_report(make_result(), new)
-    with pytest.raises(ConfigError, match="already holds a report.*--overwrite"):
+    with pytest.raises(ConfigError, match="already holds a report.*overwrite"):
         check_output_folder(new)
     check_output_folder(new, overwrite=True)
 
@@ -151,7 +153,7 @@ def test_a_sampled_report_names_seeds_and_infinities_in_strict_json(
         raise AssertionError(f"{constant} is no JSON")
 
     report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
-    assert report["source"]["config"]["sigma_max"] == "inf"
+    assert report["source"]["model"]["config"]["sigma_max"] == "inf"
     assert report["sampling"]["seeds"] == "100-107"
     assert report["sampling"]["sampler"]["num_steps"] == 18
     assert report["sampling"]["sampler"]["S_max"] == "inf"

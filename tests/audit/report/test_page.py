@@ -13,13 +13,23 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from memaudit.audit.report.charts import HEIGHT, WIDTH, charts
-from memaudit.audit.report.folder import report_dict, write_report
-from memaudit.audit.report.histogram import Bin, count_ticks, histogram
-from memaudit.audit.report.page import render_page
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.registry import DIAGNOSTICS
+from memaudit.audit.diagnostics.section import LineChart
+from memaudit.audit.report.charts import (
+    HEIGHT,
+    WIDTH,
+    Bin,
+    count_ticks,
+    draw_line_chart,
+    histogram,
+)
+from memaudit.audit.report.folder import write_report
+from memaudit.audit.report.page import render_page, sample_command
 from memaudit.audit.report.pairs import rows_to_show
-from memaudit.audit.report.regenerate import sample_command
-from memaudit.audit.scan import ScanConfig, ScanResult, scan
+from memaudit.audit.report.schema import make_report
+from memaudit.audit.result import ScanResult
+from memaudit.audit.scan import scan
 from memaudit.audit.source import optimum_of
 from memaudit.cli.main import cli
 from memaudit.data.images import ImageSet
@@ -33,7 +43,7 @@ Make = Callable[..., ScanResult]
 
 
 def page_of(result: ScanResult) -> str:
-    return render_page(result, report_dict(result) | {"files": {}})
+    return render_page(result, make_report(result))
 
 
 def random_images(num_images: int, size: int, seed: int = 0) -> ImageSet:
@@ -82,37 +92,58 @@ def test_a_verdict_comes_first_with_its_reason_and_evidence(
 
 def test_contents_and_headings_are_the_same_in_the_same_order(whole_result: ScanResult):
     text = page_of(whole_result)
-    contents = re.findall(r'<li><a href="#(\w+)">([^<]+)</a></li>', text)
-    headings = re.findall(r'<h2 id="(\w+)-title">([^<]+)</h2>', text)
+    contents = re.findall(r'<li><a href="#([\w-]+)">([^<]+)</a></li>', text)
+    headings = re.findall(r'<h2 id="([\w-]+)-title">([^<]+)</h2>', text)
     assert contents == headings
     assert len(contents) == len(set(contents)) == 13
 
 
 def test_a_section_without_anything_to_show_is_absent(make_result: Make):
     text = page_of(make_result())
-    for absent in ("verdict", "edge", "classes", "returns", "membership", "optimum"):
+    for absent in (
+        "verdict",
+        "edge",
+        "classes",
+        "noise-and-return",
+        "membership",
+        "against-the-optimum",
+    ):
         assert f'id="{absent}"' not in text
         assert f'href="#{absent}"' not in text
 
 
 def test_held_out_images_give_floor_and_excess(whole_result: ScanResult, make_result: Make):
     text = page_of(whole_result)
-    assert "among 100 held-out images" in text
-    assert "Excess over the floor" in text and "C<sub>T</sub>" in text
+    assert "applied to 100 held-out images" in text
+    assert "Excess over the floor" in text and "C_T" in text
     assert "was measured on held-out images" in text
     text = page_of(make_result())
     assert "was not measured here" in text and "AuthPct" in text
 
 
+def test_how_many_more_leak_stands_before_the_table_of_those_that_do(whole_result: ScanResult):
+    text = page_of(whole_result)
+    section = text[text.index('<section id="leaks"') :]
+    section = section[: section.index("</section>")]
+    order = ["are the nearest neighbor of a copy", "More samples may bring out more", "<table"]
+    assert sorted(map(section.index, order)) == [section.index(part) for part in order]
+
+
+def test_no_line_ends_before_a_percent_sign(whole_result: ScanResult):
+    words = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page_of(whole_result), flags=re.DOTALL)
+    sections = words[words.index("Each class is compared") :]
+    assert re.findall(r".{20}\d %", sections[: sections.index("The same in numbers")]) == []
+
+
 def test_attractors_are_told_from_the_leaks_of_free_sampling(whole_result: ScanResult):
-    attractors = whole_result.return_test.attractors
+    attractors = whole_result.diagnostics.noise_and_return.attractors
     leaking = {leak.index for leak in whole_result.leaks}
     unseen = sum(attractor.index not in leaking for attractor in attractors[:24])
     text = page_of(whole_result)
     assert text.count("not among the leaks above") == unseen > 0
     assert f"24 of {len(attractors)}" in text
     assert "40 training images were returned to from more noise than any held-out image" in text
-    assert "from 100 held-out ones" in text and "no part in the verdict" in text
+    assert "from 100 held-out ones" in text and "does not enter the verdict" in text
 
 
 def test_features_are_neither_exact_nor_gray_levels(feature_result: ScanResult):
@@ -148,7 +179,7 @@ def test_the_seed_of_a_copy_generates_it_again(tmp_path: Path):
     sampler = SamplerConfig(
         num_steps=3, sigma_min=0.01, sigma_max=50, S_churn=2, S_max=40, solver="euler"
     )
-    config = ScanConfig(seeds=(7, 8, 9), sampler=sampler, class_index=2, optimum_images=0)
+    config = ScanConfig(seeds=(7, 8, 9), sampler=sampler, class_index=2, without=("optimality",))
     result = scan(open_checkpoint(path), random_images(10, 8), config=config)
     command = sample_command(result, "SEED")
     assert command is not None
@@ -251,14 +282,21 @@ def test_the_curves_against_the_optimum_are_drawn_and_told_in_numbers():
     result = scan(optimum_of(train), train, holdout=held, config=ScanConfig(seeds=tuple(range(12))))
     text = page_of(result)
     assert "for 12 of 12 seeds" in text
-    losses, distances, gap = charts(result.optimality)
-    assert [len(chart.lines) for chart in (losses, distances, gap)] == [3, 3, 1]
-    for line in losses.lines:
-        points = [tuple(map(float, point.split(","))) for point in line.points.split()]
+    shown = DIAGNOSTICS["optimality"].section(result.diagnostics.optimality, result.page_context)
+    losses, distances, gap = (
+        draw_line_chart(block) for block in shown if isinstance(block, LineChart)
+    )
+    assert [len(chart.curves) for chart in (losses, distances, gap)] == [3, 3, 1]
+    for chart in (losses, distances, gap):
+        assert f"{chart.title}, by noise level" in text
+        for curve in chart.curves:
+            assert f'points="{curve.points}"' in text and f'points="{curve.band}"' in text
+    for curve in losses.curves:
+        points = [tuple(map(float, point.split(","))) for point in curve.points.split()]
         assert len(points) == 18
         assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
     # The optimum's own MemGap is 1: a third of the way down an axis from 2 to -1.
-    heights = {point.split(",")[1] for point in gap.lines[0].points.split()}
+    heights = {point.split(",")[1] for point in gap.curves[0].points.split()}
     assert heights == {f"{HEIGHT / 3:.1f}"}
 
 
@@ -390,6 +428,7 @@ def test_it_prints_and_nothing_is_folded_away(
 
 def test_the_command_names_the_architecture_of_bare_weights(make_result: Make):
     result = make_result(sampled=True)
-    source = {**result.source, "arch": "cifar10-ddpmpp-edm"}
+    model = replace(result.source.model, arch="cifar10-ddpmpp-edm")
+    source = replace(result.source, model=model)
     assert "--arch cifar10-ddpmpp-edm" in str(sample_command(replace(result, source=source), 100))
     assert "--arch" not in str(sample_command(result, 100))

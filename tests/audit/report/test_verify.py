@@ -1,18 +1,23 @@
 """A report is checked against itself, byte for byte."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, sealed, write_report
+from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, write_report
+from memaudit.audit.report.schema import CHECKSUM, is_sealed
 from memaudit.audit.report.verify import verify_report
-from memaudit.audit.scan import ScanResult, scan
+from memaudit.audit.result import ScanResult
+from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
+from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
 from memaudit.data.subsets import select_images
@@ -78,14 +83,123 @@ def test_a_missing_file_is_noticed(folder: Path, name: str):
     assert name in failed(folder)
 
 
+def forge(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change report.json and make its checksum anew."""
+    report = json.loads((folder / REPORT).read_bytes())
+    change(report)
+    del report[CHECKSUM]
+    content = (json.dumps(report, indent=2) + "\n").encode()
+    report[CHECKSUM] = hashlib.sha256(content).hexdigest()
+    content = (json.dumps(report, indent=2) + "\n").encode()
+    assert is_sealed(content)
+    (folder / REPORT).write_bytes(content)
+
+
 def test_a_forged_verdict_does_not_follow_from_the_matches(folder: Path):
     """Even where the forger makes the checksums anew."""
-    report = json.loads((folder / REPORT).read_bytes())
-    del report["sha256"]
-    report["verdict"] = report["gate"]["verdict"] = "PASS"
-    report["ratios"]["distinct"]["count"] = 0
-    (folder / REPORT).write_bytes(sealed(report))
+
+    def forger(report: dict[str, Any]) -> None:
+        report["verdict"] = report["gate"]["verdict"] = "PASS"
+        report["ratios"]["distinct"].update(count=0, ratio=0.0)
+
+    forge(folder, forger)
     assert failed(folder) == ["ratios and verdict"]
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "gate": lambda report: report["gate"].update(evidence_above=1.0),
+    "ratios": lambda report: report["ratios"]["paper"].update(low=0.0),
+    "interval": lambda report: report.update(interval="mixture sequence"),
+    "num_degenerate": lambda report: report.update(num_degenerate=3),
+    "num_leaking_images": lambda report: report.update(num_leaking_images=1),
+    "sensitivity": lambda report: report["sensitivity"].pop(),
+    "richness": lambda report: report["diagnostics"]["richness"]["chao1"].update(value=1.0),
+    "richness gone": lambda report: report["diagnostics"].update(richness=None),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_whatever_follows_from_the_matches_is_computed_again(folder: Path, name: str):
+    forge(folder, FORGED[name])
+    (check,) = [check for check in verify_report(folder).checks if not check.passed]
+    assert check.name == "ratios and verdict"
+    assert name.split()[0] in check.detail
+
+
+def test_a_diagnostic_by_class_is_computed_again(whole_result: ScanResult, tmp_path: Path):
+    write_report(whole_result, tmp_path)
+    assert failed(tmp_path) == []
+    forge(tmp_path, lambda report: report["diagnostics"]["classes"][1].update(p_adjusted=1.0))
+    (check,) = [check for check in verify_report(tmp_path).checks if not check.passed]
+    assert check.detail.endswith("classes")
+
+
+def test_a_diagnostic_that_was_left_out_is_not_missed(make_result: Make, tmp_path: Path):
+    result = make_result()
+    generated = ImageSet(result.generated, list(map(str, result.keys)), source="generated")
+    config = ScanConfig(without=("richness", "authentic"))
+    write_report(scan(generated, result.data, config=config), tmp_path)
+    assert failed(tmp_path) == []
+    forge(tmp_path, lambda report: report.update(without=["authentic"]))
+    (check,) = [check for check in verify_report(tmp_path).checks if not check.passed]
+    assert check.detail.endswith("richness")
+
+
+def test_a_ratio_that_is_not_its_count_is_refused(folder: Path):
+    """It is not read but computed, so that a forged one would be gone before it is compared."""
+    forge(folder, lambda report: report["ratios"]["distinct"].update(ratio=0.0))
+    (check,) = verify_report(folder).checks
+    assert not check.passed and "fields or values that no report has" in check.detail
+
+
+def test_a_report_of_another_version_says_which(folder: Path):
+    forge(folder, lambda report: report.update(schema="memaudit.report/1"))
+    (check,) = verify_report(folder).checks
+    assert not check.passed
+    assert "its schema is 'memaudit.report/1'" in check.detail
+    assert "reads 'memaudit.report/2'" in check.detail
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a share of nothing": lambda report: report["ratios"]["paper"].update(total=0),
+    "a number without a float": lambda report: report["ratios"]["paper"].update(count=10**400),
+    "a threshold above 1": lambda report: report.update(threshold_fraction="4/3"),
+    "a radius below 0": lambda report: report.update(duplicate_rms=-1.0),
+    "a confidence of nothing": lambda report: report.update(confidence="nan"),
+    "a limit of 0": lambda report: report.update(fail_above=0.0),
+    "too few training images": lambda report: report["data"].update(num_images=1),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_report_fails_and_does_no_more(folder: Path, name: str):
+    forge(folder, HOSTILE[name])
+    assert failed(folder)
+
+
+@pytest.mark.parametrize("name", [MATCHES, LEAKS])
+@pytest.mark.parametrize(
+    "cell", ["9" * 30, "-5", "1e9", "nan", "", '"', "\0", "x" * 200_000, "\udcff", "٣"]
+)
+def test_a_hostile_table_fails_and_does_no_more(folder: Path, name: str, cell: str):
+    """One cell at a time, of the first row."""
+    header, row, *rest = (folder / name).read_text().splitlines()
+    for column in range(len(row.split(","))):
+        cells = row.split(",")
+        cells[column] = cell
+        text = "\n".join([header, ",".join(cells), *rest]) + "\n"
+        (folder / name).write_bytes(text.encode(errors="surrogatepass"))
+        content = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        forge(
+            folder,
+            lambda report, content=content: [
+                file.update(sha256=content) for file in report["files"] if file["name"] == name
+            ],
+        )
+        result = verify_report(folder)
+        # Which neighbor is the second, names and duplicates do not follow from the distances.
+        if cell != "-5" and header.split(",")[column] not in ("name", "names", "duplicates"):
+            assert not result.passed
 
 
 def test_a_folder_without_a_report_is_an_error(tmp_path: Path):
@@ -117,7 +231,7 @@ def test_source_and_data_are_held_against_the_report(tmp_path: Path):
     np.savez(whole, images=images)
     np.savez(tmp_path / "changed.npz", images=images ^ 1)
     part = select_images(open_images(whole), Selection(size=20, subset="random"))
-    options = ScanConfig(seeds=(3, 4), optimum_images=0)
+    options = ScanConfig(seeds=(3, 4), without=("optimality",))
     write_report(scan(open_checkpoint(model), part, config=options), tmp_path / "report")
     folder = tmp_path / "report"
     assert failed(folder, source=model, data=whole) == []

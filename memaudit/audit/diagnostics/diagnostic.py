@@ -1,0 +1,185 @@
+"""What a diagnostic is: a number, a test or a curve that stands beside the memorization ratio.
+
+A diagnostic never sets the verdict. It is one file of this package, which ends in a `Diagnostic`,
+and one line of `registry.py`. From these come its place in a scan, in `report.json` and its schema,
+in the terminal, on the page and in `memaudit verify`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.section import Block, Table
+from memaudit.audit.memorization.findings import Findings
+from memaudit.audit.memorization.matches import Matches, match_images
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.data.images import ImageSet
+from memaudit.models.denoiser import Denoiser
+from memaudit.progress import Progress, silent
+
+Result = TypeVar("Result")
+
+Need = Literal["images", "model", "pixels", "holdout", "classes"]
+"""What a diagnostic may need:
+
+- `images`: the generated and the training images. Without it only the matches are used, and
+  `memaudit verify` computes the result again from a report.
+- `model`: a model, not images that were generated elsewhere.
+- `pixels`: distances between pixels, not between features.
+- `holdout`: images like the training images that the model never saw.
+- `classes`: the class that each image was generated for.
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a scan holds before it samples."""
+
+    config: ScanConfig
+    data: ImageSet
+    """The training images."""
+    holdout: ImageSet | None
+    """Images like them that the model never saw."""
+    model: Denoiser | None
+    """None where the images are given."""
+    open_index: Callable[[], NeighborIndex]
+    """Opens the index of the training images' pixels as they are, once."""
+    progress: Progress = silent
+
+    @property
+    def given_model(self) -> Denoiser:
+        """The model, for a diagnostic that requires one."""
+        if self.model is None:
+            raise RuntimeError("the diagnostic does not say that it requires `model`")
+        return self.model
+
+    @property
+    def given_holdout(self) -> ImageSet:
+        """The held-out images, for a diagnostic that requires them."""
+        if self.holdout is None:
+            raise RuntimeError("the diagnostic does not say that it requires `holdout`")
+        return self.holdout
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a scan, generated and given."""
+
+    setting: Setting
+    generated: np.ndarray
+    """uint8 [M, C, H, W]: the images that were judged."""
+    index: ImageSearch
+    """Searches the training images as the scan did."""
+
+    @cached_property
+    def holdout_matches(self) -> Matches:
+        """The held-out images judged by the scan's rule; searched once for all diagnostics."""
+        return match_images(
+            self.index,
+            self.setting.given_holdout.images,
+            self.setting.config.rule,
+            progress=self.setting.progress,
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a diagnostic is computed from."""
+
+    matches: Matches
+    """The generated images beside their nearest training images."""
+    findings: Findings
+    """Ratios, verdict and leaks."""
+    class_index: np.ndarray | None
+    """int64 [M]: the class each image was generated for, or None without classes."""
+    num_train: int
+    """N, the number of training images."""
+    fail_above: float | None
+    """The gate's limit, or None without a gate."""
+    images: Images | None = None
+    """None where a report is verified: then only the matches are at hand."""
+
+    @property
+    def given_images(self) -> Images:
+        """The images, for a diagnostic that requires them."""
+        if self.images is None:
+            raise RuntimeError("the diagnostic does not say that it requires `images`")
+        return self.images
+
+    @property
+    def setting(self) -> Setting:
+        """What the scan held before it sampled, for a diagnostic that requires images."""
+        return self.given_images.setting
+
+
+@dataclass(frozen=True)
+class PageContext:
+    """What a section may refer to besides its own result."""
+
+    data: ImageSet
+    """The training images."""
+    findings: Findings
+    rule: Rule
+    fail_above: float | None
+    """The gate's limit, or None without a gate."""
+
+
+def _nothing_to_check(setting: Setting) -> None:
+    """Accept every setting."""
+
+
+def _no_lines(result: object) -> Iterable[str | Table]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Diagnostic(Generic[Result]):
+    """How a result is computed and shown."""
+
+    title: str
+    """Heading of the section that shows it. Diagnostics of one title share a section."""
+    requires: frozenset[Need]
+    """It runs where all of these are at hand."""
+    run: Callable[[Context], Result | None]
+    """Computes the result; None where there is nothing to say."""
+    section: Callable[[Result, PageContext], Iterable[Block]]
+    """What the page shows."""
+    lines: Callable[[Result], Iterable[str | Table]] = _no_lines
+    """What the terminal shows: sentences and tables."""
+    by_request: bool = False
+    """Whether it runs only where the scan's `also` names it, since it costs much."""
+    check: Callable[[Setting], None] = _nothing_to_check
+    """Refuses a setting with a ConfigError or DataError, before anything is sampled."""
+
+    @property
+    def about(self) -> str:
+        """What it asks: the first line of its file."""
+        return (inspect.getdoc(inspect.getmodule(self.run)) or "").partition("\n")[0]
+
+    @property
+    def follows_from_matches(self) -> bool:
+        """Whether the result can be computed again from matches.csv."""
+        return self.requires <= {"classes"}
+
+    def is_possible(self, context: Context) -> bool:
+        """Whether everything that it requires is at hand."""
+        images = context.images
+        at_hand: set[Need] = set()
+        if context.class_index is not None:
+            at_hand.add("classes")
+        if images is not None:
+            at_hand.add("images")
+            if images.setting.model is not None:
+                at_hand.add("model")
+            if images.setting.holdout is not None:
+                at_hand.add("holdout")
+            if images.index.exact:
+                at_hand.add("pixels")
+        return self.requires <= at_hand

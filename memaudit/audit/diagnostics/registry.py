@@ -1,0 +1,115 @@
+"""The table of diagnostics.
+
+To add one, write a file in this folder that ends in a `Diagnostic`, and add one line to
+`Diagnostics`: the name that report.json has for its result, the result's type, and the diagnostic.
+"""
+
+# A field may have the name of its file: annotations must not look names up in the class.
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+from memaudit.audit.diagnostics import (
+    authpct,
+    c_t,
+    classes,
+    holdout,
+    leak_coverage,
+    membership_inference,
+    noise_and_return,
+    optimality,
+)
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, Setting
+from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.per_class import ClassRatio
+from memaudit.errors import ConfigError
+from memaudit.wording import listed
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What stands beside the ratio. A result is None where its diagnostic did not run."""
+
+    holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
+    copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
+    authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
+    richness: Annotated[leak_coverage.SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
+    classes: Annotated[tuple[ClassRatio, ...] | None, classes.DIAGNOSTIC] = None
+    noise_and_return: Annotated[noise_and_return.ReturnTest | None, noise_and_return.DIAGNOSTIC] = (
+        None
+    )
+    membership: Annotated[
+        membership_inference.Membership | None, membership_inference.DIAGNOSTIC
+    ] = None
+    optimality: Annotated[optimality.Optimality | None, optimality.DIAGNOSTIC] = None
+
+    def results(self) -> Iterator[tuple[str, Diagnostic[Any], Any]]:
+        """Name, diagnostic and result of each that ran, in the order of the table."""
+        for name, diagnostic in DIAGNOSTICS.items():
+            result = getattr(self, name)
+            if result is not None:
+                yield name, diagnostic, result
+
+
+def _read_table() -> dict[str, Diagnostic[Any]]:
+    hints = get_type_hints(Diagnostics, include_extras=True)
+    return {field.name: hints[field.name].__metadata__[0] for field in fields(Diagnostics)}
+
+
+DIAGNOSTICS: Mapping[str, Diagnostic[Any]] = _read_table()
+"""Every diagnostic by its name, as the lines of `Diagnostics` say."""
+
+
+def check_diagnostics(setting: Setting) -> None:
+    """Refuse names that no diagnostic has, and settings that one of them cannot work with.
+
+    Raises:
+        ConfigError, DataError: before anything is sampled.
+    """
+    config = setting.config
+    for field, names in (("also", config.also), ("without", config.without)):
+        unknown = [name for name in names if name not in DIAGNOSTICS]
+        if unknown:
+            raise ConfigError(
+                f"{{{field}}} names {listed(unknown)}, which is not a diagnostic; choose among "
+                f"{', '.join(DIAGNOSTICS)}.",
+                field=field,
+            )
+    for name, diagnostic in DIAGNOSTICS.items():
+        if _is_wanted(name, diagnostic, setting):
+            diagnostic.check(setting)
+
+
+def run_diagnostics(
+    context: Context, *, on_done: Callable[[str], None] = lambda name: None
+) -> Diagnostics:
+    """Run every diagnostic that is wanted and possible.
+
+    Args:
+        context: what they are computed from.
+        on_done: told the name of each that ran, when it ends.
+    """
+    results = {}
+    for name, diagnostic in DIAGNOSTICS.items():
+        if diagnostic.is_possible(context) and _is_wanted(name, diagnostic, context.setting):
+            results[name] = diagnostic.run(context)
+            on_done(name)
+    return Diagnostics(**results)
+
+
+def recompute(context: Context) -> dict[str, Any]:
+    """The results that follow from the matches alone, by name."""
+    return {
+        name: diagnostic.run(context)
+        for name, diagnostic in DIAGNOSTICS.items()
+        if diagnostic.follows_from_matches and diagnostic.is_possible(context)
+    }
+
+
+def _is_wanted(name: str, diagnostic: Diagnostic[Any], setting: Setting) -> bool:
+    config = setting.config
+    if name in config.without:
+        return False
+    return not diagnostic.by_request or name in config.also
