@@ -79,6 +79,56 @@ def test_containers_know_no_format(path: Path):
     assert all(name.startswith("memaudit.models.checkpoints.containers.") for name in rooms)
 
 
+AUDIT = PACKAGE / "audit"
+FLOORS = (
+    {"report", "selftest"},
+    {"scan"},
+    {"result"},
+    {"sampling", "diagnostics"},
+    {"config", "environment", "scan_state", "source"},
+    {"memorization"},
+    {"neighbors", "statistics"},
+)
+"""Inside audit/, from the top: a file imports from its own folder and from floors below."""
+RENDERS = "result.py"
+"""Its methods import the report when they are called, so that a result can show itself."""
+
+
+def audit_imports(path: Path) -> Iterator[str]:
+    """The files and folders of audit/ that a file of it imports from."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if path.name == RENDERS else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("memaudit.audit."):
+            yield (node.module or "").split(".")[2]
+
+
+def floor_of(name: str) -> int:
+    return next(floor for floor, names in enumerate(reversed(FLOORS)) if name in names)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(AUDIT.rglob("*.py")), ids=lambda p: str(p.relative_to(AUDIT))
+)
+def test_inside_the_audit_imports_run_downwards(path: Path):
+    here = path.relative_to(AUDIT).parts[0].removesuffix(".py")
+    for name in audit_imports(path):
+        assert name == here or floor_of(name) < floor_of(here), f"{here} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((AUDIT / "diagnostics").glob("*.py")), ids=lambda path: path.stem
+)
+def test_diagnostics_do_not_know_each_other(path: Path):
+    shared = {"diagnostic", "section"}
+    others = {
+        name.rsplit(".", 1)[1]
+        for name in imported(path)
+        if name.startswith("memaudit.audit.diagnostics.")
+    }
+    assert path.stem == "registry" or others <= shared
+
+
 @pytest.mark.parametrize("module", ["memaudit", "memaudit.cli.main"])
 def test_importing_stays_light(module: str):
     heavy = "{'torch', 'faiss', 'torchvision', 'scipy', 'matplotlib', 'sklearn'}"
@@ -89,4 +139,19 @@ def test_importing_stays_light(module: str):
 
 def test_public_names_are_the_listed_ones_and_exist():
     assert [name for name in memaudit.__all__ if getattr(memaudit, name, None) is None] == []
-    assert memaudit.__all__ == sorted(memaudit.__all__)
+    assert [name for name in memaudit.__all__ if not (getattr(memaudit, name).__doc__ or "")] == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "memaudit.audit.config",
+        "memaudit.data.selection",
+        "memaudit.experiments.config",
+        "memaudit.training.config",
+    ],
+)
+def test_configurations_are_read_without_torch(module: str):
+    code = f"import sys, {module}; print({{'torch', 'numpy', 'scipy'}} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch" not in found.stdout and "scipy" not in found.stdout

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from memaudit.data.images import ImageSet
-from memaudit.data.sources import open_images
+from memaudit.data.sources import READERS, open_images
 from memaudit.errors import DataError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
 from memaudit.models.denoiser import Denoiser
@@ -210,18 +210,20 @@ def open_source(
 
 
 def holds_images(path: Path) -> bool:
-    """True where `path` is a folder, zip or array of images rather than a checkpoint."""
+    """Whether `path` is a folder or file of images rather than a checkpoint."""
     if path.is_dir():
         return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
-    if not path.is_file():
+    if not path.is_file() or _is_torch_zip(path):
         return False
-    with path.open("rb") as file:
-        if file.read(6) == b"\x93NUMPY":
-            return True
+    return any(reader.may_be_generated and reader.recognizes(path) for reader in READERS)
+
+
+def _is_torch_zip(path: Path) -> bool:
+    """Whether a file is one of torch.save, which is a zip with a pickle inside."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:  # a torch file is a zip too, with its pickle inside
-        return not any(name.endswith("data.pkl") for name in archive.namelist())
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
 
 
 def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:

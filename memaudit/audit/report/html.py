@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from memaudit.data.writers import to_picture
 from memaudit.wording import exponential, percent, printable, short
@@ -38,9 +39,9 @@ def embed(pixels: np.ndarray, alt: str) -> Picture:
     return Picture(uri=uri, alt=alt, width=picture.width, height=picture.height)
 
 
-def unbroken(text: str) -> str:
+def unbroken(text: str) -> Markup:
     """Text in which no line ends between a number and its percent sign."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+    return escape(printable(text)).replace(" %", Markup("&nbsp;%"))
 
 
 def render_template(template: str, **values: Any) -> str:

@@ -120,7 +120,9 @@ def _read_batch(path: Path, files: Files, _resolution: int | None) -> Contents:
     return _read({name: path.with_name(name).read_bytes() for name in files}, path)
 
 
-BATCH = Reader("one of CIFAR's batches", _is_batch, _read_batch, _batch_files)
+BATCH = Reader(
+    "one of CIFAR's batches", _is_batch, _read_batch, _batch_files, may_be_generated=False
+)
 
 
 def _is_tar(path: Path) -> bool:
@@ -152,7 +154,7 @@ def _read_archive(path: Path, _files: Files, _resolution: int | None) -> Content
     return _read({name: parts[name] for name in names}, path)
 
 
-ARCHIVE = Reader("CIFAR's archive for Python", _is_tar, _read_archive)
+ARCHIVE = Reader("CIFAR's archive for Python", _is_tar, _read_archive, may_be_generated=False)
 
 
 def _training_files(folder: Path) -> tuple[str, ...] | None:

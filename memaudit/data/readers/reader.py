@@ -31,6 +31,9 @@ class Reader:
     """
     files: Callable[[Path], Files] = only_itself
     """The files that decide the images. If one changes, cached images are decoded again."""
+    may_be_generated: bool = True
+    """Whether a generator may have written images in this form. False for a form that cannot be
+    told from a checkpoint's by its first bytes."""
 
 
 def stats(files: Iterable[Path]) -> Files:

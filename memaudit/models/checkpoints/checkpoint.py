@@ -20,7 +20,7 @@ class Checkpoint:
     provenance: dict[str, Any]
     """What the file says about its training, as plain JSON values. Shown, never acted on."""
     sha256: str | None
-    """SHA-256 of the very bytes that were opened."""
+    """SHA-256 of the very bytes that were opened; None for an object in memory without any."""
     format: str
     """Name of the format, such as "EDM snapshot"."""
     path: str

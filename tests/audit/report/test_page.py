@@ -132,7 +132,17 @@ def test_how_many_more_leak_stands_before_the_table_of_those_that_do(whole_resul
 def test_no_line_ends_before_a_percent_sign(whole_result: ScanResult):
     words = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page_of(whole_result), flags=re.DOTALL)
     sections = words[words.index("Each class is compared") :]
-    assert re.findall(r".{20}\d %", sections[: sections.index("The same in numbers")]) == []
+    sections = sections[: sections.index("The same in numbers")]
+    assert re.findall(r".{20}\d %", sections) == [] and sections.count("&nbsp;%") > 20
+    assert "\\xa0" not in words
+
+
+def test_a_hostile_name_in_a_block_is_text_and_nothing_else(whole_result: ScanResult):
+    holdout = replace(whole_result.diagnostics.holdout, path="<script>50 %</script>\u202e")
+    diagnostics = replace(whole_result.diagnostics, holdout=holdout)
+    text = page_of(replace(whole_result, diagnostics=diagnostics))
+    assert "<script" not in text
+    assert "&lt;script&gt;50&nbsp;%&lt;/script&gt;\\u202e" in text
 
 
 def test_attractors_are_told_from_the_leaks_of_free_sampling(whole_result: ScanResult):
