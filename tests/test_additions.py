@@ -214,7 +214,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             text = text.replace(place, place + line)
         (package / name).write_text(text)
     environment = os.environ | {"PYTHONPATH": str(site)}
-    subprocess.run([sys.executable, "-c", USE, str(site)], env=environment, check=True)
+    # In the folder of the copy: Python looks where it stands first.
+    subprocess.run([sys.executable, "-c", USE, str(site)], env=environment, cwd=site, check=True)
     result: dict[str, Any] = json.loads((site / "found.json").read_text())
     return result
 
