@@ -1,10 +1,10 @@
-"""How fast does `open_images` read a folder or zip of images, against PIL in one thread?
+"""How fast does `open_images` read a folder or zip of images, compared with PIL in one thread?
 
     python benchmarks/loading.py cifar10-train.zip
 
-Both read every file and decode it to one array uint8 [N, C, H, W]; ours also makes its cache entry
-(SHA-256 and all), where the set is large enough for one. They alternate, so that other work on
-the machine meets both alike, and their pixels must be equal.
+Both read every file and decode it into one array uint8 [N, C, H, W]; ours also writes its cache
+entry (with SHA-256), if the set is large enough for one. They alternate, so that other work on the
+machine affects both alike, and their pixels must be equal.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from memaudit.data.sources import open_images
 
 
 def read_with_pil(path: Path) -> np.ndarray:
-    """The plain way, one file after the other."""
+    """Read the plain way, one file after the other."""
     if path.is_dir():
         files = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         return decode_with_pil(files, lambda name: Path(name).read_bytes())
@@ -38,7 +38,7 @@ def read_with_pil(path: Path) -> np.ndarray:
 
 
 def decode_with_pil(files: list[str], read: Callable[[str], bytes]) -> np.ndarray:
-    """uint8 [N, C, H, W]."""
+    """Decode files to uint8 [N, C, H, W]."""
     first = np.atleast_3d(np.asarray(Image.open(io.BytesIO(read(files[0])))))
     images = np.empty([len(files), *first.transpose(2, 0, 1).shape], np.uint8)
     for i, file in enumerate(files):
@@ -48,13 +48,13 @@ def decode_with_pil(files: list[str], read: Callable[[str], bytes]) -> np.ndarra
 
 
 def read_with_memaudit(path: Path) -> np.ndarray:
-    """Ours, with an empty cache."""
+    """Read our way, with an empty cache."""
     with tempfile.TemporaryDirectory() as cache_dir:
         return open_images(path, cache_dir=cache_dir).images
 
 
 def timed(read: Callable[[Path], np.ndarray], path: Path) -> tuple[float, np.ndarray]:
-    """Seconds and result."""
+    """Return the seconds that reading took, and what was read."""
     start = time.perf_counter()
     images = read(path)
     return time.perf_counter() - start, images

@@ -1,4 +1,4 @@
-"""How fast are exact neighbors, against the paper's method and FAISS alone?
+"""How fast are exact neighbors, compared with the paper's method and FAISS alone?
 
     OMP_NUM_THREADS=2 python benchmarks/neighbors.py cifar10-train.zip cifar10-test.zip
 
@@ -9,12 +9,11 @@ The two nearest training images of 1,000 and of 10,000 queries, from uint8 to in
 - all distances in integers as an int8 matrix product (torch._int_mm), exact by construction;
 - memaudit's NeighborIndex: exact, with proof.
 
-The methods alternate and the fastest of each one's rounds is shown, as other work on the machine
-only adds time. Ours must equal all distances in integers for the first 1,000 queries, and no method
+The methods alternate, and the fastest round of each is shown, since other work on the machine only
+adds time. Ours must equal all distances in integers for the first 1,000 queries, and no method
 may find a nearer image than ours for any. Writes a table to benchmarks/results/.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -36,11 +35,11 @@ Search = Callable[[np.ndarray], np.ndarray]
 
 @dataclass
 class Method:
-    """A way to find neighbors, with its timings."""
+    """A way to find neighbors, and its timings."""
 
     name: str
     build: Callable[[np.ndarray, torch.device], Search]
-    """Training images, uint8 [N, C, H, W] → a function of queries that gives index int64 [B, K]."""
+    """Takes training images, uint8 [N, C, H, W]; returns a search from queries to int64 [B, K]."""
     build_seconds: list[float] = field(default_factory=list)
     search_seconds: list[float] = field(default_factory=list)
 
@@ -54,14 +53,16 @@ class Method:
 
 
 def build_cdist(batch_size: int) -> Callable[[np.ndarray, torch.device], Search]:
-    """The paper's method."""
+    """Build the paper's method."""
 
     def build(images: np.ndarray, device: torch.device) -> Search:
         y = torch.from_numpy(np.array(images)).to(device).flatten(1).float()
 
         def search(queries: np.ndarray) -> np.ndarray:
             x = torch.from_numpy(np.array(queries)).to(device).flatten(1).float()
-            found = [torch.cdist(b, y).topk(K, largest=False).indices for b in x.split(batch_size)]
+            found = [
+                torch.cdist(b, y).topk(K, largest=False).indices for b in torch.split(x, batch_size)
+            ]
             return torch.cat(found).cpu().numpy()
 
         return search
@@ -70,8 +71,8 @@ def build_cdist(batch_size: int) -> Callable[[np.ndarray, torch.device], Search]
 
 
 def build_faiss(images: np.ndarray, device: torch.device) -> Search:
-    """FAISS alone: on the GPU where it has one, else on the CPU."""
-    index = faiss.IndexFlatL2(images[0].size)
+    """Build FAISS alone: on the GPU if it sees one, else on the CPU."""
+    index: faiss.Index = faiss.IndexFlatL2(images[0].size)
     if device.type == "cuda" and faiss.get_num_gpus():
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     index.add(images.reshape(len(images), -1).astype(np.float32))
@@ -79,7 +80,7 @@ def build_faiss(images: np.ndarray, device: torch.device) -> Search:
 
 
 def build_int8(images: np.ndarray, device: torch.device) -> Search:
-    """All products in int8 with int32 sums, of pixel values less 128."""
+    """Build all products in int8 with int32 sums, of pixel values minus 128."""
 
     def centered(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         v = torch.from_numpy(rows.reshape(len(rows), -1) ^ 128).view(torch.int8).to(device)
@@ -99,7 +100,7 @@ def build_int8(images: np.ndarray, device: torch.device) -> Search:
 
 
 def build_ours(images: np.ndarray, device: torch.device) -> Search:
-    """NeighborIndex."""
+    """Build a NeighborIndex."""
     index = NeighborIndex(images, device=device)
     return lambda queries: index.nearest(queries, K).index
 
@@ -122,7 +123,7 @@ def measure(
     *,
     rounds: int,
 ) -> dict[str, np.ndarray]:
-    """Time all in turn, `rounds` times; what each found."""
+    """Time all in turn, `rounds` times; return what each found."""
     found = {}
     for _ in range(rounds):
         for method in contenders:
@@ -137,7 +138,7 @@ def measure(
 
 
 def check(found: dict[str, np.ndarray], images: np.ndarray, queries: np.ndarray) -> list[str]:
-    """Compare with integers; says for each method how many queries it answers otherwise."""
+    """Compare with integers, and say how many queries each method answers differently from ours."""
     cpu = torch.device("cpu")
     x, y = queries.reshape(len(queries), -1), images.reshape(len(images), -1)
     rows = np.repeat(np.arange(len(x)), K)
@@ -159,7 +160,7 @@ def check(found: dict[str, np.ndarray], images: np.ndarray, queries: np.ndarray)
 
 
 def timing_table(contenders: list[Method]) -> list[str]:
-    """Seconds, and how many times as fast as FAISS and as the paper's method."""
+    """Tabulate seconds, and speed relative to FAISS and to the paper's method."""
     paper, flat = contenders[0], contenders[2]
     lines = [
         "| method | build + search | × FAISS | × paper | search, index kept | × FAISS | × paper |",
@@ -176,7 +177,7 @@ def timing_table(contenders: list[Method]) -> list[str]:
 
 
 def growth_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -> list[str]:
-    """Seconds for 1,000 queries as the training set grows."""
+    """Tabulate seconds for 1,000 queries as the training set grows."""
     lines = ["| N | faiss.IndexFlatL2, search | ours, build | ours, search |", "|---|---|---|---|"]
     for num_images in (len(images) // 8, len(images) // 4, len(images) // 2, len(images)):
         _, _, flat, _, ours = methods()
@@ -190,7 +191,7 @@ def growth_table(images: np.ndarray, queries: np.ndarray, device: torch.device) 
 
 
 def proof_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -> list[str]:
-    """How hard different queries are to prove."""
+    """Tabulate how hard it is to prove the neighbors of different queries."""
     rng = np.random.default_rng(0)
     copies = images[rng.choice(len(images), 1000, replace=False)]
     others = images[rng.choice(len(images), 1000, replace=False)].astype(np.float64)
@@ -206,7 +207,8 @@ def proof_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -
     }
     index = NeighborIndex(images, device=device)
     lines = [
-        "| queries | certified at once | widened | brute force | candidates a query | ms a query |",
+        "| queries | certified at once | widened | brute force | candidates per query "
+        "| ms per query |",
         "|---|---|---|---|---|---|",
     ]
     for name, batch in kinds.items():
@@ -223,18 +225,15 @@ def proof_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -
 
 def main() -> None:
     """Measure, check, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("train", type=Path, help="training images: folder, zip, npz, …")
+    parser = result.make_parser(__doc__)
     parser.add_argument("queries", type=Path, help="10,000 images of the same shape")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = options.device
     images = open_images(options.train).images
     queries = open_images(options.queries).images
 
     report = [
-        *result.heading("Exact neighbors", device),
+        *result.make_heading("Exact neighbors", device),
         f"Training images uint8 {list(images.shape)}; the top {K}; the fastest of alternating "
         "rounds.",
     ]
@@ -249,7 +248,7 @@ def main() -> None:
     report += growth_table(images, queries[:1000], device)
     report += ["", "## How much is proven", "", *proof_table(images, queries, device)]
 
-    result.write("neighbors", report, device)
+    result.write_record("neighbors", report, device)
 
 
 if __name__ == "__main__":

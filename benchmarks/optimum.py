@@ -1,4 +1,4 @@
-"""How fast and how exact is the closed-form optimum, against its plain form in float32?
+"""How fast and how exact is the closed-form optimum, compared with its plain form in float32?
 
     OMP_NUM_THREADS=2 python benchmarks/optimum.py cifar10-train.zip
 
@@ -8,18 +8,16 @@ One sampling of 18 Heun steps (35 evaluations) of a batch of 64 images from nois
 - the paper's form: softmax(−cdist(x, Y)²/2σ²) @ Y, all float32;
 - memaudit's ClosedFormOptimum.
 
-Both start from the same noise and must end on the same 8-bit images. Then each noise level by
-itself, at the x that the sampling came through: the time without anything remembered, and the
-relative error against float64. The forms alternate, so that other work on the machine meets both
+Both start from the same noise and must end on the same 8-bit images. Then each noise level is
+measured by itself, at the x that the sampling passed through: the time without anything cached, and
+the relative error from float64. The forms alternate, so that other work on the machine affects both
 alike; medians are shown. Writes a table to benchmarks/results/.
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import result
@@ -28,11 +26,12 @@ from torch import Tensor
 
 from memaudit.data.images import float_to_uint8, uint8_to_float
 from memaudit.data.sources import open_images
+from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler import heun_sampler, karras_sigmas
 
 CHECKED_ROWS = 16
-"""Rows of the batch whose error is measured: float64 takes seconds a noise level."""
+"""Images of the batch whose error is measured, since float64 takes seconds per noise level."""
 
 
 class PaperOptimum:
@@ -54,15 +53,16 @@ class PaperOptimum:
 
 
 class Recording:
-    """A denoiser that keeps what it was asked."""
+    """A denoiser that records its inputs."""
 
     def __init__(self, denoiser: ClosedFormOptimum) -> None:
         self.denoiser = denoiser
+        self.img_channels, self.img_resolution = denoiser.img_channels, denoiser.img_resolution
+        self.label_dim = denoiser.label_dim
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.round_sigma = denoiser.round_sigma
         self.asked: dict[float, Tensor] = {}
         """The first x at each sigma."""
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.denoiser, name)
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         self.asked.setdefault(float(sigma), x)
@@ -70,14 +70,15 @@ class Recording:
 
 
 def in_float64(images: np.ndarray, x: Tensor, sigma: float) -> Tensor:
-    """D* from all differences in float64, [B, D]."""
+    """Compute D* from all differences in float64, [B, D]."""
     device = x.device
     blocks = [torch.from_numpy(images[i : i + 1000]) for i in range(0, len(images), 1000)]
     rows = [block.flatten(1).to(device, torch.float64) / 127.5 - 1 for block in blocks]
     mode = "donot_use_mm_for_euclid_dist"
     distance = torch.cat([torch.cdist(x.flatten(1), y, compute_mode=mode) for y in rows], 1)
-    weights = torch.softmax(-(distance**2) / (2 * sigma**2), 1).split(1000, 1)
-    return sum(w @ y for w, y in zip(weights, rows, strict=True))
+    weights = torch.split(torch.softmax(-(distance**2) / (2 * sigma**2), 1), 1000, 1)
+    products = [w @ y for w, y in zip(weights, rows, strict=True)]
+    return torch.stack(products).sum(0)
 
 
 def relative_error(denoised: Tensor, truth: Tensor) -> float:
@@ -97,12 +98,14 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 def whole_sampling(
     paper: PaperOptimum, ours: ClosedFormOptimum, noise: Tensor, rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of the paper's form and of ours, after a check that both end alike."""
-    ends, times = {}, {"paper": [], "ours": []}
+    """Return the seconds of the paper's form and of ours, once both ended on the same images."""
+    ends: dict[str, Tensor] = {}
+    times: dict[str, list[float]] = {"paper": [], "ours": []}
+    denoisers: dict[str, Denoiser] = {"paper": paper, "ours": ours}
     for _ in range(rounds):
-        for name, denoiser in (("paper", paper), ("ours", ours)):
+        for name, denoiser in denoisers.items():
 
-            def run(name: str = name, denoiser: PaperOptimum | ClosedFormOptimum = denoiser):
+            def run(name: str = name, denoiser: Denoiser = denoiser) -> None:
                 ends[name] = heun_sampler(denoiser, noise, karras_sigmas(18))
 
             times[name].append(seconds(run, noise.device))
@@ -115,7 +118,7 @@ def whole_sampling(
 def level_table(
     images: np.ndarray, paper: PaperOptimum, ours: ClosedFormOptimum, noise: Tensor, rounds: int
 ) -> list[str]:
-    """Time and error at each noise level by itself."""
+    """Tabulate time and error at each noise level by itself."""
     recording = Recording(ours)
     heun_sampler(recording, noise, karras_sigmas(18))
     lines = [
@@ -127,7 +130,7 @@ def level_table(
         of_paper, of_ours = [], []
         for _ in range(rounds):
             of_paper.append(seconds(lambda: paper(x, level), x.device))  # noqa: B023
-            ours(x[:1], level)  # what is remembered of another batch is of no use
+            ours(x[:1], level)  # what is cached from another batch is of no use
             of_ours.append(seconds(lambda: ours(x, level), x.device))  # noqa: B023
         some = x[:CHECKED_ROWS]
         truth = in_float64(images, some, sigma)
@@ -145,22 +148,19 @@ def level_table(
 
 def main() -> None:
     """Measure, check, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("train", type=Path, help="training images: folder, zip, npz, …")
+    parser = result.make_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 50_000])
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = options.device
     images = open_images(options.train).images
     images = images[np.random.default_rng(0).permutation(len(images))]
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(options.batch_size, *images.shape[1:], generator=generator).to(device)
 
-    heading = result.heading("The closed-form optimum", device)
+    heading = result.make_heading("The closed-form optimum", device)
     summary = [
-        "| N | build | paper | ours | ratio | ours, ms an image and evaluation |",
+        "| N | build | paper | ours | ratio | ours, ms per image and evaluation |",
         "|---|---|---|---|---|---|",
     ]
     levels = []
@@ -194,7 +194,7 @@ def main() -> None:
         "Both forms ended on the same 8-bit images for every seed.",
         *levels,
     ]
-    result.write("optimum", report, device)
+    result.write_record("optimum", report, device)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""What every record of a benchmark says about the machine, and where it is written."""
+"""What the benchmarks share: their arguments, what a record says of the machine, and its file."""
 
+import argparse
 import datetime
 import os
 import platform
@@ -13,8 +14,21 @@ import numpy as np
 import torch
 
 
-def hardware(device: torch.device) -> str:
-    """Such as "2 cores of AMD EPYC", or the GPU's name."""
+def make_parser(document: str) -> argparse.ArgumentParser:
+    """Make a parser of the arguments that benchmarks share: train, --device and --rounds.
+
+    Args:
+        document: the benchmark's docstring, whose first line describes it.
+    """
+    parser = argparse.ArgumentParser(description=document.splitlines()[0])
+    parser.add_argument("train", type=Path, help="training images: folder, zip, npz, …")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--rounds", type=int, default=3, help="how often each way is timed")
+    return parser
+
+
+def describe_hardware(device: torch.device) -> str:
+    """Describe a device, such as "2 cores of AMD EPYC" or the GPU's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -24,14 +38,14 @@ def hardware(device: torch.device) -> str:
     return f"{cores} {'core' if cores == 1 else 'cores'} of {name}"
 
 
-def heading(title: str, device: torch.device) -> list[str]:
-    """The first lines of a record: machine, command, threads, versions."""
+def make_heading(title: str, device: torch.device) -> list[str]:
+    """Make the first lines of a record: machine, command, threads, versions."""
     arguments = shlex.join(
         Path(argument).name if os.path.exists(argument) else argument for argument in sys.argv[1:]
     )
     load = f"; load average before it: {os.getloadavg()[0]:.1f}" if os.name == "posix" else ""
     return [
-        f"# {title} on {hardware(device)}, {datetime.date.today().isoformat()}",
+        f"# {title} on {describe_hardware(device)}, {datetime.date.today().isoformat()}",
         "",
         f"`python benchmarks/{Path(sys.argv[0]).name} {arguments}".rstrip() + "`",
         f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}{load}.",
@@ -40,11 +54,11 @@ def heading(title: str, device: torch.device) -> list[str]:
     ]
 
 
-def write(question: str, lines: list[str], device: torch.device) -> None:
-    """Print a record and keep it as results/QUESTION_HARDWARE_DATE.md."""
+def write_record(question: str, lines: list[str], device: torch.device) -> None:
+    """Print a record and write it to results/QUESTION_HARDWARE_DATE.md."""
     text = "\n".join(lines) + "\n"
     print(text)
-    slug = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", describe_hardware(device).lower()).strip("-")
     today = datetime.date.today().isoformat()
     target = Path(__file__).parent / "results" / f"{question}_{slug}_{today}.md"
     target.parent.mkdir(exist_ok=True)

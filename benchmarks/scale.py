@@ -2,14 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/scale.py --sizes 20000 80000 320000
 
-Writes synthetic images of 64×64×3 to a file of the folder, maps it, and for each size (the first N
-of them) builds the index, searches and opens the index again from the cache, each size in a process
-of its own. Memory is anonymous memory (RssAnon) beyond what the process had before, at its highest:
-the mapped file is not counted, since the system drops its pages when it needs them. Some queries
-are checked against all distances in integers.
+Writes synthetic images of 64×64×3 to a file in the folder, maps it, and for each size (the first N
+of them) builds the index, searches, and opens the index again from the cache, each size in a
+process of its own. Memory is the peak of anonymous memory (RssAnon) beyond what the process had
+before; the mapped file is not counted, since the system drops its pages when it needs them. Some
+queries are checked against all distances in integers.
 
-Seconds are those of the processor (all threads), as other work on the machine adds to those of the
-clock; on a free machine, with one thread and the file in memory, both are the same.
+Seconds are processor time (all threads), since other work on the machine adds to wall-clock time;
+on a free machine, with one thread and the file in memory, both are the same.
 
 The images are random fields with the power spectrum of photographs: amplitude 1/f^1.3, contrast
 that differs between images, and channels that mostly agree.
@@ -55,7 +55,8 @@ def random_fields(num_images: int, seed: int) -> np.ndarray:
     color = normal_numbers(rng, num_images, D).reshape(num_images, C, H, W)
     field = idctn((gray + 0.3 * color) * amplitude, axes=(2, 3), norm="ortho")
     contrast = rng.lognormal(np.log(900), 0.4, (num_images, 1, 1, 1)).astype(np.float32)
-    return np.clip(field * contrast + 120, 0, 255).astype(np.uint8)
+    images: np.ndarray = np.clip(field * contrast + 120, 0, 255).astype(np.uint8)
+    return images
 
 
 @cache
@@ -65,13 +66,13 @@ def normal_table() -> np.ndarray:
 
 
 def normal_numbers(rng: np.random.Generator, num_rows: int, num_columns: int) -> np.ndarray:
-    """Rows from random places of a table, ten times as fast as new numbers."""
+    """Take rows from random places of a table, ten times as fast as new numbers."""
     starts = rng.integers(0, 2**24 - num_columns, num_rows)
     return np.stack([normal_table()[start : start + num_columns] for start in starts])
 
 
 def write_images(path: Path, num_images: int) -> None:
-    """Random fields as .npy, chunk by chunk."""
+    """Write random fields as .npy, chunk by chunk."""
     images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(num_images, *SHAPE))
     for start in range(0, num_images, CHUNK):
         images[start : start + CHUNK] = random_fields(min(CHUNK, num_images - start), seed=start)
@@ -79,7 +80,7 @@ def write_images(path: Path, num_images: int) -> None:
 
 
 def make_queries(images: np.ndarray, num_queries: int) -> np.ndarray:
-    """Half of them new images, half copies with noise of 10 gray levels."""
+    """Make queries: half new images, half copies with noise of 10 gray levels."""
     rng = np.random.default_rng(1)
     new = random_fields(num_queries - num_queries // 2, seed=2**31)
     copies = images[rng.choice(len(images), num_queries // 2, replace=False)]
@@ -88,7 +89,7 @@ def make_queries(images: np.ndarray, num_queries: int) -> np.ndarray:
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that no file backs."""
+    """Return the memory of this process that no file backs."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024
@@ -96,7 +97,7 @@ def anonymous_bytes() -> int:
 
 
 class Cost:
-    """Processor seconds of a step, and the most anonymous memory beyond what there was at first."""
+    """Processor seconds of a step, and its peak of anonymous memory beyond a base."""
 
     seconds = 0.0
     peak_bytes = 0
@@ -104,7 +105,7 @@ class Cost:
 
 @contextmanager
 def measured(base: int) -> Iterator[Cost]:
-    """Measure the body, looking at the memory twenty times a second."""
+    """Measure the body of the context, looking at the memory twenty times per second."""
     cost, done = Cost(), threading.Event()
 
     def watch() -> None:
@@ -125,7 +126,7 @@ def measured(base: int) -> Iterator[Cost]:
 
 @dataclass(frozen=True)
 class Row:
-    """What one size costs."""
+    """What the index of one size costs."""
 
     num_images: int
     width: int
@@ -140,8 +141,8 @@ class Row:
 
 
 def measure(path: Path, num_images: int, num_queries: int, memory_limit: int | None) -> Row:
-    """Build, search, check, and open again."""
-    torch.zeros(1).sum()
+    """Build an index, search it, check what it found, and open it again."""
+    torch.zeros(1).sum()  # takes its memory before the base is measured
     images = np.load(path, mmap_mode="r")[:num_images]
     queries = make_queries(images, num_queries)
     NeighborIndex(np.array(images[:500])).nearest(queries[:8], 2)  # warms up
@@ -180,7 +181,7 @@ def measure(path: Path, num_images: int, num_queries: int, memory_limit: int | N
 
 
 def measure_apart(path: Path, num_images: int, num_queries: int, memory_limit: int | None) -> Row:
-    """`measure` in a process of its own, where no other size has left memory behind."""
+    """Measure in a process of its own, where no other size has left memory behind."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(measure, path, num_images, num_queries, memory_limit).result()
@@ -190,7 +191,7 @@ def table(rows: list[Row], num_queries: int) -> list[str]:
     """One line per size."""
     lines = [
         "| N | images on disk | R | index | build | peak | search | peak | opened from the cache "
-        "| certified / widened / brute | candidates a query |",
+        "| certified / widened / brute | candidates per query |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the images; needs room")
     options = parser.parse_args()
     cpu = torch.device("cpu")
-    lines = result.heading("Neighbors in large training sets", cpu)
+    lines = result.make_heading("Neighbors in large training sets", cpu)
     sizes = sorted(options.sizes)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder, "images.npy")
@@ -267,7 +268,7 @@ def main() -> None:
         "",
         *table([limited], options.queries),
     ]
-    result.write("scale", lines, cpu)
+    result.write_record("scale", lines, cpu)
 
 
 if __name__ == "__main__":
