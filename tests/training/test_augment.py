@@ -4,16 +4,14 @@ import dataclasses
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import TINY, noise_images
 from torch import Tensor
 
-from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.generate import generate_images
 from memaudit.training.augment import AUGMENT_DIM, SCALE, Augmentation, augment, draw_augmentation
-from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import train
 
 CPU = torch.device("cpu")
@@ -90,26 +88,14 @@ def test_each_transformation_is_chosen_with_the_probability_given():
 
 
 def test_an_augmented_network_is_trained_and_sampled_without_labels(tmp_path: Path):
-    images = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)
-    config = TrainingConfig(
-        model_channels=8,
-        channel_mult=(1,),
-        num_blocks=1,
-        attn_resolutions=(),
-        batch_size=4,
-        duration_images=40,
-        num_snapshots=1,
-        augment=0.5,
-        xflip=True,
-    )
-    image_set = ImageSet(images, list("abcdef"))
-    network = open_checkpoint(train(image_set, config, out=tmp_path / "run").model).network
+    config = dataclasses.replace(TINY, duration_images=40, num_snapshots=1, augment=0.5, xflip=True)
+    network = open_checkpoint(train(noise_images(), config, out=tmp_path / "run").model).network
     assert network.model.map_augment.weight.shape[1] == AUGMENT_DIM
     (batch,) = generate_images(network, [0, 1])
     assert batch.images.shape == (2, 1, 4, 4)
 
     half = dataclasses.replace(config, duration_images=20)
-    train(image_set, half, out=tmp_path / "parts")
-    resumed = train(image_set, config, out=tmp_path / "parts", resume=True)
+    train(noise_images(), half, out=tmp_path / "parts")
+    resumed = train(noise_images(), config, out=tmp_path / "parts", resume=True)
     a, b = network.state_dict(), open_checkpoint(resumed.model).network.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import noise_images
 
-from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import open_checkpoint
@@ -50,9 +50,8 @@ def assert_close_weights(first: Path, second: Path) -> None:
 @pytest.mark.slow  # three processes that import torch
 def test_two_processes_train_what_one_does_and_one_can_resume_their_run(tmp_path: Path):
     data = tmp_path / "images.npz"
-    pixels = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)
-    np.savez(data, images=pixels)
-    images: ImageSet = open_images(data)
+    np.savez(data, images=noise_images().images)
+    images = open_images(data)
     options = {**OPTIONS, "channel_mult": (1,), "attn_resolutions": (4,)}
     one = train(images, TrainingConfig(**options, duration_images=80), out=tmp_path / "one")
 

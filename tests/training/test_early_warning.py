@@ -4,8 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers.tiny_training import TINY, noise_images
 
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
@@ -15,26 +15,14 @@ from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import train
 from memaudit.training.schedule import Schedule
 
-CONFIG = TrainingConfig(
-    precond="edm",
-    model_channels=8,
-    channel_mult=(1,),
-    num_blocks=1,
-    attn_resolutions=(),
+CONFIG = dataclasses.replace(
+    TINY,
     dropout=0.0,
     lr=1e-2,
-    lr_rampup_epochs=0,
     batch_size=16,
     duration_images=16 * 200,
-    ema_mode="plain",
-    ema_decay=0.99,
     snapshot_images=16 * 150,
 )
-
-
-def image_set(num: int = 2) -> ImageSet:
-    images = np.random.RandomState(0).randint(0, 256, (num, 1, 4, 4)).astype(np.uint8)
-    return ImageSet(images, [str(i) for i in range(num)])
 
 
 def early_warning(
@@ -47,7 +35,7 @@ def early_warning(
 
 def test_a_network_that_learns_its_images_by_heart_is_noticed_once(tmp_path: Path):
     """An untrained network copies neither of two images; after 1,600 epochs it only copies."""
-    images, audits = image_set(), []
+    images, audits = noise_images(2), []
     short = dataclasses.replace(CONFIG, duration_images=16 * 150)
     begin = dataclasses.replace(short, snapshot_images=16)
     train(
@@ -77,7 +65,7 @@ def test_a_network_that_learns_its_images_by_heart_is_noticed_once(tmp_path: Pat
 
 
 def test_every_nth_snapshot_and_the_last_are_audited(tmp_path: Path):
-    images: ImageSet = image_set()
+    images: ImageSet = noise_images(2)
     audits: list[SnapshotAudit] = []
     config = dataclasses.replace(CONFIG, duration_images=16 * 5, snapshot_images=16)
     train(images, config, out=tmp_path, on_snapshot=early_warning(images, config, audits, every=2))
@@ -85,7 +73,7 @@ def test_every_nth_snapshot_and_the_last_are_audited(tmp_path: Path):
 
 
 def test_audits_leave_the_training_as_it_is(tmp_path: Path):
-    images = image_set()
+    images = noise_images(2)
     config = dataclasses.replace(CONFIG, dropout=0.1, duration_images=16 * 4, snapshot_images=16)
     plain = train(images, config, out=tmp_path / "plain")
     audited = train(
@@ -96,6 +84,6 @@ def test_audits_leave_the_training_as_it_is(tmp_path: Path):
 
 def test_what_cannot_be_audited_is_refused_before_training():
     with pytest.raises(ConfigError, match="needs at least 2 training images"):
-        EarlyWarning(image_set(1), Schedule(CONFIG, 1), EarlyWarningConfig(every=1))
+        EarlyWarning(noise_images(1), Schedule(CONFIG, 1), EarlyWarningConfig(every=1))
     with pytest.raises(ConfigError, match="every is 0; at least 1 is needed"):
         EarlyWarningConfig(every=0)

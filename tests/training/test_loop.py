@@ -4,15 +4,17 @@ import dataclasses
 import json
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import TINY, noise_images
 
 from memaudit import __version__
-from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.data.images import uint8_to_float
 from memaudit.errors import CheckpointError, ConfigError, DataError
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.training.config import TrainingConfig
@@ -20,27 +22,6 @@ from memaudit.training.loop import TrainingResult, train
 from memaudit.training.loss import EDMLoss
 from memaudit.training.network import configure_network
 from memaudit.training.trainer import Trainer, sanitize_gradients
-
-TINY = TrainingConfig(
-    precond="edm",
-    model_channels=8,
-    channel_mult=(1,),
-    num_blocks=1,
-    attn_resolutions=(),
-    dropout=0.1,
-    lr=2e-3,
-    lr_rampup_epochs=0,
-    batch_size=4,
-    duration_images=80,
-    ema_mode="plain",
-    ema_decay=0.99,
-    num_snapshots=4,
-)
-
-
-def image_set(num: int = 6, *, labels: np.ndarray | None = None, seed: int = 0) -> ImageSet:
-    images = np.random.RandomState(seed).randint(0, 256, (num, 1, 4, 4)).astype(np.uint8)
-    return ImageSet(images, [f"{i}.png" for i in range(num)], labels=labels, source="six.npz")
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -53,7 +34,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
+def call_at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
     """Run `action` at the end of the step after which `step` steps are done."""
     do_step = Trainer.step
 
@@ -80,14 +61,14 @@ def press_ctrl_c() -> None:
 
 def test_training_lowers_the_loss(tmp_path: Path):
     config = dataclasses.replace(TINY, dropout=0.0, duration_images=16 * 150, batch_size=16)
-    result = train(image_set(), config, out=tmp_path)
+    result = train(noise_images(), config, out=tmp_path)
     losses = [entry.loss for entry in result.log]
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
 
 
 def test_a_network_trained_on_one_image_denoises_to_it(tmp_path: Path):
     """The optimum of one image is that image at every sigma (EDM, Eq. 57 with N = 1)."""
-    images = image_set(1)
+    images = noise_images(1)
     config = dataclasses.replace(
         TINY, dropout=0.0, lr=1e-2, duration_images=16 * 200, batch_size=16
     )
@@ -100,9 +81,9 @@ def test_a_network_trained_on_one_image_denoises_to_it(tmp_path: Path):
 
 
 def test_a_conditional_network_learns_the_image_of_each_class(tmp_path: Path):
-    images = image_set(2, labels=np.array([0, 1]))
+    images = noise_images(2, labels=np.array([0, 1]))
     config = dataclasses.replace(
-        TINY, conditional=True, dropout=0.0, duration_images=16 * 300, batch_size=16
+        TINY, conditional=True, dropout=0.0, lr=1e-2, duration_images=16 * 100, batch_size=16
     )
     network = open_checkpoint(train(images, config, out=tmp_path).model).network
     y = uint8_to_float(torch.tensor(images.images))
@@ -120,7 +101,7 @@ def test_every_loss_and_optimizer_trains(tmp_path: Path, precond: str, optimizer
     config = dataclasses.replace(
         TINY, precond=precond, optimizer=optimizer, lr=1e-4, weight_decay=1e-4
     )
-    result = train(image_set(), config, out=tmp_path)
+    result = train(noise_images(), config, out=tmp_path)
     assert all(entry.num_nonfinite == 0 for entry in result.log)
     assert open_checkpoint(result.model).config["class_name"].lower() == f"{precond}precond"
 
@@ -128,17 +109,17 @@ def test_every_loss_and_optimizer_trains(tmp_path: Path, precond: str, optimizer
 @pytest.mark.parametrize("arch", ["ncsnpp", "adm"])
 def test_every_architecture_trains(tmp_path: Path, arch: str):
     config = dataclasses.replace(TINY, arch=arch, channel_mult=(1, 2), duration_images=12)
-    result = train(image_set(), config, out=tmp_path)
+    result = train(noise_images(), config, out=tmp_path)
     assert all(entry.num_nonfinite == 0 for entry in result.log)
     assert open_checkpoint(result.model).network.training is False
 
 
 def test_two_runs_are_bitwise_equal_and_another_seed_is_not(tmp_path: Path):
-    first = train(image_set(), TINY, out=tmp_path / "first")
+    first = train(noise_images(), TINY, out=tmp_path / "first")
     torch.manual_seed(99)
-    second = train(image_set(), TINY, out=tmp_path / "second")
+    second = train(noise_images(), TINY, out=tmp_path / "second")
     assert_same_weights(first.model, second.model)
-    other = train(image_set(), dataclasses.replace(TINY, seed=7), out=tmp_path / "other")
+    other = train(noise_images(), dataclasses.replace(TINY, seed=7), out=tmp_path / "other")
     a, b = weights(first.model), weights(other.model)
     assert not all(torch.equal(a[name], b[name]) for name in a)
 
@@ -146,13 +127,17 @@ def test_two_runs_are_bitwise_equal_and_another_seed_is_not(tmp_path: Path):
 def test_the_callers_random_state_is_left_alone(tmp_path: Path):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    train(image_set(), TINY, out=tmp_path)
+    train(noise_images(), TINY, out=tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_snapshots_are_on_the_schedule_and_the_model_is_the_last(tmp_path: Path):
-    called = []
-    result = train(image_set(), TINY, out=tmp_path, on_snapshot=lambda *args: called.append(args))
+    called: list[tuple[Path, int]] = []
+
+    def note(path: Path, images_seen: int) -> None:
+        called.append((path, images_seen))
+
+    result = train(noise_images(), TINY, out=tmp_path, on_snapshot=note)
     assert [snapshot.images_seen for snapshot in result.snapshots] == [20, 40, 60, 80]
     assert called == [(snapshot.path, snapshot.images_seen) for snapshot in result.snapshots]
     assert result.snapshots[0].path.name == "snapshot-0000000020.safetensors"
@@ -162,13 +147,13 @@ def test_snapshots_are_on_the_schedule_and_the_model_is_the_last(tmp_path: Path)
 
 
 def test_a_snapshot_says_what_it_was_trained_on_and_how(tmp_path: Path):
-    images = image_set()
+    images = noise_images()
     result = train(images, TINY, out=tmp_path)
     checkpoint = open_checkpoint(result.snapshots[1].path)
     assert checkpoint.config == configure_network(TINY, images)
     assert checkpoint.provenance == {
         "memaudit_version": __version__,
-        "data_source": "six.npz",
+        "data_source": "noise.npz",
         "data_fingerprint": images.fingerprint,
         "num_images": 6,
         "images_seen": 40,
@@ -180,7 +165,7 @@ def test_a_snapshot_says_what_it_was_trained_on_and_how(tmp_path: Path):
 
 
 def test_a_snapshot_holds_the_average_of_the_weights(tmp_path: Path):
-    images = image_set()
+    images = noise_images()
     result = train(images, TINY, out=tmp_path)
     trainer = Trainer(images, TINY, device=torch.device("cpu"))
     for _ in range(20):
@@ -193,7 +178,7 @@ def test_a_snapshot_holds_the_average_of_the_weights(tmp_path: Path):
 
 def test_the_log_and_progress_tell_how_far_the_run_is(tmp_path: Path):
     told = []
-    result = train(image_set(), TINY, out=tmp_path, progress=lambda *args: told.append(args))
+    result = train(noise_images(), TINY, out=tmp_path, progress=lambda *args: told.append(args))
     assert told[-1][:3] == ("Training", 80, 80)
     assert told[-1][3] == f"loss {result.log[-1].loss:.4f}"
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -205,7 +190,7 @@ def test_the_log_and_progress_tell_how_far_the_run_is(tmp_path: Path):
 
 
 def network_after(num_steps: int, config: TrainingConfig) -> dict[str, torch.Tensor]:
-    trainer = Trainer(image_set(), config, device=torch.device("cpu"))
+    trainer = Trainer(noise_images(), config, device=torch.device("cpu"))
     for _ in range(num_steps):
         trainer.step()
     return trainer.network.state_dict()
@@ -221,7 +206,7 @@ def test_a_batch_in_rounds_makes_the_same_step_as_the_whole(batch_gpu: int):
 
 
 def test_every_round_drops_other_features():
-    images = image_set(1)
+    images = noise_images(1)
     config = dataclasses.replace(TINY, dropout=0.5, batch_size=2, batch_gpu=1)
     trainer = Trainer(images, config, device=torch.device("cpu"))
     drawn = []
@@ -232,7 +217,7 @@ def test_every_round_drops_other_features():
 
 def test_a_batch_that_rounds_do_not_fill_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="share of 4 images cannot be computed 3 at a time"):
-        train(image_set(), dataclasses.replace(TINY, batch_gpu=3), out=tmp_path / "run")
+        train(noise_images(), dataclasses.replace(TINY, batch_gpu=3), out=tmp_path / "run")
 
 
 # Interruption and resumption
@@ -240,7 +225,7 @@ def test_a_batch_that_rounds_do_not_fill_is_refused(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    return train(image_set(), TINY, out=tmp_path_factory.mktemp("whole"))
+    return train(noise_images(), TINY, out=tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("step", [1, 9, 15])
@@ -248,14 +233,14 @@ def test_a_run_interrupted_and_resumed_is_bitwise_the_whole_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: TrainingResult, step: int
 ):
     call_at_step(monkeypatch, step, press_ctrl_c)
-    first = train(image_set(), TINY, out=tmp_path)
+    first = train(noise_images(), TINY, out=tmp_path)
     assert first.interrupted
     assert first.images_seen == 4 * step
     assert first.snapshots[-1].images_seen == 4 * step
     assert_same_weights(first.model, first.snapshots[-1].path)
     monkeypatch.undo()
 
-    second = train(image_set(), TINY, out=tmp_path, resume=True)
+    second = train(noise_images(), TINY, out=tmp_path, resume=True)
     assert not second.interrupted
     assert_same_weights(second.model, whole_run.model)
     assert [e.images_seen for e in second.log] == [e.images_seen for e in whole_run.log]
@@ -274,12 +259,12 @@ def test_a_run_killed_between_snapshots_resumes_from_the_last_one(
 
     call_at_step(monkeypatch, 13, kill)
     with pytest.raises(Killed):
-        train(image_set(), TINY, out=tmp_path)
+        train(noise_images(), TINY, out=tmp_path)
     monkeypatch.undo()
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"images_seen": 5')  # cut off by the kill
 
-    result = train(image_set(), TINY, out=tmp_path, resume=True)
+    result = train(noise_images(), TINY, out=tmp_path, resume=True)
     assert_same_weights(result.model, whole_run.model)
     assert [e.images_seen for e in result.log] == [e.images_seen for e in whole_run.log]
     assert [s.images_seen for s in result.snapshots] == [20, 40, 60, 80]
@@ -287,43 +272,43 @@ def test_a_run_killed_between_snapshots_resumes_from_the_last_one(
 
 def test_sgd_resumes_bitwise_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = dataclasses.replace(TINY, optimizer="sgd", lr=1e-4)
-    whole = train(image_set(), config, out=tmp_path / "whole")
+    whole = train(noise_images(), config, out=tmp_path / "whole")
     call_at_step(monkeypatch, 7, press_ctrl_c)
-    train(image_set(), config, out=tmp_path / "parts")
+    train(noise_images(), config, out=tmp_path / "parts")
     monkeypatch.undo()
-    resumed = train(image_set(), config, out=tmp_path / "parts", resume=True)
+    resumed = train(noise_images(), config, out=tmp_path / "parts", resume=True)
     assert_same_weights(resumed.model, whole.model)
 
 
 def test_a_run_in_rounds_resumes_bitwise_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = dataclasses.replace(TINY, batch_gpu=2)
-    whole = train(image_set(), config, out=tmp_path / "whole")
+    whole = train(noise_images(), config, out=tmp_path / "whole")
     call_at_step(monkeypatch, 7, press_ctrl_c)
-    train(image_set(), config, out=tmp_path / "parts")
+    train(noise_images(), config, out=tmp_path / "parts")
     monkeypatch.undo()
-    resumed = train(image_set(), config, out=tmp_path / "parts", resume=True)
+    resumed = train(noise_images(), config, out=tmp_path / "parts", resume=True)
     assert_same_weights(resumed.model, whole.model)
 
 
 def test_a_state_from_before_an_option_existed_is_resumed(tmp_path: Path):
-    first = train(image_set(), TINY, out=tmp_path)
+    first = train(noise_images(), TINY, out=tmp_path)
     state = tmp_path / "training-state.safetensors"
     saved = state.read_bytes()
     assert rb"\"momentum\"" in saved
     state.write_bytes(saved.replace(rb"\"momentum\"", rb"\"momentun\""))
-    assert train(image_set(), TINY, out=tmp_path, resume=True) == first
+    assert train(noise_images(), TINY, out=tmp_path, resume=True) == first
 
 
 def test_a_finished_run_can_be_lengthened(tmp_path: Path, whole_run: TrainingResult):
     short = dataclasses.replace(TINY, duration_images=40, num_snapshots=1)
-    train(image_set(), short, out=tmp_path)
-    result = train(image_set(), TINY, out=tmp_path, resume=True)
+    train(noise_images(), short, out=tmp_path)
+    result = train(noise_images(), TINY, out=tmp_path, resume=True)
     assert_same_weights(result.model, whole_run.model)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path):
-    first = train(image_set(), TINY, out=tmp_path)
-    second = train(image_set(), TINY, out=tmp_path, resume=True)
+    first = train(noise_images(), TINY, out=tmp_path)
+    second = train(noise_images(), TINY, out=tmp_path, resume=True)
     assert second == first
 
 
@@ -332,7 +317,7 @@ def test_ctrl_c_in_a_callback_ends_the_run_as_well(tmp_path: Path):
         if images_seen == 40:
             raise KeyboardInterrupt
 
-    result = train(image_set(), TINY, out=tmp_path, on_snapshot=interrupt)
+    result = train(noise_images(), TINY, out=tmp_path, on_snapshot=interrupt)
     assert result.interrupted
     assert result.images_seen == 40
 
@@ -340,37 +325,37 @@ def test_ctrl_c_in_a_callback_ends_the_run_as_well(tmp_path: Path):
 def test_a_background_job_still_ignores_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     call_at_step(monkeypatch, 7, press_ctrl_c)
-    assert not train(image_set(), TINY, out=tmp_path).interrupted
+    assert not train(noise_images(), TINY, out=tmp_path).interrupted
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     handler = signal.getsignal(signal.SIGINT)
     call_at_step(monkeypatch, 7, lambda: (press_ctrl_c(), press_ctrl_c()))
     with pytest.raises(KeyboardInterrupt):
-        train(image_set(), TINY, out=tmp_path)
+        train(noise_images(), TINY, out=tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler
     assert not (tmp_path / "snapshot-0000000028.safetensors").exists()
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path):
-    train(image_set(), TINY, out=tmp_path)
+    train(noise_images(), TINY, out=tmp_path)
     with pytest.raises(ConfigError, match="already holds a training run"):
-        train(image_set(), TINY, out=tmp_path)
+        train(noise_images(), TINY, out=tmp_path)
 
 
 def test_a_run_is_not_resumed_with_other_options_or_images(tmp_path: Path):
-    train(image_set(), TINY, out=tmp_path)
+    train(noise_images(), TINY, out=tmp_path)
     with pytest.raises(ConfigError, match=r"lr = 0\.002 \(now 0\.1\)"):
-        train(image_set(), dataclasses.replace(TINY, lr=0.1), out=tmp_path, resume=True)
+        train(noise_images(), dataclasses.replace(TINY, lr=0.1), out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="other images"):
-        train(image_set(seed=1), TINY, out=tmp_path, resume=True)
+        train(noise_images(seed=1), TINY, out=tmp_path, resume=True)
 
 
 def test_a_conditional_run_is_not_resumed_with_other_labels(tmp_path: Path):
     config = dataclasses.replace(TINY, conditional=True)
-    train(image_set(labels=np.array([0, 1, 2, 0, 1, 2])), config, out=tmp_path)
+    train(noise_images(labels=np.array([0, 1, 2, 0, 1, 2])), config, out=tmp_path)
     with pytest.raises(ConfigError, match="other labels"):
-        train(image_set(labels=np.array([0, 1, 2, 2, 1, 0])), config, out=tmp_path, resume=True)
+        train(noise_images(labels=np.array([0, 1, 2, 2, 1, 0])), config, out=tmp_path, resume=True)
 
 
 def test_a_foreign_model_is_not_overwritten_and_other_files_stay(tmp_path: Path):
@@ -378,25 +363,25 @@ def test_a_foreign_model_is_not_overwritten_and_other_files_stay(tmp_path: Path)
     model.write_bytes(b"mine")
     for resume in (False, True):
         with pytest.raises(ConfigError, match=r"model\.safetensors already exists"):
-            train(image_set(), TINY, out=tmp_path, resume=resume)
+            train(noise_images(), TINY, out=tmp_path, resume=resume)
     assert model.read_bytes() == b"mine"
     model.rename(tmp_path / "notes.txt")
-    train(image_set(), TINY, out=tmp_path)
+    train(noise_images(), TINY, out=tmp_path)
     assert (tmp_path / "notes.txt").read_bytes() == b"mine"
 
 
 def test_a_foreign_log_is_not_overwritten(tmp_path: Path):
     (tmp_path / "log.jsonl").write_text('{"level": "info", "message": "mine"}\n')
     with pytest.raises(ConfigError, match=r"log\.jsonl is not the log of a training run"):
-        train(image_set(), TINY, out=tmp_path)
+        train(noise_images(), TINY, out=tmp_path)
     assert "mine" in (tmp_path / "log.jsonl").read_text()
 
 
 def test_a_broken_training_state_is_named(tmp_path: Path):
-    train(image_set(), TINY, out=tmp_path)
+    train(noise_images(), TINY, out=tmp_path)
     (tmp_path / "training-state.safetensors").write_bytes(b"not a state")
     with pytest.raises(CheckpointError, match=r"training-state\.safetensors is not a readable"):
-        train(image_set(), TINY, out=tmp_path, resume=True)
+        train(noise_images(), TINY, out=tmp_path, resume=True)
 
 
 # Failure
@@ -406,7 +391,7 @@ def lose_losses(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Make the loss of these steps NaN."""
     at, calls = EDMLoss.at, iter(range(1, 10**6))
 
-    def broken(self, *args):
+    def broken(self: EDMLoss, *args: Any) -> torch.Tensor:
         return at(self, *args) * (math.nan if next(calls) in steps else 1.0)
 
     monkeypatch.setattr(EDMLoss, "at", broken)
@@ -416,7 +401,7 @@ def test_a_step_without_a_finite_loss_is_survived_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     lose_losses(monkeypatch, {5, 6})
-    result = train(image_set(), TINY, out=tmp_path)
+    result = train(noise_images(), TINY, out=tmp_path)
     assert [e.images_seen for e in result.log if e.num_nonfinite] == [20, 24]
     assert result.log[4].loss is None
     assert all(t.isfinite().all() for t in weights(result.model).values())
@@ -425,7 +410,7 @@ def test_a_step_without_a_finite_loss_is_survived_and_counted(
 def test_a_run_that_diverges_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lose_losses(monkeypatch, set(range(6, 10**4)))
     with pytest.raises(ConfigError, match=r"no longer finite after 60 images.*rate of 0\.002"):
-        train(image_set(), TINY, out=tmp_path)
+        train(noise_images(), TINY, out=tmp_path)
     assert (tmp_path / "snapshot-0000000020.safetensors").exists()
 
 
@@ -438,24 +423,24 @@ def test_gradients_are_sanitized_as_published():
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: Path):
     out = tmp_path / "run"
     with pytest.raises(ConfigError, match="cannot be halved"):
-        train(image_set(), dataclasses.replace(TINY, channel_mult=(1, 1, 1, 1)), out=out)
+        train(noise_images(), dataclasses.replace(TINY, channel_mult=(1, 1, 1, 1)), out=out)
     with pytest.raises(DataError, match="no labels"):
-        train(image_set(), dataclasses.replace(TINY, conditional=True), out=out)
+        train(noise_images(), dataclasses.replace(TINY, conditional=True), out=out)
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="torch finds no GPU"):
-            train(image_set(), TINY, out=out, device="cuda")
+            train(noise_images(), TINY, out=out, device="cuda")
     assert not out.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        train(image_set(), TINY, out=tmp_path / "file" / "run")
+        train(noise_images(), TINY, out=tmp_path / "file" / "run")
 
 
 @pytest.mark.gpu
 def test_training_on_a_gpu_lowers_the_loss(tmp_path: Path):
     config = dataclasses.replace(TINY, dropout=0.0, duration_images=16 * 150, batch_size=16)
-    result = train(image_set(), config, out=tmp_path, device="cuda")
+    result = train(noise_images(), config, out=tmp_path, device="cuda")
     losses = [entry.loss for entry in result.log]
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])

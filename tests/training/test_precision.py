@@ -6,41 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import TINY, noise_images
 
-from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import open_checkpoint
-from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import train
 from memaudit.training.precision import allow_tf32
 from memaudit.training.trainer import Trainer
 
-CONFIG = TrainingConfig(
-    precond="edm",
-    model_channels=8,
-    channel_mult=(1,),
-    num_blocks=1,
+CONFIG = dataclasses.replace(
+    TINY,
     attn_resolutions=(4,),
-    dropout=0.1,
     optimizer="sgd",  # Adam's first steps are signs of gradients, which rounding may flip
     lr=1e-3,
-    lr_rampup_epochs=0,
-    batch_size=4,
     duration_images=40,
-    ema_mode="plain",
     num_snapshots=2,
 )
 CPU = torch.device("cpu")
 
 
-def image_set() -> ImageSet:
-    images = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)
-    return ImageSet(images, [str(i) for i in range(6)])
-
-
 def gradients(precision: str) -> torch.Tensor:
     """The gradients of the first step, which are SGD's first momentum buffer."""
     config = dataclasses.replace(CONFIG, dropout=0.0, precision=precision)
-    trainer = Trainer(image_set(), config, device=CPU)
+    trainer = Trainer(noise_images(), config, device=CPU)
     trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 1.0})
     trainer.step()
     buffers = trainer.optimizer.state_dict()["state"].values()
@@ -59,10 +46,10 @@ def test_a_resumed_run_is_bitwise_the_whole_one_and_has_float32_weights(
     tmp_path: Path, precision: str
 ):
     config = dataclasses.replace(CONFIG, precision=precision)
-    whole = train(image_set(), config, out=tmp_path / "whole")
+    whole = train(noise_images(), config, out=tmp_path / "whole")
     half = dataclasses.replace(config, duration_images=20, num_snapshots=1)
-    train(image_set(), half, out=tmp_path / "parts")
-    resumed = train(image_set(), config, out=tmp_path / "parts", resume=True)
+    train(noise_images(), half, out=tmp_path / "parts")
+    resumed = train(noise_images(), config, out=tmp_path / "parts", resume=True)
     a, b = (open_checkpoint(r.model).network.state_dict() for r in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert {t.dtype for t in a.values()} == {torch.float32}
@@ -70,7 +57,7 @@ def test_a_resumed_run_is_bitwise_the_whole_one_and_has_float32_weights(
 
 def test_fp16_skips_a_step_that_overflows_and_keeps_its_smaller_scale(tmp_path: Path):
     config = dataclasses.replace(CONFIG, precision="fp16")
-    trainer = Trainer(image_set(), config, device=CPU)
+    trainer = Trainer(noise_images(), config, device=CPU)
     trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 2.0**120})
     before = [p.clone() for p in trainer.network.parameters()]
     trainer.step()
@@ -93,6 +80,6 @@ def test_tf32_is_allowed_only_while_a_step_lasts():
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_gpu_trains_at_less_than_float32(tmp_path: Path, precision: str):
     config = dataclasses.replace(CONFIG, precision=precision, duration_images=4 * 200)
-    result = train(image_set(), config, out=tmp_path, device="cuda")
+    result = train(noise_images(), config, out=tmp_path, device="cuda")
     losses = [entry.loss for entry in result.log]
     assert np.mean(losses[-20:]) < np.mean(losses[:20])

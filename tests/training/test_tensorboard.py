@@ -1,31 +1,17 @@
 """The log of a run in TensorBoard."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers.tiny_training import TINY, noise_images
 
-from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
-from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import train
 from memaudit.training.training_log import AuditEntry
 
-CONFIG = TrainingConfig(
-    model_channels=8,
-    channel_mult=(1,),
-    num_blocks=1,
-    attn_resolutions=(),
-    batch_size=4,
-    duration_images=16,
-    num_snapshots=2,
-)
-
-
-def image_set() -> ImageSet:
-    images = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)
-    return ImageSet(images, list("abcdef"))
+CONFIG = dataclasses.replace(TINY, duration_images=16, num_snapshots=2)
 
 
 def test_tensorboard_shows_the_numbers_of_the_log(tmp_path: Path):
@@ -35,7 +21,7 @@ def test_tensorboard_shows_the_numbers_of_the_log(tmp_path: Path):
     def audit(path: Path, images_seen: int) -> AuditEntry:
         return AuditEntry(images_seen, 1.0, 1, 4, 0.25, 0.006, 0.8, 0.95)
 
-    result = train(image_set(), CONFIG, out=tmp_path, on_snapshot=audit, tensorboard=True)
+    result = train(noise_images(), CONFIG, out=tmp_path, on_snapshot=audit, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
 
@@ -53,5 +39,5 @@ def test_without_tensorboard_the_message_says_what_to_install_before_anything_is
 ):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="pip install tensorboard"):
-        train(image_set(), CONFIG, out=tmp_path / "run", tensorboard=True)
+        train(noise_images(), CONFIG, out=tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()

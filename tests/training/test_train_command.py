@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from helpers.tiny_training import noise_images
 
 from memaudit.cli.main import cli
 from memaudit.models.checkpoints import open_checkpoint
@@ -26,8 +27,7 @@ SMALL = (
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     path = tmp_path / "images.npz"
-    images = np.random.RandomState(0).randint(0, 256, (6, 1, 4, 4)).astype(np.uint8)
-    np.savez(path, images=images)
+    np.savez(path, images=noise_images().images)
     return path
 
 
