@@ -20,9 +20,10 @@ from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.build import build_index, describe_search, pixel_index
 from memaudit.audit.neighbors.duplicates import duplicates_of
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.result import Keys, ScanResult
+from memaudit.audit.result import ScanResult
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
+from memaudit.audit.scanned import Keys
 from memaudit.audit.source import as_source, check_comparable, describe_source
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images

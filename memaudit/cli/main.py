@@ -1,7 +1,6 @@
 """The command `memaudit`: finds the command asked for and turns errors into messages."""
 
 import importlib
-import re
 import sys
 from collections.abc import Iterator
 
@@ -52,7 +51,7 @@ class Commands(click.Group):
         except MemauditError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
-            raise _Failure(in_options(error.worded(names), command)) from error
+            raise _Failure(error.worded(names)) from error
         except OSError as error:  # a disk that fills up, a folder that goes away
             place = f"{error.filename}: " if error.filename else ""
             raise _Failure(f"{place}{error.strerror or error}.") from error
@@ -61,20 +60,6 @@ class Commands(click.Group):
 def option_names(command: click.Command) -> dict[str, str]:
     """A command's name for each field that its options set: `batch_size` → `--batch-size`."""
     return {option.name or "": option.opts[0] for option in _options(command)}
-
-
-def in_options(message: str, command: click.Command | None) -> str:
-    """A message of the library in the words of a command: `batch_size is 0` as `--batch-size is 0`.
-
-    A name of one word, such as lr, is replaced only where the message is about its value: elsewhere
-    it may be a word. What is part of a path stays.
-    """
-    for option in () if command is None else _options(command):
-        name = re.escape(option.name or "")
-        anywhere = rf"(?<![\w./\\'-]){name}(?!\w|[./\\'=-]\w)"
-        pattern = anywhere if "_" in name else rf"^{name}(?= is )"
-        message = re.sub(pattern, option.opts[0], message)
-    return message
 
 
 def _options(command: click.Command) -> Iterator[click.Option]:

@@ -8,10 +8,11 @@ import click
 import pytest
 from click.testing import Result
 
-from memaudit.cli.main import COMMANDS, cli, in_options
+from memaudit.cli.main import COMMANDS, cli, option_names
 from memaudit.cli.options import ConfigOption
 from memaudit.data.selection import Selection
 from memaudit.data.set_recipe import SetRecipe
+from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
 
@@ -57,29 +58,12 @@ def test_options_of_a_configuration_are_what_its_fields_say() -> None:
     assert {Selection, SetRecipe, SamplerConfig} <= seen
 
 
-@pytest.mark.parametrize("words", commands())
-def test_every_option_is_called_by_its_name(words: str) -> None:
-    command = commands()[words]
-    for option in options(command):
-        said = in_options(f"{option.name} is -1; at least 1 is needed.", command)
-        assert said == f"{option.opts[0]} is -1; at least 1 is needed."
-
-
-def test_a_group_speaks_for_its_commands() -> None:
+def test_a_message_calls_fields_by_the_options_of_its_command() -> None:
+    error = ConfigError("{label_seed} is -1 in runs/label_seed/{x}.", field="label_seed")
+    assert str(error) == "label_seed is -1 in runs/label_seed/{x}."
     group = cli.get_command(click.Context(cli), "dataset")
-    assert in_options("duplicate_rms is -1.", group) == "--duplicate-rms is -1."
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "runs/batch_size/log.jsonl and batch_size.npz are no logs; another device is needed.",
-        "'batch_size=0': at least 1 is needed.",
-        "The order is fixed and the seed is 3.",
-    ],
-)
-def test_paths_and_words_stay_as_they_are(message: str) -> None:
-    assert in_options(message, commands()["train"]) == message
+    assert group is not None
+    assert error.worded(option_names(group)) == "--label-seed is -1 in runs/label_seed/{x}."
 
 
 @pytest.mark.parametrize("words", ["scan", "sample", "train"])

@@ -3,8 +3,8 @@
 from dataclasses import fields
 from xml.etree import ElementTree
 
-from memaudit.audit.result import ScanResult
-from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.scanned import Scanned
+from memaudit.audit.statistics.intervals import Proportion, describe
 from memaudit.wording import percent
 
 INCONCLUSIVE = "INCONCLUSIVE"
@@ -13,7 +13,7 @@ CASE = ("memaudit.scan", "the share of copies is within the limit")
 """Class and name of the one test case."""
 
 
-def junit_xml(result: ScanResult) -> str:
+def junit_xml(result: Scanned) -> str:
     """One test case, the gate: failed on FAIL, an error on INCONCLUSIVE, skipped without a gate."""
     decision = result.decision
     failed = decision is not None and decision.verdict == "FAIL"
@@ -57,7 +57,7 @@ def junit_error(message: str) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def markdown_summary(result: ScanResult) -> str:
+def markdown_summary(result: Scanned) -> str:
     """The verdict, what it rests on, and the images that leak most."""
     lines = [f"## memaudit: {_cell(headline(result))}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in _facts(result).items()]
@@ -69,14 +69,24 @@ def markdown_summary(result: ScanResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def headline(result: ScanResult) -> str:
+def text_summary(result: Scanned) -> str:
+    """What a scan found, in a few lines of plain text."""
+    lines = [f"{headline(result)}: {describe(result.ratios.distinct)}."]
+    lines.append(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    for _, diagnostic, found in result.diagnostics.results():
+        lines += [line for line in diagnostic.lines(found) if isinstance(line, str)]
+    lines += [f"Warning: {warning}" for warning in result.source.warnings]
+    return "\n".join(lines)
+
+
+def headline(result: Scanned) -> str:
     """The verdict, if there is one, and the share of copies."""
     ratio = result.ratios.distinct
     counted = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
     return counted if result.decision is None else f"{result.decision.verdict}: {counted}"
 
 
-def _facts(result: ScanResult) -> dict[str, str]:
+def _facts(result: Scanned) -> dict[str, str]:
     facts = {
         f"memorized, {field.name}": _share(getattr(result.ratios, field.name))
         for field in fields(result.ratios)

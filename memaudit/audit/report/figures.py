@@ -8,7 +8,7 @@ import numpy as np
 
 from memaudit.audit.report.pairs import rows_to_show
 from memaudit.audit.report.schema import Report, read_report
-from memaudit.audit.result import ScanResult
+from memaudit.audit.scanned import Scanned
 from memaudit.errors import ConfigError, DataError
 from memaudit.wording import short
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COPY_COLOR, OTHER_COLOR = "#a5321b", "#6a7c8f"
 
 
-def plot_pairs(result: ScanResult, num_pairs: int = 8) -> "Figure":
+def plot_pairs(result: Scanned, num_pairs: int = 8) -> "Figure":
     """The closest pairs: generated image, nearest and second nearest training image.
 
     Args:
@@ -45,7 +45,7 @@ def plot_pairs(result: ScanResult, num_pairs: int = 8) -> "Figure":
     return figure
 
 
-def plot_ratios(result: ScanResult) -> "Figure":
+def plot_ratios(result: Scanned) -> "Figure":
     """The histogram of the distance ratio, with the threshold below which an image is a copy."""
     figure, axes = _subplots(1, 1, figsize=(6.4, 3.2))
     axis, matches = axes[0, 0], result.matches
@@ -67,7 +67,7 @@ def plot_ratios(result: ScanResult) -> "Figure":
     return figure
 
 
-def plot_sigmas(result: ScanResult) -> "Figure":
+def plot_sigmas(result: Scanned) -> "Figure":
     """Losses of the model and of the optimum at every noise level of the sampler.
 
     Raises:

@@ -15,8 +15,8 @@ from pathlib import Path
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import FileHash, encode, make_report
 from memaudit.audit.report.tables import MatchTable, leaks_csv, matches_csv
-from memaudit.audit.result import ScanResult
 from memaudit.audit.scan_state import discard_state, only_scan_in
+from memaudit.audit.scanned import Scanned
 from memaudit.errors import ConfigError, DataError
 from memaudit.files import atomic_write
 
@@ -81,7 +81,7 @@ def reports_in(path: Path) -> list[Path]:
     return found
 
 
-def write_report(result: ScanResult, folder: str | Path) -> Path:
+def write_report(result: Scanned, folder: str | Path) -> Path:
     """Write the four files of a report, replacing those of an earlier one.
 
     Args:

@@ -21,10 +21,11 @@ from memaudit.audit.diagnostics.section import (
     join_tables,
 )
 from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram
+from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
 from memaudit.audit.report.pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
 from memaudit.audit.report.schema import Report, plain
-from memaudit.audit.result import ScanResult
+from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import OPTIMUM
 from memaudit.audit.statistics.gate import fixed_sample_size
 from memaudit.models.sampler_config import SamplerConfig
@@ -68,7 +69,7 @@ class Section:
     """What diagnostics show there."""
 
 
-def render_page(result: ScanResult, report: Report) -> str:
+def render_page(result: Scanned, report: Report) -> str:
     """The text of report.html.
 
     Args:
@@ -115,12 +116,12 @@ def render_page(result: ScanResult, report: Report) -> str:
     )
 
 
-def render_notebook(result: ScanResult, num_pairs: int = 4) -> str:
+def render_notebook(result: Scanned, num_pairs: int = 4) -> str:
     """A part of a notebook's page: the answer, the ratios, the closest pairs."""
     closest, _ = rows_to_show(result.matches)
     return render_template(
         "notebook.html.j2",
-        summary=result.summary().splitlines(),
+        summary=text_summary(result).splitlines(),
         verdict=result.verdict,
         ratios=[
             ("distinct", result.ratios.distinct),
@@ -131,7 +132,7 @@ def render_notebook(result: ScanResult, num_pairs: int = 4) -> str:
     )
 
 
-def sections(result: ScanResult, *, has_edge: bool) -> list[Section]:
+def sections(result: Scanned, *, has_edge: bool) -> list[Section]:
     """The sections that have something to show, in their order."""
     blocks: dict[str, list[Block]] = {}
     for _, diagnostic, found in result.diagnostics.results():
@@ -172,7 +173,7 @@ def _render(block: Block) -> RenderedBlock:
             return RenderedBlock("small" if block.is_small else "paragraph", block.text)
 
 
-def sample_command(result: ScanResult, seed: int | str) -> str | None:
+def sample_command(result: Scanned, seed: int | str) -> str | None:
     """`memaudit sample …` for the image of a seed, quoted for a shell.
 
     Args:

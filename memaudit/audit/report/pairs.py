@@ -7,7 +7,7 @@ import numpy as np
 from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.html import Picture, embed
-from memaudit.audit.result import ScanResult
+from memaudit.audit.scanned import Scanned
 from memaudit.wording import short
 
 CLOSEST_PAIRS = 48
@@ -65,7 +65,7 @@ def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     return order[:CLOSEST_PAIRS], order[first : num_copies + EDGE_PAIRS]
 
 
-def pair(result: ScanResult, row: int) -> Pair:
+def pair(result: Scanned, row: int) -> Pair:
     """The generated image of a row of the matches, with its pictures."""
     matches, data = result.matches, result.data
     nn1, nn2 = int(matches.nn1[row]), int(matches.nn2_distinct[row])
@@ -99,7 +99,7 @@ def pair(result: ScanResult, row: int) -> Pair:
     )
 
 
-def leak_row(result: ScanResult, leak: Leak) -> LeakRow:
+def leak_row(result: Scanned, leak: Leak) -> LeakRow:
     """A leaking training image, with its pictures."""
     names = result.data.names
     keys = tuple(result.keys[row] for row in leak.rows[:SHOWN_KEYS])

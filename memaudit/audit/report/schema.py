@@ -26,7 +26,7 @@ from memaudit.audit.environment import Environment, Timings
 from memaudit.audit.memorization.findings import Ratios, Sensitivity
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
-from memaudit.audit.result import ScanResult
+from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.gate import Decision
 from memaudit.errors import DataError, MemauditError
@@ -136,7 +136,7 @@ class Report:
     """The other files of the folder."""
 
 
-def make_report(result: ScanResult) -> Report:
+def make_report(result: Scanned) -> Report:
     """The report of a scan, without the hashes of files that are not written yet."""
     config, data, findings = result.config, result.data, result.findings
     sampling = None

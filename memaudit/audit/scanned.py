@@ -1,0 +1,83 @@
+"""What a scan found, as data: what reports are made of."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.diagnostic import PageContext
+from memaudit.audit.diagnostics.registry import Diagnostics
+from memaudit.audit.environment import Environment, Timings
+from memaudit.audit.memorization.findings import Findings, Ratios
+from memaudit.audit.memorization.matches import Leak, Matches
+from memaudit.audit.neighbors.results import SearchFacts
+from memaudit.audit.neighbors.units import Space
+from memaudit.audit.source import Source
+from memaudit.audit.statistics.gate import Decision
+from memaudit.data.images import ImageSet
+
+Keys = tuple[int, ...] | tuple[str, ...]
+"""One per generated image: its seed, or its name where images were given."""
+
+
+@dataclass(frozen=True, repr=False)
+class Scanned:
+    """What a scan found, with everything that is needed to redo it."""
+
+    source: Source
+    """What was audited."""
+    generated: np.ndarray
+    """uint8 [M, C, H, W]: the images that were judged."""
+    keys: Keys
+    """One per generated image: its seed, or its name where images were given."""
+    class_index: np.ndarray | None
+    """int64 [M]: the class that each image was generated for, or None without classes."""
+    data: ImageSet
+    """The training images."""
+    config: ScanConfig
+    space: Space
+    """What distances are distances of."""
+    search: SearchFacts
+    """How the nearest training images were found."""
+    matches: Matches
+    findings: Findings
+    """Ratios, verdict and leaks: everything that follows from the matches."""
+    duplicates: dict[int, tuple[int, ...]]
+    """Positions of the duplicates of each leaking training image, by its position; empty where
+    features were searched."""
+    diagnostics: Diagnostics
+    """What stands beside the ratio."""
+    timings: Timings
+    environment: Environment
+
+    @property
+    def ratios(self) -> Ratios:
+        """Shares of the generated images that are copies, by each rule."""
+        return self.findings.ratios
+
+    @property
+    def leaks(self) -> tuple[Leak, ...]:
+        """Training images that leaked, most copied first."""
+        return self.findings.leaks
+
+    @property
+    def decision(self) -> Decision | None:
+        """The gate's decision, or None if no gate was set."""
+        return self.findings.decision
+
+    @property
+    def verdict(self) -> str | None:
+        """PASS, FAIL or INCONCLUSIVE, or None if no gate was set."""
+        return None if self.decision is None else self.decision.verdict
+
+    @property
+    def page_context(self) -> PageContext:
+        """What the sections of diagnostics refer to."""
+        return PageContext(self.data, self.findings, self.config.rule, self.config.fail_above)
+
+    def __repr__(self) -> str:
+        verdict = "" if self.verdict is None else f"{self.verdict}, "
+        ratio = self.ratios.distinct
+        copies = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
+        leaks = f"{len(self.leaks):,} of {len(self.data):,} training images leak"
+        return f"{type(self).__name__}({verdict}{copies}, {leaks})"
