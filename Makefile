@@ -18,7 +18,7 @@ test: $(WORK)  ## The fast tests and the examples in the documents, on every cor
 test-slow: $(WORK)  ## All tests
 	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
-check: $(WORK)  ## Lint, formatting, types
+check: $(WORK) prose  ## Lint, formatting, types, prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

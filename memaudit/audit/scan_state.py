@@ -75,7 +75,7 @@ class ScanState:
 
     def store(self, position: int, batch: GeneratedBatch) -> None:
         """Keep the batch whose first image has that position among the seeds."""
-        arrays = {"seeds": batch.seeds, "images": batch.images}
+        arrays: dict[str, Any] = {"seeds": batch.seeds, "images": batch.images}
         if batch.class_index is not None:
             arrays["class_index"] = batch.class_index
         with atomic_write(self._part(position)) as file:
@@ -101,7 +101,7 @@ class ScanState:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none, or one that cannot be read."""
+    """The object in a file; empty if there is none or it cannot be read."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):

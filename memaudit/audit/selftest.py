@@ -19,7 +19,7 @@ from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
 TOLERANCE = 0.01
-"""Of natural held-out images a few in a thousand are near-copies by chance."""
+"""A few in a thousand natural held-out images are near-copies by chance."""
 PLANTED = 0.3
 """Share of copies in the third control."""
 PARTNERS = 8
@@ -62,7 +62,7 @@ def selftest(
 
     Args:
         images: training images, square, at least 2.
-        holdout: images like them that are none of them. Without any, mixtures of two training
+        holdout: images like them, but not among them. Without any, mixtures of two training
             images each take their place.
         config: how to sample and judge, as in a scan: one image of each control a seed, 256 by
             default; of held-out images at most as many as there are.

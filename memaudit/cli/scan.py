@@ -91,6 +91,7 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
 @click.pass_context
 def scan(
     ctx: click.Context,
+    /,
     source: Path,
     data_path: Path,
     samples: int | None,

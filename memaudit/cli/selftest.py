@@ -16,8 +16,8 @@ from memaudit.cli.options import choose_device, data_options, device_option, fro
     "--holdout",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="Images like the training images that are none of them; mixtures of training images "
-    "take their place without.",
+    help="Images like the training images but not among them; without any, mixtures of training "
+    "images take their place.",
 )
 @click.option(
     "--samples",
@@ -32,6 +32,7 @@ from memaudit.cli.options import choose_device, data_options, device_option, fro
 @click.pass_context
 def selftest(
     ctx: click.Context,
+    /,
     data_path: Path,
     holdout: Path | None,
     samples: int,

@@ -197,7 +197,7 @@ def test_a_scan_holds_the_model_against_the_optimum(checkpoint: Checkpoint):
     optimality = scan(checkpoint, train, holdout=held, config=config).diagnostics.optimality
     assert optimality is not None
     assert len(optimality.at_sigma) == config.sampler.num_steps
-    # No more work than the scan itself: an image a seed.
+    # No more work than the scan itself: one image per seed.
     assert optimality.num_train == optimality.num_holdout == optimality.agreement.total == 8
 
 

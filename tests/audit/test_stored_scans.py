@@ -443,7 +443,7 @@ def known_images(sampled: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def write_folder(folder: Path, images: np.ndarray, num_of_class: int) -> None:
-    """PNG files in a folder a class, `num_of_class` in each."""
+    """PNG files in one folder per class, `num_of_class` in each."""
     for i, image in enumerate(images):
         path = folder / "abcdefgh"[i // num_of_class] / f"{i:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -509,7 +509,7 @@ def scan(folder: Path, name: str, command: str) -> tuple[dict[str, str], dict[st
 
 
 def sample(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """What a network gives: its images, and their classes where there are any."""
+    """What a network gives: its images, and their classes if it has any."""
     file = folder / f"now_{name}.npz"
     result = run(folder, "sample", *shlex.split(SAMPLED[name]), "--out", str(file))
     assert result.exit_code == 0, result.output

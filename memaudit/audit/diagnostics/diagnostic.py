@@ -148,7 +148,7 @@ class Diagnostic(Generic[Result]):
     requires: frozenset[Need]
     """It runs where all of these are at hand."""
     run: Callable[[Context], Result | None]
-    """Computes the result; None where there is nothing to say."""
+    """Computes the result, or None if there is nothing to report."""
     section: Callable[[Result, PageContext], Iterable[Block]]
     """What the page shows."""
     lines: Callable[[Result], Iterable[str | Table]] = _no_lines

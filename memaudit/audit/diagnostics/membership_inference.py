@@ -37,7 +37,7 @@ class MembershipConfig:
     max_fpr: float = 0.01
     """Share of held-out images that may be called training images."""
     num_images: int = 1000
-    """Training images to score, and held-out ones; all where there are fewer."""
+    """Training images to score, and as many held-out ones; all if there are fewer."""
     seed: int = 0
     """Chooses the images and their noise."""
     confidence: float = 0.95
@@ -63,7 +63,7 @@ class Membership:
     num_train: int
     num_holdout: int
     auc: float
-    """Chance that a training image scores above a held-out one, ties ½: 0.5 is no knowledge."""
+    """Chance that a training image scores above a held-out one (ties ½); 0.5 means no knowledge."""
     tpr: Proportion
     """Training images that score above the threshold."""
     fpr: Proportion

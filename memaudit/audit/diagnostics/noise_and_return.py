@@ -44,7 +44,7 @@ from memaudit.progress import Progress, silent
 from memaudit.wording import short
 
 NEIGHBORS = 16
-"""Training images among which one that is no duplicate of a held-out image is looked for first."""
+"""Nearest training images searched first for one that is not a duplicate of a held-out image."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ReturnTestConfig:
     sigmas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     """Noise levels σ₀ to start from, data in [-1, 1]; those above the model's are left out."""
     num_images: int = 128
-    """Training images to try, and held-out images to try; all where there are fewer."""
+    """Training images to try, and as many held-out images; all if there are fewer."""
     num_noises: int = 1
     """Noises per image. An image is returned to where at least half of them lead back to it."""
     seed: int = 0
@@ -143,7 +143,7 @@ def return_test(
         denoiser: the model, on `config.device`.
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on.
-        index: of the training images' pixels, without their mirror images, where there is one.
+        index: the index of the training images' pixels, without mirror images, if it exists.
         config: how much to try.
         progress: told the images sampled.
 
@@ -258,7 +258,10 @@ def _returned_to_train(
 ) -> np.ndarray:
     """Memorized, with the start or a duplicate of it as the nearest training image: bool [B]."""
     found = match_images(index, generated, config.rule)
-    return found.memorized_distinct & _duplicates(index.images[found.nn1], start, config)
+    returned: np.ndarray = found.memorized_distinct & _duplicates(
+        index.images[found.nn1], start, config
+    )
+    return returned
 
 
 def _returned_to_holdout(
@@ -270,7 +273,7 @@ def _returned_to_holdout(
     distance = _squared_distances(generated, start)
     nearest = distance < found.squared_distance1
 
-    # Where z is the nearest, the second is the nearest training image that is no duplicate of z.
+    # If z is the nearest, the second is the nearest training image that is not a duplicate of z.
     second = found.squared_distance1.copy()
     for row in np.flatnonzero(nearest & near_duplicate):
         second[row] = _distance_beyond(generated[row], start[row], index, config)
@@ -284,9 +287,9 @@ def _returned_to_holdout(
 def _distance_beyond(
     x: np.ndarray, z: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
 ) -> int:
-    """Squared distance of x to the nearest training image that is no duplicate of z.
+    """Squared distance of x to the nearest training image that is not a duplicate of z.
 
-    Where there is none, to the nearest of all, as the published rule takes it.
+    If all are, to the nearest of all, as in the published rule.
     """
     k = NEIGHBORS
     while True:
@@ -310,7 +313,8 @@ def _duplicates(a: np.ndarray, b: np.ndarray, config: ReturnTestConfig) -> np.nd
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """S of pairs of images, uint8 [B, C, H, W] each: int64 [B]."""
     difference = a.astype(np.int32) - b
-    return (difference**2).reshape(len(a), -1).sum(1, dtype=np.int64)
+    squared: np.ndarray = (difference**2).reshape(len(a), -1).sum(1, dtype=np.int64)
+    return squared
 
 
 SHOWN_ATTRACTORS = 24

@@ -1,6 +1,6 @@
 """How close a model is to the optimum that can only copy, before a single copy appears.
 
-The model is held against D*, the closed-form optimum of its training images, at the noise levels
+The model is compared with D*, the closed-form optimum of its training images, at the noise levels
 that its sampler visits: on noised training and held-out images, and along its own trajectories.
 docs/optimum.md says what each number means.
 """
@@ -49,7 +49,7 @@ class OptimalityConfig:
     """How much to compare. The defaults cost as much as generating about 350 images."""
 
     num_images: int = 256
-    """Training images to noise, and held-out ones; all where there are fewer."""
+    """Training images to noise, and as many held-out ones; all if there are fewer."""
     num_trajectories: int = 64
     """Images to generate, with seeds 0 to num_trajectories - 1."""
     sampler: SamplerConfig = SamplerConfig()
@@ -128,7 +128,7 @@ def compare_with_optimum(
     config: OptimalityConfig | None = None,
     progress: Progress = silent,
 ) -> Optimality:
-    """Hold a model against the closed-form optimum of its training images.
+    """Compare a model with the closed-form optimum of its training images.
 
     A class-conditional model is compared with the class-conditional optimum.
 
@@ -136,7 +136,7 @@ def compare_with_optimum(
         denoiser: the model, on `config.execution.device`.
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on, at least 2.
-        index: of `data`, where there is one already.
+        index: the index of `data`, if it exists already.
         config: how much to compare.
         progress: told the images done.
 
@@ -200,7 +200,8 @@ class _Sample:
 
     def means(self, quantity: str, sigma: float) -> np.ndarray:
         """Its mean over the images and over NUM_RESAMPLES resamplings: float64 [1 + R]."""
-        return self._weights @ self.values[quantity, sigma]
+        means: np.ndarray = self._weights @ self.values[quantity, sigma]
+        return means
 
 
 def _estimate(means: np.ndarray, confidence: float) -> Estimate:
@@ -304,7 +305,7 @@ def _follow_trajectories(
     rng: np.random.Generator,
     progress: Progress,
 ) -> tuple[_Sample, Proportion]:
-    """Sample both from the same noise, and hold them against each other where the model goes."""
+    """Sample both from the same noise, and compare them along the model's trajectories."""
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
     num_agreeing = 0
     size = _group_size(denoiser, config)

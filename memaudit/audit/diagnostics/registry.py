@@ -24,6 +24,7 @@ from memaudit.audit.diagnostics import (
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, Setting
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.audit.statistics.per_class import ClassRatio
+from memaudit.audit.statistics.species_richness import SpeciesRichness
 from memaudit.errors import ConfigError
 from memaudit.wording import listed
 
@@ -35,7 +36,7 @@ class Diagnostics:
     holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
-    richness: Annotated[leak_coverage.SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
+    richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
     classes: Annotated[tuple[ClassRatio, ...] | None, classes.DIAGNOSTIC] = None
     noise_and_return: Annotated[noise_and_return.ReturnTest | None, noise_and_return.DIAGNOSTIC] = (
         None

@@ -198,7 +198,7 @@ class RatioLine:
 
     @property
     def points(self) -> str:
-        """Of a polyline: "x,y x,y …"."""
+        """The points of a polyline, as SVG writes them: "x,y x,y …"."""
         return " ".join(f"{mark.x},{mark.y}" for mark in self.marks)
 
 

@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the reports: their folders, without what the paths have in common."""
+        """The reports' folders, without what their paths have in common."""
         folders = [report.folder.absolute() for report in self.reports]
         shared = os.path.commonpath([folder.parent for folder in folders])
         return tuple(os.path.relpath(folder, shared) for folder in folders)
@@ -123,13 +123,14 @@ def _compared(file: Path) -> ComparedReport:
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:
     """The comparison as strict JSON can hold it."""
-    return plain(
+    content: dict[str, Any] = plain(
         {
             "by": comparison.by,
             "differences": comparison.differences,
             "reports": comparison.reports,
         }
     )
+    return content
 
 
 def _varying(reports: Sequence[ComparedReport]) -> Factor:

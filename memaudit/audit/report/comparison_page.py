@@ -31,7 +31,7 @@ def write_comparison(comparison: Comparison, path: Path, *, overwrite: bool = Fa
     if path.is_dir() or (path.exists() and not overwrite):
         raise ConfigError(f"{path} exists; name another file, or give --overwrite.")
     if not path.absolute().parent.is_dir():
-        raise ConfigError(f"{path.parent} is no folder; make it, or name a file in another one.")
+        raise ConfigError(f"{path.parent} is not a folder; make it, or name a file in another one.")
     with atomic_write(path) as file:
         file.write(render_comparison(comparison, path).encode())
 

@@ -21,7 +21,7 @@ class Section:
     """Paragraphs."""
     chart: RatioChart | None
     header: tuple[str, ...]
-    """Of the table; the first column names a row, the others are numbers or words."""
+    """The table's header; the first column names the row, the others hold numbers or words."""
     rows: tuple[tuple[str, ...], ...]
     links: tuple[str, ...] = ()
     """Where the name of each row leads; none for names that lead nowhere."""

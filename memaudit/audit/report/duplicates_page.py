@@ -74,7 +74,7 @@ def write_duplicates(found: Duplicates, images: ImageSet, folder: str | Path) ->
 
 
 def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
-    """One row an image that has a duplicate.
+    """One row per image that has a duplicate.
 
     `group` counts from 1 in the order of the groups' first images, `squared_distance` and `rms`
     are those to the group's first image, `exact` is 1 where an earlier image is equal.

@@ -34,7 +34,7 @@ class Pair:
     nearest: str
     """Name of the nearest training image."""
     second: str | None
-    """Name of the nearest outside its duplicates; None where there is none."""
+    """Name of the nearest image outside its duplicates, or None if all are duplicates."""
     nearest_distance: str
     second_distance: str | None
     pictures: dict[str, Picture]
@@ -47,10 +47,10 @@ class LeakRow:
 
     leak: Leak
     distance: str
-    """Of the closest copy."""
+    """Distance of the closest copy."""
     pictures: tuple[Picture, Picture]
     keys: tuple[int | str, ...]
-    """Of its closest copies, at most SHOWN_KEYS."""
+    """Seeds or names of its closest copies, at most SHOWN_KEYS."""
     duplicates: tuple[str, ...]
     """Names of its duplicates in the training set, at most SHOWN_KEYS."""
 

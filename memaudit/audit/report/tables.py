@@ -116,7 +116,7 @@ def read_matches(text: str, rule: Rule) -> MatchTable:
 def leaks_csv(
     leaks: Sequence[Leak], keys: Keys, space: Space, duplicates: Mapping[int, Sequence[int]]
 ) -> str:
-    """One row a training image that leaked, most copied first; its copies closest first."""
+    """One row per training image that leaked, most copied first; its copies closest first."""
     column = _key_column(keys)
     return _csv(
         ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"],

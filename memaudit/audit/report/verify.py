@@ -50,7 +50,7 @@ class Check:
     name: str
     passed: bool
     detail: str
-    """What was found; empty where there is nothing to say."""
+    """What was found; may be empty."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
 def _stated(report: Report) -> dict[str, Any]:
     """What the report says, by name."""
     content: dict[str, Any] = plain(report)
-    return content | content["diagnostics"]
+    stated: dict[str, Any] = content | content["diagnostics"]
+    return stated
 
 
 def _recomputed(findings: Findings, context: Context, *, without: Sequence[str]) -> dict[str, Any]:

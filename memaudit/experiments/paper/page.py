@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from memaudit.audit.report.charts import RatioChart, Sample, Series, Stroke, ratio_chart
+from memaudit.audit.diagnostics.section import Stroke
+from memaudit.audit.report.charts import RatioChart, Sample, Series, ratio_chart
 from memaudit.audit.report.curve_page import Section, render_curves, with_interval
 from memaudit.errors import DataError
 from memaudit.experiments.paper.recipes import FactorLevel, Recipe, find_recipe

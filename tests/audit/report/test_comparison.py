@@ -160,7 +160,7 @@ def test_the_page_leads_to_the_reports_and_needs_no_network(
     with pytest.raises(ConfigError, match="exists; name another file"):
         write_comparison(comparison, page)
     write_comparison(comparison, page, overwrite=True)
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         write_comparison(comparison, tmp_path / "none" / "page.html")
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 

@@ -150,7 +150,7 @@ def test_a_sampled_report_names_seeds_and_infinities_in_strict_json(
     write_report(make_result(copies=3, others=5, sampled=True), tmp_path)
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert report["source"]["model"]["config"]["sigma_max"] == "inf"

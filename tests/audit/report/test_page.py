@@ -1,4 +1,4 @@
-"""The page, in a real browser where there is one."""
+"""The page, also in a real browser if one is installed."""
 
 import re
 import shlex

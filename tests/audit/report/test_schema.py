@@ -203,7 +203,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a missing ratio": lambda report: report["ratios"].pop("distinct"),
     "a missing diagnostic": lambda report: report["diagnostics"].pop("holdout"),
     "a ratio above 1": lambda report: report["ratios"]["paper"].update(ratio=1.2),
-    "a count that is no integer": lambda report: report["ratios"]["paper"].update(count=1.5),
+    "a count that is not an integer": lambda report: report["ratios"]["paper"].update(count=1.5),
     "a count below 0": lambda report: report["ratios"]["paper"].update(count=-1),
     "a verdict without a gate": lambda report: report.update(gate=None),
     "a limit without a verdict": lambda report: report.update(verdict=None),
@@ -212,7 +212,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "seeds that are no ranges": lambda report: report["sampling"].update(seeds="0..9"),
     "a hash that is none": lambda report: report["source"].update(sha256="abc"),
     "an encoder of pixels": lambda report: report["space"].update(name="features"),
-    "a threshold that is no fraction": lambda report: report.update(threshold_fraction="0.3"),
+    "a threshold that is not a fraction": lambda report: report.update(threshold_fraction="0.3"),
 }
 
 
