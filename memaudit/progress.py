@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from memaudit.wording import printable
@@ -10,6 +11,8 @@ EVERY = 10.0
 """Seconds between two lines of one task where lines stay, as in a log."""
 REFRESH = 0.1
 """Seconds between two states of a line that is written over."""
+QUIET = 1.0
+"""Seconds that a task takes before anything is said of it."""
 WIDTH = 79
 """Columns of a line that is written over."""
 
@@ -37,11 +40,21 @@ def add_suffix(progress: Progress, suffix: str) -> Progress:
     return call
 
 
+@dataclass
+class _Clock:
+    """What is known of a task: when it started and was last shown, and how far it is."""
+
+    started: float
+    shown: float
+    done: int = 0
+    has_ended: bool = False
+
+
 class LineProgress:
     """A line of text per task, which a terminal, a notebook and a log can bear.
 
     Where the stream can write over a line, a task has one line that is kept up to date. In a log a
-    task gets a line every few seconds and one at its end; what is over within a second gets none.
+    task gets a line every few seconds and one at its end. What is over within a second gets none.
 
     Args:
         stream: where to write.
@@ -51,28 +64,21 @@ class LineProgress:
     def __init__(self, stream: TextIO, *, overwrite: bool) -> None:
         self._stream, self._overwrite = stream, overwrite
         self._every = REFRESH if overwrite else EVERY
-        self._started: dict[str, float] = {}
-        self._shown: dict[str, float] = {}
-        self._ended: set[str] = set()
+        self._clocks: dict[str, _Clock] = {}
 
     def __call__(self, task: str, done: int, total: int | None, note: str = "") -> None:
         now = time.monotonic()
-        if self._ended.intersection([task]) and (total is None or done < total):
-            self._forget(task)  # the task is done again, with a clock of its own
-        started = self._started.setdefault(task, now)
-        shown = self._shown.setdefault(task, now)
-        ends = total is not None and done >= total and task not in self._ended
-        is_due = now - shown >= self._every
-        if not is_due and not (ends and now - started > 1):
+        clock = self._clocks.get(task)
+        ends = total is not None and done >= total
+        if clock is not None and clock.has_ended and ends:
             return
-        self._shown[task] = now
-        if ends:
-            self._ended.add(task)
-        self._write(printable(describe_progress(task, done, total, now - started, note)), ends)
-
-    def _forget(self, task: str) -> None:
-        self._ended.discard(task)
-        del self._started[task], self._shown[task]
+        if clock is None or clock.has_ended or done < clock.done:  # it starts, maybe again
+            clock = self._clocks[task] = _Clock(started=now, shown=now)
+        clock.done, clock.has_ended = done, ends
+        elapsed = now - clock.started
+        if elapsed >= QUIET and (ends or now - clock.shown >= self._every):
+            clock.shown = now
+            self._write(printable(describe_progress(task, done, total, elapsed, note)), ends)
 
     def _write(self, text: str, ends: bool) -> None:
         if self._overwrite:
@@ -96,11 +102,10 @@ def describe_progress(
 
 
 def show_progress() -> Progress:
-    """Progress for a library call: a line per task that is kept up to date on a terminal or in a
-    notebook, and a line now and then in a log.
+    """A callback that writes each task's progress to standard error.
 
-    Examples:
-        memaudit.scan(source, data, progress=memaudit.show_progress())
+    A terminal and a notebook get a line per task that is kept up to date; a log gets a line now and
+    then. Use it as `memaudit.scan(source, data, progress=memaudit.show_progress())`.
     """
     return LineProgress(sys.stderr, overwrite=is_notebook() or sys.stderr.isatty())
 

@@ -71,6 +71,15 @@ def scan(
             diagnostic that does not exist, or that cannot run on what is given.
         CheckpointError: a checkpoint that cannot be opened; a network that gives numbers that are
             not finite.
+        TypeError: a source or images of another kind.
+
+    Examples:
+        >>> import numpy as np
+        >>> import memaudit
+        >>> train = np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8), np.uint8)
+        >>> fresh = np.random.default_rng(1).integers(0, 256, (30, 3, 8, 8), np.uint8)
+        >>> memaudit.scan(np.concatenate([train[:10], fresh]), train)
+        ScanResult(10 of 40 generated images copy a training image, 10 of 50 training images leak)
     """
     config = config or ScanConfig()
     device = config.execution.device

@@ -227,10 +227,10 @@ def _is_torch_zip(path: Path) -> bool:
 
 
 def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
-    """Refuse a source whose images have another shape than the training images.
+    """Refuse a source without images, or whose images have another shape than the training images.
 
     Raises:
-        DataError: with both shapes, before anything is sampled.
+        DataError: before anything is sampled; with both shapes if they differ.
     """
     if isinstance(source, ImageSet):
         name, shape = source.source, source.image_shape
@@ -247,6 +247,8 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
             f"{_described(data.image_shape)}. They must be alike: {advice}",
             field="resolution",
         )
+    if isinstance(source, ImageSet) and not len(source):
+        raise DataError(f"{name} holds no images. At least 1 generated image is needed.")
     if len(data) < 2:
         raise DataError(
             f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbor, "

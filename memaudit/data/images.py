@@ -74,7 +74,7 @@ class ImageSet:
             DataError: another type or shape, a shape that can be read in two ways, or names or
                 labels that do not match.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from memaudit.data.images import ImageSet
             >>> ImageSet.from_array(np.zeros([50, 32, 32, 3], np.uint8), source="zeros")

@@ -128,10 +128,17 @@ def as_images(
         progress: told how far the decoding of images is.
 
     Raises:
-        DataError: images that are missing or broken, or an array of another kind.
+        DataError: images that are missing or broken, or an array of another type or shape.
+        TypeError: none of these.
     """
     if isinstance(images, ImageSet):
         return images
     if isinstance(images, str | Path):
         return open_images(images, progress=progress)
-    return ImageSet.from_array(images)
+    array = np.asarray(images)
+    if array.dtype == object:
+        raise TypeError(
+            f"images are a {type(images).__name__}; a path, a uint8 array [N, C, H, W] or an "
+            "ImageSet is needed"
+        )
+    return ImageSet.from_array(array)

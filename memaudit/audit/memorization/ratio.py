@@ -10,6 +10,7 @@ from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
+from memaudit.errors import DataError
 
 
 def memorization_ratio(
@@ -33,16 +34,20 @@ def memorization_ratio(
 
     Raises:
         DataError: images that cannot be opened, of different shapes, or too few.
+        TypeError: images of another kind.
 
     Examples:
+        >>> import numpy as np
+        >>> from memaudit import memorization_ratio
         >>> train = np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8), np.uint8)
         >>> fresh = np.random.default_rng(1).integers(0, 256, (30, 3, 8, 8), np.uint8)
         >>> print(memorization_ratio(np.concatenate([train[:10], fresh]), train))
         10 of 40, 25.0 % (95 % interval 12.7 % to 41.2 %)
     """
     rule = Rule() if rule is None else rule
-    matches = match_images(
-        NeighborIndex(as_images(train).images), as_images(generated).images, rule
-    )
+    images = as_images(generated)
+    if not len(images):
+        raise DataError(f"{images.source} holds no images. At least 1 generated image is needed.")
+    matches = match_images(NeighborIndex(as_images(train).images), images.images, rule)
     hits = matches.memorized_distinct
     return clopper_pearson(int(hits.sum()), len(hits), rule.confidence)

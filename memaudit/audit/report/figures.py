@@ -1,6 +1,8 @@
 """Figures of a scan for notebooks and papers, drawn with matplotlib (an optional dependency)."""
 
+import io
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,17 +146,31 @@ def _ends(estimates: Sequence[Any]) -> tuple[list[float], list[float]]:
     return [estimate.low for estimate in estimates], [estimate.high for estimate in estimates]
 
 
-def _subplots(
-    num_rows: int, num_columns: int, figsize: tuple[float, float]
-) -> "tuple[Figure, np.ndarray]":
-    """A figure that no window shows, and its axes [rows, columns]."""
+@cache
+def _figure_class() -> "type[Figure]":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(
             "Figures need matplotlib, which is not installed: pip install matplotlib."
         ) from error
-    figure = Figure(figsize=figsize, layout="constrained")
+
+    class NotebookFigure(Figure):
+        """A figure that a notebook shows as it is, once, whether or not pyplot is in use."""
+
+        def _repr_png_(self) -> bytes:
+            png = io.BytesIO()
+            self.savefig(png, format="png")
+            return png.getvalue()
+
+    return NotebookFigure
+
+
+def _subplots(
+    num_rows: int, num_columns: int, figsize: tuple[float, float]
+) -> "tuple[Figure, np.ndarray]":
+    """A figure that no window shows, and its axes [rows, columns]."""
+    figure = _figure_class()(figsize=figsize, layout="constrained")
     axes: np.ndarray[Any, np.dtype[np.object_]] = figure.subplots(
         num_rows, num_columns, squeeze=False
     )

@@ -239,6 +239,18 @@ def read_report(path: str | Path) -> Report:
 
     Raises:
         DataError: it cannot be read, is of another version, or was changed after it was written.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import memaudit
+        >>> images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
+        >>> result = memaudit.scan(images[:5], images)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = memaudit.write_report(result, folder)
+        ...     report = memaudit.read_report(folder)
+        >>> report.num_leaking_images
+        5
     """
     file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
     try:

@@ -88,6 +88,17 @@ def verify_report(
     Raises:
         ConfigError: there is no report.
         CheckpointError, DataError: source or data that cannot be opened.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import memaudit
+        >>> images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
+        >>> result = memaudit.scan(images[:5], images)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = memaudit.write_report(result, folder)
+        ...     memaudit.verify_report(folder).passed
+        True
     """
     folder = Path(folder)
     content = _read(folder)
