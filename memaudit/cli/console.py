@@ -41,6 +41,11 @@ def remark(text: str) -> None:
     err.print(printable(text), soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """Print text on stdout without interpreting or coloring it."""
+    out.print(printable(text), soft_wrap=True)
+
+
 def print_row(name: str, value: str) -> None:
     """Print a name and its value on one line: a table would break a fingerprint in two."""
     out.print(Text.assemble((f"{name:<25} ", "bold"), printable(value)), soft_wrap=True)

@@ -27,7 +27,7 @@ def demo(out: Path, device: str) -> None:
     memaudit demo --out memaudit-demo
     """
     from memaudit.cli.console import out as console
-    from memaudit.cli.console import progress_bars, remark
+    from memaudit.cli.console import progress_bars, remark, say
     from memaudit.cli.scan_tables import render
     from memaudit.cli.wording import describe
     from memaudit.experiments.demo import DemoRun, run_demo
@@ -42,18 +42,16 @@ def demo(out: Path, device: str) -> None:
     few, many = runs
     console.rule("What this means")
     for run in runs:
-        console.print(
+        say(
             f"Trained on {len(run.data):,} images: "
-            f"{describe(run.result.ratios.distinct)} of what it generates are copies.",
-            soft_wrap=True,
+            f"{describe(run.result.ratios.distinct)} of what it generates are copies."
         )
-    console.print(
+    say(
         f"Both are the same network, trained for the same number of steps. With {len(few.data):,} "
         "images it can store every one of them, and it does: what it generates are its training "
         f"images. With {len(many.data):,} it has to generalize. How many images a model needs "
         "before it stops copying is its effective memorization; memaudit measures which side of "
-        "that line a model is on.",
-        soft_wrap=True,
+        "that line a model is on."
     )
     for run in runs:
         remark(f"Report: {run.page}")

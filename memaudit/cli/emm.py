@@ -85,7 +85,7 @@ def emm(
     # from existing scans
     memaudit emm --from-results runs/
     """
-    from memaudit.cli.console import err, progress_bars, remark
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.data.sources import open_images
     from memaudit.experiments.emm.page import write_emm
     from memaudit.experiments.emm.search import (
@@ -121,11 +121,9 @@ def emm(
             return
 
         def show(run: RunResult) -> None:
-            err.print(
+            remark(
                 f"{run.num_images:,} images: {percent(run.highest.ratio)} copied "
-                f"({percent(run.last.ratio)} at the end).",
-                highlight=False,
-                soft_wrap=True,
+                f"({percent(run.last.ratio)} at the end)."
             )
 
         with progress_bars() as progress:
@@ -137,7 +135,7 @@ def emm(
 
 
 def _show_forecast(setup: "EMMSetup", forecast: "SearchForecast") -> None:
-    from memaudit.cli.console import out
+    from memaudit.cli.console import say
     from memaudit.experiments.cost import format_flops
     from memaudit.wording import duration
 
@@ -146,14 +144,12 @@ def _show_forecast(setup: "EMMSetup", forecast: "SearchForecast") -> None:
     trainings = sorted({len(forecast.cheapest), len(forecast.dearest)})
     work = dict.fromkeys(format_flops(cost.total) for cost in costs)
     time = dict.fromkeys(duration(throughput.seconds(cost) / parallel) for cost in costs)
-    out.print(
+    say(
         f"{' to '.join(map(str, trainings))} trainings, of {setup.sizes.min_size:,} to "
         f"{setup.sizes.max_size:,} images: {' to '.join(work)}. At the speed found on "
         f"{setup.runs.device}, {format_flops(throughput.training)}/s in training and "
         f"{format_flops(throughput.sampling)}/s in sampling, that takes {' to '.join(time)}"
-        + (f" with {parallel} runs side by side." if parallel > 1 else "."),
-        highlight=False,
-        soft_wrap=True,
+        + (f" with {parallel} runs side by side." if parallel > 1 else ".")
     )
 
 
@@ -161,7 +157,7 @@ def _show_result(result: "EMMResult") -> None:
     from rich import box
     from rich.table import Table
 
-    from memaudit.cli.console import out
+    from memaudit.cli.console import out, say
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("|D|", "copies", "highest ratio", "interval", "last snapshot"):
@@ -185,4 +181,4 @@ def _show_result(result: "EMMResult") -> None:
             f"{estimate.low:,.0f} to {estimate.high:,.0f}; between the decided sizes "
             f"{estimate.bracket.low:,} and {estimate.bracket.high:,})."
         )
-    out.print(text, highlight=False, soft_wrap=True)
+    say(text)

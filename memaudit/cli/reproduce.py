@@ -82,8 +82,8 @@ def reproduce(
     memaudit reproduce conditioning --laptop --size 80 --data cifar10.zip --samples 500 --out out
     memaudit reproduce --report results
     """
-    from memaudit.cli.console import err, progress_bars, remark
     from memaudit.cli.console import out as console
+    from memaudit.cli.console import progress_bars, remark, say
     from memaudit.data.sources import open_images
     from memaudit.experiments.paper.page import NOT_COMPARABLE, write_results_page
     from memaudit.experiments.paper.recipes import RECIPES, find_recipe
@@ -106,15 +106,11 @@ def reproduce(
         raise ConfigError("Training needs images and a folder: give --data and --out.")
     if is_laptop:
         recipe = recipe.for_laptop()
-        err.print(NOT_COMPARABLE, soft_wrap=True)
+        remark(NOT_COMPARABLE)
     points = choose_points(recipe, selection)
 
     def show(result: "RecipeResult") -> None:
-        err.print(
-            f"{result.value}, {result.size:,} images: {percent(result.highest.ratio)} copied.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        remark(f"{result.value}, {result.size:,} images: {percent(result.highest.ratio)} copied.")
 
     with progress_bars() as progress:
 
@@ -133,7 +129,7 @@ def reproduce(
     console.print(_make_table(results, is_laptop=is_laptop))
     if is_laptop:
         for trend in find_trends(results):
-            console.print(str(trend), highlight=False, soft_wrap=True)
+            say(str(trend))
 
 
 def _list_recipes(recipes: "Sequence[Recipe]", config: RunConfig) -> None:
@@ -143,7 +139,7 @@ def _list_recipes(recipes: "Sequence[Recipe]", config: RunConfig) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from memaudit.cli.console import out
+    from memaudit.cli.console import out, say
     from memaudit.data.images import ImageSet
     from memaudit.experiments.cost import Cost, format_flops, measure_throughput
     from memaudit.experiments.paper.reproduce import choose_points, predict_point_cost
@@ -173,13 +169,11 @@ def _list_recipes(recipes: "Sequence[Recipe]", config: RunConfig) -> None:
             _two_digits(throughput.seconds(cost) / 3600),
         )
     out.print(table)
-    out.print(
+    say(
         "Hours are for one device, at the speed of the base network here: "
         f"{format_flops(throughput.training)}/s in training, "
         f"{format_flops(throughput.sampling)}/s in sampling. Choose points with --value, --size "
-        "and --resolution, or run a recipe at a fraction of its cost with --laptop.",
-        highlight=False,
-        soft_wrap=True,
+        "and --resolution, or run a recipe at a fraction of its cost with --laptop."
     )
 
 

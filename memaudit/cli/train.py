@@ -114,7 +114,7 @@ def train(
 
 
 def _show_audit(audit: "SnapshotAudit") -> None:
-    from memaudit.cli.console import err
+    from memaudit.cli.console import err, remark
     from memaudit.cli.wording import describe
     from memaudit.training.schedule import format_epochs
 
@@ -125,9 +125,7 @@ def _show_audit(audit: "SnapshotAudit") -> None:
             highlight=False,
             soft_wrap=True,
         )
-    err.print(
+    remark(
         f"Epoch {format_epochs(audit.epochs)}: {audit.copies.count:,} of {audit.copies.total:,} "
-        f"samples are copies, {describe(audit.copies)}.",
-        highlight=False,
-        soft_wrap=True,
+        f"samples are copies, {describe(audit.copies)}."
     )

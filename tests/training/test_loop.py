@@ -270,18 +270,11 @@ def test_a_run_killed_between_snapshots_resumes_from_the_last_one(
     assert [s.images_seen for s in result.snapshots] == [20, 40, 60, 80]
 
 
-def test_sgd_resumes_bitwise_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = dataclasses.replace(TINY, optimizer="sgd", lr=1e-4)
-    whole = train(noise_images(), config, out=tmp_path / "whole")
-    call_at_step(monkeypatch, 7, press_ctrl_c)
-    train(noise_images(), config, out=tmp_path / "parts")
-    monkeypatch.undo()
-    resumed = train(noise_images(), config, out=tmp_path / "parts", resume=True)
-    assert_same_weights(resumed.model, whole.model)
-
-
-def test_a_run_in_rounds_resumes_bitwise_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = dataclasses.replace(TINY, batch_gpu=2)
+@pytest.mark.parametrize("changes", [{"optimizer": "sgd", "lr": 1e-4}, {"batch_gpu": 2}])
+def test_other_optimizers_and_rounds_resume_bitwise_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+):
+    config = dataclasses.replace(TINY, **changes)
     whole = train(noise_images(), config, out=tmp_path / "whole")
     call_at_step(monkeypatch, 7, press_ctrl_c)
     train(noise_images(), config, out=tmp_path / "parts")
@@ -358,7 +351,7 @@ def test_a_conditional_run_is_not_resumed_with_other_labels(tmp_path: Path):
         train(noise_images(labels=np.array([0, 1, 2, 2, 1, 0])), config, out=tmp_path, resume=True)
 
 
-def test_a_foreign_model_is_not_overwritten_and_other_files_stay(tmp_path: Path):
+def test_a_model_of_another_origin_is_not_overwritten_and_other_files_stay(tmp_path: Path):
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"mine")
     for resume in (False, True):
@@ -370,7 +363,7 @@ def test_a_foreign_model_is_not_overwritten_and_other_files_stay(tmp_path: Path)
     assert (tmp_path / "notes.txt").read_bytes() == b"mine"
 
 
-def test_a_foreign_log_is_not_overwritten(tmp_path: Path):
+def test_a_log_of_another_origin_is_not_overwritten(tmp_path: Path):
     (tmp_path / "log.jsonl").write_text('{"level": "info", "message": "mine"}\n')
     with pytest.raises(ConfigError, match=r"log\.jsonl is not the log of a training run"):
         train(noise_images(), TINY, out=tmp_path)

@@ -207,7 +207,8 @@ def estimate_emm_from_reports(
     for file in files:
         report = read_report(file)
         size, model = report.data.num_images, report.source.model
-        seen = 0 if model is None else model.provenance.get("images_seen", 0)
+        seen = None if model is None else model.provenance.get("images_seen")
+        seen = seen if isinstance(seen, int) else 0
         for difference, value in (
             ("judge by different thresholds", report.threshold),
             ("are of images of different shapes", report.data.image_shape),
