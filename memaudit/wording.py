@@ -10,6 +10,8 @@ from typing import Any
 
 MAX_SHOWN = 80
 """Characters of a text from a file that a message quotes."""
+MAX_NUMBERS = 10**8
+"""Most integers that a text of ranges may stand for: a hostile one must not exhaust memory."""
 SHOWN_NAMES = 3
 """Names that a list gives before it says how many more there are."""
 
@@ -102,10 +104,15 @@ def parse_ranges(text: str) -> list[int]:
     """The integers that `ranges` wrote.
 
     Raises:
-        ValueError: the text is not a list of ranges.
+        ValueError: the text is not a list of ranges, or stands for more than MAX_NUMBERS integers.
     """
-    numbers: list[int] = []
+    runs = []
+    total = 0
     for part in text.split(","):
         first, _, last = part.partition("-")
-        numbers.extend(range(int(first), int(last or first) + 1))
-    return numbers
+        run = range(int(first), int(last or first) + 1)
+        total += max(0, run.stop - run.start)
+        if total > MAX_NUMBERS:
+            raise ValueError(f"ranges of more than {MAX_NUMBERS:,} numbers are not read")
+        runs.append(run)
+    return [number for run in runs for number in run]

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, device and time, and how long each step took."""
+"""Record what produced a result: versions, device and time, and how long each step took."""
 
 import platform
 import time
@@ -25,16 +25,16 @@ class Package:
 
 @dataclass(frozen=True)
 class Environment:
-    """Software and machine."""
+    """The software and the machine that produced a result."""
 
     memaudit: str
     """Version of memaudit."""
     python: str
     platform: str
     device: str
-    """Name of the GPU, or the CPU's kind."""
+    """Name of the GPU, or the architecture of the CPU."""
     finished: str
-    """When the result was there, ISO 8601 with its zone."""
+    """When the result was complete, in ISO 8601 with time zone."""
     packages: tuple[Package, ...]
 
 
@@ -48,15 +48,15 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Timings:
-    """How long a scan and its steps took. A step that was not needed is not listed."""
+    """How long a scan and its steps took; skipped steps are not listed."""
 
     total: float
-    """Seconds."""
+    """Seconds of the whole scan."""
     steps: tuple[StepTime, ...]
 
 
 def describe_environment(device: str) -> Environment:
-    """Versions, device and time, as a report names them."""
+    """Collect versions, device and time."""
     packages = []
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -73,14 +73,14 @@ def describe_environment(device: str) -> Environment:
 
 
 class Clock:
-    """Measures the steps of a scan."""
+    """Measures how long the steps of a scan take."""
 
     def __init__(self) -> None:
         self._started = self._last = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
     def lap(self, step: str) -> None:
-        """Count the time since the last lap as time of this step."""
+        """Add the time since the last lap to this step."""
         now = time.perf_counter()
         self._seconds[step] = self._seconds.get(step, 0.0) + now - self._last
         self._last = now

@@ -57,7 +57,7 @@ def scan(
             [N, C, H, W].
         holdout: images like them that the model was not trained on; they give the ratio a floor.
         config: how to generate and judge.
-        index: an index of the training images, if it exists already. If None, it is built or taken
+        index: an index of the training images, if one exists already. None: built or taken
             from the cache, as `config.index` says.
         folder: where generated images are kept until the report is written there, so that a scan
             that is killed resumes where it was. None: they are kept in memory only.

@@ -1,8 +1,8 @@
-"""The generated images of a scan under way, on disk, so that a killed scan resumes where it was.
+"""The images that an unfinished scan has generated, on disk, so that it resumes after a kill.
 
-Beside the report to come, `scan-state/` holds what the images depend on in `scan.json` and one
-`part-<position>.npz` per batch, each written whole or not at all. Everything else of a scan is
-computed again: it takes seconds.
+`scan-state/` in the report folder holds `scan.json`, which says what the images depend on, and one
+`part-<position>.npz` per batch, each written whole or not at all. The rest of a scan is computed
+again, which takes seconds.
 """
 
 import json
@@ -33,12 +33,12 @@ class ScanState:
         *,
         overwrite: bool = False,
     ) -> None:
-        """Open what an earlier scan left, or begin.
+        """Open what an earlier scan left, or start afresh.
 
         Args:
             folder: the folder of the report.
-            identity: what an image depends on besides its seed, as JSON holds it.
-            seeds: the seeds of this scan; an earlier one may have had fewer or more.
+            identity: what an image depends on besides its seed, as JSON values.
+            seeds: the seeds of this scan; the earlier one may have had fewer or more.
             overwrite: discard the images of another scan.
 
         Raises:
@@ -64,7 +64,7 @@ class ScanState:
                 file.write(json.dumps(identity).encode())
 
     def load(self) -> Iterator[GeneratedBatch]:
-        """The batches that are there, up to the first gap; what lies behind it is removed."""
+        """Yield the stored batches up to the first gap, then remove those behind it."""
         position = 0
         while (batch := self._read(position)) is not None:
             yield batch
@@ -74,15 +74,15 @@ class ScanState:
                 path.unlink()
 
     def store(self, position: int, batch: GeneratedBatch) -> None:
-        """Keep the batch whose first image has that position among the seeds."""
-        arrays: dict[str, Any] = {"seeds": batch.seeds, "images": batch.images}
+        """Store a batch whose first image belongs to the seed at `position`."""
+        arrays = {"seeds": batch.seeds, "images": batch.images}
         if batch.class_index is not None:
             arrays["class_index"] = batch.class_index
         with atomic_write(self._part(position)) as file:
             np.savez(file, **arrays)
 
     def _read(self, position: int) -> GeneratedBatch | None:
-        """None where the part is missing, damaged, or of other seeds."""
+        """A stored batch, or None if it is missing, damaged or belongs to other seeds."""
         try:
             with self._part(position).open("rb") as file:
                 part = np.load(file, allow_pickle=False)
@@ -101,7 +101,7 @@ class ScanState:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if there is none or it cannot be read."""
+    """The JSON object in a file, or an empty one if it is missing or cannot be read."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -110,13 +110,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def discard_state(folder: Path) -> None:
-    """Remove what a scan left that is finished or not wanted."""
+    """Remove the stored images of a scan that is finished or no longer wanted."""
     shutil.rmtree(folder / STATE, ignore_errors=True)
 
 
 @contextmanager
 def only_scan_in(folder: Path) -> Iterator[None]:
-    """Keep a second scan out of a report folder.
+    """Hold the lock of a report folder, so that only one scan writes into it.
 
     Raises:
         ConfigError: another process is scanning into it.

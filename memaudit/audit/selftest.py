@@ -1,7 +1,7 @@
-"""Proof of the instrument on this machine and these images: what is known must be measured.
+"""Test the instrument on this machine and these images: it must measure what is known.
 
-The closed-form optimum can only copy, held-out images are no copies, and of planted copies there
-are as many as were planted. All of them pass through the search and the rule that judge a model.
+The closed-form optimum can only copy, held-out images are not copies, and the number of planted
+copies is known. All of them pass through the search and the rule that judge a model.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TOLERANCE = 0.01
 PLANTED = 0.3
 """Share of copies in the third control."""
 PARTNERS = 8
-"""Images among which the partner of a mixture is the farthest: no duplicate, where possible."""
+"""Random images, of which the farthest becomes the partner in a mixture, to avoid duplicates."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Control:
 
 @dataclass(frozen=True)
 class SelftestResult:
-    """What the controls gave."""
+    """The outcome of the controls."""
 
     controls: tuple[Control, ...]
     passed: bool
@@ -62,14 +62,14 @@ def selftest(
 
     Args:
         images: training images, square, at least 2.
-        holdout: images like them, but not among them. Without any, mixtures of two training
-            images each take their place.
-        config: how to sample and judge, as in a scan: one image of each control a seed, 256 by
-            default; of held-out images at most as many as there are.
+        holdout: images like them that are not among them. Without them, mixtures of two training
+            images are used instead.
+        config: how to sample and judge, as in a scan. Each control has one image per seed, 256 by
+            default, or every held-out image if there are fewer.
         progress: told how far each step is.
 
     Raises:
-        DataError: images that cannot be judged or compared.
+        DataError: the images cannot be judged or compared.
     """
     config = config or ScanConfig(seeds=range(256))
     check_comparable(images if holdout is None else holdout, images)

@@ -1,4 +1,4 @@
-"""What the terminal shows: results on stdout, progress and remarks on stderr."""
+"""Print to the terminal: results on stdout, progress and remarks on stderr."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ from memaudit.progress import LineProgress, Progress
 
 
 class _Console(Console):
-    """A console whose reader may go away, as in `memaudit scan … | head`."""
+    """A console that survives a closed pipe, as in `memaudit scan … | head`."""
 
     def on_broken_pipe(self) -> None:
         """Stop writing but keep running: rich would exit with 1, not with the verdict's status."""
@@ -79,7 +79,7 @@ def progress_bars() -> Iterator[Progress]:
 
 
 class _Rate(ProgressColumn):
-    """Units per second, over the last moments."""
+    """Recent speed, in units per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

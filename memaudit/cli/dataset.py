@@ -9,7 +9,7 @@ from memaudit.cli.dataset_inspect import inspect
 
 @click.group(commands=[build, inspect, duplicates])
 def dataset() -> None:
-    """Make training sets, look into them, find what they hold twice.
+    """Build training sets, inspect them, find duplicates.
 
     \b
     memaudit dataset build --data cifar10.zip --size 1000 --balanced --out cifar10-1000.zip

@@ -1,4 +1,4 @@
-"""`memaudit demo`: a model is caught copying, and another is not."""
+"""`memaudit demo`: catch one model copying, and another not."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def demo(out: Path, device: str) -> None:
     """Watch a model being caught copying, in about two minutes.
 
     Trains one small diffusion model on 32 handwritten digits and the same model on 1,500, audits
-    both against the digits they were trained on, and says what the two verdicts mean.
+    both against the digits they were trained on, and explains the results.
 
     \b
     memaudit demo --out memaudit-demo
@@ -48,10 +48,10 @@ def demo(out: Path, device: str) -> None:
         )
     say(
         f"Both are the same network, trained for the same number of steps. With {len(few.data):,} "
-        "images it can store every one of them, and it does: what it generates are its training "
-        f"images. With {len(many.data):,} it has to generalize. How many images a model needs "
-        "before it stops copying is its effective memorization; memaudit measures which side of "
-        "that line a model is on."
+        "images it can store every one of them, and it does: it generates its training images. "
+        f"With {len(many.data):,} it has to generalize. The number of images at which a model "
+        "stops copying is its effective memorization; memaudit measures which side of that line a "
+        "model is on."
     )
     for run in runs:
         remark(f"Report: {run.page}")

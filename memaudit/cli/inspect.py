@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def inspect(ctx: click.Context, /, file: Path, arch: str | None, as_json: bool) -> None:
-    """Say what a checkpoint holds, without running anything in it.
+    """Show what a checkpoint holds, without running anything in it.
 
     FILE is a checkpoint or a diffusers folder. Architecture, preconditioning, constructor
     arguments, noise levels, provenance, hash, what the file's pickles name, and whether it can be

@@ -1,4 +1,4 @@
-"""The command `memaudit`: finds the command asked for and turns errors into messages."""
+"""The program `memaudit`: find the command asked for and turn errors into messages."""
 
 import importlib
 import sys
@@ -15,22 +15,22 @@ COMMANDS = {
     "emm": "Measure how many training images a setup memorizes.",
     "reproduce": "Train what the paper trained, and compare the ratios with the published ones.",
     "sample": "Generate images from a checkpoint.",
-    "dataset": "Make training sets, look into them, find what they hold twice.",
-    "inspect": "Say what a checkpoint holds, without running anything in it.",
+    "dataset": "Build training sets, inspect them, find duplicates.",
+    "inspect": "Show what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
-    "report": "Hold several reports side by side: snapshots of a run, models of a sweep.",
+    "report": "Compare reports side by side: snapshots of a run, models of a sweep.",
     "verify": "Compute a report's verdict again from its saved matches, and check its hashes.",
-    "selftest": "Prove on your own images that the audit measures what is known.",
+    "selftest": "Test on your own images that the audit measures what is known.",
     "demo": "Watch a model being caught copying, in about two minutes.",
 }
-"""Name and first help line of each command; its code is in the file of the same name."""
+"""Name and first help line of each command, whose code is in the file of that name."""
 
 COULD_NOT_RUN = 2
-"""Exit status of every error; 1 is kept for a verdict of FAIL, 3 for INCONCLUSIVE."""
+"""Exit status of every error; 1 means FAIL and 3 INCONCLUSIVE."""
 
 
 class Commands(click.Group):
-    """Imports a command's file only when it is asked for, so that `--help` answers at once."""
+    """Imports a command's file only when it is needed, so that `--help` answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -52,13 +52,13 @@ class Commands(click.Group):
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
             raise _Failure(error.worded(names)) from error
-        except OSError as error:  # a disk that fills up, a folder that goes away
+        except OSError as error:  # for example, a full disk or a removed folder
             place = f"{error.filename}: " if error.filename else ""
             raise _Failure(f"{place}{error.strerror or error}.") from error
 
 
 def option_names(command: click.Command) -> dict[str, str]:
-    """A command's name for each field that its options set: `batch_size` → `--batch-size`."""
+    """The option that sets each field in a command, such as `--batch-size` for `batch_size`."""
     return {option.name or "": option.opts[0] for option in _options(command)}
 
 
@@ -83,7 +83,7 @@ class _Failure(click.ClickException):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(memaudit.__version__, package_name="memaudit-diffusion")
 def cli() -> None:
-    """Tell whether a trained diffusion model copies its training images.
+    """Measure whether a trained diffusion model copies its training images.
 
     \b
     memaudit demo                                     # the whole story on handwritten digits

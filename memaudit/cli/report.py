@@ -1,4 +1,4 @@
-"""`memaudit report`: reports side by side."""
+"""`memaudit report`: compare reports side by side."""
 
 import json
 from pathlib import Path
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 @click.option(
     "--by",
     type=click.Choice(["images-seen", "size", "name"]),
-    help="Order: training images the model has seen, their number |D|, or the folder's name.  "
+    help="Order by images seen in training, number of training images |D|, or name of the folder.  "
     "[default: whichever varies]",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the comparison as a page, FILE.html.",
+    help="Write the comparison as an HTML page.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def report(
     paths: tuple[Path, ...],
@@ -37,11 +37,11 @@ def report(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Hold several reports side by side: snapshots of a run, models of a sweep.
+    """Compare reports side by side: snapshots of a run, models of a sweep.
 
-    DIR is what `memaudit scan --out` wrote, or a folder with several such. Shown are the share of
-    copies with its interval, the number of training images that leak, and what differs of the
-    images seen in training, their number |D| and the verdict.
+    DIR is a folder that `memaudit scan --out` wrote, or one that contains several. The table shows
+    the share of copies with its interval and the number of training images that leak. It shows
+    images seen in training, |D| and the verdict if they vary.
 
     \b
     memaudit report scans/snapshot-*
@@ -60,7 +60,7 @@ def report(
     else:
         stdout.print(_table(comparison))
     for difference in comparison.differences:
-        remark(f"Warning: the reports are not made alike in {difference}.")
+        remark(f"Warning: the reports differ in {difference}.")
     if out is not None:
         remark(f"Comparison: {out}")
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from memaudit.audit.result import ScanResult
 
 EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-"""Exit status of a verdict; every error's is 2."""
+"""Exit status for each verdict; every error exits with 2."""
 
 FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
-"""Options that only a model can follow."""
+"""Options that apply only to a model."""
 
 
 @click.command()
@@ -46,8 +46,8 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
     "--samples",
     type=int,
     metavar="N",
-    help="Images to generate, with seeds 0 to N-1; of given images, judge the first N.  "
-    "[default: 10000; all of given images]",
+    help="Images to generate, with seeds 0 to N-1. If images are given, judge the first N.  "
+    "[default: 10000; all given images]",
 )
 @click.option(
     "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
@@ -60,7 +60,7 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
     "--holdout",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="Images like the training images that the model never saw: how often the rule flags those "
+    help="Images like the training images that the model never saw. How often the rule flags them "
     "is the floor, and the model's loss on both is compared.",
 )
 @config_options(ScanConfig, "also", "without", "optimum_images", "optimum_trajectories")
@@ -72,7 +72,7 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Write report.html, report.json, matches.csv and leaks.csv there.",
+    help="Write report.html, report.json, matches.csv and leaks.csv into DIR.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a report that is already in DIR.")
 @click.option(
@@ -109,18 +109,17 @@ def scan(
     """Measure how many generated images copy a training image.
 
     SOURCE is a checkpoint, which is sampled with EDM's Heun sampler; a folder, .zip or .npz of
-    images that any generator made; or the word optimum: the best denoiser of the training images,
-    which can only copy. No code in a checkpoint runs; only a SOURCE written as module:function runs
-    Python of yours. A generated image counts as memorized when its nearest training image is less
-    than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
+    images that any generator made; or the word optimum, for the best denoiser of the training
+    images, which can only copy. No code in a checkpoint runs; only a SOURCE written as
+    module:function runs your Python code. A generated image counts as memorized if its nearest
+    training image is less than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
 
-    With --out, a scan that is stopped or killed resumes where it was when the same command is given
-    again.
+    With --out, a scan that was stopped or killed resumes when the same command is given again.
 
     \b
     # 10,000 images of a checkpoint against the folder it was trained on
     memaudit scan model.safetensors --data ./train --out report
-    # images that were generated elsewhere
+    # images generated elsewhere
     memaudit scan ./generated --data ./train
     # in CI: fail if more than 0.1 % are copies, stop as soon as that is certain
     memaudit scan model.safetensors --data ./train --fail-above 0.001 --out report
@@ -175,7 +174,7 @@ def scan(
 def _configs(
     options: dict[str, Any], seeds: Sequence[int], device: str
 ) -> tuple[ScanConfig, Selection]:
-    """What the options ask for: how to scan, and which training images to take."""
+    """Build the configuration and the selection of training images from the options."""
     selection = from_options(Selection, options)
     config = from_options(
         ScanConfig,
@@ -206,23 +205,23 @@ def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
 
 
 def _check_given_images(ctx: click.Context) -> None:
-    """Refuse options that only a model could follow, rather than ignore them.
+    """Refuse options that apply only to a model, rather than ignore them.
 
     Raises:
-        ConfigError: naming the first of them that was given.
+        ConfigError: one was given; the message names the first.
     """
     default = click.core.ParameterSource.DEFAULT
     for name in FOR_MODELS:
         if ctx.get_parameter_source(name) != default:
             raise ConfigError(
-                f"{{{name}}} is for models, but SOURCE holds images that exist already. Leave it "
-                "out ({samples} N judges the first N).",
+                f"{{{name}}} applies to models, but SOURCE holds images. Leave it out ({{samples}} "
+                "N judges the first N).",
                 field=(name, "samples"),
             )
 
 
 def _check_summary_files(*paths: Path | None) -> None:
-    """Refuse files that could not be written when the scan is over."""
+    """Refuse files that cannot be written, before the scan starts."""
     for path in paths:
         if path is None:
             continue
@@ -235,7 +234,7 @@ def _check_summary_files(*paths: Path | None) -> None:
 
 @contextmanager
 def _errors_into(junit: Path) -> Iterator[None]:
-    """Write a scan that could not run as JUnit XML as well, so that a CI page shows why."""
+    """Write the error of a scan that could not run as JUnit XML too, so that a CI page shows it."""
     from memaudit.audit.report.ci import junit_error
     from memaudit.errors import MemauditError
     from memaudit.files import atomic_write

@@ -1,4 +1,4 @@
-"""A scan's result in the terminal: the verdict, the ratios, the pairs closest to being copies."""
+"""Print a scan's result: the verdict, the ratios and the pairs closest to being copies."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memaudit.audit.result import ScanResult
 
 WORST_PAIRS = 8
-"""Rows of the table of closest pairs; the report has more."""
+"""Number of closest pairs in the table; the report shows more."""
 
 VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
@@ -36,8 +36,8 @@ def render(result: "ScanResult") -> None:
     out.print(_ratios(result))
     if result.findings.num_degenerate:
         _say(
-            f"{result.findings.num_degenerate:,} images equal both their neighbors, which are "
-            "exact duplicates: the paper's rule cannot count them."
+            f"{result.findings.num_degenerate:,} images equal both of their neighbors, which are "
+            "exact duplicates; the paper's rule cannot count them."
         )
     _say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
     _diagnostic_lines(result)
@@ -45,7 +45,7 @@ def render(result: "ScanResult") -> None:
 
 
 def print_verdict(decision: Decision) -> None:
-    """The verdict, why it is one, and what a test of fixed size would have needed."""
+    """Print the verdict, its evidence, and what a fixed-size test would have needed."""
     limit, level = percent(decision.limit), f"{100 * decision.confidence:g} %"
     _say(
         Text.assemble(
@@ -63,9 +63,9 @@ def print_verdict(decision: Decision) -> None:
     if decision.method == "exact":
         _say(
             f"Exact binomial tests of all {decision.total:,} images given. If the limit were kept, "
-            f"this many copies or more would have a chance of {exponential(-above)}; if it were "
-            f"exceeded, this few or fewer a chance of {exponential(-below)}. "
-            f"{1 - decision.confidence:.2g} or less decides."
+            f"the chance of this many copies or more would be {exponential(-above)}; if it were "
+            f"exceeded, the chance of this many or fewer would be {exponential(-below)}. "
+            f"A chance of {1 - decision.confidence:.2g} or less decides."
         )
     else:
         stopped = (
@@ -81,16 +81,16 @@ def print_verdict(decision: Decision) -> None:
     _say(f"A fixed-size test would need {needed:,} images without a single copy to pass.")
     if decision.verdict == "INCONCLUSIVE":
         more = "--samples" if decision.method == "sequential" else "images"
-        _say(f"The ratio is near the limit, or the images are too few: give more {more}.")
+        _say(f"The ratio is near the limit, or there are too few images; give more {more}.")
     elif decision.method == "sequential":
         _say(
-            "The verdict is that of a test to one side, which is sharper than the two-sided "
-            "interval below; both are valid although sampling stopped early."
+            "The verdict comes from a one-sided test, which is sharper than the two-sided interval "
+            "below; both are valid although sampling stopped early."
         )
 
 
 def _diagnostic_lines(result: "ScanResult") -> None:
-    """What the diagnostics have to say, in their order."""
+    """Print the lines of the diagnostics, in order."""
     for _, diagnostic, found in result.diagnostics.results():
         for line in diagnostic.lines(found):
             if isinstance(line, str):
@@ -100,7 +100,7 @@ def _diagnostic_lines(result: "ScanResult") -> None:
 
 
 def _table(shown: "ShownTable") -> Table:
-    """A diagnostic's table in the terminal."""
+    """Make a terminal table of a diagnostic's table."""
     table = Table(
         title=shown.title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )

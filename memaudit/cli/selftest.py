@@ -1,4 +1,4 @@
-"""`memaudit selftest`: positive and negative controls."""
+"""`memaudit selftest`: test the instrument with positive and negative controls."""
 
 import json
 from dataclasses import asdict
@@ -16,8 +16,8 @@ from memaudit.cli.options import choose_device, data_options, device_option, fro
     "--holdout",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="Images like the training images but not among them; without any, mixtures of training "
-    "images take their place.",
+    help="Images like the training images, but not among them.  [default: mixtures of training "
+    "images]",
 )
 @click.option(
     "--samples",
@@ -25,7 +25,7 @@ from memaudit.cli.options import choose_device, data_options, device_option, fro
     default=256,
     show_default=True,
     metavar="N",
-    help="Images of each control.",
+    help="Images per control.",
 )
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the controls as JSON.")
@@ -40,11 +40,11 @@ def selftest(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Prove on your own images that the audit measures what is known.
+    """Test on your own images that the audit measures what is known.
 
     Three controls pass through the search and the rule that judge a model: the closed-form optimum,
-    which can only copy; held-out images, which are no copies; and a planted share of copies. Exit
-    status 1 if a control is not met.
+    which can only copy; held-out images, which are not copies; and a planted share of copies. Exit
+    status 1 if a control fails.
 
     \b
     memaudit selftest --data ./train --resolution 8 --holdout ./test

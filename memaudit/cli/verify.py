@@ -1,4 +1,4 @@
-"""`memaudit verify`: check a report."""
+"""`memaudit verify`: check a report against itself and its sources."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +20,7 @@ import click
     "data_path",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="The training images it is about: the whole source, of which the report names the part.",
+    help="The training images that the report is about, as a whole; it says which part was used.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @click.pass_context
@@ -29,8 +29,8 @@ def verify(
 ) -> None:
     """Compute a report's verdict again from its saved matches, and check its hashes.
 
-    DIR is what `memaudit scan --out` wrote. A byte that was changed in any of its files is noticed.
-    Exit status: 0 all is as it was written, 1 something is not, 2 could not run.
+    DIR is a folder that `memaudit scan --out` wrote. A changed byte in any of its files is noticed.
+    Exit status: 0 unchanged, 1 changed, 2 could not run.
 
     \b
     memaudit verify report

@@ -1,4 +1,4 @@
-"""A scan that was cut short resumes."""
+"""A scan that is cut short resumes where it was."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def test_batches_come_back_in_order(tmp_path: Path, classes: bool):
         assert (again.class_index is not None) == classes
 
 
-def test_more_seeds_continue_from_fewer(tmp_path: Path):
+def test_more_seeds_resume_from_fewer(tmp_path: Path):
     ScanState(tmp_path, IDENTITY, (0, 1)).store(0, batch([0, 1]))
     assert len(list(ScanState(tmp_path, IDENTITY, (0, 1, 2, 3)).load())) == 1
     assert list(ScanState(tmp_path, IDENTITY, (5, 6)).load()) == []

@@ -509,7 +509,7 @@ def scan(folder: Path, name: str, command: str) -> tuple[dict[str, str], dict[st
 
 
 def sample(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """What a network gives: its images, and their classes if it has any."""
+    """What a network gives: its images, and their classes, if any."""
     file = folder / f"now_{name}.npz"
     result = run(folder, "sample", *shlex.split(SAMPLED[name]), "--out", str(file))
     assert result.exit_code == 0, result.output

@@ -195,14 +195,14 @@ def test_options_for_models_are_refused_for_given_images(run: Run, make_npz: Cal
     images = make_npz(10)
     result = run("scan", images, "--data", images, option, 3)
     assert result.exit_code == 2
-    assert f"{option} is for models" in result.stderr
+    assert f"{option} applies to models" in result.stderr
 
 
 def test_a_sampler_for_given_images_is_refused(run: Run, make_npz: Callable):
     images = make_npz(10)
     result = run("scan", images, "--data", images, "--steps", 9)
     assert result.exit_code == 2
-    assert "--steps is for models" in result.stderr
+    assert "--steps applies to models" in result.stderr
 
 
 def test_the_gate_ends_in_its_status_and_in_files_for_a_ci_page(

@@ -24,13 +24,13 @@ def auth_pct(
     """Count the authentic images.
 
     x is authentic iff S(x, NN1) > S(NN1, y), where y is the training image nearest to NN1 that is
-    not a duplicate of it. (Alaa et al. do not leave duplicates out.) Where every training image is
-    a duplicate of NN1, y is the nearest of them.
+    not a duplicate of it. (Alaa et al. do not leave duplicates out.) If every training image is a
+    duplicate of NN1, y is the nearest of them.
 
     Args:
         nn1: int64 [M], nearest training image of each generated image.
-        squared_distance1: [M], the squared distance to it.
-        index: searches the training images, at least 2.
+        squared_distance1: [M], squared distance to it.
+        index: an index of the training images, at least 2.
         duplicate_rms: training images within this many RMS gray levels are duplicates.
         confidence: confidence of the interval.
 
@@ -64,7 +64,7 @@ def _section(result: Proportion, page: PageContext) -> Iterator[Block]:
             "AuthPct",
             result,
             note="generated images that are farther from their nearest training image than that "
-            "image is from the nearest other one; low where a model copies",
+            "image is from the nearest other one; low if the model copies",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""C_T: do generated images lie closer to the training images than held-out ones, place by place?
+"""C_T: are generated images closer to the training images than held-out ones, region by region?
 
 Meehan, Chaudhuri, Dasgupta, arXiv:2004.05675. docs/statistics.md says how to read it.
 """
@@ -15,30 +15,30 @@ from memaudit.audit.statistics.mann_whitney import mann_whitney_z
 from memaudit.errors import DataError
 
 CLUSTERED = 5000
-"""Most training images that the cells are made from."""
+"""Largest number of training images that the cells are made from."""
 ROWS = 1024
 """Images converted to numbers at a time."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A part of the image space, with the held-out and the generated images in it."""
+    """A region of the image space, with the held-out and generated images in it."""
 
     num_holdout: int
     num_generated: int
     z: float
-    """Mann–Whitney's U in units of its standard deviation; below 0 where the generated images lie
-    closer to the training images than the held-out ones do."""
+    """Mann–Whitney's U in units of its standard deviation; below 0 if the generated images are
+    closer to the training images than the held-out ones are."""
 
 
 @dataclass(frozen=True)
 class CopyingStatistic:
-    """C_T and the cells that it averages over."""
+    """C_T and the cells over which it is averaged."""
 
     value: float
     """C_T: far below 0 means copying, far above 0 underfitting."""
     spread: float
-    """Standard deviation of C_T where generated and held-out images are distributed alike:
+    """Standard deviation of C_T if generated and held-out images have the same distribution:
     √Σw² over the cells' weights w."""
     cells: tuple[Cell, ...]
 
@@ -56,23 +56,23 @@ def copying_statistic(
     """Compute C_T.
 
     In each cell of a k-means clustering of the training images, U counts the pairs of a generated
-    and a held-out image of which the generated one is farther from its nearest training image (ties
-    ½), Z = (U − mn/2) / √(mn(m+n+1)/12 · tie factor), and C_T = Σ w Z with w the cell's share of
-    the held-out images. A cell without held-out or without generated images is merged with the
+    and a held-out image in which the generated one is farther from its nearest training image (ties
+    ½), Z = (U − mn/2) / √(mn(m+n+1)/12 · tie factor), and C_T = Σ w Z, where w is the cell's share
+    of the held-out images. A cell without held-out or without generated images is merged with the
     cell of the nearest center.
 
     Args:
         train: training images, uint8 [N, C, H, W].
         holdout: images like them that the model was not trained on, uint8 [n, C, H, W].
-        generated: uint8 [m, C, H, W].
+        generated: generated images, uint8 [m, C, H, W].
         squared_distance_holdout: [n], from each held-out image to its nearest training image.
         squared_distance_generated: [m], likewise for the generated images.
-        num_cells: cells to begin with, ≥ 1.
+        num_cells: number of cells before merging, ≥ 1.
         seed: chooses where the clustering starts.
 
     Raises:
-        DataError: no held-out or no generated images.
-        ValueError: another number of distances than of images, or num_cells below 1.
+        DataError: there are no held-out or no generated images.
+        ValueError: there is not one distance per image, or num_cells is below 1.
     """
     if num_cells < 1:
         raise ValueError(f"num_cells must be at least 1, got {num_cells}")
@@ -106,7 +106,7 @@ def copying_statistic(
 
 
 def _centers(images: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
-    """Centers of at most `num_cells` clusters, float32 [K, D]; clusters that run empty are gone."""
+    """Centers of at most `num_cells` clusters, float32 [K, D]; empty clusters are dropped."""
     from scipy.cluster.vq import kmeans
 
     rng = np.random.default_rng(seed)
@@ -164,14 +164,14 @@ def _section(result: CopyingStatistic, page: PageContext) -> Iterator[Block]:
         Row(
             "C_T",
             (f"{result.value:.2f}", "–"),
-            note="far below 0 where generated images lie closer to the training images than "
-            f"held-out ones do; about 0 ± {result.spread:.2f} where they lie alike",
+            note="far below 0 if generated images are closer to the training images than "
+            f"held-out ones are; about 0 ± {result.spread:.2f} if they are equally close",
         ),
     )
 
 
 def _lines(result: CopyingStatistic) -> Iterator[str]:
-    yield (f"C_T {result.value:.1f}, where {result.spread:.1f} is chance: far below 0 is copying.")
+    yield f"C_T {result.value:.1f} (chance: 0 ± {result.spread:.1f}); far below 0 means copying."
 
 
 DIAGNOSTIC = Diagnostic(

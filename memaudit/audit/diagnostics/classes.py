@@ -1,4 +1,4 @@
-"""Which classes of a conditional model are copied from, among the many looked at."""
+"""Classes: which classes of a conditional model are copied from, corrected for their number?"""
 
 from collections.abc import Iterator
 

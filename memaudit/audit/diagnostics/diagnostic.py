@@ -1,7 +1,7 @@
-"""What a diagnostic is: a number, a test or a curve that stands beside the memorization ratio.
+"""What a diagnostic is: a number, a test or a curve reported beside the memorization ratio.
 
 A diagnostic never sets the verdict. It is one file of this package, which ends in a `Diagnostic`,
-and one line of `registry.py`. From these come its place in a scan, in `report.json` and its schema,
+and one line in `registry.py`. These give it its place in a scan, in `report.json` and its schema,
 in the terminal, on the page and in `memaudit verify`.
 """
 
@@ -29,10 +29,10 @@ Result = TypeVar("Result")
 Need = Literal["images", "model", "pixels", "holdout", "classes"]
 """What a diagnostic may need:
 
-- `images`: the generated and the training images. Without it only the matches are used, and
-  `memaudit verify` computes the result again from a report.
-- `model`: a model, not images that were generated elsewhere.
-- `pixels`: distances between pixels, not between features.
+- `images`: the generated and the training images. A diagnostic that does not need them uses only
+  the matches, and `memaudit verify` computes its result again from a report.
+- `model`: a model, as opposed to images generated elsewhere.
+- `pixels`: distances between pixels, as opposed to features.
 - `holdout`: images like the training images that the model never saw.
 - `classes`: the class that each image was generated for.
 """
@@ -40,7 +40,7 @@ Need = Literal["images", "model", "pixels", "holdout", "classes"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a scan holds before it samples."""
+    """What a scan has before it samples."""
 
     config: ScanConfig
     data: ImageSet
@@ -48,23 +48,23 @@ class Setting:
     holdout: ImageSet | None
     """Images like them that the model never saw."""
     model: Denoiser | None
-    """None where the images are given."""
+    """The model, or None if the images were given."""
     open_index: Callable[[], NeighborIndex]
-    """Opens the index of the training images' pixels as they are, once."""
+    """Opens the index of the training images' pixels without mirroring; opened only once."""
     progress: Progress = silent
 
     @property
     def given_model(self) -> Denoiser:
         """The model, for a diagnostic that requires one."""
         if self.model is None:
-            raise RuntimeError("the diagnostic does not say that it requires `model`")
+            raise RuntimeError("the diagnostic must list `model` in what it requires")
         return self.model
 
     @property
     def given_holdout(self) -> ImageSet:
         """The held-out images, for a diagnostic that requires them."""
         if self.holdout is None:
-            raise RuntimeError("the diagnostic does not say that it requires `holdout`")
+            raise RuntimeError("the diagnostic must list `holdout` in what it requires")
         return self.holdout
 
 
@@ -76,7 +76,7 @@ class Images:
     generated: np.ndarray
     """uint8 [M, C, H, W]: the images that were judged."""
     index: ImageSearch
-    """Searches the training images as the scan did."""
+    """The index of the training images that the scan used."""
 
     @cached_property
     def holdout_matches(self) -> Matches:
@@ -91,26 +91,26 @@ class Images:
 
 @dataclass(frozen=True)
 class Context:
-    """What a diagnostic is computed from."""
+    """The inputs of a diagnostic."""
 
     matches: Matches
-    """The generated images beside their nearest training images."""
+    """The generated images with their nearest training images."""
     findings: Findings
     """Ratios, verdict and leaks."""
     class_index: np.ndarray | None
-    """int64 [M]: the class each image was generated for, or None without classes."""
+    """int64 [M]: the class that each image was generated for, or None without classes."""
     num_train: int
     """N, the number of training images."""
     fail_above: float | None
     """The gate's limit, or None without a gate."""
     images: Images | None = None
-    """None where a report is verified: then only the matches are at hand."""
+    """The images, or None when a report is verified, which has only the matches."""
 
     @property
     def given_images(self) -> Images:
         """The images, for a diagnostic that requires them."""
         if self.images is None:
-            raise RuntimeError("the diagnostic does not say that it requires `images`")
+            raise RuntimeError("the diagnostic must list `images` in what it requires")
         return self.images
 
     @property
@@ -121,7 +121,7 @@ class Context:
 
 @dataclass(frozen=True)
 class PageContext:
-    """What a section may refer to besides its own result."""
+    """What a diagnostic's section may use besides its own result."""
 
     data: ImageSet
     """The training images."""
@@ -144,23 +144,23 @@ class Diagnostic(Generic[Result]):
     """How a result is computed and shown."""
 
     title: str
-    """Heading of the section that shows it. Diagnostics of one title share a section."""
+    """Heading of the section that shows it. Diagnostics with the same title share a section."""
     requires: frozenset[Need]
-    """It runs where all of these are at hand."""
+    """What must be available for it to run."""
     run: Callable[[Context], Result | None]
     """Computes the result, or None if there is nothing to report."""
     section: Callable[[Result, PageContext], Iterable[Block]]
-    """What the page shows."""
+    """Blocks to show on the page."""
     lines: Callable[[Result], Iterable[str | Table]] = _no_lines
-    """What the terminal shows: sentences and tables."""
+    """Sentences and tables to show in the terminal."""
     by_request: bool = False
-    """Whether it runs only where the scan's `also` names it, since it costs much."""
+    """Whether it runs only if the scan's `also` names it, because it is expensive."""
     check: Callable[[Setting], None] = _nothing_to_check
-    """Refuses a setting with a ConfigError or DataError, before anything is sampled."""
+    """Raises ConfigError or DataError for a setting it cannot work with, before sampling."""
 
     @property
     def about(self) -> str:
-        """What it asks: the first line of its file."""
+        """What it measures: the first line of its file."""
         return (inspect.getdoc(inspect.getmodule(self.run)) or "").partition("\n")[0]
 
     @property
@@ -169,7 +169,7 @@ class Diagnostic(Generic[Result]):
         return self.requires <= {"classes"}
 
     def is_possible(self, context: Context) -> bool:
-        """Whether everything that it requires is at hand."""
+        """Whether everything that it requires is available."""
         images = context.images
         at_hand: set[Need] = set()
         if context.class_index is not None:

@@ -15,12 +15,12 @@ from memaudit.errors import DataError
 from memaudit.wording import short
 
 LISTED = 5
-"""Held-out images that a message names."""
+"""Number of held-out images that a message names."""
 
 
 @dataclass(frozen=True)
 class HoldoutFloor:
-    """What the rule flags among images that cannot be copies."""
+    """How often the rule flags images that cannot be copies."""
 
     path: str
     """Where the held-out images come from."""
@@ -32,15 +32,15 @@ class HoldoutFloor:
     paper: Proportion
     """Held-out images that the published rule flags."""
     excess: Excess | None
-    """The distinct ratio of the generated images beyond the floor; None where the rule flags every
+    """The distinct ratio of the generated images beyond the floor, or None if the rule flags every
     held-out image."""
 
 
 def check_disjoint(data: ImageSet, holdout: ImageSet) -> None:
-    """Refuse held-out images that occur in the training set, since the model knows them.
+    """Refuse held-out images that occur in the training set, since the model has seen them.
 
     Raises:
-        DataError: naming the first few of them.
+        DataError: some do; the message names the first few.
     """
     overlap = find_shared_images(data, holdout)
     if not overlap:
@@ -78,8 +78,8 @@ def _run(context: Context) -> HoldoutFloor:
 def _section(result: HoldoutFloor, page: PageContext) -> Iterator[Block]:
     yield Paragraph(
         f"The same rule was applied to {result.num_images:,} held-out images, which are like the "
-        "training images and which the model was not trained on. None of them is a copy, so what "
-        "is flagged there is the floor of false alarms. The excess is the share of generated "
+        "training images but which the model was not trained on. None of them is a copy, so the "
+        "share flagged there is the floor of false alarms. The excess is the share of generated "
         "images that are copies beyond this floor."
     )
     yield measures(

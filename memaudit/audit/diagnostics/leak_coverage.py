@@ -1,4 +1,4 @@
-"""How much of the leak was seen: how many more training images would more samples bring out?"""
+"""Species richness of the leak: how many more training images would leak with more samples?"""
 
 from collections.abc import Iterator
 
@@ -22,11 +22,11 @@ def _section(result: SpeciesRichness, page: PageContext) -> Iterator[Block]:
         return
     level = level_text(result.confidence)
     yield Paragraph(
-        "More samples may bring out more. The number of training images that are copied in the "
+        "More samples may reveal more. The number of training images that are copied in the "
         f"long run is estimated to be at least {result.chao1.value:,.0f} (Chao1, {level} interval "
-        f"{result.chao1.low:,.0f} to {result.chao1.high:,.0f}). Of the copies that further samples "
-        f"give, {percent(result.unseen_share.value)} % are expected to be of images not copied so "
-        f"far (Good and Turing, {percent(result.unseen_share.low)} % to "
+        f"{result.chao1.low:,.0f} to {result.chao1.high:,.0f}). Of the copies in further samples, "
+        f"{percent(result.unseen_share.value)} % are expected to be of images not copied so far "
+        f"(Good and Turing, {percent(result.unseen_share.low)} % to "
         f"{percent(result.unseen_share.high)} %)."
     )
 
@@ -36,10 +36,10 @@ def _lines(result: SpeciesRichness) -> Iterator[str]:
     if chao1 is None or chao1.high < result.num_leaking + 0.5:
         return
     if round(chao1.value) <= result.num_leaking:
-        yield f"With more samples perhaps more would leak, up to {chao1.high:,.0f} (Chao1)."
+        yield f"With more samples, up to {chao1.high:,.0f} might leak (Chao1)."
     else:
         yield (
-            f"With more samples at least about {chao1.value:,.0f} would leak "
+            f"With more samples, at least about {chao1.value:,.0f} would leak "
             f"({chao1.low:,.0f} to {chao1.high:,.0f}, Chao1)."
         )
 

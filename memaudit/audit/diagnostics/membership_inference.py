@@ -1,6 +1,6 @@
 """Membership: does the denoising loss tell training images from held-out ones?
 
-Secondary to the ratio: a model may know that it saw an image without ever giving it away.
+This is secondary to the ratio: a model may know that it saw an image without ever reproducing it.
 """
 
 import math
@@ -31,13 +31,13 @@ class MembershipConfig:
     """How membership is scored."""
 
     sigmas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0)
-    """Noise levels, data in [-1, 1]; losses are weighted by 1/σ², so that all levels count."""
+    """Noise levels for data in [-1, 1]; losses are weighted by 1/σ², so that every level counts."""
     num_noises: int = 4
-    """Noises an image and level."""
+    """Noises per image and level."""
     max_fpr: float = 0.01
     """Share of held-out images that may be called training images."""
     num_images: int = 1000
-    """Training images to score, and as many held-out ones; all if there are fewer."""
+    """Training images to score, and likewise held-out images; all if there are fewer."""
     seed: int = 0
     """Chooses the images and their noise."""
     confidence: float = 0.95
@@ -63,14 +63,15 @@ class Membership:
     num_train: int
     num_holdout: int
     auc: float
-    """Chance that a training image scores above a held-out one (ties ½); 0.5 means no knowledge."""
+    """Chance that a training image scores above a held-out one, ties ½: 0.5 means no knowledge."""
     tpr: Proportion
     """Training images that score above the threshold."""
     fpr: Proportion
-    """Held-out images that do: as many as max_fpr allows, or fewer where scores tie."""
+    """Held-out images that score above it: as many as max_fpr allows, or fewer if scores tie."""
     threshold: float
-    """On the score: minus the mean loss."""
+    """Threshold on the score, which is minus the mean loss."""
     max_fpr: float
+    """Share of held-out images that may score above the threshold."""
 
 
 def infer_membership(
@@ -93,11 +94,11 @@ def infer_membership(
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on; at least 1/max_fpr of them.
         config: how to score.
-        progress: told the images scored.
+        progress: told how many images are scored.
 
     Raises:
-        ConfigError: fewer held-out images than 1/max_fpr, at which the rate cannot be seen.
-        DataError: shapes or labels that do not fit the model.
+        ConfigError: there are fewer held-out images than 1/max_fpr, too few to measure the rate.
+        DataError: shapes or labels do not fit the model.
     """
     config = config or MembershipConfig()
     check_controls(holdout, config)
@@ -122,10 +123,10 @@ def infer_membership(
 
 
 def check_controls(holdout: ImageSet, config: MembershipConfig) -> None:
-    """Refuse held-out images that are too few to see a rate of max_fpr.
+    """Refuse held-out images that are too few to measure a rate of max_fpr.
 
     Raises:
-        ConfigError: with the number that is needed.
+        ConfigError: they are too few; the message says how many are needed.
     """
     num_controls, needed = min(len(holdout), config.num_images), math.ceil(1 / config.max_fpr)
     if num_controls < needed:
@@ -144,7 +145,7 @@ def _scores(
     first_seed: int,
     progress: Progress,
 ) -> np.ndarray:
-    """Scores of some of the images, float64 [T]. Each has noises of its own."""
+    """Scores of some of the images, float64 [T]. Each image has its own noises."""
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
     device = config.execution.device
@@ -187,13 +188,14 @@ def _run(context: Context) -> Membership:
 def _check(setting: Setting) -> None:
     if setting.model is None:
         raise ConfigError(
-            "Membership asks a model, but the images are given. Leave it out, or scan the "
-            "checkpoint."
+            "Membership needs a model, but images were given. Leave it out of {also}, or scan "
+            "the checkpoint.",
+            field="also",
         )
     if setting.holdout is None:
         raise ConfigError(
-            "Membership compares training with held-out images, but none are given; pass some "
-            "({holdout}).",
+            "Membership compares training images with held-out ones, but none are given; pass some "
+            "with {holdout}.",
             field="holdout",
         )
     for images in (setting.data, setting.holdout):
@@ -205,26 +207,26 @@ def _section(result: Membership, page: PageContext) -> Iterator[Block]:
     yield Paragraph(
         f"Whether the model’s loss tells {result.num_train:,} training images from "
         f"{result.num_holdout:,} held-out ones. This is not evidence of copies: a model may know "
-        "that it saw an image without ever giving it away. It does not enter the verdict."
+        "that it saw an image without ever reproducing it. It does not affect the verdict."
     )
     allowed = f"at most {percent(result.max_fpr)} % of the held-out images"
     yield measures(
         result.tpr.confidence,
         share_row(
-            "Training images told", result.tpr, note=f"where {allowed} are taken for one of them"
+            "Training images recognized", result.tpr, note=f"when {allowed} are mistaken for them"
         ),
-        share_row("Held-out images taken for training images", result.fpr),
+        share_row("Held-out images mistaken for training images", result.fpr),
         Row(
             "AUC",
             (f"{result.auc:.3f}", "–"),
-            note="chance that a training image has the lower loss; 0.5 where nothing is known",
+            note="chance that a training image has the lower loss; 0.5 if the loss reveals nothing",
         ),
     )
 
 
 def _lines(result: Membership) -> Iterator[str]:
     yield (
-        f"Membership: at {percent(result.max_fpr)} % false positives the loss gives away "
+        f"Membership: at {percent(result.max_fpr)} % false positives, the loss gives away "
         f"{describe(result.tpr)} of the training images (AUC {result.auc:.3f})."
     )
 

@@ -1,9 +1,9 @@
-"""Noise and return: which training images draw the sampler to themselves?
+"""Noise and return: which training images does sampling return to after noise was added?
 
-Sampling that starts from noise may never come near an image that the model nevertheless knows by
-heart. Here it starts at y + σ₀n for a training image y. A model that has learned the distribution
-comes back to y only where little noise was added, and to held-out images as often.
-docs/statistics.md says what follows from it.
+Sampling from pure noise may never come near an image that the model nevertheless knows by heart.
+Here it starts at y + σ₀n for a training image y. A model that has learned the distribution returns
+to y only if little noise was added, and returns to held-out images as often. docs/statistics.md
+says what follows from it.
 """
 
 import math
@@ -44,23 +44,23 @@ from memaudit.progress import Progress, silent
 from memaudit.wording import short
 
 NEIGHBORS = 16
-"""Nearest training images searched first for one that is not a duplicate of a held-out image."""
+"""Nearest training images that are searched first for one that is not a duplicate."""
 
 
 @dataclass(frozen=True)
 class ReturnTestConfig:
-    """How much to try. The defaults cost as much as generating about 1,500 images."""
+    """How many images to try. The defaults cost as much as generating about 1,500 images."""
 
     sigmas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-    """Noise levels σ₀ to start from, data in [-1, 1]; those above the model's are left out."""
+    """Noise levels σ₀ to start from, for data in [-1, 1]; levels above the model's are skipped."""
     num_images: int = 128
-    """Training images to try, and as many held-out images; all if there are fewer."""
+    """Training images to try, and likewise held-out images; all if there are fewer."""
     num_noises: int = 1
-    """Noises per image. An image is returned to where at least half of them lead back to it."""
+    """Noises per image. An image is returned to if at least half of them lead back to it."""
     seed: int = 0
     """Chooses the images and their noise."""
     sampler: SamplerConfig = SamplerConfig()
-    """How to sample; σ₀ takes the place of its sigma_max."""
+    """How to sample; σ₀ replaces its sigma_max."""
     rule: Rule = Rule()
     """How images are judged, as in a scan."""
     execution: Execution = Execution()
@@ -81,8 +81,9 @@ class ReturnsAtSigma:
     sigma: float
     """σ₀."""
     train: Proportion
+    """Training images returned to."""
     holdout: Proportion | None
-    """None where no held-out images were given."""
+    """Held-out images returned to, or None if none were given."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Attractor:
     index: int
     name: str
     sigma: float
-    """The largest σ₀ that it returned from."""
+    """The largest σ₀ from which it was returned to."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class ReturnTest:
     at_sigma: tuple[ReturnsAtSigma, ...]
     """In ascending order of sigma."""
     attractors: tuple[Attractor, ...]
-    """Training images that were returned to at all, largest σ₀ first."""
+    """Training images that were returned to from any σ₀, largest σ₀ first."""
     holdout_sigma: float | None
     """The largest σ₀ from which a held-out image was returned to, 0 if none was, or None if no
     held-out images were given."""
@@ -111,15 +112,15 @@ class ReturnTest:
 
     @property
     def beyond_holdout(self) -> tuple[Attractor, ...]:
-        """Attractors that were returned to from more noise than any held-out image was; all of them
-        without held-out images."""
+        """Attractors that were returned to from more noise than any held-out image; all of them if
+        there are no held-out images."""
         if self.holdout_sigma is None:
             return self.attractors
         return tuple(found for found in self.attractors if found.sigma > self.holdout_sigma)
 
 
 class _Judge(Protocol):
-    """Whether each generated image, uint8 [B, C, H, W], returned to the start in its place."""
+    """Whether each generated image, uint8 [B, C, H, W], returned to the corresponding start."""
 
     def __call__(self, generated: np.ndarray, start: np.ndarray) -> np.ndarray: ...
 
@@ -133,23 +134,23 @@ def return_test(
     config: ReturnTestConfig | None = None,
     progress: Progress = silent,
 ) -> ReturnTest:
-    """Noise training images and see whether sampling returns to them.
+    """Add noise to training images and test whether sampling returns to them.
 
     Started at y + σ₀n, sampling returns iff its result is memorized by the distinct rule and the
     nearest training image is y or a duplicate of y. A held-out image z is judged as if it were one
-    of the training images, against those and z.
+    of the training images.
 
     Args:
-        denoiser: the model, on `config.device`.
+        denoiser: the model, on `config.execution.device`.
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on.
-        index: the index of the training images' pixels, without mirror images, if it exists.
-        config: how much to try.
-        progress: told the images sampled.
+        index: an index of the training images' pixels, without mirror images; built if None.
+        config: how many images to try.
+        progress: told how many images are sampled.
 
     Raises:
-        DataError: shapes or labels that do not fit the model.
-        ConfigError: no noise level within the model's range.
+        DataError: shapes or labels do not fit the model.
+        ConfigError: no noise level is within the model's range.
         CheckpointError: the model generates numbers that are not finite.
     """
     config = config or ReturnTestConfig()
@@ -159,7 +160,7 @@ def return_test(
     if not sigmas:
         raise ConfigError(
             f"The smallest noise level to return from is {min(config.sigmas):g}, but the model "
-            f"knows none above {denoiser.sigma_max:g}; choose smaller sigmas."
+            f"handles at most {denoiser.sigma_max:g}; choose smaller sigmas."
         )
     index = index or NeighborIndex(data.images, device=config.execution.device)
     rng = np.random.default_rng(config.seed)
@@ -221,7 +222,7 @@ def _try(
 ) -> np.ndarray:
     """Whether each image was returned to from each noise level: bool [len(sigmas), N].
 
-    Every image has noises of its own, the same ones at every level.
+    Each image has its own noises, which are the same at every level.
     """
     rows = np.repeat(np.arange(len(images)), config.num_noises)
     start = images.images[rows]
@@ -256,7 +257,7 @@ def _try(
 def _returned_to_train(
     generated: np.ndarray, start: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
 ) -> np.ndarray:
-    """Memorized, with the start or a duplicate of it as the nearest training image: bool [B]."""
+    """Whether each is memorized and nearest to its start or a duplicate of it: bool [B]."""
     found = match_images(index, generated, config.rule)
     returned: np.ndarray = found.memorized_distinct & _duplicates(
         index.images[found.nn1], start, config
@@ -267,7 +268,7 @@ def _returned_to_train(
 def _returned_to_holdout(
     generated: np.ndarray, start: np.ndarray, index: NeighborIndex, config: ReturnTestConfig
 ) -> np.ndarray:
-    """The same where the start z is not in the training set, as if it were its last image."""
+    """The same for a start z that is not in the training set, as if it were its last image."""
     found = match_images(index, generated, config.rule)
     near_duplicate = _duplicates(index.images[found.nn1], start, config)
     distance = _squared_distances(generated, start)
@@ -289,7 +290,7 @@ def _distance_beyond(
 ) -> int:
     """Squared distance of x to the nearest training image that is not a duplicate of z.
 
-    If all are, to the nearest of all, as in the published rule.
+    If all are duplicates, the distance to the nearest of all, as in the published rule.
     """
     k = NEIGHBORS
     while True:
@@ -311,14 +312,14 @@ def _duplicates(a: np.ndarray, b: np.ndarray, config: ReturnTestConfig) -> np.nd
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """S of pairs of images, uint8 [B, C, H, W] each: int64 [B]."""
+    """Squared distances S of pairs of images, uint8 [B, C, H, W] each: int64 [B]."""
     difference = a.astype(np.int32) - b
     squared: np.ndarray = (difference**2).reshape(len(a), -1).sum(1, dtype=np.int64)
     return squared
 
 
 SHOWN_ATTRACTORS = 24
-"""Attractors that the page shows."""
+"""Number of attractors that the page shows."""
 
 
 def _run(context: Context) -> ReturnTest:
@@ -339,8 +340,9 @@ def _run(context: Context) -> ReturnTest:
 def _check(setting: Setting) -> None:
     if setting.model is None:
         raise ConfigError(
-            "Noise and return asks a model, but the images are given. Leave it out, or scan the "
-            "checkpoint."
+            "Noise and return needs a model, but images were given. Leave it out of {also}, or "
+            "scan the checkpoint.",
+            field="also",
         )
     for images in filter(None, (setting.data, setting.holdout)):
         check_fits(setting.model, images)
@@ -350,8 +352,8 @@ def _section(result: ReturnTest, page: PageContext) -> Iterator[Block]:
     leaking = {leak.index for leak in page.findings.leaks}
     yield Paragraph(
         "Noise was added to training images and sampling started from there: a model that knows "
-        "an image by heart returns to it from more noise than a model that only knows images like "
-        f"it. This finds leaks that sampling from pure noise misses. {_compared(result)}"
+        "an image by heart returns to it from more noise than a model that only knows similar "
+        f"images. This finds leaks that sampling from pure noise misses. {_compared(result)}"
     )
     yield _table(result)
     shown = result.attractors[:SHOWN_ATTRACTORS]
@@ -361,14 +363,15 @@ def _section(result: ReturnTest, page: PageContext) -> Iterator[Block]:
     yield Gallery(tuple(_thumbnail(found, found.index in leaking, page) for found in shown))
     if len(result.attractors) > len(shown):
         yield Paragraph(
-            f"{len(shown)} of {len(result.attractors):,}; report.json lists all.", is_small=True
+            f"{len(shown)} of {len(result.attractors):,} are shown; report.json lists all.",
+            is_small=True,
         )
 
 
 def _compared(result: ReturnTest) -> str:
     """How the training images compare with the held-out ones."""
     if result.holdout_sigma is None:
-        return "Without held-out images nothing says how much noise any such image survives."
+        return "Without held-out images, nothing shows how much noise such images normally survive."
     beyond = len(result.beyond_holdout)
     if not beyond:
         return "No training image was returned to from more noise than the held-out images were."

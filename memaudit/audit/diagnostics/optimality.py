@@ -1,4 +1,4 @@
-"""How close a model is to the optimum that can only copy, before a single copy appears.
+"""Against the optimum: how close is the model to the closed-form denoiser that can only copy?
 
 The model is compared with D*, the closed-form optimum of its training images, at the noise levels
 that its sampler visits: on noised training and held-out images, and along its own trajectories.
@@ -42,20 +42,21 @@ from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
 
 NUM_RESAMPLES = 2000
+"""Resamplings behind an interval."""
 
 
 @dataclass(frozen=True)
 class OptimalityConfig:
-    """How much to compare. The defaults cost as much as generating about 350 images."""
+    """How many images to compare. The defaults cost as much as generating about 350 images."""
 
     num_images: int = 256
-    """Training images to noise, and as many held-out ones; all if there are fewer."""
+    """Training images to add noise to, and likewise held-out images; all if there are fewer."""
     num_trajectories: int = 64
     """Images to generate, with seeds 0 to num_trajectories - 1."""
     sampler: SamplerConfig = SamplerConfig()
-    """How to generate; its noise levels are the ones compared at."""
+    """How to generate; model and optimum are compared at its noise levels."""
     class_index: int | None = None
-    """One class for all generated images, or None: drawn from each seed."""
+    """The class of all generated images, or None to draw it from each seed."""
     seed: int = 0
     """Chooses the images, their noise and the resampling."""
     confidence: float = 0.95
@@ -79,13 +80,13 @@ class NoisedImages:
     """
 
     model_loss: Estimate
-    """‖D(x; σ) − y‖²."""
+    """The model's loss ‖D(x; σ) − y‖²."""
     optimum_loss: Estimate
-    """‖D*(x; σ) − y‖²."""
+    """The optimum's loss ‖D*(x; σ) − y‖²."""
     squared_distance: Estimate
-    """‖D(x; σ) − D*(x; σ)‖²."""
+    """Squared distance between both, ‖D(x; σ) − D*(x; σ)‖²."""
     num_effective: Estimate
-    """1/Σw²: how many training images share the posterior."""
+    """Effective number of training images that share the posterior, 1/Σw²."""
 
 
 @dataclass(frozen=True)
@@ -94,29 +95,32 @@ class AtSigma:
 
     sigma: float
     train: NoisedImages
+    """Averages over training images."""
     holdout: NoisedImages | None
-    """None where no held-out images were given."""
+    """Averages over held-out images, or None if none were given."""
     trajectory: Estimate
-    """‖D(x; σ) − D*(x; σ)‖² per pixel value, at the x that the model's sampler came through."""
+    """‖D(x; σ) − D*(x; σ)‖² per pixel value, at the x that the model's sampler visits."""
     mem_gap: Estimate | None
-    """(L_holdout − L_train) / (L_holdout − L*_train): 0 for a model that treats both alike, 1 for
-    one that behaves as the optimum. None without held-out images, and where the denominator is
-    not above 0 beyond noise."""
+    """(L_holdout − L_train) / (L_holdout − L*_train): 0 for a model that denoises both equally
+    well, 1 for one that behaves like the optimum. None without held-out images, or if the interval
+    of the denominator reaches 0."""
 
 
 @dataclass(frozen=True)
 class Optimality:
-    """A model against the optimum of its training images."""
+    """A model compared with the optimum of its training images."""
 
     num_train: int
-    """Training images that were noised."""
+    """Training images that noise was added to."""
     num_holdout: int
+    """Held-out images that noise was added to, 0 if none were given."""
     num_trajectories: int
+    """Images that were sampled from both."""
     confidence: float
     at_sigma: tuple[AtSigma, ...]
     """Every noise level that the sampler visits, in descending order."""
     agreement: Proportion
-    """Seeds from which model and optimum end nearest to the same training image."""
+    """Seeds for which model and optimum end nearest to the same training image."""
 
 
 def compare_with_optimum(
@@ -136,13 +140,13 @@ def compare_with_optimum(
         denoiser: the model, on `config.execution.device`.
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on, at least 2.
-        index: the index of `data`, if it exists already.
-        config: how much to compare.
-        progress: told the images done.
+        index: an index of `data`; built if None.
+        config: how many images to compare.
+        progress: told how many images are done.
 
     Raises:
-        DataError: shapes or labels that do not fit the model.
-        ConfigError: a class that the model or the training images do not have.
+        DataError: shapes or labels do not fit the model.
+        ConfigError: the model or the training images do not have the class.
         CheckpointError: the model generates numbers that are not finite.
     """
     config = config or OptimalityConfig()
@@ -184,13 +188,13 @@ def compare_with_optimum(
 
 
 class _Sample:
-    """Quantities of T images at each noise level, and the ways to resample the images."""
+    """Quantities of T images at each noise level, with resamplings of the images."""
 
     def __init__(
         self, values: Mapping[tuple[str, float], np.ndarray], rng: np.random.Generator
     ) -> None:
         self.values = values
-        """float64 [T] by quantity and sigma."""
+        """float64 [T], by quantity and sigma."""
         self.num_images = len(next(iter(values.values())))
         counts = rng.multinomial(
             self.num_images, np.full(self.num_images, 1 / self.num_images), NUM_RESAMPLES
@@ -199,7 +203,7 @@ class _Sample:
         self._weights = np.vstack([np.ones(self.num_images), counts]) / self.num_images
 
     def means(self, quantity: str, sigma: float) -> np.ndarray:
-        """Its mean over the images and over NUM_RESAMPLES resamplings: float64 [1 + R]."""
+        """Mean of a quantity over the images and over R resamplings: float64 [1 + R]."""
         means: np.ndarray = self._weights @ self.values[quantity, sigma]
         return means
 
@@ -237,7 +241,7 @@ def _denoise(
     rng: np.random.Generator,
     progress: Progress,
 ) -> _Sample:
-    """Some images with noise, denoised by both. An image has one noise for all levels."""
+    """Add noise to some images, one per image for all levels, and denoise them with both."""
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
@@ -250,7 +254,7 @@ def _denoise(
         if denoiser.label_dim and chosen.labels is not None:
             labels = torch.from_numpy(chosen.labels[part])
             class_labels = one_hot(labels, denoiser.label_dim).to(device, torch.float32)
-        for sigma in sigmas:  # downwards, along which the optimum remembers
+        for sigma in sigmas:  # descending, so that the optimum can reuse what it found before
             level = torch.tensor(sigma, dtype=torch.float64, device=device)
             x = y + level * noise
             with float32_inference():
@@ -265,7 +269,7 @@ def _denoise(
 
 
 def _group_size(denoiser: Denoiser, config: OptimalityConfig) -> int:
-    """Images evaluated at a time: of one size on a CPU, so that no number depends on batch_size."""
+    """Images evaluated at a time; fixed on a CPU, so that results do not depend on batch_size."""
     return (
         cpu_group_size(denoiser)
         if config.execution.device == "cpu"
@@ -279,7 +283,7 @@ def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Followed:
-    """A denoiser whose distance from the optimum is taken wherever it is evaluated."""
+    """A denoiser that records its distance from the optimum at every evaluation."""
 
     def __init__(self, denoiser: Denoiser, optimum: ClosedFormOptimum) -> None:
         self.img_channels, self.img_resolution = denoiser.img_channels, denoiser.img_resolution
@@ -288,7 +292,7 @@ class _Followed:
         self.round_sigma = denoiser.round_sigma
         self._denoiser, self._optimum = denoiser, optimum
         self.squared_distances: dict[float, list[Tensor]] = defaultdict(list)
-        """By sigma, float64 [B] an evaluation."""
+        """Distances by sigma, float64 [B] per evaluation."""
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         D = self._denoiser(x, sigma, class_labels)
@@ -325,7 +329,7 @@ def _follow_trajectories(
             ends.append(index.nearest(batch.images, 1).index)
         num_agreeing += int((ends[0] == ends[1]).sum())
         for sigma, evaluations in followed.squared_distances.items():
-            # A group that is not full is filled up behind its images.
+            # An incomplete group is padded after its images.
             values["squared_distance", sigma].append(torch.stack(evaluations).mean(0)[: len(seeds)])
         progress("Following trajectories", seeds.stop, config.num_trajectories)
     along = _Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
@@ -333,7 +337,7 @@ def _follow_trajectories(
 
 
 def _run(context: Context) -> Optimality | None:
-    """Compare on no more images than were asked for, and only where the labels are the model's."""
+    """Compare on at most as many images as were sampled, and only if the labels fit the model."""
     setting = context.setting
     config, model = setting.config, setting.given_model
     sets = [images for images in (setting.data, setting.holdout) if images is not None]
@@ -361,19 +365,19 @@ def _section(result: Optimality, page: PageContext) -> Iterator[Block]:
     agreement = result.agreement
     yield Paragraph(
         "The best possible denoiser of a finite training set is known in closed form, and it can "
-        "only copy. The nearer a model’s answers are to its answers at every noise level, the "
-        "nearer the model is to copying. Sampled from the same noise, model and optimum end "
-        f"nearest to the same training image for {agreement.count} of {agreement.total} seeds: "
-        f"{describe(agreement)}. A model can copy every time and still end at another training "
-        "image than the optimum does."
+        "only copy. The closer a model’s outputs are to those of this optimum at every noise "
+        "level, the closer the model is to copying. Sampled from the same noise, model and optimum "
+        f"end nearest to the same training image for {agreement.count} of {agreement.total} seeds: "
+        f"{describe(agreement)}. A model can copy every time and still end at a different training "
+        "image than the optimum."
     )
     yield from _charts(result)
     yield Heading("The same in numbers")
     yield _table(result)
     held = f" and {result.num_holdout} held-out images" if result.num_holdout else ""
     gap = (
-        " MemGap: 0 for a model that denoises training and held-out images alike, 1 for one that "
-        "behaves as the optimum; “–” where noise hides it."
+        " MemGap: 0 for a model that denoises training and held-out images equally well, 1 for "
+        "one that behaves like the optimum; “–” if noise hides it."
         if result.num_holdout
         else ""
     )
@@ -387,7 +391,7 @@ def _section(result: Optimality, page: PageContext) -> Iterator[Block]:
 
 
 def _charts(result: Optimality) -> Iterator[LineChart]:
-    """Losses, distances, and with held-out images the MemGap, over the noise level."""
+    """Losses, distances and, with held-out images, MemGap over the noise level."""
     x_label = "noise level sigma"
 
     def curves(*named: tuple[str, Callable[[AtSigma], Estimate | None]]) -> tuple[Curve, ...]:
@@ -452,7 +456,8 @@ def _table(result: Optimality) -> Table:
 def _lines(result: Optimality) -> Iterator[str]:
     same = result.agreement
     yield (
-        "From the same noise, model and closed-form optimum end at the same training image for "
+        "From the same noise, the model and the closed-form optimum end at the same training image "
+        "for "
         f"{same.count} of {same.total} seeds: {describe(same)}."
     )
 

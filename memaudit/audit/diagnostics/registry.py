@@ -1,7 +1,7 @@
 """The table of diagnostics.
 
 To add one, write a file in this folder that ends in a `Diagnostic`, and add one line to
-`Diagnostics`: the name that report.json has for its result, the result's type, and the diagnostic.
+`Diagnostics`: the name of its result in report.json, the type of the result, and the diagnostic.
 """
 
 # A field may have the name of its file: annotations must not look names up in the class.
@@ -31,7 +31,7 @@ from memaudit.wording import listed
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """What stands beside the ratio. A result is None where its diagnostic did not run."""
+    """The results of all diagnostics. A result is None if its diagnostic did not run."""
 
     holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
@@ -47,7 +47,7 @@ class Diagnostics:
     optimality: Annotated[optimality.Optimality | None, optimality.DIAGNOSTIC] = None
 
     def results(self) -> Iterator[tuple[str, Diagnostic[Any], Any]]:
-        """Name, diagnostic and result of each that ran, in the order of the table."""
+        """Yield name, diagnostic and result of each that ran, in the order of the table."""
         for name, diagnostic in DIAGNOSTICS.items():
             result = getattr(self, name)
             if result is not None:
@@ -60,14 +60,15 @@ def _read_table() -> dict[str, Diagnostic[Any]]:
 
 
 DIAGNOSTICS: Mapping[str, Diagnostic[Any]] = _read_table()
-"""Every diagnostic by its name, as the lines of `Diagnostics` say."""
+"""Every diagnostic by the name of its field in `Diagnostics`."""
 
 
 def check_diagnostics(setting: Setting) -> None:
-    """Refuse names that no diagnostic has, and settings that one of them cannot work with.
+    """Refuse unknown names and settings that a diagnostic cannot work with, before sampling.
 
     Raises:
-        ConfigError, DataError: before anything is sampled.
+        ConfigError: a name is unknown, or a diagnostic asked for cannot run.
+        DataError: the images do not suit a diagnostic.
     """
     config = setting.config
     for field, names in (("also", config.also), ("without", config.without)):
@@ -89,8 +90,8 @@ def run_diagnostics(
     """Run every diagnostic that is wanted and possible.
 
     Args:
-        context: what they are computed from.
-        on_done: told the name of each that ran, when it ends.
+        context: the inputs.
+        on_done: called with the name of each diagnostic after it ran.
     """
     results = {}
     for name, diagnostic in DIAGNOSTICS.items():

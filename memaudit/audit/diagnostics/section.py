@@ -1,7 +1,7 @@
 """What a diagnostic shows: paragraphs, tables, charts and pictures, for a page or a terminal.
 
-A diagnostic says what there is to read; the page (report/page.py) and the terminal
-(cli/scan_tables.py) decide how it looks.
+A diagnostic supplies the content; the page (report/page.py) and the terminal (cli/scan_tables.py)
+decide how it looks.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Paragraph:
 
     text: str
     is_small: bool = False
-    """Whether it is a remark below what it explains."""
+    """Whether it is a remark below the block that it explains."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Row:
 
     label: str
     cells: tuple[str, ...]
-    """One for each column but the first."""
+    """One cell for each column but the first."""
     note: str = ""
     """A remark below the label, in small print."""
     is_headline: bool = False
@@ -54,18 +54,18 @@ class Table:
 
 
 Stroke = Literal["solid", "dashed", "dotted"]
-"""Lines are told apart by their strokes, which survive print and color blindness."""
+"""How a line is drawn. Strokes differ, since colors do not survive print or color blindness."""
 STROKES: tuple[Stroke, ...] = ("solid", "dashed", "dotted")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line with its interval, over the values of x at which it is known."""
+    """A line with its interval, at the values of x where it is known."""
 
     name: str
     stroke: Stroke
     points: tuple[tuple[float, Estimate], ...]
-    """x and y; x ascending or descending."""
+    """Pairs of x and y, with x ascending or descending."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,18 @@ Block = Paragraph | Heading | Table | LineChart | Gallery
 
 
 def measures(confidence: float, *rows: Row) -> Table:
-    """A table of single numbers with their intervals. Such tables of one section are joined."""
+    """Make a table of single numbers with intervals. Such tables in one section are joined."""
     return Table(("Measure", "Value", f"{level_text(confidence)} interval"), rows)
 
 
 def share_row(label: str, ratio: Proportion, *, note: str = "", is_headline: bool = False) -> Row:
-    """The row of a proportion in a table of `measures`."""
+    """Make the row of a proportion for a table of `measures`."""
     cells = (f"{percent(ratio.ratio)} %", interval_text(ratio))
     return Row(label, cells, note=note, is_headline=is_headline)
 
 
 def join_tables(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks with tables of the same columns made into one, where remarks alone part them."""
+    """Join tables with the same columns that are separated by nothing but remarks."""
     joined: list[Block] = []
     for block in blocks:
         position = _last_but_remarks(joined)

@@ -198,7 +198,7 @@ class RatioLine:
 
     @property
     def points(self) -> str:
-        """The points of a polyline, as SVG writes them: "x,y x,y …"."""
+        """Points of a polyline: "x,y x,y …"."""
         return " ".join(f"{mark.x},{mark.y}" for mark in self.marks)
 
 

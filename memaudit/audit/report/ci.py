@@ -1,4 +1,4 @@
-"""A scan in a few lines, for the pages of a CI system: JUnit XML and Markdown."""
+"""Summarize a scan for the pages of a CI system, as JUnit XML and Markdown."""
 
 from dataclasses import fields
 from xml.etree import ElementTree
@@ -10,11 +10,11 @@ from memaudit.wording import percent
 INCONCLUSIVE = "INCONCLUSIVE"
 SHOWN_LEAKS = 10
 CASE = ("memaudit.scan", "the share of copies is within the limit")
-"""Class and name of the one test case."""
+"""Class and name of the only test case."""
 
 
 def junit_xml(result: Scanned) -> str:
-    """One test case, the gate: failed on FAIL, an error on INCONCLUSIVE, skipped without a gate."""
+    """The gate as one test case: failure on FAIL, error on INCONCLUSIVE, skipped without a gate."""
     decision = result.decision
     failed = decision is not None and decision.verdict == "FAIL"
     undecided = decision is not None and decision.verdict == INCONCLUSIVE
@@ -58,7 +58,7 @@ def junit_error(message: str) -> str:
 
 
 def markdown_summary(result: Scanned) -> str:
-    """The verdict, what it rests on, and the images that leak most."""
+    """The verdict, its evidence and the images that leak most, as Markdown."""
     lines = [f"## memaudit: {_cell(headline(result))}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in _facts(result).items()]
     if result.leaks:
@@ -80,7 +80,7 @@ def text_summary(result: Scanned) -> str:
 
 
 def headline(result: Scanned) -> str:
-    """The verdict, if there is one, and the share of copies."""
+    """The verdict, if there is one, and the number of copies, in one line."""
     ratio = result.ratios.distinct
     counted = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
     return counted if result.decision is None else f"{result.decision.verdict}: {counted}"
@@ -115,7 +115,7 @@ def _share(ratio: Proportion) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stays within its cell of a Markdown table and is nothing but text."""
+    """Escape text so that a cell of a Markdown table shows it as it is."""
     text = _text(text).replace("\\", "\\\\")
     for mark in "|`*_[]<>#":
         text = text.replace(mark, f"\\{mark}")
@@ -123,7 +123,7 @@ def _cell(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Characters without a shape escaped: XML cannot hold them all."""
+    """Escape unprintable characters, since XML cannot hold all of them."""
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
         for char in text

@@ -1,4 +1,4 @@
-"""Reports side by side: the snapshots of a run, or the models of a sweep."""
+"""Compare reports side by side: the snapshots of a run, or the models of a sweep."""
 
 import os
 from collections.abc import Sequence
@@ -13,49 +13,49 @@ from memaudit.errors import ConfigError
 from memaudit.wording import some
 
 Factor = Literal["images-seen", "size", "name"]
-"""What tells reports apart: training images the model has seen, |D|, or the folder's name."""
+"""What distinguishes the reports: images seen in training, |D|, or the folder's name."""
 
 
 @dataclass(frozen=True)
 class ComparedReport:
-    """What a comparison takes from a report."""
+    """The facts of one report that a comparison uses."""
 
     folder: Path
     source: str
     """Path of what was audited."""
     images_seen: int | None
-    """Training images, with repetitions, that the model has seen; None where it does not say."""
+    """Images that the model saw in training, with repetitions, or None if it does not say."""
     num_images: int
-    """|D|, of the training images."""
+    """|D|, the number of training images."""
     ratio: Proportion
     """The distinct ratio, the headline."""
     interval: str
-    """How its interval was made."""
+    """How the interval of the ratio was made."""
     verdict: str | None
     num_leaking_images: int
     rule: dict[str, str]
-    """By what images were judged, and in words."""
+    """How images were judged: each criterion with its value in words."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reports in the order of the factor."""
+    """Reports, ordered by a factor."""
 
     by: Factor
     reports: tuple[ComparedReport, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The reports' folders, without what their paths have in common."""
+        """The reports' folders, without the part that their paths share."""
         folders = [report.folder.absolute() for report in self.reports]
         shared = os.path.commonpath([folder.parent for folder in folders])
         return tuple(os.path.relpath(folder, shared) for folder in folders)
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """In what the reports are not made alike, so that their ratios are not one measure.
+        """Criteria that differ between the reports, so that their ratios cannot be compared.
 
-        Such as `mirror images: not searched (a), searched (b, c)`.
+        For example, `mirror images: not searched (a), searched (b, c)`.
         """
         found = []
         for rule in self.reports[0].rule:
@@ -69,16 +69,16 @@ class Comparison:
 
 
 def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Comparison:
-    """Read reports and put them in order.
+    """Read reports and order them.
 
     Args:
-        paths: report.json files, or folders that hold some at any depth.
-        by: what to order them by. None: the images seen where they alone vary, |D| where that
-            does, else the name.
+        paths: report.json files, or folders that contain some at any depth.
+        by: what to order them by. None: |D| if it varies, otherwise the images seen if they vary,
+            otherwise the name.
 
     Raises:
-        DataError: no report there, or one that cannot be read or was changed.
-        ConfigError: by the images seen, where a report does not say how many.
+        DataError: there is no report, or one cannot be read or was changed.
+        ConfigError: they are to be ordered by images seen, but a report does not say how many.
     """
     files = {file.resolve(): file for path in paths for file in reports_in(path)}
     reports = [_compared(file) for file in sorted(files.values())]
@@ -97,7 +97,7 @@ def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Compa
 
 
 def _compared(file: Path) -> ComparedReport:
-    """What a comparison takes from a report.json."""
+    """Read the facts that a comparison uses from a report.json."""
     report = read_report(file)
     seen = (
         None if report.source.model is None else report.source.model.provenance.get("images_seen")
@@ -122,8 +122,8 @@ def _compared(file: Path) -> ComparedReport:
 
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as strict JSON can hold it."""
-    content: dict[str, Any] = plain(
+    """The comparison in values that strict JSON can hold."""
+    return plain(
         {
             "by": comparison.by,
             "differences": comparison.differences,

@@ -1,4 +1,4 @@
-"""The page of a comparison: the ratio over what tells the reports apart, and a table."""
+"""The page of a comparison: the ratio plotted over the factor, and a table."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from memaudit.files import atomic_write
 from memaudit.wording import percent, short
 
 Named = tuple[str, ComparedReport]
-"""A report under its name."""
+"""A report with its name."""
 LABELS: dict[Factor, str] = {
     "images-seen": "images seen in training",
     "size": "training images |D|",
@@ -26,10 +26,13 @@ def write_comparison(comparison: Comparison, path: Path, *, overwrite: bool = Fa
     """Write the page, whole or not at all.
 
     Raises:
-        ConfigError: a file is there and not to be overwritten, or no folder to write it in.
+        ConfigError: the file exists and must not be overwritten, or its folder does not exist.
     """
     if path.is_dir() or (path.exists() and not overwrite):
-        raise ConfigError(f"{path} exists; name another file, or give --overwrite.")
+        raise ConfigError(
+            f"{path} exists; name another file, or replace it with {{overwrite}}.",
+            field="overwrite",
+        )
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path.parent} is not a folder; make it, or name a file in another one.")
     with atomic_write(path) as file:
@@ -37,20 +40,20 @@ def write_comparison(comparison: Comparison, path: Path, *, overwrite: bool = Fa
 
 
 def render_comparison(comparison: Comparison, path: Path) -> str:
-    """The text of the page.
+    """Render the page as HTML.
 
     Args:
         comparison: at least one report.
-        path: where it will be, which links to the reports start from.
+        path: where the page will be written; links to the reports are relative to it.
     """
     reports = comparison.reports
     text = [
-        "Every row is a report; its name leads to its page. A copy is an image that its distinct "
-        "rule flags."
+        "Each row is a report, and its name links to its page. A copy is an image that the "
+        "distinct rule flags."
     ]
     if comparison.differences:
         text.append(
-            "The reports are not made alike, so their ratios are not one measure: "
+            "The reports were made by different rules, so their ratios cannot be compared: "
             + "; ".join(comparison.differences)
             + "."
         )
@@ -90,8 +93,8 @@ def _answer(comparison: Comparison) -> str:
 
 
 def _curves(comparison: Comparison, named: Sequence[Named]) -> Iterator[tuple[str, list[Named]]]:
-    """Title and reports of each chart: where the factor repeats itself, one for each value of the
-    other factor.
+    """Title and reports of each chart. If values of the factor repeat, there is one chart per
+    value of the other factor.
     """
     title = f"Share of copies by {LABELS[comparison.by]}"
     other: Factor = "images-seen" if comparison.by == "size" else "size"
@@ -106,12 +109,12 @@ def _curves(comparison: Comparison, named: Sequence[Named]) -> Iterator[tuple[st
 
 
 def _factor(report: ComparedReport, by: Factor) -> int:
-    """A number, 0 where it is not known."""
+    """The value of a factor, or 0 if it is unknown."""
     return report.num_images if by == "size" else report.images_seen or 0
 
 
 def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Header and rows."""
+    """Header and rows of a chart's table."""
     header = ("Report", "Images seen", "|D|", "Copies", "Share", "Verdict", "Leaking images")
     rows = tuple(
         (
@@ -146,12 +149,12 @@ def _chart(curve: Sequence[Named], by: Factor, top: float) -> RatioChart | None:
 
 
 def _round_up(share: float) -> float:
-    """The least of 1, 0.5, 0.2, 0.1, 0.05 … that is not below `share`."""
+    """The smallest of 1, 0.5, 0.2, 0.1, 0.05 … that is at least `share`."""
     ends = (float(f"{digit}e-{power}") for power in range(9, 0, -1) for digit in (1, 2, 5))
     return next((end for end in ends if end >= share), 1.0)
 
 
 def _link(report: ComparedReport, path: Path) -> str:
-    """URL of a report's page, from where the comparison is."""
+    """URL of a report's page, relative to the comparison's page."""
     page = os.path.relpath(report.folder / PAGE, path.absolute().parent)
     return quote(os.fsencode(page.replace(os.sep, "/")))

@@ -1,6 +1,6 @@
 """A page of memorization ratios: charts with their tables, one HTML file that needs no network.
 
-What it says comes from who makes it; how it looks is in the audit's templates, curves.html.j2.
+The caller supplies the words; templates/curves.html.j2 determines the look.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from memaudit.wording import percent
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page."""
+    """A part of the page: text, a chart and its table."""
 
     title: str
     text: tuple[str, ...]
     """Paragraphs."""
     chart: RatioChart | None
     header: tuple[str, ...]
-    """The table's header; the first column names the row, the others hold numbers or words."""
+    """Header of the table. The first column holds the names of the rows."""
     rows: tuple[tuple[str, ...], ...]
     links: tuple[str, ...] = ()
-    """Where the name of each row leads; none for names that lead nowhere."""
+    """URL that each row's name links to, or empty for no links."""
 
 
 def render_curves(
@@ -34,13 +34,13 @@ def render_curves(
     sections: Sequence[Section],
     intervals: str = "Clopper–Pearson at 95 %",
 ) -> str:
-    """The text of a page.
+    """Render a page as HTML.
 
     Args:
         title: the answer, in a line.
         lead: what it means, in a sentence or two.
         sections: at least one.
-        intervals: how they were made.
+        intervals: how the intervals were made.
     """
     return render_template(
         "curves.html.j2",
@@ -54,5 +54,5 @@ def render_curves(
 
 
 def with_interval(ratio: Proportion) -> str:
-    """`31.2 % (27.1 to 35.5)`."""
+    """Format a ratio with its interval as `31.2 % (27.1 to 35.5)`."""
     return f"{percent(ratio.ratio)} % ({percent(ratio.low)} to {percent(ratio.high)})"

@@ -1,6 +1,6 @@
-"""Duplicates to look at and to sort: duplicates.html and duplicates.csv.
+"""Write duplicates to look at and to sort: duplicates.html and duplicates.csv.
 
-What the page says is in templates/duplicates.html.j2, how it looks in templates/report.css.
+The words of the page are in templates/duplicates.html.j2, its look in templates/report.css.
 """
 
 import csv
@@ -20,14 +20,14 @@ from memaudit.wording import short
 PAGE = "duplicates.html"
 TABLE = "duplicates.csv"
 SHOWN_GROUPS = 100
-"""Groups shown. With these limits a page of 64×64 images stays under 15 MB."""
+"""Groups shown. These limits keep a page of 64×64 images under 15 MB."""
 SHOWN_IMAGES = 8
-"""Images shown of a group."""
+"""Images shown per group."""
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image of a group."""
+    """An image of a group, ready to be shown."""
 
     index: int
     name: str
@@ -35,16 +35,16 @@ class ShownImage:
     is_copy: bool
     """Whether it equals an earlier one."""
     rms: float
-    """Distance to the first of the group in gray levels."""
+    """Distance to the first image of the group, in RMS gray levels."""
     picture: Picture
 
 
 @dataclass(frozen=True)
 class ShownGroup:
-    """A group with the first of its images."""
+    """A group, with as many of its images as are shown."""
 
     number: int
-    """The table's."""
+    """Number of the group in duplicates.csv."""
     size: int
     num_copies: int
     images: tuple[ShownImage, ...]
@@ -54,9 +54,9 @@ def write_duplicates(found: Duplicates, images: ImageSet, folder: str | Path) ->
     """Write the page and the table.
 
     Args:
-        found: `find_duplicates(images)`.
-        images: the set.
-        folder: created if need be.
+        found: the result of `find_duplicates(images)`.
+        images: the images that were searched.
+        folder: where to write; created if necessary.
 
     Returns:
         Path of duplicates.html.
@@ -68,16 +68,16 @@ def write_duplicates(found: Duplicates, images: ImageSet, folder: str | Path) ->
         (PAGE, duplicates_page(found, images)),
     ):
         with atomic_write(folder / name) as file:
-            # Names may hold bytes that are no text (surrogates): shown as escapes, never an error.
+            # Names may hold bytes that are not text (surrogates); they are written as escapes.
             file.write(text.encode(errors="backslashreplace"))
     return folder / PAGE
 
 
 def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
-    """One row per image that has a duplicate.
+    """The text of duplicates.csv, with one row per image that has a duplicate.
 
     `group` counts from 1 in the order of the groups' first images, `squared_distance` and `rms`
-    are those to the group's first image, `exact` is 1 where an earlier image is equal.
+    are distances to the group's first image, and `exact` is 1 if an earlier image is equal.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -90,7 +90,7 @@ def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
 
 
 def duplicates_page(found: Duplicates, images: ImageSet) -> str:
-    """The text of duplicates.html."""
+    """Render duplicates.html."""
     shown = largest_groups(found)[:SHOWN_GROUPS]
     return render_template(
         "duplicates.html.j2",
@@ -104,7 +104,7 @@ def duplicates_page(found: Duplicates, images: ImageSet) -> str:
 
 
 def largest_groups(found: Duplicates) -> list[tuple[int, DuplicateGroup]]:
-    """The groups with their numbers, largest first; of one size the closest first."""
+    """The groups with their numbers, largest first; among groups of equal size, closest first."""
     return sorted(
         enumerate(found.groups, start=1),
         key=lambda item: (-len(item[1].indices), max(item[1].squared_distance)),

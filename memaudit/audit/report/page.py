@@ -1,8 +1,7 @@
 """The page of a report: one HTML file that needs no network and no JavaScript.
 
-What the page says of the ratio is in templates/report.html.j2 and, section by section, in
-templates/report/; what a diagnostic says comes from the diagnostic itself. How it looks is in
-templates/report.css.
+The words about the ratio are in templates/report.html.j2 and, by section, in templates/report/.
+Each diagnostic supplies its own words. The look is in templates/report.css.
 """
 
 import shlex
@@ -42,8 +41,8 @@ BEFORE_DIAGNOSTICS = (
     ("leaks", "Training images that leak"),
     ("sensitivity", "Other thresholds and radii"),
 )
-"""Sections with a template of their own, by name of the template and title. Those of diagnostics
-follow; a diagnostic with the title of one of these is shown in it."""
+"""Sections with their own templates: the template's name and the title. The sections of diagnostics
+follow; a diagnostic with one of these titles is shown in that section."""
 AFTER_DIAGNOSTICS = (("provenance", "Provenance"), ("limits", "Limits of what is shown"))
 
 
@@ -64,17 +63,17 @@ class Section:
     title: str
     """Heading, and entry in the contents."""
     template: str | None
-    """Name of a template in templates/report/, or None where only blocks are shown."""
+    """Name of a template in templates/report/, or None if the section has blocks only."""
     blocks: tuple[RenderedBlock, ...]
-    """What diagnostics show there."""
+    """The blocks that diagnostics show there."""
 
 
 def render_page(result: Scanned, report: Report) -> str:
-    """The text of report.html.
+    """Render report.html.
 
     Args:
-        result: what a scan found; its images and pairs are shown.
-        report: the report that the page belongs to, whose numbers are shown.
+        result: a scan's result, for the images and pairs.
+        report: the report that the page belongs to, for the numbers.
     """
     decision = result.decision
     closest, edge = rows_to_show(result.matches)
@@ -117,7 +116,7 @@ def render_page(result: Scanned, report: Report) -> str:
 
 
 def render_notebook(result: Scanned, num_pairs: int = 4) -> str:
-    """A part of a notebook's page: the answer, the ratios, the closest pairs."""
+    """Render a result for a notebook: the answer, the ratios and the closest pairs."""
     closest, _ = rows_to_show(result.matches)
     return render_template(
         "notebook.html.j2",
@@ -133,7 +132,7 @@ def render_notebook(result: Scanned, num_pairs: int = 4) -> str:
 
 
 def sections(result: Scanned, *, has_edge: bool) -> list[Section]:
-    """The sections that have something to show, in their order."""
+    """The sections that have something to show, in order."""
     blocks: dict[str, list[Block]] = {}
     for _, diagnostic, found in result.diagnostics.results():
         shown = diagnostic.section(found, result.page_context)
@@ -158,7 +157,7 @@ def _rendered(blocks: Iterable[Block]) -> tuple[RenderedBlock, ...]:
 
 
 def _render(block: Block) -> RenderedBlock:
-    """A block with its charts drawn and its pictures embedded."""
+    """Prepare a block for its template: draw charts and embed pictures."""
     match block:
         case LineChart():
             return RenderedBlock("chart", draw_line_chart(block))
@@ -174,15 +173,15 @@ def _render(block: Block) -> RenderedBlock:
 
 
 def sample_command(result: Scanned, seed: int | str) -> str | None:
-    """`memaudit sample …` for the image of a seed, quoted for a shell.
+    """The `memaudit sample` command that generates the image of a seed, quoted for a shell.
 
     Args:
-        result: what a scan found.
+        result: a scan's result.
         seed: a number, or a word that stands for one.
 
     Returns:
-        None where no such command exists: for given images, for a model that is not a file, and for
-        the optimum, whose command would have to name the part of the training images.
+        The command, or None if there is none: for given images, for a model that is not a file, and
+        for the optimum, whose command would have to say which training images to use.
     """
     source, config = result.source, result.config
     if source.model is None or source.path == OPTIMUM or source.model.format == "Python object":

@@ -1,4 +1,4 @@
-"""What a report shows of its images: pairs, and training images that leak."""
+"""The images that a report shows: pairs, and training images that leak."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from memaudit.audit.scanned import Scanned
 from memaudit.wording import short
 
 CLOSEST_PAIRS = 48
-"""Pairs shown from the closest on."""
+"""Number of closest pairs shown."""
 EDGE_PAIRS = 6
-"""Pairs shown on each side of the threshold, where the closest ones do not reach it."""
+"""Pairs shown on each side of the threshold if the closest pairs do not reach it."""
 SHOWN_LEAKS = 120
-"""Leaking training images shown. With these limits a page of 64×64 images stays under 10 MB."""
+"""Leaking training images shown. These limits keep a page of 64×64 images under 10 MB."""
 SHOWN_KEYS = 8
 """Seeds, names or duplicates listed for a leak."""
 AMPLIFIED = 4
@@ -34,11 +34,11 @@ class Pair:
     nearest: str
     """Name of the nearest training image."""
     second: str | None
-    """Name of the nearest image outside its duplicates, or None if all are duplicates."""
+    """Name of the nearest training image that is not its duplicate, or None if all are."""
     nearest_distance: str
     second_distance: str | None
     pictures: dict[str, Picture]
-    """Heading → picture, in their order."""
+    """Pictures by heading, in the order shown."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LeakRow:
 
     leak: Leak
     distance: str
-    """Distance of the closest copy."""
+    """Distance to its closest copy, with digits for display."""
     pictures: tuple[Picture, Picture]
     keys: tuple[int | str, ...]
     """Seeds or names of its closest copies, at most SHOWN_KEYS."""
@@ -56,7 +56,7 @@ class LeakRow:
 
 
 def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the closest pairs, copies first, and of further ones on both sides of the edge."""
+    """Rows of the closest pairs, copies first, and of further pairs around the threshold."""
     order = np.lexsort((matches.distance_ratio, ~matches.memorized_distinct))
     num_copies = int(matches.memorized_distinct.sum())
     if num_copies <= CLOSEST_PAIRS:
@@ -66,7 +66,7 @@ def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pair(result: Scanned, row: int) -> Pair:
-    """The generated image of a row of the matches, with its pictures."""
+    """Make the pair of one row of the matches, with its pictures."""
     matches, data = result.matches, result.data
     nn1, nn2 = int(matches.nn1[row]), int(matches.nn2_distinct[row])
     x, y = result.generated[row], data.images[nn1]
@@ -100,7 +100,7 @@ def pair(result: Scanned, row: int) -> Pair:
 
 
 def leak_row(result: Scanned, leak: Leak) -> LeakRow:
-    """A leaking training image, with its pictures."""
+    """Make the row of a leaking training image, with its pictures."""
     names = result.data.names
     keys = tuple(result.keys[row] for row in leak.rows[:SHOWN_KEYS])
     return LeakRow(
@@ -116,5 +116,5 @@ def leak_row(result: Scanned, leak: Leak) -> LeakRow:
 
 
 def distance_text(space: Space, squared_distance: float) -> str:
-    """A distance in the unit of its space, as a page shows it."""
+    """Format a distance in the unit of its space."""
     return f"{space.distance(squared_distance):.{2 if space.exact else 4}f}"

@@ -12,9 +12,7 @@ from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.neighbors.units import Space
-
-Keys = tuple[int, ...] | tuple[str, ...]
-"""One a generated image: its seed, or its name where images were given."""
+from memaudit.audit.scanned import Keys
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,7 @@ def matches_csv(table: MatchTable) -> str:
 
 
 def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
-    """The columns of matches.csv, with one row per generated image: its seed or name, its
-    neighbors, the verdict of each rule.
-    """
+    """The columns of matches.csv: seed or name, neighbors, and each rule's verdict per image."""
     matches = table.matches
     columns: dict[str, Sequence[Any]] = {_key_column(table.keys): table.keys}
     if table.class_index is not None:
@@ -63,14 +59,14 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
 
 
 def read_matches(text: str, rule: Rule) -> MatchTable:
-    """What `matches_csv` wrote.
+    """Read what `matches_csv` wrote.
 
     Args:
-        text: of matches.csv.
-        rule: by which it was judged.
+        text: the text of matches.csv.
+        rule: the rule by which the images were judged.
 
     Raises:
-        ValueError: a table of another form.
+        ValueError: the table has another form.
     """
     rows = csv.reader(io.StringIO(text, newline=""))
     header = next(rows, [])
@@ -116,7 +112,7 @@ def read_matches(text: str, rule: Rule) -> MatchTable:
 def leaks_csv(
     leaks: Sequence[Leak], keys: Keys, space: Space, duplicates: Mapping[int, Sequence[int]]
 ) -> str:
-    """One row per training image that leaked, most copied first; its copies closest first."""
+    """The text of leaks.csv: one row per leaking training image, most copied first."""
     column = _key_column(keys)
     return _csv(
         ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"],
@@ -136,19 +132,19 @@ def leaks_csv(
 
 
 class LeakNames(NamedTuple):
-    """What leaks.csv says of the training images, which does not follow from the matches."""
+    """Facts about training images in leaks.csv that do not follow from the matches."""
 
     names: dict[int, str]
-    """By index."""
+    """Name of each training image, by its index."""
     duplicates: dict[int, tuple[int, ...]]
-    """Index → positions of its duplicates in the training set."""
+    """Indices of each image's duplicates, by its index."""
 
 
 def read_leaks(text: str) -> LeakNames:
-    """Names and duplicates of the training images in leaks.csv.
+    """Read names and duplicates of the training images in leaks.csv.
 
     Raises:
-        ValueError: a table of another form.
+        ValueError: the table has another form.
     """
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     try:

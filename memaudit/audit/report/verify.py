@@ -1,8 +1,8 @@
 """Check a report against itself, and against the checkpoint and the training images it names.
 
 Everything that follows from matches.csv is computed again, and every byte of the folder's files is
-covered by a hash. A hash shows damage and careless edits. It is not a signature: whoever forges a
-report can make new hashes, so keep the SHA-256 of report.json where the forger cannot write.
+covered by a hash. A hash shows damage and careless edits. It is not a signature: a forger can make
+new hashes, so keep the SHA-256 of report.json where nobody else can write.
 """
 
 import csv
@@ -40,26 +40,26 @@ UNUSABLE = (
     csv.Error,
     MemauditError,
 )
-"""What reading and judging a forged table or report may end in."""
+"""Errors that reading and judging a forged table or report may raise."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The outcome of one check."""
 
     name: str
     passed: bool
     detail: str
-    """What was found; may be empty."""
+    """What is wrong; empty if the check passed."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What checking a report gave."""
+    """The outcome of checking a report."""
 
     checks: tuple[Check, ...]
     sha256: str
-    """SHA-256 of report.json, to be compared with one that was noted down elsewhere."""
+    """SHA-256 of report.json, to compare with one that was recorded elsewhere."""
     verdict: str | None
     """The verdict that the report states."""
 
@@ -79,15 +79,15 @@ def verify_report(
     """Check a report folder.
 
     Args:
-        folder: with report.json, matches.csv, leaks.csv and report.html.
-        source: the checkpoint, or the generated images, that it should be about.
-        data: the training images that it should be about: the whole source of which the report
-            names the part.
+        folder: holds report.json, matches.csv, leaks.csv and report.html.
+        source: the checkpoint or the generated images that the report should be about.
+        data: the training images that the report should be about, as a whole; the report says
+            which part of them was used.
         progress: told how far the reading of images is.
 
     Raises:
         ConfigError: there is no report.
-        CheckpointError, DataError: source or data that cannot be opened.
+        CheckpointError, DataError: the source or the data cannot be opened.
 
     Examples:
         >>> import tempfile
@@ -139,7 +139,7 @@ def _read(folder: Path) -> bytes:
 
 
 def _check_files(folder: Path, report: Report) -> Iterator[Check]:
-    """Every file against the hash that report.json has of it."""
+    """Compare every file with the hash that report.json holds."""
     stated = {file.name: file.sha256 for file in report.files}
     for name in (MATCHES, LEAKS, PAGE):
         try:
@@ -151,7 +151,7 @@ def _check_files(folder: Path, report: Report) -> Iterator[Check]:
 
 
 def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
-    """Ratios, intervals, verdict and leaks against those that the saved matches give."""
+    """Compare ratios, intervals, verdict and leaks with those computed from the saved matches."""
     name = "ratios and verdict"
     try:
         matches_text = (folder / MATCHES).read_text(encoding="utf-8")
@@ -191,14 +191,14 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
 
 
 def _stated(report: Report) -> dict[str, Any]:
-    """What the report says, by name."""
+    """The values in the report, by name."""
     content: dict[str, Any] = plain(report)
     stated: dict[str, Any] = content | content["diagnostics"]
     return stated
 
 
 def _recomputed(findings: Findings, context: Context, *, without: Sequence[str]) -> dict[str, Any]:
-    """What the matches give, by the names of `_stated`."""
+    """The values computed from the matches, by the names of `_stated`."""
     decision = findings.decision
     found = {
         "verdict": None if decision is None else decision.verdict,
@@ -214,7 +214,7 @@ def _recomputed(findings: Findings, context: Context, *, without: Sequence[str])
 
 
 def _same(stated: Any, recomputed: Any) -> bool:
-    """Equality of JSON values; of floats up to what another version of scipy may round."""
+    """Whether JSON values are equal; floats may differ as versions of scipy round differently."""
     if isinstance(recomputed, dict):
         return (
             isinstance(stated, dict)
@@ -237,17 +237,17 @@ def _check(name: str, passed: bool, otherwise: str) -> Check:
 
 
 def _source_hash(path: Path, progress: Progress) -> str | None:
-    """What a report names as `source.sha256`: that of a file's bytes, or of the images' pixels."""
+    """The hash that a report holds as `source.sha256`: of a file's bytes, or of pixels."""
     if holds_images(path):
         return open_images(path, progress=progress).fingerprint
-    if path.is_file():  # without opening it, which for bare weights takes their architecture
+    if path.is_file():  # not opened, since bare weights could not be without their architecture
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return open_checkpoint(path).sha256
 
 
 def _data_hash(path: Path, stated: Data, progress: Progress) -> str:
-    """Fingerprint of the part of the images at `path` that the report says it is about."""
+    """Fingerprint of the part of the images at `path` that the report names."""
     _, H, W = stated.image_shape
     images = open_images(path, progress=progress)
     if images.image_shape[1:] != (H, W) and H == W:

@@ -100,9 +100,9 @@ def _chao1(frequency: Counter[int], num_images: int, z: float) -> Estimate:
         high = (u + z * math.sqrt(max(variance, 0.0))) / caught
     # Images are counted in whole numbers: without rounding outward the interval could exclude u.
     return Estimate(
-        min(u + unseen, num_images),
-        min(math.floor(low), num_images),
-        min(math.ceil(high), num_images),
+        float(min(u + unseen, num_images)),
+        float(min(math.floor(low), num_images)),
+        float(min(math.ceil(high), num_images)),
     )
 
 

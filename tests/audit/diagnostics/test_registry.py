@@ -146,9 +146,9 @@ def test_a_check_that_fails_stops_a_scan_before_it_samples():
         scan(model, TRAIN, config=membership)
     with pytest.raises(ConfigError, match="needs at least 100 held-out images"):
         scan(model, TRAIN, holdout=image_set(20, 3), config=membership)
-    with pytest.raises(ConfigError, match="asks a model, but the images are given"):
+    with pytest.raises(ConfigError, match="needs a model, but images were given"):
         scan(GENERATED, TRAIN, holdout=HOLDOUT, config=membership)
-    with pytest.raises(ConfigError, match="asks a model, but the images are given"):
+    with pytest.raises(ConfigError, match="needs a model, but images were given"):
         scan(GENERATED, TRAIN, config=replace(CONFIG, also=("noise-and-return",)))
     with pytest.raises(DataError, match="occur in the training set"):
         scan(model, TRAIN, holdout=TRAIN)
@@ -224,7 +224,7 @@ def test_what_a_diagnostic_takes_without_requiring_it_is_an_error(
         "images": lambda context: replace(context, images=None).given_images,
     }
     for need, take in takes.items():
-        with pytest.raises(RuntimeError, match=f"does not say that it requires `{need}`"):
+        with pytest.raises(RuntimeError, match=f"must list `{need}` in what it requires"):
             take(context)
 
 

@@ -33,7 +33,7 @@ def images(num_images: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def make_report(tmp_path: Path) -> MakeReport:
-    """A report on 20 images, `copies` of them copies, of a model that has seen so many images."""
+    """A report on 20 images, `copies` of them copies, of a model that has seen that many images."""
 
     def make(
         name: str,
@@ -196,7 +196,7 @@ def test_the_command_shows_a_table_and_writes_a_page(make_report: MakeReport, tm
 def test_the_command_warns_of_different_rules(make_report: MakeReport):
     result = run(make_report("a", 1), make_report("b", 1, confidence=0.9))
     assert result.exit_code == 0
-    assert "not made alike in confidence: 90 % (b), 95 % (a)" in result.stderr
+    assert "the reports differ in confidence: 90 % (b), 95 % (a)" in result.stderr
     assert run().exit_code == 2
 
 

@@ -144,6 +144,12 @@ def test_ranges_read_back_as_the_seeds_they_were(numbers: list[int]):
     assert parse_ranges(ranges(numbers)) == numbers
 
 
+@pytest.mark.parametrize("text", ["0-100000000", "0-1" + "0" * 30, "0-60000000,0-60000000"])
+def test_ranges_that_would_fill_the_memory_are_refused(text: str):
+    with pytest.raises(ValueError, match="more than 100,000,000 numbers"):
+        parse_ranges(text)
+
+
 def test_a_sampled_report_names_seeds_and_infinities_in_strict_json(
     make_result: Make, tmp_path: Path
 ):

@@ -1,4 +1,4 @@
-"""The page, also in a real browser if one is installed."""
+"""The page, in a real browser if there is one."""
 
 import re
 import shlex

@@ -209,8 +209,8 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a limit without a verdict": lambda report: report.update(verdict=None),
     "a model that did not sample": lambda report: report.update(sampling=None),
     "a checkpoint without a model": lambda report: report["source"].update(model=None),
-    "seeds that are no ranges": lambda report: report["sampling"].update(seeds="0..9"),
-    "a hash that is none": lambda report: report["source"].update(sha256="abc"),
+    "seeds that are not ranges": lambda report: report["sampling"].update(seeds="0..9"),
+    "a text that is not a hash": lambda report: report["source"].update(sha256="abc"),
     "an encoder of pixels": lambda report: report["space"].update(name="features"),
     "a threshold that is not a fraction": lambda report: report.update(threshold_fraction="0.3"),
 }
