@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -197,3 +198,15 @@ def test_the_table_of_matches_reads_back_as_it_was(make_result: Make, duplicate_
 def test_a_table_of_another_form_is_refused():
     with pytest.raises(ValueError, match="column 'nn1' is missing"):
         read_matches("a,b\n1,2\n", Rule())
+
+
+def test_the_examples_of_the_document_run(
+    make_result: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_report(make_result(), tmp_path / "report")
+    monkeypatch.chdir(tmp_path)
+    document = Path(__file__).parents[3] / "docs" / "report.md"
+    examples = re.findall(r"^```python\n(.*?)^```", document.read_text("utf-8"), re.M | re.S)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "report.md", "exec"), {})
