@@ -172,7 +172,7 @@ def test_levels_above_the_models_are_left_out_or_refused():
     model.sigma_max = 1.0
     found = return_test(model, train, config=replace(CONFIG, sigmas=(0.5, 2.0)))
     assert [at.sigma for at in found.at_sigma] == [0.5]
-    with pytest.raises(ConfigError, match="is 2, but the model knows none above 1"):
+    with pytest.raises(ConfigError, match="is 2, but the model handles at most 1"):
         return_test(model, train, config=replace(CONFIG, sigmas=(2.0,)))
 
 

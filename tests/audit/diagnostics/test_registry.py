@@ -142,7 +142,7 @@ def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run
 def test_a_check_that_fails_stops_a_scan_before_it_samples():
     model = checkpoint_of(Untouched(TRAIN.images))
     membership = replace(CONFIG, also=("membership",))
-    with pytest.raises(ConfigError, match="compares training with held-out images"):
+    with pytest.raises(ConfigError, match="compares training images with held-out ones"):
         scan(model, TRAIN, config=membership)
     with pytest.raises(ConfigError, match="needs at least 100 held-out images"):
         scan(model, TRAIN, holdout=image_set(20, 3), config=membership)

@@ -105,7 +105,7 @@ def test_reports_that_are_not_made_alike_are_told(make_report: MakeReport):
         "confidence: 90 % (b), 95 % (a)",
     )
     text = render_comparison(comparison, Path("page.html"))
-    assert "not one measure: duplicates within: 4 gray levels (b), 8 gray levels (a);" in text
+    assert "cannot be compared: duplicates within: 4 gray levels (b), 8 gray levels (a);" in text
     assert "Clopper-Pearson at 90 % and Clopper-Pearson at 95 %" in text
 
 
