@@ -75,7 +75,7 @@ class ScanState:
 
     def store(self, position: int, batch: GeneratedBatch) -> None:
         """Store a batch whose first image belongs to the seed at `position`."""
-        arrays = {"seeds": batch.seeds, "images": batch.images}
+        arrays: dict[str, Any] = {"seeds": batch.seeds, "images": batch.images}
         if batch.class_index is not None:
             arrays["class_index"] = batch.class_index
         with atomic_write(self._part(position)) as file:

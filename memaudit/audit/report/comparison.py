@@ -123,7 +123,7 @@ def _compared(file: Path) -> ComparedReport:
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:
     """The comparison in values that strict JSON can hold."""
-    return plain(
+    content: dict[str, Any] = plain(
         {
             "by": comparison.by,
             "differences": comparison.differences,
