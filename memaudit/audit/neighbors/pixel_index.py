@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 
-import faiss
 import numpy as np
 import torch
 
@@ -170,13 +169,19 @@ def open_vector_search(vectors: np.ndarray, device: torch.device) -> tuple[str, 
 
     On the CPU, the vectors are searched in place, without a copy.
     """
+    # FAISS takes 0.7 s to load, and a search among at most SHORTLIST images does not need it.
     if device.type == "cpu":
 
         def search_cpu(t: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            import faiss
+
             faiss.omp_set_num_threads(1)  # for the calling thread: parts run in parallel
             return faiss.knn(t, vectors, k)
 
         return "faiss-cpu", search_cpu
+
+    import faiss
+
     if faiss.get_num_gpus():
         config = faiss.GpuIndexFlatConfig()
         config.device = device.index or 0

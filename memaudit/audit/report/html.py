@@ -4,14 +4,15 @@ import base64
 import io
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 from memaudit.data.writers import to_picture
 from memaudit.wording import exponential, percent, printable, short
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 LARGEST_PICTURE = 64
 """Pixels of the longer edge; pictures of larger images are averaged down."""
@@ -39,8 +40,10 @@ def embed(pixels: np.ndarray, alt: str) -> Picture:
     return Picture(uri=uri, alt=alt, width=picture.width, height=picture.height)
 
 
-def unbroken(text: str) -> Markup:
+def unbroken(text: str) -> "Markup":
     """Text in which no line ends between a number and its percent sign."""
+    from markupsafe import Markup, escape
+
     return escape(printable(text)).replace(" %", Markup("&nbsp;%"))
 
 
@@ -52,6 +55,8 @@ def render_template(template: str, **values: Any) -> str:
             `short` and `unbroken`.
         values: what the template names; a name that it does not get is an error.
     """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # many scans write no page
+
     environment = Environment(
         loader=PackageLoader("memaudit.audit.report"),
         autoescape=True,
