@@ -147,7 +147,7 @@ LINES = {
     ],
     "audit/diagnostics/registry.py": [
         (
-            'A result is None where its diagnostic did not run."""\n',
+            'A result is None if its diagnostic did not run."""\n',
             "    toy: Annotated[toy.ToyResult | None, toy.DIAGNOSTIC] = None\n",
         ),
         ("from memaudit.audit.diagnostics import (\n", "    toy,\n"),

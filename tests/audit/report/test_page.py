@@ -72,7 +72,7 @@ def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_resul
     [
         (20, 40, True, "FAIL: more than 1.0", "the evidence was enough"),
         (0, 800, True, "PASS: at most 1.0", "the evidence was enough"),
-        (1, 60, True, "INCONCLUSIVE: whether more than 1.0", "more samples may decide"),
+        (1, 60, True, "INCONCLUSIVE: whether more than 1.0", "more samples might decide"),
         (20, 40, False, "FAIL: more than 1.0", "All 60 images that were given were judged"),
         (0, 400, False, "PASS: at most 1.0", "All 400 images that were given were judged"),
     ],
@@ -125,7 +125,7 @@ def test_how_many_more_leak_stands_before_the_table_of_those_that_do(whole_resul
     text = page_of(whole_result)
     section = text[text.index('<section id="leaks"') :]
     section = section[: section.index("</section>")]
-    order = ["are the nearest neighbor of a copy", "More samples may bring out more", "<table"]
+    order = ["are the nearest neighbor of a copy", "More samples may reveal more", "<table"]
     assert sorted(map(section.index, order)) == [section.index(part) for part in order]
 
 
