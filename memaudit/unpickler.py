@@ -53,7 +53,7 @@ class Record:
     """A value of ours that stands for an object; the pickle may give it a state."""
 
     def set_state(self, state: Any) -> None:
-        """Take the state that the pickle gives. One without this method of its own takes none."""
+        """Take the state that the pickle gives; a subclass that does not override this has none."""
 
 
 @dataclass(frozen=True)
@@ -418,9 +418,9 @@ class Unpickler:
 
 
 def encoded_text(arguments: tuple[Any, ...], *, max_length: int) -> bytes | None:
-    """What `_codecs.encode(text, "latin1")` gives, as which protocol 2 writes bytes of Python 3.
+    """The bytes that `_codecs.encode(text, "latin1")` gives, as Python 3 writes them at protocol 2.
 
-    None for other arguments: any codec but this may be code.
+    None for other arguments, since other codecs may run code.
     """
     match arguments:
         case (str(text), "latin1") if len(text) <= max_length:

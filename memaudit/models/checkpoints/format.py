@@ -15,12 +15,12 @@ class FileFormat:
     """A format of checkpoints that are one file, already decoded by its container."""
 
     name: str
-    """Such as `EDM pickle`; what it found in a particular file, StoredNetwork.format says."""
+    """Name of the format, such as `EDM pickle`; `StoredNetwork.format` is that of one file."""
     recognizes: Callable[[Contents], bool]
     """Whether the contents are of this format, whole or not."""
     read: Callable[[Contents, Mapping[str, Any] | None], StoredNetwork]
-    """The network in the contents; a CheckpointError if it is broken or not EDM's. The second
-    argument is the configuration that the user gives, None if the files carry their own."""
+    """The network in the contents; raises CheckpointError if it is broken or not one of EDM's. The
+    second argument is the configuration that the user gives, or None."""
     has_config: bool = True
     """Whether the files carry the configuration of their network."""
 

@@ -39,7 +39,7 @@ def by_precond_names(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTen
 
 
 def is_unet_name(name: str) -> bool:
-    """Whether a weight is one of EDM's U-Nets', in whatever it is wrapped."""
+    """Whether a weight belongs to one of EDM's U-Nets, behind any wrapper's prefix."""
     return UNET_NAME.match(within_unet(name)) is not None
 
 

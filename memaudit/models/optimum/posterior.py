@@ -1,4 +1,4 @@
-"""Posteriors over training images, row by row, and what is remembered of a search for them.
+"""Posteriors over training images, row by row, and what is remembered of the search for them.
 
 Legend: R rows of a batch, K candidates, D = C·H·W; ℓᵢ is the log-weight of training image i up to a
 constant (see `closed_form.py`).
