@@ -1,7 +1,8 @@
 """What a scan does: how images are generated, judged and compared. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from operator import index
 from typing import Annotated
 
 from memaudit.audit.memorization.rule import Rule
@@ -10,7 +11,10 @@ from memaudit.errors import ConfigError
 from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import Option, check_options
-from memaudit.wording import ranges
+from memaudit.wording import listed, ranges
+
+SEED_LIMIT = 2**32
+"""Seeds count modulo this number: larger ones would give the image of a smaller one again."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,11 +98,27 @@ class ScanConfig:
 
     def __post_init__(self) -> None:
         for name in ("also", "without"):
-            names = tuple(given.replace("-", "_") for given in getattr(self, name))
-            object.__setattr__(self, name, names)
+            given = getattr(self, name)
+            names = (given,) if isinstance(given, str) else tuple(given)
+            object.__setattr__(self, name, tuple(str(each).replace("-", "_") for each in names))
+        if not isinstance(self.seeds, range):
+            object.__setattr__(self, "seeds", _as_seeds(self.seeds))
         check_options(self)
-        if not len(self.seeds):
+        both = set(self.also) & set(self.without)
+        if both:
+            raise ConfigError(
+                f"{{also}} and {{without}} both name {listed(both)}; name it in one of them.",
+                field=("also", "without"),
+            )
+        if not self.seeds:
             raise ConfigError("0 samples were asked for; at least 1 is needed.")
+        lowest, highest = _ends(self.seeds)
+        if lowest < 0 or highest >= SEED_LIMIT:
+            raise ConfigError(
+                f"The {{seeds}} must be from 0 to {SEED_LIMIT - 1:,}; got {lowest:,} to "
+                f"{highest:,}.",
+                field="seeds",
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(
                 "The {seeds} repeat themselves, which would count an image twice; give each once.",
@@ -119,3 +139,23 @@ class ScanConfig:
         }
         given = [f"seeds={ranges(self.seeds)!r}", *(f"{k}={v!r}" for k, v in changed.items())]
         return f"ScanConfig({', '.join(given)})"
+
+
+def _as_seeds(seeds: object) -> tuple[int, ...]:
+    """Seeds given in any order that can be kept, as Python's integers."""
+    if isinstance(seeds, str | bytes | set | frozenset) or not isinstance(seeds, Iterable):
+        raise ConfigError(
+            f"{{seeds}} is a {type(seeds).__name__}; a range or a list of integers is needed.",
+            field="seeds",
+        )
+    try:
+        return tuple(map(index, seeds))
+    except TypeError as error:
+        raise ConfigError(f"The {{seeds}} must be integers: {error}.", field="seeds") from error
+
+
+def _ends(seeds: Sequence[int]) -> tuple[int, int]:
+    """The smallest and the largest of at least one seed."""
+    if isinstance(seeds, range):
+        return min(seeds[0], seeds[-1]), max(seeds[0], seeds[-1])
+    return min(seeds), max(seeds)

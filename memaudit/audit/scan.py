@@ -12,6 +12,7 @@ import numpy as np
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
+from memaudit.audit.diagnostics.holdout import check_disjoint
 from memaudit.audit.diagnostics.registry import check_diagnostics, run_diagnostics
 from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.memorization.findings import Gate, summarize_matches
@@ -95,6 +96,8 @@ def scan(
     for images in (data, holdout):
         if images is not None:
             check_comparable(source, images)
+    if holdout is not None:
+        check_disjoint(data, holdout)  # whatever diagnostics are left out
     clock = Clock()
 
     def open_pixel_index() -> NeighborIndex:

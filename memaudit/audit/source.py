@@ -244,7 +244,7 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
             advice = f"Square images are resized by {{resolution}} {shape[2]}."
         raise DataError(
             f"{name} gives images of {_described(shape)} but the images in {data.source} are "
-            f"{_described(data.image_shape)}. They must be alike: {advice}",
+            f"{_described(data.image_shape)}. They must be alike. {advice}",
             field="resolution",
         )
     if isinstance(source, ImageSet) and not len(source):

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from memaudit.errors import ConfigError
+from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.sampler_config import ABLATIONS, SIGMA_MAX, SIGMA_MIN, Solver
 from memaudit.progress import Progress, silent
@@ -122,7 +122,13 @@ def heun_sampler(
     num_steps = len(sigmas)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return denoiser(x, sigma, class_labels).to(torch.float64)
+        denoised = denoiser(x, sigma, class_labels)
+        if denoised.shape != x.shape:  # it would be stretched to fit
+            raise CheckpointError(
+                f"The model denoised images of {list(x.shape)} to {list(denoised.shape)}; images "
+                "of the same shape are needed."
+            )
+        return denoised.to(torch.float64)
 
     # Time steps.
     sigmas = denoiser.round_sigma(sigmas.to(noise.device, torch.float64))

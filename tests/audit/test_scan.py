@@ -16,7 +16,7 @@ from memaudit.audit.scan import scan
 from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
-from memaudit.errors import ConfigError, DataError
+from memaudit.errors import CheckpointError, ConfigError, DataError
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
 from memaudit.models.execution import Execution
@@ -166,6 +166,13 @@ def test_one_training_image_is_refused():
         ({"min_samples": 0}, "min_samples is 0; at least 1"),
         ({"class_index": -1}, "class_index is -1; at least 0"),
         ({"fail_above": 0.1, "rule": Rule(confidence=0.4)}, "confidence is 0.4; a gate"),
+        ({"seeds": (-1, 2)}, "from 0 to 4,294,967,295; got -1 to 2"),
+        ({"seeds": (2**32,)}, "from 0 to 4,294,967,295"),
+        ({"seeds": (1.5,)}, "must be integers"),
+        ({"seeds": "0-9"}, "seeds is a str"),
+        ({"seeds": {1, 2}}, "seeds is a set"),
+        ({"seeds": 5}, "seeds is a int"),
+        ({"also": "membership", "without": ("membership",)}, "both name 'membership'"),
         ({"optimum_images": 1}, "optimum_images is 1; at least 2"),
         ({"optimum_trajectories": 0}, "optimum_trajectories is 0; at least 2"),
     ],
@@ -242,3 +249,31 @@ def test_the_second_at_radius_0_is_that_of_a_search_of_its_own():
         near.squared_distance_distinct[0], alone.squared_distance_distinct[0]
     )
     assert near.index_distinct[0, :2].tolist() == [1, 0]
+
+
+def test_a_control_that_is_part_of_the_training_set_is_refused_whatever_is_left_out():
+    train = image_set(noise_images(12))
+    config = ScanConfig(without=("holdout",))
+    with pytest.raises(DataError, match="occur in the training set"):
+        scan(image_set(noise_images(4), "generated"), train, holdout=train, config=config)
+
+
+def test_a_diagnostic_asked_for_that_cannot_run_is_refused():
+    train = image_set(noise_images(12))
+    with pytest.raises(ConfigError, match="also names holdout, which needs a holdout"):
+        scan(train, train, config=ScanConfig(also=("holdout",)))
+
+
+def test_a_denoiser_of_another_shape_is_refused():
+    class Narrow:
+        img_channels, img_resolution, label_dim = 3, 8, 0
+        sigma_min, sigma_max = 0.0, float("inf")
+
+        def round_sigma(self, sigma):
+            return sigma
+
+        def __call__(self, x, sigma, class_labels=None):
+            return x[:, :1]
+
+    with pytest.raises(CheckpointError, match=r"to \[\d+, 1, 8, 8\]"):
+        scan(Narrow(), image_set(noise_images(12)), config=ScanConfig(seeds=range(2)))

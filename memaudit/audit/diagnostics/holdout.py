@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
 from memaudit.audit.diagnostics.section import Block, Paragraph, Row, measures, share_row
 from memaudit.audit.neighbors.duplicates import find_shared_images
 from memaudit.audit.statistics.excess import Excess, excess_over_holdout
@@ -123,16 +123,10 @@ def _lines(result: HoldoutFloor) -> Iterator[str]:
     yield text
 
 
-def _check(setting: Setting) -> None:
-    if setting.holdout is not None:
-        check_disjoint(setting.data, setting.holdout)
-
-
 DIAGNOSTIC = Diagnostic(
     title="Controls",
     requires=frozenset({"images", "holdout"}),
     run=_run,
     section=_section,
     lines=_lines,
-    check=_check,
 )

@@ -132,8 +132,9 @@ def check_controls(holdout: ImageSet, config: MembershipConfig) -> None:
     if num_controls < needed:
         raise ConfigError(
             f"Membership at a false-positive rate of {config.max_fpr:g} needs at least {needed} "
-            f"held-out images, but {num_controls} are used ({len(holdout)} in {holdout.source}, "
-            f"num_images {config.num_images}). Pass more, or raise max_fpr."
+            f"held-out images, but {{holdout}} {holdout.source} gives {num_controls}. Give more, "
+            "or leave membership out.",
+            field="holdout",
         )
 
 

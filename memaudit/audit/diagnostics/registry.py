@@ -80,8 +80,19 @@ def check_diagnostics(setting: Setting) -> None:
                 field=field,
             )
     for name, diagnostic in DIAGNOSTICS.items():
-        if _is_wanted(name, diagnostic, setting):
-            diagnostic.check(setting)
+        if not _is_wanted(name, diagnostic, setting):
+            continue
+        diagnostic.check(setting)
+        missing = [
+            need
+            for need, thing in (("model", setting.model), ("holdout", setting.holdout))
+            if need in diagnostic.requires and thing is None
+        ]
+        if name in config.also and missing:
+            raise ConfigError(
+                f"{{also}} names {name}, which needs a {' and a '.join(missing)}; none is given.",
+                field="also",
+            )
 
 
 def run_diagnostics(

@@ -48,9 +48,9 @@ def test_too_few_controls_are_refused_with_the_number_needed():
     train = draw(7, 50)
     model = ClosedFormOptimum(train.images)
     config = replace(CONFIG, max_fpr=0.01)
-    with pytest.raises(ConfigError, match="at least 100 held-out images, but 99 are used"):
+    with pytest.raises(ConfigError, match="at least 100 held-out images, but .* gives 99"):
         infer_membership(model, train, draw(8, 99), config=config)
-    with pytest.raises(ConfigError, match="but 60 are used"):
+    with pytest.raises(ConfigError, match="gives 60"):
         infer_membership(model, train, draw(8, 200), config=replace(config, num_images=60))
 
 
