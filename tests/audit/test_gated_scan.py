@@ -248,9 +248,7 @@ def test_membership_is_refused_before_sampling_where_controls_are_too_few():
     options = ScanConfig(seeds=(0,), also=("membership",))
     with pytest.raises(ConfigError, match="none are given"):
         scan(planted(TRAIN, 0.3), TRAIN, config=options)
-    with pytest.raises(
-        ConfigError, match="at least 100 held-out.* held gives 99"
-    ):
+    with pytest.raises(ConfigError, match="at least 100 held-out.* held gives 99"):
         scan(planted(TRAIN, 0.3), TRAIN, holdout=few, config=options)
 
 
