@@ -17,7 +17,6 @@ UNUSED = {
     "pandas",
     "scipy.cluster",
     "scipy.optimize",
-    "scipy.sparse",
     "scipy.stats",
     "sklearn",
     "torch._dynamo",

@@ -12,6 +12,9 @@ from memaudit.training.config import TrainingConfig
 from memaudit.training.network import configure_network
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.7."), reason="torch 2.7 counts some operations otherwise"
+)
 @pytest.mark.parametrize(
     "options",
     [
