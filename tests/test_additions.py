@@ -165,7 +165,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from memaudit.audit.report.schema import json_schema
+from memaudit.audit.report.json_schema import json_schema
 from memaudit.cli.main import cli
 
 folder = Path(sys.argv[1])

@@ -1,27 +1,22 @@
 """What report.json holds. These dataclasses are the schema: reader, writer and JSON Schema follow
 from them.
 
-The page docs/report.md says what a program may rely on. To write docs/report.schema.json again:
-
-    python -m memaudit.audit.report.schema > docs/report.schema.json
+The page docs/report.md says what a program may rely on.
 """
 
-import ast
 import hashlib
-import inspect
 import json
 import math
 import re
-import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import msgspec
 
-from memaudit.audit.diagnostics.registry import DIAGNOSTICS, Diagnostics
+from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
 from memaudit.audit.memorization.findings import Ratios, Sensitivity
 from memaudit.audit.neighbors.results import SearchFacts
@@ -31,15 +26,14 @@ from memaudit.audit.source import Source
 from memaudit.audit.statistics.gate import Decision
 from memaudit.errors import DataError, MemauditError
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.options import config_fields
 from memaudit.wording import printable, ranges, short, shown
 
 SCHEMA: Literal["memaudit.report/2"] = "memaudit.report/2"
 CHECKSUM = "sha256"
 """Key of the SHA-256 of the rest of report.json."""
 
-MAX_DIGITS = 40
-"""Digits of a numerator or denominator that are read."""
+FRACTION = r"^\d{1,40}/\d{1,40}$"
+"""How a fraction is written, as a regular expression; longer ones are not read."""
 NOT_FINITE = ("inf", "-inf", "nan")
 """Numbers that JSON lacks, as strings."""
 
@@ -286,7 +280,7 @@ def _of_this_version(content: bytes) -> dict[str, Any]:
 
 def _fraction(kind: type, value: object) -> Fraction:
     # Fraction itself would compute 10 to any power that a text names.
-    if kind is not Fraction or not re.fullmatch(FRACTION["pattern"], str(value)):
+    if kind is not Fraction or not re.fullmatch(FRACTION, str(value)):
         raise ValueError(f"{shown(value)} is not a fraction such as 1/3")
     return Fraction(str(value))
 
@@ -303,163 +297,3 @@ def _finite(value: Any) -> Any:
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
-
-
-# ------------------------------------------------------------------------------------------------
-# JSON Schema
-
-HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-RANGES = {"type": "string", "pattern": r"^\d+(-\d+)?(,\d+(-\d+)?)*$"}
-FRACTION = {"type": "string", "pattern": rf"^\d{{1,{MAX_DIGITS}}}/\d{{1,{MAX_DIGITS}}}$"}
-SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-COUNT = {"type": "integer", "minimum": 0}
-NUMBER = {"$ref": "#/$defs/Number"}
-
-FORMS: Mapping[str, Mapping[str, Any]] = {
-    "sha256": HASH,
-    "fingerprint": HASH,
-    "seeds": RANGES,
-    "indices": RANGES,
-    "confidence": SHARE,
-    "limit": SHARE,
-    "fail_above": SHARE,
-    "Proportion.ratio": SHARE,
-    "Proportion.low": SHARE,
-    "Proportion.high": SHARE,
-    "Report.threshold": SHARE,
-}
-"""What is narrower than its type: a field of one dataclass, or all fields of a name."""
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of report.json; descriptions are the docstrings of classes and fields."""
-    definitions = msgspec.json.schema(Report, schema_hook=_custom_schema)["$defs"]
-    for kind in _dataclasses_of(Report):
-        definition, docs = definitions[kind.__name__], field_docs(kind)
-        properties = definition["properties"]
-        for name, stated in properties.items():
-            form = FORMS.get(f"{kind.__name__}.{name}", FORMS.get(name))
-            properties[name] = stated if form is None else _narrowed(stated, form)
-            properties[name].pop("default", None)  # a report holds every field
-            if name in docs:
-                properties[name]["description"] = docs[name]
-        definition["description"] = _one_line(definition["description"])
-        definition["required"] = list(properties)
-        definition["additionalProperties"] = False
-    report = definitions["Report"]
-    report["properties"][CHECKSUM] = {**HASH, "description": "SHA-256 of the rest of the file."}
-    report["required"].append(CHECKSUM)
-    report["allOf"] = [
-        _null_unless({"fail_above": {"type": "number"}}, {"verdict": {}, "gate": {}}),
-        _null_unless(
-            {"source": {"properties": {"kind": {"const": "checkpoint"}}}},
-            {"sampling": {}, "source": {"model": {}}},
-        ),
-        _null_unless(
-            {"space": {"properties": {"name": {"const": "features"}}}}, {"search": {"encoder": {}}}
-        ),
-    ]
-    definitions = _generalized(definitions)
-    definitions["Number"] = {
-        "description": "A number; those that JSON lacks are strings.",
-        "anyOf": [{"type": "number"}, {"enum": list(NOT_FINITE)}],
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "report.json of a memaudit scan",
-        "$ref": "#/$defs/Report",
-        "$defs": definitions,
-    }
-
-
-def field_docs(kind: type) -> dict[str, str]:
-    """What each field of a dataclass means: the string under it, or the help of its option."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    docs = {
-        name: field.option.help
-        for name, field in config_fields(kind).items()
-        if field.option is not None
-    }
-    for name, diagnostic in DIAGNOSTICS.items() if kind is Diagnostics else ():
-        docs[name] = diagnostic.about
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-            and isinstance(text.value.value, str)
-        ):
-            docs[field.target.id] = text.value.value
-    return {name: _one_line(text) for name, text in docs.items()}
-
-
-def _one_line(text: str) -> str:
-    """A docstring as a description in JSON, where None is null."""
-    line = re.sub(r"(^|\. )None\b", r"\1Null", " ".join(text.split()))
-    return re.sub(r"\bNone\b", "null", line)
-
-
-def _custom_schema(kind: type) -> dict[str, Any]:
-    if kind is Fraction:
-        return dict(FRACTION)
-    raise NotImplementedError(kind)
-
-
-def _dataclasses_of(kind: type) -> list[type]:
-    """A dataclass and all dataclasses among its fields' types, each once."""
-    found: dict[type, None] = {}
-    pending: list[Any] = [kind]
-    while pending:
-        hint = pending.pop()
-        if isinstance(hint, type) and is_dataclass(hint):
-            if hint in found:
-                continue
-            found[hint] = None
-            pending += get_type_hints(hint).values()
-        pending += getattr(hint, "__args__", ())
-    return list(found)
-
-
-def _narrowed(schema: dict[str, Any], form: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a field, which may be null, with a narrower form of its value."""
-    if "anyOf" in schema:
-        parts = [form if part["type"] == form["type"] else part for part in schema["anyOf"]]
-        return {**schema, "anyOf": parts}
-    return {**schema, **form}
-
-
-def _null_unless(condition: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """These fields of a report are null if and only if the condition does not hold."""
-
-    def each(fields: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "properties": {
-                name: each(inner, value) if inner else value for name, inner in fields.items()
-            }
-        }
-
-    null = {"type": "null"}
-    return {
-        "if": {"properties": condition},
-        "then": each(fields, {"not": null}),
-        "else": each(fields, null),
-    }
-
-
-def _generalized(schema: Any) -> Any:
-    """The schema with what holds for all reports: counts, and numbers that need not be finite."""
-    if isinstance(schema, list):
-        return [_generalized(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    for plain_type, form in ((SHARE["type"], NUMBER), (COUNT["type"], COUNT)):
-        if schema.get("type") == plain_type and schema.keys() <= {"type", "description"}:
-            rest = {name: text for name, text in schema.items() if name == "description"}
-            return {**form, **rest}
-    return {key: _generalized(value) for key, value in schema.items()}
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=2, ensure_ascii=False, allow_nan=False))

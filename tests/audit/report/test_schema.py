@@ -17,15 +17,14 @@ import pytest
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.report.folder import write_report
+from memaudit.audit.report.json_schema import field_docs, json_schema
 from memaudit.audit.report.schema import (
     CHECKSUM,
     SCHEMA,
     Report,
     decode,
     encode,
-    field_docs,
     is_sealed,
-    json_schema,
     make_report,
     plain,
     read_report,
@@ -72,7 +71,7 @@ def sealed(report: dict[str, Any]) -> bytes:
 
 
 def test_the_published_schema_is_that_of_the_dataclasses():
-    """python -m memaudit.audit.report.schema > docs/report.schema.json"""
+    """python -m memaudit.audit.report.json_schema > docs/report.schema.json"""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
