@@ -119,7 +119,7 @@ class ScanConfig:
                 f"{highest:,}.",
                 field="seeds",
             )
-        if len(set(self.seeds)) != len(self.seeds):
+        if not isinstance(self.seeds, range) and len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(
                 "The {seeds} repeat themselves, which would count an image twice; give each once.",
                 field="seeds",
