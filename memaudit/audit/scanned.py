@@ -71,6 +71,11 @@ class Scanned:
         return None if self.decision is None else self.decision.verdict
 
     @property
+    def left_out(self) -> str:
+        """Names of the diagnostics that were left out on request, or an empty text."""
+        return ", ".join(name.replace("_", "-") for name in self.config.without)
+
+    @property
     def page_context(self) -> PageContext:
         """What the sections of diagnostics refer to."""
         return PageContext(self.data, self.findings, self.config.rule, self.config.fail_above)

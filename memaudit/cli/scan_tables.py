@@ -97,6 +97,8 @@ def _diagnostic_lines(result: "ScanResult") -> None:
                 _say(line)
             else:
                 out.print(_table(line))
+    if result.left_out:
+        _say(f"Left out on request: {result.left_out}.")
 
 
 def _table(shown: "ShownTable") -> Table:

@@ -75,6 +75,8 @@ def text_summary(result: Scanned) -> str:
     lines.append(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
     for _, diagnostic, found in result.diagnostics.results():
         lines += [line for line in diagnostic.lines(found) if isinstance(line, str)]
+    if result.left_out:
+        lines.append(f"Left out on request: {result.left_out}.")
     lines += [f"Warning: {warning}" for warning in result.source.warnings]
     return "\n".join(lines)
 
@@ -101,8 +103,10 @@ def _facts(result: Scanned) -> dict[str, str]:
         f"{len(result.data):,} of {result.data.source} (SHA-256 of the pixels "
         f"{result.data.fingerprint})"
     )
-    for warning in result.source.warnings:
-        facts["warning"] = warning
+    if result.left_out:
+        facts["left out on request"] = result.left_out
+    if result.source.warnings:
+        facts["warning"] = " ".join(result.source.warnings)
     facts["memaudit"] = result.environment.memaudit
     return facts
 

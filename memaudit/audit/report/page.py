@@ -91,6 +91,7 @@ def render_page(result: Scanned, report: Report) -> str:
         space=result.space,
         findings=result.findings,
         holdout=result.diagnostics.holdout,
+        left_out=result.left_out,
         decision=decision,
         headline=result.ratios.distinct,
         sections=sections(result, has_edge=len(edge) > 0),
