@@ -139,6 +139,10 @@ def _no_lines(result: object) -> Iterable[str | Table]:
     return ()
 
 
+def _no_evidence(result: object, alpha: float) -> Iterable[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Diagnostic(Generic[Result]):
     """How a result is computed and shown."""
@@ -153,6 +157,9 @@ class Diagnostic(Generic[Result]):
     """Blocks to show on the page."""
     lines: Callable[[Result], Iterable[str | Table]] = _no_lines
     """Sentences and tables to show in the terminal."""
+    evidence: Callable[[Result, float], Iterable[str]] = _no_evidence
+    """Findings that speak for memorization at level α although the rule may not count them, each a
+    clause such as `C_T z = -14`. They stand beside the verdict and take the word from a PASS."""
     by_request: bool = False
     """Whether it runs only if the scan's `also` names it, because it is expensive."""
     check: Callable[[Setting], None] = _nothing_to_check

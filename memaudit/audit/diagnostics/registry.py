@@ -53,6 +53,14 @@ class Diagnostics:
             if result is not None:
                 yield name, diagnostic, result
 
+    def evidence(self, alpha: float) -> tuple[str, ...]:
+        """Findings that speak for memorization at level α, in the order of the table."""
+        return tuple(
+            clause
+            for _, diagnostic, result in self.results()
+            for clause in diagnostic.evidence(result, alpha)
+        )
+
 
 def _read_table() -> dict[str, Diagnostic[Any]]:
     hints = get_type_hints(Diagnostics, include_extras=True)
