@@ -16,6 +16,7 @@ from memaudit.audit.diagnostics import (
     c_t,
     classes,
     holdout,
+    label_test,
     leak_coverage,
     membership_inference,
     noise_and_return,
@@ -34,6 +35,7 @@ class Diagnostics:
     """The results of all diagnostics. A result is None if its diagnostic did not run."""
 
     holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
+    label_test: Annotated[label_test.LabelTest | None, label_test.DIAGNOSTIC] = None
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
     richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None

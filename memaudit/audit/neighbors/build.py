@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
@@ -88,6 +89,34 @@ def pixel_index(
     if isinstance(index, NeighborIndex):
         return index.without_flips()
     return open_index(data, device=index.device, cache_dir=cache_dir, progress=progress)
+
+
+def similar_index(
+    index: ImageSearch,
+    images: np.ndarray,
+    *,
+    memory_limit: int | None = None,
+    progress: Progress = silent,
+) -> ImageSearch:
+    """The same search among other images: pixels or features, mirrored or not.
+
+    Args:
+        index: the search to imitate.
+        images: uint8 [N, C, H, W], N ≥ 1.
+        memory_limit: most bytes that an index of pixels may take.
+        progress: told how many images are indexed or encoded.
+    """
+    if isinstance(index, FeatureIndex):
+        return FeatureIndex(
+            images, index.encoder, metric=index.metric, flips=index.flips, progress=progress
+        )
+    return NeighborIndex(
+        images,
+        device=index.device,
+        flips=index.flips,
+        memory_limit=memory_limit,
+        progress=progress,
+    )
 
 
 def describe_search(index: ImageSearch, found: DistinctNeighbors) -> SearchFacts:

@@ -95,6 +95,7 @@ def find_duplicates(
     duplicate_rms: float | Fraction = 8,
     flips: bool = False,
     device: str | torch.device = "cpu",
+    index: NeighborIndex | None = None,
     progress: Progress = silent,
 ) -> Duplicates:
     """Find all duplicates in a set.
@@ -107,6 +108,7 @@ def find_duplicates(
         duplicate_rms: radius in gray levels, ≥ 0; at 0, only equal images are duplicates.
         flips: whether an image also counts as its mirror image, left to right.
         device: "cpu" or "cuda".
+        index: of these images, mirrored if `flips`, if one exists already.
         progress: told how many images have been compared.
 
     Raises:
@@ -125,7 +127,8 @@ def find_duplicates(
     first_equal = _first_equal(images.images, flips, progress)
     group = first_equal
     if limit > 0:
-        index = NeighborIndex(images.images, flips=flips, device=device, progress=progress)
+        if index is None:
+            index = NeighborIndex(images.images, flips=flips, device=device, progress=progress)
         group = _connect(index, first_equal, limit, progress)
     members = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[members], prepend=-1))

@@ -128,13 +128,18 @@ def test_what_is_asked_for_and_left_out_at_once_is_refused():
 
 
 def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run():
-    assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - {"holdout", "copying"}
+    assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - {
+        "holdout",
+        "label_test",
+        "copying",
+    }
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
     assert ran(scan(given, TRAIN)) == {"authentic", "richness"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
         "authentic",
         "richness",
         "holdout",
+        "label_test",
         "copying",
     }
     assert ran(scan(GENERATED, TRAIN)) == {"authentic", "richness", "classes"}
