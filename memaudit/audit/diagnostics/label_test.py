@@ -116,7 +116,7 @@ class Pool:
     """Training and held-out images, equally many."""
 
     index: NeighborIndex
-    """Of the 2n images: training images first."""
+    """The index of the 2n images, training images first."""
     num_set_apart: int
     num_repeated: int
     is_dense: bool

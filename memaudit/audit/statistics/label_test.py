@@ -10,8 +10,8 @@ If the labels mean nothing to the samples, every way of giving n of the 2n image
 image. So the chance p of a T_t as large as the one seen is counted over labelings, and it is exact.
 
 A sample counts for T_t iff all images of the pool within d/t of it, where d is the distance to the
-nearest one, have the same label. These images do not depend on the labels. Where there are as many
-of them as neighbors were searched, the sample counts for no labeling, which keeps p exact.
+nearest one, have the same label. These images do not depend on the labels. If all neighbors that
+were searched are among them, the sample counts for no labeling, which keeps p exact.
 
 Legend: B samples, K neighbors, L looks, P labelings.
 """
@@ -88,7 +88,7 @@ class Labelings:
 def draw_labelings(
     num_pairs: int, *, num_permutations: int = PERMUTATIONS, seed: int = 0
 ) -> Labelings:
-    """The true labeling of a pool, and random ones; or all, where there are no more than that.
+    """The true labeling of a pool, and random ones; or all, if there are no more than that.
 
     Args:
         num_pairs: n ≥ 1, images of either label.
