@@ -60,6 +60,12 @@ def some(names: Sequence[str], limit: int = SHOWN_NAMES) -> str:
     return ", ".join(names[:limit]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def joined(parts: Sequence[str]) -> str:
+    """`a`, `a and b` or `a, b and c`."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def counted(number: int, one: str, many: str) -> str:
     """`1 image` or `2,000 images`."""
     return f"{number:,} {one if number == 1 else many}"

@@ -21,6 +21,7 @@ from memaudit.audit.diagnostics import (
     membership_inference,
     noise_and_return,
     optimality,
+    recall,
 )
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, Setting
 from memaudit.audit.statistics.intervals import Proportion
@@ -34,6 +35,7 @@ from memaudit.wording import listed
 class Diagnostics:
     """The results of all diagnostics. A result is None if its diagnostic did not run."""
 
+    recall: Annotated[recall.Recall | None, recall.DIAGNOSTIC] = None
     holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
     label_test: Annotated[label_test.LabelTest | None, label_test.DIAGNOSTIC] = None
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None

@@ -134,15 +134,16 @@ def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run
         "copying",
     }
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
-    assert ran(scan(given, TRAIN)) == {"authentic", "richness"}
+    assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
+        "recall",
         "authentic",
         "richness",
         "holdout",
         "label_test",
         "copying",
     }
-    assert ran(scan(GENERATED, TRAIN)) == {"authentic", "richness", "classes"}
+    assert ran(scan(GENERATED, TRAIN)) == {"recall", "authentic", "richness", "classes"}
 
 
 def test_a_check_that_fails_stops_a_scan_before_it_samples():
