@@ -63,7 +63,7 @@ def test_copies_that_equal_their_original_are_left_out():
     found = measure(image_set(np.broadcast_to(flat, (5, 3, 8, 8)).copy()))
     assert found["exact"] == (5, 5)
     assert found["noise-4"] == (5, 5)
-    # 20 levels to the original and 30 to the next, but 70 where there is no brighter one.
+    # 20 levels to the original and 30 to the next, but 70 for the brightest.
     assert found["brighter"] == (1, 5)
     unchanged = {"shift-1", "shift-2", "crop", "mirror", "gray", "contrast"}
     assert not unchanged & set(found)
