@@ -41,6 +41,10 @@ class Option:
     """What stands for the value in `--help`: `N`, `SIGMA`."""
     default_text: str | None = None
     """What a default of None means, as `--help` shows it."""
+    is_share: bool = False
+    """Whether the number is a share, which a command also takes as `0.1%` or `1/1000`."""
+    at_zero: str | None = None
+    """What to say of a 0 that is out of the range, in whole sentences."""
 
     @property
     def range_text(self) -> str:
@@ -130,10 +134,10 @@ def check_options(config: Any) -> None:
             numbers = [item for item in values if isinstance(item, int | float | Fraction)]
             holds = all(field.option.admits(number) for number in numbers)
         if not holds:
-            raise ConfigError(
-                f"{{{field.name}}} is {shown(value)}; {needed or 'a number'} is needed.",
-                field=field.name,
-            )
+            message = f"{{{field.name}}} is {shown(value)}; {needed or 'a number'} is needed."
+            if field.option.at_zero is not None and value == 0:
+                message += f" {field.option.at_zero}"
+            raise ConfigError(message, field=field.name)
 
 
 def shown(value: Any) -> str:

@@ -46,11 +46,14 @@ class ScanConfig:
     fail_above: Annotated[
         float | None,
         Option(
-            "Set a gate: PASS if at most this share of images are copies (0.001 for 0.1 %), else "
+            "Set a gate: PASS if at most this share of images are copies (0.001 or 0.1%), else "
             "FAIL. Sampling stops when the verdict is certain.",
             above=0,
             below=1,
             metavar="SHARE",
+            is_share=True,
+            at_zero="No number of samples proves 0; 0.001 shows at most 0.1 %, with about 3,800 "
+            "images if none of them is a copy.",
         ),
     ] = None
     min_samples: Annotated[

@@ -11,7 +11,7 @@ import click
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.options import ConfigField, config_fields
+from memaudit.options import ConfigField, Option, config_fields
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -61,6 +61,35 @@ class Ratio(click.ParamType):
             return Fraction(str(value))
         except (ValueError, ZeroDivisionError):
             self.fail(f"{value!r} is not a share; write 1/3 or 0.25.", param, ctx)
+
+
+class Share(click.ParamType):
+    """A share as a float: `0.001`, `1e-3`, `0.1%`, `0.1 %` or `1/1000`.
+
+    Only what cannot be a share is refused here; the range is the library's to check.
+    """
+
+    name = "SHARE"
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        number, percent, rest = text.partition("%")
+        try:
+            if rest:
+                raise ValueError
+            share = float(Fraction(number.replace(" ", ""))) / (100 if percent else 1)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            self.fail(f"{value!r} is not a share; write 0.001, 0.1% or 1/1000.", param, ctx)
+        if not percent and 1 < share <= 100 and not self._option.admits(share):
+            self.fail(f"{text} is not {self._option.range_text}; did you mean {text}%?", param, ctx)
+        return share
 
 
 class IntegerList(click.ParamType):
@@ -186,6 +215,8 @@ def _click_type(field: ConfigField) -> click.ParamType:
     if get_origin(field.type) is tuple:
         lists: dict[Any, click.ParamType] = {int: IntegerList(), float: NumberList()}
         return lists.get(get_args(field.type)[0], TextList())
+    if field.option is not None and field.option.is_share:
+        return Share(field.option)
     kinds: dict[Any, click.ParamType] = {
         int: click.INT,
         float: click.FLOAT,

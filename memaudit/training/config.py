@@ -189,6 +189,7 @@ class TrainingConfig:
             above=0,
             below=math.inf,
             metavar="SHARE",
+            is_share=True,
         ),
     ] = 0.05
 

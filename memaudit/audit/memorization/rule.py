@@ -42,7 +42,13 @@ class Rule:
     ] = 8.0
     confidence: Annotated[
         float,
-        Option("Confidence level of the intervals and of the gate.", above=0, below=1, metavar="P"),
+        Option(
+            "Confidence level of the intervals and of the gate.",
+            above=0,
+            below=1,
+            metavar="P",
+            is_share=True,
+        ),
     ] = 0.95
 
     def __post_init__(self) -> None:

@@ -66,7 +66,13 @@ class EMMConfig:
     ] = 0
     epsilon: Annotated[
         float,
-        Option("EMM is where the ratio falls below 1-EPS.", above=0, below=1, metavar="EPS"),
+        Option(
+            "EMM is where the ratio falls below 1-EPS.",
+            above=0,
+            below=1,
+            metavar="EPS",
+            is_share=True,
+        ),
     ] = 0.1
 
     def __post_init__(self) -> None:
