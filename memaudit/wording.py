@@ -79,6 +79,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.{max(1, 1 - math.floor(math.log10(nearest_end)))}f}"
 
 
+def p_text(p_value: float) -> str:
+    """A p-value as `p = 0.013`, or `p < 1e-15` where its digits mean nothing."""
+    return f"p = {p_value:.2g}" if p_value >= 1e-15 else "p < 1e-15"
+
+
 def exponential(log: float) -> str:
     """exp(log) as `0.031`, `20` or `10^35`: also where a float cannot hold it."""
     if abs(log) < math.log(1e4):

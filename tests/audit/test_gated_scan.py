@@ -236,7 +236,7 @@ def test_the_return_test_and_membership_are_part_of_a_scan_when_asked_for(tmp_pa
     returned, membership = result.diagnostics.noise_and_return, result.diagnostics.membership
     assert returned is not None and membership is not None
     assert returned.at_sigma[0].train.ratio == 1
-    assert membership.tpr.ratio == 1 and membership.auc == 1
+    assert membership.tpr.ratio == 1 and membership.auc.value == 1
     write_report(result, tmp_path)
     report = read_report(tmp_path)
     assert report.diagnostics.membership == membership

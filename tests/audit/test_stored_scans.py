@@ -205,7 +205,10 @@ def numbers_of(report: dict[str, Any]) -> dict[str, Any]:
     leak = found["richness"]
     parts = ("num_hits", "num_leaking", "num_once", "num_twice", "confidence")
     numbers["leak"] = [leak[part] for part in parts]
-    numbers["leak chao1"] = estimate(leak["chao1"])
+    chao1 = leak["chao1"]
+    # Where no image was copied twice, the stored estimate and its lower end are no longer given.
+    is_open = chao1 is not None and chao1["value"] is None
+    numbers["leak chao1"] = [chao1["high"]] if is_open else estimate(chao1)
     numbers["leak unseen share"] = estimate(leak["unseen_share"])
     numbers["authentic"] = proportion(found["authentic"])
 
@@ -243,7 +246,7 @@ def numbers_of(report: dict[str, Any]) -> dict[str, Any]:
         numbers["membership"] = [membership[part] for part in parts]
         for part in ("tpr", "fpr"):
             numbers[f"membership {part}"] = proportion(membership[part])
-        numbers["membership score"] = [membership["auc"], membership["threshold"]]
+        numbers["membership score"] = [membership["auc"]["value"], membership["threshold"]]
     return numbers
 
 
@@ -596,6 +599,8 @@ def test_stored_images_of_a_network_match_as_they_did_when_sampled(inputs: Path,
 def check_numbers(found: dict[str, Any], stored: dict[str, Any]) -> None:
     """Whether numbers are the stored ones, as exactly as their computation is repeatable."""
     assert found.keys() == stored.keys()
+    if len(found["leak chao1"] or ()) == 1:
+        stored = {**stored, "leak chao1": stored["leak chao1"][2:]}
     for key, expected in stored.items():
         relative, absolute = tolerance(key)
         for value, wanted in zip(flat(found[key]), flat(expected), strict=True):

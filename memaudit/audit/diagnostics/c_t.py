@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
 from memaudit.audit.diagnostics.section import Block, Row, measures
 from memaudit.audit.statistics.mann_whitney import mann_whitney_z
 from memaudit.errors import DataError
+from memaudit.wording import p_text
 
 CLUSTERED = 5000
 """Largest number of training images that the cells are made from."""
+CLEAR = 3.0
+"""Size of z from which a difference is called one."""
 ROWS = 1024
 """Images converted to numbers at a time."""
 
@@ -40,6 +44,10 @@ class CopyingStatistic:
     spread: float
     """Standard deviation of C_T if generated and held-out images have the same distribution:
     √Σw² over the cells' weights w."""
+    z: float
+    """C_T in units of its spread, which does not depend on the number of cells."""
+    p_value: float
+    """Chance of a z at most this large if both have the same distribution."""
     cells: tuple[Cell, ...]
 
 
@@ -98,9 +106,13 @@ def copying_statistic(
         z = mann_whitney_z(of_generated, of_holdout)
         cells.append(Cell(len(of_holdout), len(of_generated), z))
     weights = [cell.num_holdout / len(holdout) for cell in cells]
+    value = sum(weight * cell.z for weight, cell in zip(weights, cells, strict=True))
+    spread = math.hypot(*weights)
     return CopyingStatistic(
-        value=sum(weight * cell.z for weight, cell in zip(weights, cells, strict=True)),
-        spread=math.hypot(*weights),
+        value=value,
+        spread=spread,
+        z=value / spread,
+        p_value=float(ndtr(value / spread)),
         cells=tuple(cells),
     )
 
@@ -163,15 +175,32 @@ def _section(result: CopyingStatistic, page: PageContext) -> Iterator[Block]:
         page.rule.confidence,
         Row(
             "C_T",
-            (f"{result.value:.2f}", "–"),
-            note="far below 0 if generated images are closer to the training images than "
-            f"held-out ones are; about 0 ± {result.spread:.2f} if they are equally close",
+            (f"z = {result.z:.1f}", "–"),
+            note="below −3 if generated images are closer to the training images than held-out "
+            f"ones are, above 3 if they are farther; {p_text(result.p_value)} for such closeness "
+            f"by chance. C_T itself is {result.value:.2f} ± {result.spread:.2f}",
         ),
     )
 
 
 def _lines(result: CopyingStatistic) -> Iterator[str]:
-    yield f"C_T {result.value:.1f} (chance: 0 ± {result.spread:.1f}); far below 0 means copying."
+    yield (
+        f"C_T: generated images are {_compared(result)} the training images "
+        f"{'than' if abs(result.z) > CLEAR else 'as'} held-out ones "
+        f"(z = {result.z:.1f}, {p_text(result.p_value)})."
+    )
+
+
+def _compared(result: CopyingStatistic) -> str:
+    if abs(result.z) <= CLEAR:
+        return "about as close to"
+    return "closer to" if result.z < 0 else "farther from"
+
+
+def _evidence(result: CopyingStatistic, alpha: float) -> Iterator[str]:
+    """Only z below −3: it is approximate where cells are small or a gate stopped the sampling."""
+    if result.z < -CLEAR and result.p_value <= alpha:
+        yield f"C_T z = {result.z:.1f}"
 
 
 DIAGNOSTIC = Diagnostic(
@@ -180,4 +209,6 @@ DIAGNOSTIC = Diagnostic(
     run=_run,
     section=_section,
     lines=_lines,
+    evidence=_evidence,
+    assumes_exchangeable=True,
 )

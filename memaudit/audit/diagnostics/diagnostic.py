@@ -160,6 +160,9 @@ class Diagnostic(Generic[Result]):
     evidence: Callable[[Result, float], Iterable[str]] = _no_evidence
     """Findings that speak for memorization at level α although the rule may not count them, each a
     clause such as `C_T z = -14`. They stand beside the verdict and take the word from a PASS."""
+    assumes_exchangeable: bool = False
+    """Whether its evidence presupposes that training and held-out images are of one kind. Where the
+    blind baseline tells them apart, such evidence does not count."""
     by_request: bool = False
     """Whether it runs only if the scan's `also` names it, because it is expensive."""
     check: Callable[[Setting], None] = _nothing_to_check

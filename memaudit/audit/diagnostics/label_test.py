@@ -412,4 +412,5 @@ DIAGNOSTIC = Diagnostic(
     section=_section,
     lines=_lines,
     evidence=_evidence,
+    assumes_exchangeable=True,
 )

@@ -21,25 +21,45 @@ def _section(result: SpeciesRichness, page: PageContext) -> Iterator[Block]:
     if result.chao1 is None or result.unseen_share is None:
         return
     level = level_text(result.confidence)
+    low, high = f"{result.chao1.low:,.0f}", f"{result.chao1.high:,.0f}"
+    if result.chao1.value is None:
+        estimate = (
+            f"No image was copied exactly twice, so their number in the long run cannot be "
+            f"estimated: with {level} confidence it is from {low} to {high}"
+        )
+    else:
+        estimate = (
+            "The number of training images that are copied in the long run is estimated to be at "
+            f"least {result.chao1.value:,.0f} (Chao1, {level} interval {low} to {high})"
+        )
     yield Paragraph(
-        "More samples may reveal more. The number of training images that are copied in the "
-        f"long run is estimated to be at least {result.chao1.value:,.0f} (Chao1, {level} interval "
-        f"{result.chao1.low:,.0f} to {result.chao1.high:,.0f}). Of the copies in further samples, "
+        f"More samples may reveal more. {estimate}. Of the copies in further samples, "
         f"{percent(result.unseen_share.value)} % are expected to be of images not copied so far "
         f"(Good and Turing, {percent(result.unseen_share.low)} % to "
-        f"{percent(result.unseen_share.high)} %)."
+        f"{percent(result.unseen_share.high)} %). {INDEPENDENT}"
     )
+
+
+INDEPENDENT = (
+    "Both presuppose that the images judged are independent draws, as those sampled from a model "
+    "are; a folder of pictures that somebody chose is not."
+)
 
 
 def _lines(result: SpeciesRichness) -> Iterator[str]:
     chao1 = result.chao1
     if chao1 is None or chao1.high < result.num_leaking + 0.5:
         return
-    if round(chao1.value) <= result.num_leaking:
-        yield f"With more samples, up to {chao1.high:,.0f} might leak (Chao1)."
+    if chao1.value is None:
+        yield (
+            f"With more independent samples, {chao1.low:,.0f} to {chao1.high:,.0f} might leak "
+            "(too few repeats for an estimate)."
+        )
+    elif round(chao1.value) <= result.num_leaking:
+        yield f"With more independent samples, up to {chao1.high:,.0f} might leak (Chao1)."
     else:
         yield (
-            f"With more samples, at least about {chao1.value:,.0f} would leak "
+            f"With more independent samples, at least about {chao1.value:,.0f} would leak "
             f"({chao1.low:,.0f} to {chao1.high:,.0f}, Chao1)."
         )
 

@@ -9,13 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import ndtr
 from torch.nn.functional import one_hot
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
 from memaudit.audit.diagnostics.section import Block, Paragraph, Row, measures, share_row
 from memaudit.audit.source import check_fits
-from memaudit.audit.statistics.intervals import Proportion, clopper_pearson, describe
-from memaudit.audit.statistics.mann_whitney import mann_whitney_u
+from memaudit.audit.statistics.auc import delong, exceedance_p_value
+from memaudit.audit.statistics.intervals import (
+    Estimate,
+    Proportion,
+    clopper_pearson,
+    describe,
+    level_text,
+)
+from memaudit.audit.statistics.mann_whitney import mann_whitney_z
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
@@ -23,7 +31,7 @@ from memaudit.models.execution import Execution
 from memaudit.models.generate import cpu_group_size, float32_inference
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
-from memaudit.wording import percent
+from memaudit.wording import p_text, percent
 
 
 @dataclass(frozen=True)
@@ -62,10 +70,16 @@ class Membership:
 
     num_train: int
     num_holdout: int
-    auc: float
-    """Chance that a training image scores above a held-out one, ties ½: 0.5 means no knowledge."""
+    auc: Estimate
+    """Chance that a training image scores above a held-out one, ties ½, with DeLong's interval: 0.5
+    means no knowledge."""
+    auc_p_value: float
+    """Chance of an AUC at least this high if the loss reveals nothing (Mann and Whitney)."""
     tpr: Proportion
     """Training images that score above the threshold."""
+    p_value: float
+    """Chance of at least that many if the loss reveals nothing, with the chance of the threshold
+    included."""
     fpr: Proportion
     """Held-out images that score above it: as many as max_fpr allows, or fewer if scores tie."""
     threshold: float
@@ -87,7 +101,9 @@ def infer_membership(
     The score is −mean over σ and noises of ‖D(y + σn; σ) − y‖² / (σ²D).
 
     The threshold is the lowest held-out score with at most max_fpr of the held-out scores above it.
-    The interval of the TPR is that of the training images, at this threshold.
+    The intervals of both rates are for this threshold; the p-value also counts that it was set on
+    the held-out images: F of n may lie above it, and of m training images K do, so that
+    p = P(K ≥ k), K ~ BetaBinomial(m; F + 1, n − F).
 
     Args:
         denoiser: the model, on `config.execution.device`.
@@ -111,11 +127,14 @@ def infer_membership(
     allowed = math.floor(config.max_fpr * len(held))
     threshold = np.sort(held)[len(held) - 1 - allowed]
     m, n = len(train), len(held)
+    recognized = int((train > threshold).sum())
     return Membership(
         num_train=m,
         num_holdout=n,
-        auc=mann_whitney_u(train, held) / (m * n),
-        tpr=clopper_pearson(int((train > threshold).sum()), m, config.confidence),
+        auc=delong(train, held, config.confidence),
+        auc_p_value=float(ndtr(-mann_whitney_z(train, held))),
+        tpr=clopper_pearson(recognized, m, config.confidence),
+        p_value=exceedance_p_value(recognized, m, allowed=allowed, controls=n),
         fpr=clopper_pearson(int((held > threshold).sum()), n, config.confidence),
         threshold=float(threshold),
         max_fpr=config.max_fpr,
@@ -206,30 +225,52 @@ def _check(setting: Setting) -> None:
 
 def _section(result: Membership, page: PageContext) -> Iterator[Block]:
     yield Paragraph(
-        f"Whether the model’s loss tells {result.num_train:,} training images from "
-        f"{result.num_holdout:,} held-out ones. This is not evidence of copies: a model may know "
-        "that it saw an image without ever reproducing it. It does not affect the verdict."
+        f"Whether the model’s loss is lower on {result.num_train:,} training images than on "
+        f"{result.num_holdout:,} held-out ones. This does not show copies: a model may know that "
+        "it saw an image without ever reproducing it. It presupposes that both sets are of one "
+        "kind. p is the chance of a result at least as high if the loss reveals nothing."
     )
     allowed = f"at most {percent(result.max_fpr)} % of the held-out images"
     yield measures(
         result.tpr.confidence,
         share_row(
-            "Training images recognized", result.tpr, note=f"when {allowed} are mistaken for them"
+            "Training images above the threshold",
+            result.tpr,
+            note=f"the threshold is set so that {allowed} are above it; {p_text(result.p_value)}",
         ),
-        share_row("Held-out images mistaken for training images", result.fpr),
+        share_row("Held-out images above the threshold", result.fpr),
         Row(
             "AUC",
-            (f"{result.auc:.3f}", "–"),
-            note="chance that a training image has the lower loss; 0.5 if the loss reveals nothing",
+            (f"{result.auc.value:.3f}", f"{result.auc.low:.3f} to {result.auc.high:.3f}"),
+            note="chance that a training image has the lower loss; 0.5 if the loss reveals "
+            f"nothing; {p_text(result.auc_p_value)}",
         ),
     )
 
 
 def _lines(result: Membership) -> Iterator[str]:
+    level = level_text(result.tpr.confidence)
     yield (
-        f"Membership: at {percent(result.max_fpr)} % false positives, the loss gives away "
-        f"{describe(result.tpr)} of the training images (AUC {result.auc:.3f})."
+        f"Membership: {describe(result.tpr)} of the training images are above a score that at most "
+        f"{percent(result.max_fpr)} % of the held-out images exceed; {p_text(result.p_value)} if "
+        f"the loss reveals nothing. AUC {result.auc.value:.3f} ({level} interval "
+        f"{result.auc.low:.3f} to {result.auc.high:.3f})."
     )
+
+
+def _evidence(result: Membership, alpha: float) -> Iterator[str]:
+    """Two tests, each at α/2."""
+    if result.auc_p_value <= alpha / 2:
+        auc = result.auc
+        yield (
+            f"membership AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}, "
+            f"{p_text(result.auc_p_value)})"
+        )
+    if result.p_value <= alpha / 2:
+        yield (
+            f"{percent(result.tpr.ratio)} % of training images above the membership threshold of "
+            f"{percent(result.max_fpr)} % ({p_text(result.p_value)})"
+        )
 
 
 DIAGNOSTIC = Diagnostic(
@@ -238,6 +279,8 @@ DIAGNOSTIC = Diagnostic(
     run=_run,
     section=_section,
     lines=_lines,
+    evidence=_evidence,
+    assumes_exchangeable=True,
     by_request=True,
     check=_check,
 )

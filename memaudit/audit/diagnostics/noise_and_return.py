@@ -7,7 +7,7 @@ says what follows from it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -28,12 +28,14 @@ from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.audit.source import check_fits
+from memaudit.audit.statistics.counts import all_on_one_side_p_value, more_often_p_value
 from memaudit.audit.statistics.intervals import (
     Proportion,
     clopper_pearson,
     interval_text,
     level_text,
 )
+from memaudit.audit.statistics.per_class import holm
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
@@ -41,7 +43,7 @@ from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
-from memaudit.wording import short
+from memaudit.wording import p_text, short
 
 NEIGHBORS = 16
 """Nearest training images that are searched first for one that is not a duplicate."""
@@ -84,6 +86,9 @@ class ReturnsAtSigma:
     """Training images returned to."""
     holdout: Proportion | None
     """Held-out images returned to, or None if none were given."""
+    p_adjusted: float | None
+    """Chance of at least that many more training images if both kinds return alike, by Fisher's
+    exact test with Holm's correction for the number of levels; None without held-out images."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,9 @@ class ReturnTest:
     holdout_sigma: float | None
     """The largest σ₀ from which a held-out image was returned to, 0 if none was, or None if no
     held-out images were given."""
+    p_beyond: float | None
+    """Chance of at least as many training images beyond every held-out one if both kinds return
+    alike; None without held-out images."""
     num_noises: int
     confidence: float
 
@@ -135,6 +143,10 @@ def return_test(
     progress: Progress = silent,
 ) -> ReturnTest:
     """Add noise to training images and test whether sampling returns to them.
+
+    If n training and m held-out images return alike, the chance that K training images return from
+    more noise than any held-out one is at most p = C(n, K) / C(n + m, K). At each level, Fisher's
+    exact test compares the two kinds, with Holm's correction for the number of levels.
 
     Started at y + σ₀n, sampling returns iff its result is memorized by the distinct rule and the
     nearest training image is y or a duplicate of y. A held-out image z is judged as if it were one
@@ -184,19 +196,33 @@ def return_test(
         for i, sigma in zip(chosen, largest, strict=True)
         if sigma
     ]
+    holdout_sigma = p_beyond = None
+    p_adjusted: Sequence[float | None] = [None] * len(sigmas)
+    if held is not None:
+        holdout_sigma = max(
+            (sigma for row, sigma in enumerate(sigmas) if held[row].any()), default=0.0
+        )
+        num_beyond = int((largest > holdout_sigma).sum())
+        p_beyond = all_on_one_side_p_value(num_beyond, train.shape[1], held.shape[1])
+        p_adjusted = holm(
+            [
+                more_often_p_value((int(a.sum()), len(a)), (int(b.sum()), len(b)))
+                for a, b in zip(train, held, strict=True)
+            ]
+        )
     return ReturnTest(
         at_sigma=tuple(
             ReturnsAtSigma(
                 sigma=sigma,
                 train=_share(train[row], config),
                 holdout=None if held is None else _share(held[row], config),
+                p_adjusted=p_adjusted[row],
             )
             for row, sigma in enumerate(sigmas)
         ),
         attractors=tuple(sorted(attractors, key=lambda found: (-found.sigma, found.index))),
-        holdout_sigma=None
-        if held is None
-        else max((sigma for row, sigma in enumerate(sigmas) if held[row].any()), default=0.0),
+        holdout_sigma=holdout_sigma,
+        p_beyond=p_beyond,
         num_noises=config.num_noises,
         confidence=config.rule.confidence,
     )
@@ -370,7 +396,7 @@ def _section(result: ReturnTest, page: PageContext) -> Iterator[Block]:
 
 def _compared(result: ReturnTest) -> str:
     """How the training images compare with the held-out ones."""
-    if result.holdout_sigma is None:
+    if result.holdout_sigma is None or result.p_beyond is None:
         return "Without held-out images, nothing shows how much noise such images normally survive."
     beyond = len(result.beyond_holdout)
     if not beyond:
@@ -381,7 +407,15 @@ def _compared(result: ReturnTest) -> str:
         if result.holdout_sigma
         else "no held-out image was returned to at all"
     )
-    return f"{beyond:,} {were} returned to from more noise than any held-out image: {where}."
+    chance = (
+        "which chance alone would hardly do"
+        if result.p_beyond <= 1 - result.confidence
+        else "which may be chance"
+    )
+    return (
+        f"{beyond:,} {were} returned to from more noise than any held-out image, {chance} "
+        f"({p_text(result.p_beyond)}): {where}."
+    )
 
 
 def _thumbnail(attractor: Attractor, leaks: bool, page: PageContext) -> Thumbnail:
@@ -398,13 +432,15 @@ def _table(result: ReturnTest) -> Table:
     level = f"{level_text(result.confidence)} interval"
     columns: tuple[str, ...] = ("sigma", "Training images", level)
     if result.holdout_sigma is not None:
-        columns += ("Held-out images", level)
+        columns += ("Held-out images", level, "p, corrected")
 
     def cells(at: ReturnsAtSigma) -> Iterator[str]:
         for share in (at.train, at.holdout):
             if share is not None:
                 yield f"{share.count:,} of {share.total:,}"
                 yield interval_text(share)
+        if at.p_adjusted is not None:
+            yield f"{at.p_adjusted:.2g}"
 
     rows = tuple(Row(f"{at.sigma:g}", tuple(cells(at))) for at in result.at_sigma)
     return Table(columns, rows, title="Noise and return")
@@ -412,10 +448,32 @@ def _table(result: ReturnTest) -> Table:
 
 def _lines(result: ReturnTest) -> Iterator[str | Table]:
     yield _table(result)
-    beyond = "" if result.holdout_sigma is None else ", from more noise than any held-out image"
-    yield (
-        f"Sampling returns to {len(result.beyond_holdout):,} of the training images tried{beyond}."
-    )
+    beyond = f"Sampling returns to {len(result.beyond_holdout):,} of the training images tried"
+    if result.p_beyond is not None:
+        beyond += (
+            ", from more noise than to any held-out image "
+            f"({p_text(result.p_beyond)} if both kinds return alike)"
+        )
+    yield f"{beyond}."
+
+
+def _evidence(result: ReturnTest, alpha: float) -> Iterator[str]:
+    """Two tests, each at α/2: the images beyond every held-out one, and the levels."""
+    if result.p_beyond is not None and result.p_beyond <= alpha / 2:
+        yield (
+            f"sampling returns to {len(result.beyond_holdout):,} training images from more noise "
+            f"than to any held-out one ({p_text(result.p_beyond)})"
+        )
+    levels = [at for at in result.at_sigma if at.p_adjusted is not None]
+    clearest = min(levels, key=lambda at: at.p_adjusted or 0.0, default=None)
+    if clearest is None or clearest.holdout is None or clearest.p_adjusted is None:
+        return
+    if clearest.p_adjusted <= alpha / 2:
+        yield (
+            f"from sigma {clearest.sigma:g}, sampling returns to {clearest.train.count:,} of "
+            f"{clearest.train.total:,} training and {clearest.holdout.count:,} of "
+            f"{clearest.holdout.total:,} held-out images ({p_text(clearest.p_adjusted)})"
+        )
 
 
 DIAGNOSTIC = Diagnostic(
@@ -424,6 +482,8 @@ DIAGNOSTIC = Diagnostic(
     run=_run,
     section=_section,
     lines=_lines,
+    evidence=_evidence,
+    assumes_exchangeable=True,
     by_request=True,
     check=_check,
 )

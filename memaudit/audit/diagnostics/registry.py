@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 from memaudit.audit.diagnostics import (
     authpct,
+    blind_baseline,
     c_t,
     classes,
     holdout,
@@ -38,6 +39,7 @@ class Diagnostics:
     recall: Annotated[recall.Recall | None, recall.DIAGNOSTIC] = None
     holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
     label_test: Annotated[label_test.LabelTest | None, label_test.DIAGNOSTIC] = None
+    blind_baseline: Annotated[blind_baseline.BlindBaseline | None, blind_baseline.DIAGNOSTIC] = None
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
     richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
@@ -58,10 +60,16 @@ class Diagnostics:
                 yield name, diagnostic, result
 
     def evidence(self, alpha: float) -> tuple[str, ...]:
-        """Findings that speak for memorization at level α, in the order of the table."""
+        """Findings that speak for memorization at level α, in the order of the table.
+
+        Differences between training and held-out images do not count where a classifier that never
+        saw the model tells the two apart.
+        """
+        sets_differ = self.blind_baseline is not None and self.blind_baseline.differs
         return tuple(
             clause
             for _, diagnostic, result in self.results()
+            if not (sets_differ and diagnostic.assumes_exchangeable)
             for clause in diagnostic.evidence(result, alpha)
         )
 

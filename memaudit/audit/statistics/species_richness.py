@@ -9,9 +9,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from memaudit.audit.statistics.intervals import Estimate, check_confidence
+
+
+@dataclass(frozen=True)
+class Chao1:
+    """How many training images a source copies in the long run."""
+
+    value: float | None
+    """A lower estimate; None if several images were copied once and none twice, since then no
+    pairs tell how many were missed."""
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -26,9 +37,9 @@ class SpeciesRichness:
     """f₁: training images that were copied exactly once."""
     num_twice: int
     """f₂: training images that were copied exactly twice."""
-    chao1: Estimate | None
-    """A lower estimate of the number of training images that the source ever copies; None if there
-    are no copies."""
+    chao1: Chao1 | None
+    """The number of training images that the source ever copies, estimated from below; None if
+    there are no copies."""
     unseen_share: Estimate | None
     """The share of future copies that show a training image not copied so far; None if there are no
     copies."""
@@ -68,25 +79,25 @@ def estimate_richness(
     )
 
 
-def _chao1(frequency: Counter[int], num_images: int, z: float) -> Estimate:
+def _chao1(frequency: Counter[int], num_images: int, z: float) -> Chao1:
     """Ŝ = u + f₁(f₁−1) / (2(f₂+1)), at most N, with Chao's log-normal interval.
 
     Chao, Scand. J. Stat. 11 (1984) 265 and Biometrics 43 (1987) 783; the bias-corrected form and
-    its variance as in Colwell's EstimateS. If no image was copied more than once, only N bounds
-    their number.
+    its variance as in Colwell's EstimateS. With f₁ > 1 and f₂ = 0 there is no estimate, but an
+    interval whose upper end is N. If no image was copied more than once, its lower end is that of
+    `_fewest_without_repeat`.
     """
     u, f1, f2 = frequency.total(), frequency[1], frequency[2]
+    if f2 == 0 and (f1 > 1 or u == 1 == f1):
+        fewest = max(u, _fewest_without_repeat(u, float(ndtr(-z)))) if f1 == u else u
+        return Chao1(None, float(min(fewest, num_images)), float(num_images))
     unseen = f1 * (f1 - 1) / (2 * (f2 + 1))
-    if f1 == u:
-        low, high = float(u), float(num_images)
-    elif unseen > 0:
+    if unseen > 0:
         variance = (
             unseen
             + f1 * (2 * f1 - 1) ** 2 / (4 * (f2 + 1) ** 2)
             + f1**2 * f2 * (f1 - 1) ** 2 / (4 * (f2 + 1) ** 4)
         )
-        if f2 == 0:
-            variance -= f1**4 / (4 * (u + unseen))
         spread = math.exp(z * math.sqrt(math.log1p(variance / unseen**2)))
         low, high = u + unseen / spread, u + unseen * spread
     else:
@@ -99,11 +110,35 @@ def _chao1(frequency: Counter[int], num_images: int, z: float) -> Estimate:
         low = float(u)
         high = (u + z * math.sqrt(max(variance, 0.0))) / caught
     # Images are counted in whole numbers: without rounding outward the interval could exclude u.
-    return Estimate(
+    return Chao1(
         float(min(u + unseen, num_images)),
         float(min(math.floor(low), num_images)),
         float(min(math.ceil(high), num_images)),
     )
+
+
+def _fewest_without_repeat(num_copies: int, chance: float) -> int:
+    """The largest S that k copies of k different images rule out: Π_{i<k} (1 − i/S) ≤ chance.
+
+    That is how likely it is that no image recurs if S images leak, all alike; if some leak more
+    than others, it is less likely.
+
+    Returns:
+        S, or k where no S ≥ k is ruled out.
+    """
+    k = num_copies
+
+    def ruled_out(size: int) -> bool:
+        return math.prod(1 - i / size for i in range(1, k)) <= chance
+
+    # The product is at least 1 − k(k−1)/2S, so that nothing beyond this size is ruled out.
+    low, high = k, k + math.ceil(k * (k - 1) / (2 * (1 - chance)))
+    if not ruled_out(low):
+        return k
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if ruled_out(middle) else (low, middle)
+    return low
 
 
 def _unseen_share(frequency: Counter[int], z: float) -> Estimate:
@@ -118,4 +153,5 @@ def _unseen_share(frequency: Counter[int], z: float) -> Estimate:
     share, pairs, w = frequency[1] / k, 2 * frequency[2] / k, z**2 / k
     half = share + w / 2
     root = math.sqrt(half**2 - (1 + w) * (share**2 - w * pairs))
-    return Estimate(share, max(0.0, (half - root) / (1 + w)), min(1.0, (half + root) / (1 + w)))
+    low, high = max(0.0, (half - root) / (1 + w)), min(1.0, (half + root) / (1 + w))
+    return Estimate(share, low, max(share, high))

@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from memaudit.audit.diagnostics.c_t import CopyingStatistic, copying_statistic
+from memaudit.audit.diagnostics.c_t import DIAGNOSTIC, CopyingStatistic, copying_statistic
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.mann_whitney import mann_whitney_z
 from memaudit.errors import DataError
@@ -57,8 +58,14 @@ def test_copies_give_a_statistic_far_below_0_and_noise_one_far_above():
     noise = rng.integers(0, 256, (200, 1, 6, 6), dtype=np.uint8)
     copied = measure_copying(train, holdout, copies)
     assert copied.value < -5 * copied.spread
+    assert copied.z == copied.value / copied.spread
+    assert copied.p_value == pytest.approx(norm.cdf(copied.z))
+    (clause,) = DIAGNOSTIC.evidence(copied, 0.05)
+    assert clause == f"C_T z = {copied.z:.1f}"
     missed = measure_copying(train, holdout, noise)
     assert missed.value > 5 * missed.spread
+    assert missed.p_value == pytest.approx(1)
+    assert not list(DIAGNOSTIC.evidence(missed, 0.05))
 
 
 def test_a_few_copies_among_new_images_lower_the_statistic():
@@ -83,6 +90,8 @@ def test_new_images_give_a_statistic_around_0_with_the_stated_spread():
     standard = np.array([statistic.value / statistic.spread for statistic in found])
     assert abs(standard.mean()) < 4 / math.sqrt(200)
     assert standard.std() == pytest.approx(1, abs=0.2)
+    assert standard.tolist() == [statistic.z for statistic in found]
+    assert sum(bool(list(DIAGNOSTIC.evidence(statistic, 0.05))) for statistic in found) <= 2
 
 
 def test_one_cell_is_the_plain_mann_whitney_test():

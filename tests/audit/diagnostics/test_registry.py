@@ -10,6 +10,8 @@ import pytest
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics import registry
+from memaudit.audit.diagnostics.blind_baseline import BlindBaseline
+from memaudit.audit.diagnostics.c_t import CopyingStatistic
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, Need, PageContext, Setting
 from memaudit.audit.diagnostics.registry import (
     DIAGNOSTICS,
@@ -30,6 +32,7 @@ from memaudit.audit.diagnostics.section import (
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.source import checkpoint_of, optimum_of
+from memaudit.audit.statistics.intervals import Estimate
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.execution import Execution
@@ -38,6 +41,7 @@ from memaudit.models.sampler_config import SamplerConfig
 
 CONFIG = ScanConfig(seeds=range(4), sampler=SamplerConfig(num_steps=3))
 REQUESTED = {"noise_and_return", "membership"}
+AGAINST_HOLDOUT = {"holdout", "label_test", "blind_baseline", "copying"}
 COMPUTED_AGAIN = {"richness", "classes"}
 
 
@@ -128,20 +132,14 @@ def test_what_is_asked_for_and_left_out_at_once_is_refused():
 
 
 def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run():
-    assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - {
-        "holdout",
-        "label_test",
-        "copying",
-    }
+    assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - AGAINST_HOLDOUT
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
     assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
         "recall",
         "authentic",
         "richness",
-        "holdout",
-        "label_test",
-        "copying",
+        *AGAINST_HOLDOUT,
     }
     assert ran(scan(GENERATED, TRAIN)) == {"recall", "authentic", "richness", "classes"}
 
@@ -267,6 +265,16 @@ def test_a_new_line_of_the_table_is_enough(monkeypatch: pytest.MonkeyPatch):
     assert len(calls) == 1
 
 
+def test_evidence_from_sets_that_differ_by_themselves_does_not_count():
+    estimate = Estimate(0.9, 0.8, 1.0)
+    c_t = CopyingStatistic(value=-9.0, spread=1.0, z=-9.0, p_value=1e-19, cells=())
+    alike = BlindBaseline(100, 100, Estimate(0.5, 0.4, 0.6), 0.95, differs=False)
+    unlike = BlindBaseline(100, 100, estimate, 0.95, differs=True)
+    assert Diagnostics(copying=c_t).evidence(0.05) == ("C_T z = -9.0",)
+    assert Diagnostics(copying=c_t, blind_baseline=alike).evidence(0.05) == ("C_T z = -9.0",)
+    assert Diagnostics(copying=c_t, blind_baseline=unlike).evidence(0.05) == ()
+
+
 def test_a_check_is_asked_only_where_the_diagnostic_is_wanted(monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
 
@@ -366,6 +374,7 @@ def test_all_controls_are_one_table(whole_result: ScanResult):
         "Floor: held-out images flagged",
         "Floor by the published rule",
         "Excess over the floor",
+        "Blind baseline, AUC",
         "C_T",
         "AuthPct",
     ]

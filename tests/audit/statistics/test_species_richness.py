@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import asdict
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.intervals import clopper_pearson
-from memaudit.audit.statistics.species_richness import SpeciesRichness, estimate_richness
+from memaudit.audit.statistics.species_richness import Chao1, SpeciesRichness, estimate_richness
 from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
@@ -39,13 +40,45 @@ def test_without_copies_there_is_nothing_to_estimate_from():
     assert found.chao1 is None and found.unseen_share is None
 
 
-@pytest.mark.parametrize("num_leaking", [1, 2, 30])
-def test_where_nothing_recurs_only_the_training_set_bounds_the_leak(num_leaking: int):
+@pytest.mark.parametrize(("num_leaking", "fewest"), [(1, 1), (2, 2), (5, 5), (6, 6), (30, 128)])
+def test_where_nothing_recurs_there_is_an_interval_but_no_estimate(num_leaking: int, fewest: int):
     found = estimate_richness([1] * num_leaking, num_images=1000)
-    assert found.chao1.value == num_leaking + num_leaking * (num_leaking - 1) / 2
-    assert (found.chao1.low, found.chao1.high) == (num_leaking, 1000)
+    assert found.chao1 == Chao1(None, fewest, 1000)
     assert found.unseen_share.value == found.unseen_share.high == 1
     assert found.unseen_share.low < 1
+
+
+@pytest.mark.parametrize("k", [3, 4, 9, 40, 300])
+def test_the_lower_end_is_the_largest_leak_that_would_have_shown_a_repeat(k: int):
+    """Π (1 − i/S) ≤ 1/40, in fractions: S is ruled out, S + 1 is not."""
+
+    def chance(size: int) -> Fraction:
+        product = Fraction(1)
+        for i in range(k):
+            product *= Fraction(size - i, size)
+        return product
+
+    fewest = int(estimate_richness([1] * k, num_images=10**6).chao1.low)
+    assert fewest == k or chance(fewest) <= Fraction(1, 40)
+    assert chance(fewest + 1) > Fraction(1, 40)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.5])
+def test_the_lower_end_without_repeats_errs_in_at_most_a_fortieth_of_all_draws(spread: float):
+    rng = np.random.default_rng(2)
+    wrong = 0
+    for _ in range(2000):
+        shares = np.exp(spread * rng.normal(size=60))
+        hits = rng.multinomial(14, shares / shares.sum())
+        if hits.max() == 1:
+            wrong += estimate_richness([1] * 14, num_images=1000).chao1.low > 60
+    assert clopper_pearson(wrong, 2000, 0.999).low <= 0.025
+
+
+def test_a_few_that_recur_often_leave_no_pairs_to_estimate_from():
+    found = estimate_richness([5, 1, 1, 7], num_images=1000)
+    assert found.chao1 == Chao1(None, 4, 1000)
+    assert estimate_richness([5, 1, 7], num_images=1000).chao1.value == 3
 
 
 def test_where_everything_recurs_often_the_leak_is_seen():
@@ -72,7 +105,8 @@ def test_intervals_hold_the_truth_where_200_images_leak_alike(num_hits: int):
     )
     assert clopper_pearson(chao1, 1000, 0.999).high > 0.9
     assert clopper_pearson(unseen, 1000, 0.999).high > 0.9
-    assert np.mean([found.chao1.value for found, _ in draws]) == pytest.approx(200, rel=0.03)
+    values = [found.chao1.value for found, _ in draws if found.chao1.value is not None]
+    assert np.mean(values) == pytest.approx(200, rel=0.03)
 
 
 def test_unequal_leaks_make_chao1_a_lower_bound_and_leave_good_turing_right():
