@@ -50,7 +50,7 @@ class ScanResult(Scanned):
                 "Data frames need pandas, which is not installed: pip install pandas."
             ) from error
         return pandas.DataFrame(
-            match_columns(MatchTable(self.keys, self.class_index, self.matches))
+            match_columns(MatchTable(self.keys, self.class_index, self.matches, self.conformal))
         )
 
     def plot_pairs(self, num_pairs: int = 8) -> "Figure":

@@ -26,6 +26,7 @@ from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
 from memaudit.audit.source import as_source, check_comparable, describe_source
+from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
@@ -93,9 +94,9 @@ def scan(
         progress=progress,
     )
     holdout = None if holdout is None else as_images(holdout, progress=progress)
-    for images in (data, holdout):
-        if images is not None:
-            check_comparable(source, images)
+    for given in (data, holdout):
+        if given is not None:
+            check_comparable(source, given)
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
     clock = Clock()
@@ -144,13 +145,20 @@ def scan(
         duplicates = duplicates_of(index, leaking, duplicate_rms=config.rule.duplicate_rms)
     clock.lap("duplicates")
 
+    images = Images(setting, samples.images, index)
+    conformal = None
+    if holdout is not None:
+        conformal = conformal_p(
+            samples.matches.distance_ratio, images.holdout_matches.distance_ratio
+        )
     context = Context(
         matches=samples.matches,
         findings=findings,
         class_index=samples.class_index,
         num_train=len(data),
         fail_above=config.fail_above,
-        images=Images(setting, samples.images, index),
+        images=images,
+        conformal=conformal,
     )
     diagnostics = run_diagnostics(context, on_done=clock.lap)
     return ScanResult(
@@ -163,6 +171,7 @@ def scan(
         space=index.space,
         search=describe_search(index, samples.matches.neighbors),
         matches=samples.matches,
+        conformal=conformal,
         findings=findings,
         duplicates=duplicates,
         diagnostics=diagnostics,

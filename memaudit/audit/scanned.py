@@ -13,6 +13,7 @@ from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.source import Source
+from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.audit.statistics.gate import Decision
 from memaudit.data.images import ImageSet
 
@@ -40,6 +41,8 @@ class Scanned:
     search: SearchFacts
     """How the nearest training images were found."""
     matches: Matches
+    conformal: ConformalP | None
+    """The p-value of each distance ratio among those of the held-out images, if there are any."""
     findings: Findings
     """Ratios, verdict and leaks: everything that follows from the matches."""
     duplicates: dict[int, tuple[int, ...]]

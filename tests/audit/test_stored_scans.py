@@ -17,6 +17,7 @@ by a level on another processor: they are stored, and judged as given images bes
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -46,6 +47,8 @@ STORED = Path(__file__).parent / "stored_scans"
 SAMPLES = STORED / "sampled.npz"
 """uint8 [N, 3, 8, 8] of each of SAMPLED, and the classes of those that have any."""
 TABLES = ("matches.csv", "leaks.csv")
+ADDED = ("p_value", "q_value")
+"""Columns of matches.csv that were added since the results were stored."""
 NUMBERS = "numbers.json"
 EXIT_STATUS = "exit status"
 ARITHMETIC = STORED / "arithmetic.txt"
@@ -506,9 +509,19 @@ def scan(folder: Path, name: str, command: str) -> tuple[dict[str, str], dict[st
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code != 2, result.output
     report = folder / f"report_{name}"
-    tables = {table: (report / table).read_text() for table in TABLES}
+    tables = {table: without_added((report / table).read_text()) for table in TABLES}
     numbers = numbers_of(json.loads((report / "report.json").read_text()))
     return tables, {EXIT_STATUS: result.exit_code, **numbers}
+
+
+def without_added(table: str) -> str:
+    """A table without the columns that were added since the results were stored."""
+    header, *rows = csv.reader(io.StringIO(table))
+    kept = [place for place, name in enumerate(header) if name not in ADDED]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([row[place] for place in kept] for row in (header, *rows))
+    return text.getvalue()
 
 
 def sample(folder: Path, name: str) -> dict[str, np.ndarray]:

@@ -20,21 +20,23 @@ from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.data.images import ImageSet
 from memaudit.models.denoiser import Denoiser
 from memaudit.progress import Progress, silent
 
 Result = TypeVar("Result")
 
-Need = Literal["images", "model", "pixels", "holdout", "classes"]
+Need = Literal["images", "model", "pixels", "holdout", "classes", "conformal"]
 """What a diagnostic may need:
 
 - `images`: the generated and the training images. A diagnostic that does not need them uses only
-  the matches, and `memaudit verify` computes its result again from a report.
+  matches.csv, and `memaudit verify` computes its result again from a report.
 - `model`: a model, as opposed to images generated elsewhere.
 - `pixels`: distances between pixels, as opposed to features.
 - `holdout`: images like the training images that the model never saw.
 - `classes`: the class that each image was generated for.
+- `conformal`: each image's p-value among the held-out images, which is in matches.csv, too.
 """
 
 
@@ -105,6 +107,8 @@ class Context:
     """The gate's limit, or None without a gate."""
     images: Images | None = None
     """The images, or None when a report is verified, which has only the matches."""
+    conformal: ConformalP | None = None
+    """The p-value of each distance ratio among those of the held-out images, if there are any."""
 
     @property
     def given_images(self) -> Images:
@@ -112,6 +116,13 @@ class Context:
         if self.images is None:
             raise RuntimeError("the diagnostic must list `images` in what it requires")
         return self.images
+
+    @property
+    def given_conformal(self) -> ConformalP:
+        """The p-values, for a diagnostic that requires them."""
+        if self.conformal is None:
+            raise RuntimeError("the diagnostic must list `conformal` in what it requires")
+        return self.conformal
 
     @property
     def setting(self) -> Setting:
@@ -176,7 +187,7 @@ class Diagnostic(Generic[Result]):
     @property
     def follows_from_matches(self) -> bool:
         """Whether the result can be computed again from matches.csv."""
-        return self.requires <= {"classes"}
+        return self.requires <= {"classes", "conformal"}
 
     def is_possible(self, context: Context) -> bool:
         """Whether everything that it requires is available."""
@@ -184,6 +195,8 @@ class Diagnostic(Generic[Result]):
         at_hand: set[Need] = set()
         if context.class_index is not None:
             at_hand.add("classes")
+        if context.conformal is not None:
+            at_hand.add("conformal")
         if images is not None:
             at_hand.add("images")
             if images.setting.model is not None:

@@ -16,6 +16,7 @@ from memaudit.audit.diagnostics import (
     blind_baseline,
     c_t,
     classes,
+    discoveries,
     holdout,
     label_test,
     leak_coverage,
@@ -40,6 +41,7 @@ class Diagnostics:
     holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
     label_test: Annotated[label_test.LabelTest | None, label_test.DIAGNOSTIC] = None
     blind_baseline: Annotated[blind_baseline.BlindBaseline | None, blind_baseline.DIAGNOSTIC] = None
+    discoveries: Annotated[discoveries.Discoveries | None, discoveries.DIAGNOSTIC] = None
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
     richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None

@@ -92,7 +92,7 @@ def write_report(result: Scanned, folder: str | Path) -> Path:
         Path of report.html.
     """
     folder = Path(folder)
-    table = MatchTable(result.keys, result.class_index, result.matches)
+    table = MatchTable(result.keys, result.class_index, result.matches, result.conformal)
     leaks = leaks_csv(result.leaks, result.keys, result.space, result.duplicates)
     files = {MATCHES: encoded(matches_csv(table)), LEAKS: encoded(leaks)}
     report = replace(make_report(result), files=_hashes(files))

@@ -13,6 +13,7 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.scanned import Keys
+from memaudit.audit.statistics.conformal import ConformalP
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class MatchTable:
     class_index: np.ndarray | None
     """int64 [M]: the class that each image was generated for, or None."""
     matches: Matches
+    conformal: ConformalP | None = None
+    """The p-value of each distance ratio among those of held-out images, or None without any."""
 
 
 def matches_csv(table: MatchTable) -> str:
@@ -48,6 +51,9 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
         "memorized_distinct": matches.memorized_distinct.astype(int).tolist(),
         "distance_ratio": matches.distance_ratio.tolist(),
     }
+    if table.conformal is not None:
+        columns["p_value"] = table.conformal.p_value.tolist()
+        columns["q_value"] = table.conformal.q_value.tolist()
     near = matches.neighbors
     for row, radius in enumerate(near.radii):
         if radius != matches.rule.duplicate_rms:
@@ -58,12 +64,13 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
     return columns
 
 
-def read_matches(text: str, rule: Rule) -> MatchTable:
+def read_matches(text: str, rule: Rule, *, num_holdout: int = 0) -> MatchTable:
     """Read what `matches_csv` wrote.
 
     Args:
         text: the text of matches.csv.
         rule: the rule by which the images were judged.
+        num_holdout: held-out images behind the p-values, which the table does not say.
 
     Raises:
         ValueError: the table has another form.
@@ -106,7 +113,10 @@ def read_matches(text: str, rule: Rule) -> MatchTable:
     except KeyError as error:
         raise ValueError(f"the column {error} is missing") from error
     classes = indices("class_index") if "class_index" in columns else None
-    return MatchTable(keys, classes, Matches(neighbors, rule))
+    conformal = None
+    if "p_value" in columns:
+        conformal = ConformalP(np.array([float(p) for p in columns["p_value"]]), num_holdout)
+    return MatchTable(keys, classes, Matches(neighbors, rule), conformal)
 
 
 def leaks_csv(

@@ -157,7 +157,9 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
         matches_text = (folder / MATCHES).read_text(encoding="utf-8")
         leaks_text = (folder / LEAKS).read_text(encoding="utf-8")
         rule = Rule(report.threshold_fraction, report.duplicate_rms, report.confidence)
-        table = read_matches(matches_text, rule)
+        discoveries = report.diagnostics.discoveries
+        num_holdout = 0 if discoveries is None else discoveries.num_holdout
+        table = read_matches(matches_text, rule, num_holdout=num_holdout)
         known = read_leaks(leaks_text)
         gate = None
         if report.fail_above is not None:
@@ -169,6 +171,7 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
             class_index=table.class_index,
             num_train=report.data.num_images,
             fail_above=report.fail_above,
+            conformal=table.conformal,
         )
         stated = _stated(report)
         recomputed = _recomputed(findings, context, without=report.without)
@@ -182,6 +185,12 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
         return
     differing = [key for key, value in recomputed.items() if not _same(stated.get(key), value)]
     yield _check(name, not differing, f"the matches give another {', '.join(differing)}")
+    if table.conformal is not None and discoveries is not None:
+        yield _check(
+            "p-values",
+            table.conformal.is_consistent_with(table.matches.distance_ratio),
+            "cannot be those of the distance ratios",
+        )
     for table_name, (expected, text) in tables.items():
         yield _check(
             f"columns of {table_name}",

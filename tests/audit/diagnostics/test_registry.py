@@ -41,8 +41,12 @@ from memaudit.models.sampler_config import SamplerConfig
 
 CONFIG = ScanConfig(seeds=range(4), sampler=SamplerConfig(num_steps=3))
 REQUESTED = {"noise_and_return", "membership"}
+<<<<<<< HEAD
 AGAINST_HOLDOUT = {"holdout", "label_test", "blind_baseline", "copying"}
 COMPUTED_AGAIN = {"richness", "classes"}
+=======
+COMPUTED_AGAIN = {"richness", "classes", "discoveries"}
+>>>>>>> 094685c (Give each generated image a p-value among the held-out images)
 
 
 def image_set(num_images: int, seed: int) -> ImageSet:
@@ -132,14 +136,30 @@ def test_what_is_asked_for_and_left_out_at_once_is_refused():
 
 
 def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run():
+<<<<<<< HEAD
     assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - AGAINST_HOLDOUT
+=======
+    assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - {
+        "holdout",
+        "label_test",
+        "discoveries",
+        "copying",
+    }
+>>>>>>> 094685c (Give each generated image a p-value among the held-out images)
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
     assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
         "recall",
         "authentic",
         "richness",
+<<<<<<< HEAD
         *AGAINST_HOLDOUT,
+=======
+        "holdout",
+        "label_test",
+        "discoveries",
+        "copying",
+>>>>>>> 094685c (Give each generated image a p-value among the held-out images)
     }
     assert ran(scan(GENERATED, TRAIN)) == {"recall", "authentic", "richness", "classes"}
 
@@ -209,12 +229,13 @@ def test_every_need_keeps_a_diagnostic_from_running_where_it_is_not_met(
         "pixels": replace(whole, images=replace(whole.images, index=Rounded())),  # type: ignore
         "holdout": context_of(monkeypatch, holdout=None),
         "classes": replace(whole, class_index=None),
+        "conformal": replace(whole, conformal=None),
     }
     for need, context in lacking.items():
         diagnostic = counting([need], [])
         assert diagnostic.is_possible(whole)
         assert not diagnostic.is_possible(context), need
-        assert diagnostic.follows_from_matches == (need == "classes")
+        assert diagnostic.follows_from_matches == (need in ("classes", "conformal"))
         assert counting([], []).is_possible(context)
     assert counting(lacking, []).is_possible(whole)
 
@@ -227,6 +248,7 @@ def test_what_a_diagnostic_takes_without_requiring_it_is_an_error(
         "model": lambda context: context.setting.given_model,
         "holdout": lambda context: context.setting.given_holdout,
         "images": lambda context: replace(context, images=None).given_images,
+        "conformal": lambda context: replace(context, conformal=None).given_conformal,
     }
     for need, take in takes.items():
         with pytest.raises(RuntimeError, match=f"must list `{need}` in what it requires"):
@@ -307,10 +329,12 @@ def test_what_follows_from_the_matches_is_computed_again(whole_result: ScanResul
         class_index=whole_result.class_index,
         num_train=len(whole_result.data),
         fail_above=whole_result.config.fail_above,
+        conformal=whole_result.conformal,
     )
     again = recompute(context)
     assert again == {name: getattr(whole_result.diagnostics, name) for name in COMPUTED_AGAIN}
-    assert recompute(replace(context, class_index=None)).keys() == {"richness"}
+    assert recompute(replace(context, class_index=None)).keys() == {"richness", "discoveries"}
+    assert recompute(replace(context, conformal=None)).keys() == {"richness", "classes"}
 
 
 def test_every_result_has_something_to_show_and_to_say(whole_result: ScanResult):
@@ -374,7 +398,11 @@ def test_all_controls_are_one_table(whole_result: ScanResult):
         "Floor: held-out images flagged",
         "Floor by the published rule",
         "Excess over the floor",
+<<<<<<< HEAD
         "Blind baseline, AUC",
+=======
+        "Copies at a false-discovery rate of 5 %",
+>>>>>>> 094685c (Give each generated image a p-value among the held-out images)
         "C_T",
         "AuthPct",
     ]

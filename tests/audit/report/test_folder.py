@@ -21,6 +21,7 @@ from memaudit.audit.report.folder import check_output_folder, write_report
 from memaudit.audit.report.schema import make_report, plain
 from memaudit.audit.report.tables import MatchTable, matches_csv, read_matches
 from memaudit.audit.result import ScanResult
+from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.cli.options import SeedList
 from memaudit.errors import ConfigError
@@ -177,7 +178,7 @@ def test_there_is_one_row_a_generated_image(make_result: Make):
     result = make_result(copies=2, others=5)
     lines = matches_csv(MatchTable(result.keys, None, result.matches)).splitlines()
     assert len(lines) == 1 + 7
-    assert lines[0].startswith("name,nn1,nn2,nn2_distinct,")
+    assert lines[0].startswith("name,nn1,nn2,nn2_distinct,") and "p_value" not in lines[0]
 
 
 @pytest.mark.parametrize("duplicate_rms", [0.0, 7.3, 8.0])
@@ -186,10 +187,13 @@ def test_the_table_of_matches_reads_back_as_it_was(make_result: Make, duplicate_
     rule = Rule(duplicate_rms=duplicate_rms)
     matches = match_images(NeighborIndex(result.data.images), result.generated, rule)
     classes = np.arange(7) % 3
-    table = MatchTable(result.keys, classes, matches)
-    again = read_matches(matches_csv(table), rule)
+    conformal = conformal_p(matches.distance_ratio, np.linspace(0, 1, 7))
+    table = MatchTable(result.keys, classes, matches, conformal)
+    again = read_matches(matches_csv(table), rule, num_holdout=7)
     assert again.keys == table.keys and again.matches.neighbors.radii == matches.neighbors.radii
     np.testing.assert_array_equal(again.class_index, classes)
+    assert again.conformal is not None and again.conformal.num_references == 7
+    np.testing.assert_array_equal(again.conformal.p_value, conformal.p_value)
     for name in ("index", "squared_distance", "index_distinct", "squared_distance_distinct"):
         read, written = again.matches.neighbors, matches.neighbors
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))

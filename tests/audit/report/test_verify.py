@@ -1,8 +1,10 @@
 """A report is checked against itself, byte for byte."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,49 @@ def test_a_diagnostic_by_class_is_computed_again(whole_result: ScanResult, tmp_p
     forge(tmp_path, lambda report: report["diagnostics"]["classes"][1].update(p_adjusted=1.0))
     (check,) = [check for check in verify_report(tmp_path).checks if not check.passed]
     assert check.detail.endswith("classes")
+
+
+def seal_again(
+    folder: Path, change: Callable[[dict[str, Any]], object] = lambda report: None
+) -> None:
+    """Make new hashes, as a forger would."""
+    report = json.loads((folder / REPORT).read_text())
+    del report[CHECKSUM]
+    change(report)
+    for file in report["files"]:
+        file["sha256"] = hashlib.sha256((folder / file["name"]).read_bytes()).hexdigest()
+    content = (json.dumps(report, indent=2) + "\n").encode()
+    sealed = {**report, CHECKSUM: hashlib.sha256(content).hexdigest()}
+    (folder / REPORT).write_text(json.dumps(sealed, indent=2) + "\n")
+
+
+def test_p_values_must_be_in_the_order_of_the_ratios(whole_result: ScanResult, tmp_path: Path):
+    write_report(whole_result, tmp_path)
+    assert failed(tmp_path) == []
+    seal_again(tmp_path)
+    assert failed(tmp_path) == []
+    assert whole_result.conformal is not None
+    p = whole_result.conformal.p_value
+    for forged in (p + np.arange(len(p)) / 101, p + 0.001, p - 1, p + 1):
+        conformal = replace(whole_result.conformal, p_value=forged)
+        write_report(replace(whole_result, conformal=conformal), tmp_path)
+        assert "p-values" in failed(tmp_path)
+
+
+def test_q_values_and_discoveries_are_computed_again(whole_result: ScanResult, tmp_path: Path):
+    write_report(whole_result, tmp_path)
+    table = list(csv.DictReader((tmp_path / MATCHES).read_text().splitlines()))
+    for row in table:
+        row["q_value"] = "0.5"
+    with (tmp_path / MATCHES).open("w", newline="") as file:
+        writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    seal_again(tmp_path)
+    assert failed(tmp_path) == ["columns of matches.csv"]
+    write_report(whole_result, tmp_path)
+    seal_again(tmp_path, lambda report: report["diagnostics"]["discoveries"].update(count=5))
+    assert failed(tmp_path) == ["ratios and verdict"]
 
 
 def test_a_diagnostic_that_was_left_out_is_not_missed(make_result: Make, tmp_path: Path):
