@@ -369,7 +369,7 @@ def _remarks(result: LabelTest, page: PageContext) -> str:
         "training images. The p of all looks is corrected for their number. The test needs no "
         "threshold and no radius. It assumes that training and held-out images were exchangeable "
         "before training, as in a random split: where they differ by themselves, a small p may say "
-        "no more than that (the membership diagnostic tests it)."
+        "no more than that (the blind baseline tests it)."
     )
     if result.num_pairs < len(page.data):
         text += (
