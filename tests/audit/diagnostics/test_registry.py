@@ -41,12 +41,8 @@ from memaudit.models.sampler_config import SamplerConfig
 
 CONFIG = ScanConfig(seeds=range(4), sampler=SamplerConfig(num_steps=3))
 REQUESTED = {"noise_and_return", "membership"}
-<<<<<<< HEAD
-AGAINST_HOLDOUT = {"holdout", "label_test", "blind_baseline", "copying"}
-COMPUTED_AGAIN = {"richness", "classes"}
-=======
+AGAINST_HOLDOUT = {"holdout", "label_test", "blind_baseline", "discoveries", "copying"}
 COMPUTED_AGAIN = {"richness", "classes", "discoveries"}
->>>>>>> 094685c (Give each generated image a p-value among the held-out images)
 
 
 def image_set(num_images: int, seed: int) -> ImageSet:
@@ -136,30 +132,14 @@ def test_what_is_asked_for_and_left_out_at_once_is_refused():
 
 
 def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run():
-<<<<<<< HEAD
     assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - AGAINST_HOLDOUT
-=======
-    assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - {
-        "holdout",
-        "label_test",
-        "discoveries",
-        "copying",
-    }
->>>>>>> 094685c (Give each generated image a p-value among the held-out images)
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
     assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
         "recall",
         "authentic",
         "richness",
-<<<<<<< HEAD
         *AGAINST_HOLDOUT,
-=======
-        "holdout",
-        "label_test",
-        "discoveries",
-        "copying",
->>>>>>> 094685c (Give each generated image a p-value among the held-out images)
     }
     assert ran(scan(GENERATED, TRAIN)) == {"recall", "authentic", "richness", "classes"}
 
@@ -398,11 +378,8 @@ def test_all_controls_are_one_table(whole_result: ScanResult):
         "Floor: held-out images flagged",
         "Floor by the published rule",
         "Excess over the floor",
-<<<<<<< HEAD
         "Blind baseline, AUC",
-=======
         "Copies at a false-discovery rate of 5 %",
->>>>>>> 094685c (Give each generated image a p-value among the held-out images)
         "C_T",
         "AuthPct",
     ]
