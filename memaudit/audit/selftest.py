@@ -2,18 +2,30 @@
 
 The closed-form optimum can only copy, held-out images are not copies, and the number of planted
 copies is known. All of them pass through the search and the rule that judge a model.
+
+With a model, two whole scans of its own images follow. If training and held-out images exchange
+their roles, it cannot have copied what it is searched for: that must not FAIL. If training images
+are planted among the model's images, that must FAIL.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.source import check_comparable
+from memaudit.audit.result import ScanResult
+from memaudit.audit.scan import scan
+from memaudit.audit.source import as_source, check_comparable
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
+from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
@@ -22,6 +34,14 @@ TOLERANCE = 0.01
 """A few in a thousand natural held-out images are near-copies by chance."""
 PLANTED = 0.3
 """Share of copies in the third control."""
+LIMIT = 0.05
+"""Limit of the gate in the controls on a model, far from no copies and from the planted share."""
+SMALLEST_P = 0.01
+"""A sound instrument gives a p this small in 1 of 100 controls."""
+FEWEST_SAMPLES = 20
+"""Images of a model without which not even 6 planted copies would exceed the limit for certain."""
+NEEDED = ("holdout", "label_test")
+"""Diagnostics that run in the scans of a model's controls."""
 PARTNERS = 8
 """Random images, of which the farthest becomes the partner in a mixture, to avoid duplicates."""
 
@@ -43,10 +63,31 @@ class Control:
 
 
 @dataclass(frozen=True)
+class ModelControl:
+    """A scan of a model's images of which it is known what must be found."""
+
+    name: str
+    """`roles exchanged`, `exchanged: label test`, `77 planted images` or `planted images found`."""
+    required: str
+    """What must be found."""
+    found: str
+    """What was found."""
+    verdict: str | None
+    """Verdict of the scan, or None if the control is about another number."""
+    measured: Proportion | None
+    """Images flagged, or planted images found; None if the control is about another number."""
+    p: float | None
+    """The label test's p-value, or None if the control is about another number."""
+    passed: bool
+
+
+@dataclass(frozen=True)
 class SelftestResult:
     """The outcome of the controls."""
 
     controls: tuple[Control, ...]
+    model_controls: tuple[ModelControl, ...]
+    """The controls on a model; empty without one."""
     passed: bool
     """Whether all of them passed."""
 
@@ -54,6 +95,7 @@ class SelftestResult:
 def selftest(
     images: ImageSet,
     *,
+    model: str | Path | Checkpoint | Denoiser | ImageSet | None = None,
     holdout: ImageSet | None = None,
     config: ScanConfig | None = None,
     progress: Progress = silent,
@@ -62,6 +104,9 @@ def selftest(
 
     Args:
         images: training images, square, at least 2.
+        model: a model trained on them, or images that it generated, at least 20. Two scans of its
+            images follow: with the roles of training and held-out images exchanged, and with
+            planted training images.
         holdout: images like them that are not among them. Without them, mixtures of two training
             images are used instead.
         config: how to sample and judge, as in a scan. Each control has one image per seed, 256 by
@@ -69,9 +114,17 @@ def selftest(
         progress: told how far each step is.
 
     Raises:
-        DataError: the images cannot be judged or compared.
+        DataError: the images cannot be judged or compared; held-out images occur in the training
+            set, where a model is given.
+        ConfigError: a model without held-out images, or fewer than 20 of its images.
+        CheckpointError: the model cannot be opened.
     """
     config = config or ScanConfig(seeds=range(256))
+    source = None
+    if model is not None:
+        source = as_source(model, images, device=config.execution.device, progress=progress)
+        check_comparable(source, images)
+        _check_model_controls(source, holdout, config)
     check_comparable(images if holdout is None else holdout, images)
     rng = np.random.default_rng(0)
     index = NeighborIndex(images.images, device=config.execution.device)
@@ -83,17 +136,9 @@ def selftest(
         return Control(name, expected, tolerance, measured, passed)
 
     num_images = len(config.seeds)
-    optimal = [
-        batch.images
-        for batch in generate_images(
-            ClosedFormOptimum(images.images, device=config.execution.device),
-            config.seeds,
-            config=config.sampler,
-            batch_size=config.execution.batch_size,
-            device=config.execution.device,
-            progress=progress,
-        )
-    ]
+    optimal = _generate(
+        ClosedFormOptimum(images.images, device=config.execution.device), config, progress
+    )
     if holdout is None:
         name, others = "mixtures of training images", _mixtures(images.images, num_images, rng)
     else:
@@ -103,11 +148,15 @@ def selftest(
     planted = np.concatenate([_copies(images.images, num_copies, rng), others[num_copies:]])
 
     controls = (
-        control("optimum", np.concatenate(optimal), 1, TOLERANCE),
+        control("optimum", optimal, 1, TOLERANCE),
         control(name, others, 0, TOLERANCE),
         control("planted copies", planted, num_copies / len(planted), 0),
     )
-    return SelftestResult(controls, all(control.passed for control in controls))
+    model_controls: tuple[ModelControl, ...] = ()
+    if source is not None and holdout is not None:
+        model_controls = tuple(_model_controls(source, images, holdout, config, rng, progress))
+    passed = all(each.passed for each in controls) and all(each.passed for each in model_controls)
+    return SelftestResult(controls, model_controls, passed)
 
 
 def _mixtures(images: np.ndarray, num_mixtures: int, rng: np.random.Generator) -> np.ndarray:
@@ -125,3 +174,105 @@ def _copies(images: np.ndarray, num_copies: int, rng: np.random.Generator) -> np
     """Training images with each value off by at most one gray level: uint8 [M, C, H, W]."""
     chosen = images[rng.integers(len(images), size=num_copies)].astype(np.int64)
     return (chosen + rng.integers(-1, 2, size=chosen.shape)).clip(0, 255).astype(np.uint8)
+
+
+def _generate(denoiser: Denoiser, config: ScanConfig, progress: Progress) -> np.ndarray:
+    """One image per seed: uint8 [M, C, H, W]."""
+    batches = generate_images(
+        denoiser,
+        config.seeds,
+        config=config.sampler,
+        batch_size=config.execution.batch_size,
+        device=config.execution.device,
+        progress=progress,
+    )
+    return np.concatenate([batch.images for batch in batches])
+
+
+# ------------------------------------------------------------------------------------------------
+# On a model
+
+
+def _check_model_controls(
+    source: Checkpoint | ImageSet, holdout: ImageSet | None, config: ScanConfig
+) -> None:
+    """Refuse what the controls on a model cannot work with, before anything is sampled."""
+    if holdout is None:
+        raise ConfigError(
+            "The controls on a {model} exchange training and held-out images, but no held-out "
+            "images are given. Give images like the training images that it never saw as "
+            "{holdout}.",
+            field=("model", "holdout"),
+        )
+    num_samples = len(config.seeds)
+    if isinstance(source, ImageSet):
+        num_samples = min(num_samples, len(source))
+    if num_samples < FEWEST_SAMPLES:
+        raise ConfigError(
+            f"The controls on a model need at least {FEWEST_SAMPLES} of its images; there are "
+            f"{num_samples}. Give more {{samples}}.",
+            field="samples",
+        )
+
+
+def _model_controls(
+    source: Checkpoint | ImageSet,
+    images: ImageSet,
+    holdout: ImageSet,
+    config: ScanConfig,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> Iterator[ModelControl]:
+    """Scan the model's images, first with the roles exchanged, then with planted copies."""
+    if isinstance(source, ImageSet):
+        generated = source.images[: len(config.seeds)]
+    else:
+        generated = _generate(source.network, config, progress)
+    left_out = tuple(name for name in DIAGNOSTICS if name not in NEEDED)
+    judging = replace(config, fail_above=LIMIT, also=(), without=left_out)
+
+    exchanged = scan(generated, holdout, holdout=images, config=judging, progress=progress)
+    yield _verdict_control("roles exchanged", exchanged, "no FAIL", exchanged.verdict != "FAIL")
+    label_test = exchanged.diagnostics.label_test
+    if label_test is not None:
+        p = label_test.p_any
+        yield ModelControl(
+            name="exchanged: label test",
+            required=f"p > {SMALLEST_P:g}",
+            found=f"p = {p:.3g}",
+            verdict=None,
+            measured=None,
+            p=p,
+            passed=p > SMALLEST_P,
+        )
+
+    num_planted = round(PLANTED * len(generated))
+    chosen = rng.integers(len(images), size=num_planted)
+    mixed = np.concatenate([images.images[chosen], generated[num_planted:]])
+    planted = scan(mixed, images, holdout=holdout, config=judging, progress=progress)
+    name = f"{num_planted:,} planted images"
+    yield _verdict_control(name, planted, "FAIL", planted.verdict == "FAIL")
+    is_found = planted.matches.memorized_distinct & (planted.matches.squared_distance1 == 0)
+    found = clopper_pearson(int(is_found[:num_planted].sum()), num_planted, config.rule.confidence)
+    yield ModelControl(
+        name="planted images found",
+        required="all",
+        found=f"{found.count:,} of {found.total:,}",
+        verdict=None,
+        measured=found,
+        p=None,
+        passed=found.count == found.total,
+    )
+
+
+def _verdict_control(name: str, result: ScanResult, required: str, passed: bool) -> ModelControl:
+    flagged = result.ratios.distinct
+    return ModelControl(
+        name=name,
+        required=f"{required} at {100 * LIMIT:g} %",
+        found=f"{result.verdict}, {flagged.count:,} of {flagged.total:,} flagged",
+        verdict=result.verdict,
+        measured=flagged,
+        p=None,
+        passed=passed,
+    )

@@ -120,6 +120,22 @@ def test_the_selftest_fails_where_held_out_images_are_training_images(run: Run, 
     assert passed["optimum"] and not passed["held-out images"]
 
 
+def test_the_selftest_of_a_model_shows_its_controls(run: Run, checkpoint: Path, make_npz: Callable):
+    data, holdout = make_npz(60), make_npz(60, seed=1)
+    options = ("--data", data, "--holdout", holdout, "--samples", 40)
+    result = run("selftest", "--model", checkpoint, *options)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    for words in ("roles exchanged", "no FAIL at 5 %", "12 planted images", "12 of 12"):
+        assert words in result.stdout
+    table = [
+        line for line in result.stdout.splitlines() if line.rstrip().endswith(("passed", "yes"))
+    ]
+    assert len(table) == 9 and max(map(len, table)) <= 80
+    refused = run("selftest", "--model", checkpoint, "--data", data)
+    assert refused.exit_code == 2
+    assert "--holdout" in refused.stderr and "--model" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
