@@ -73,8 +73,9 @@ def emm(
     """Measure how many training images a setup memorizes.
 
     Effective model memorization (EMM) is the largest number of training images at which at least
-    90 % of what the model generates are copies. Trains and scans at sizes chosen by bisection; the
-    same command resumes a search that was stopped.
+    90 % of what the model generates are copies. Trains and scans at sizes chosen by bisection,
+    several times at each, since EMM of another training of the same setup is another one; the same
+    command resumes a search that was stopped.
 
     \b
     # what the paper's base setup costs on this machine, from 500 to 4,000 images
@@ -122,8 +123,8 @@ def emm(
 
         def show(run: RunResult) -> None:
             remark(
-                f"{run.num_images:,} images: {percent(run.highest.ratio)} copied "
-                f"({percent(run.last.ratio)} at the end)."
+                f"{run.num_images:,} images, training {run.replicate} of {emm_config.replicates}: "
+                f"{percent(run.highest.ratio)} copied ({percent(run.last.ratio)} at the end)."
             )
 
         with progress_bars() as progress:
@@ -141,12 +142,14 @@ def _show_forecast(setup: "EMMSetup", forecast: "SearchForecast") -> None:
 
     throughput, parallel = forecast.throughput, setup.runs.parallel
     costs = forecast.cheapest_cost, forecast.dearest_cost
-    trainings = sorted({len(forecast.cheapest), len(forecast.dearest)})
+    replicates = setup.config.replicates
+    trainings = sorted({replicates * len(one) for one in (forecast.cheapest, forecast.dearest)})
     work = dict.fromkeys(format_flops(cost.total) for cost in costs)
     time = dict.fromkeys(duration(throughput.seconds(cost) / parallel) for cost in costs)
+    each = f", {replicates} at each size" if replicates > 1 else ""
     say(
         f"{' to '.join(map(str, trainings))} trainings, of {setup.sizes.min_size:,} to "
-        f"{setup.sizes.max_size:,} images: {' to '.join(work)}. At the speed found on "
+        f"{setup.sizes.max_size:,} images{each}: {' to '.join(work)}. At the speed found on "
         f"{setup.runs.device}, {format_flops(throughput.training)}/s in training and "
         f"{format_flops(throughput.sampling)}/s in sampling, that takes {' to '.join(time)}"
         + (f" with {parallel} runs side by side." if parallel > 1 else ".")
@@ -158,27 +161,32 @@ def _show_result(result: "EMMResult") -> None:
     from rich.table import Table
 
     from memaudit.cli.console import out, say
+    from memaudit.experiments.emm.page import describe_interval
+    from memaudit.experiments.replicates import pool
 
+    estimate = result.estimate
+    has_replicates = estimate.replicates > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("|D|", "copies", "highest ratio", "interval", "last snapshot"):
+    names = ["|D|", "copies", "highest ratio"]
+    names += ["interval", "each"] if has_replicates else ["this training"]
+    for name in (*names, "last snapshot"):
         table.add_column(name, justify="right")
     for point in result.points:
-        table.add_row(
+        row = [
             f"{point.num_images:,}",
-            f"{point.highest.count:,} / {point.highest.total:,}",
-            percent(point.highest.ratio),
-            interval(point.highest),
-            percent(point.last.ratio),
-        )
+            f"{point.pooled.count:,} / {point.pooled.total:,}",
+            percent(point.pooled.ratio),
+            interval(point.mean or point.pooled),
+        ]
+        if has_replicates:
+            row.append(", ".join(percent(ratio.ratio) for ratio in point.highest))
+        table.add_row(*row, percent(pool(point.last).ratio))
     out.print(table)
-    estimate = result.estimate
     name = f"EMM (ε = {estimate.epsilon:g})"
-    if estimate.emm is None or estimate.low is None or estimate.high is None:
+    if estimate.emm is None:
         text = f"{name}: no estimate. {estimate.reason}"
     else:
-        text = (
-            f"{name}: {estimate.emm:,.0f} images ({100 * estimate.confidence:g} % interval "
-            f"{estimate.low:,.0f} to {estimate.high:,.0f}; between the decided sizes "
-            f"{estimate.bracket.low:,} and {estimate.bracket.high:,})."
-        )
+        text = f"{name}: {estimate.emm:,.0f} images. {describe_interval(estimate)}"
+        if not has_replicates:
+            text += " Give --replicates 3."
     say(text)

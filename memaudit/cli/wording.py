@@ -7,7 +7,7 @@ from memaudit import wording
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from memaudit.audit.statistics.intervals import Proportion
+    from memaudit.audit.statistics.intervals import Estimate, Proportion
 
 
 def printable(name: str) -> "Text":
@@ -22,7 +22,7 @@ def percent(share: float) -> str:
     return f"{wording.percent(share)} %"
 
 
-def interval(proportion: "Proportion") -> str:
+def interval(proportion: "Proportion | Estimate") -> str:
     """Both ends of the interval, as `2.8 % to 3.5 %`."""
     from memaudit.audit.statistics.intervals import interval_text
 

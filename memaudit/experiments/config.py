@@ -16,7 +16,7 @@ class RunConfig:
 
     num_samples: Annotated[
         int,
-        Option("Images generated from each snapshot.", at_least=1, flag="--samples", metavar="N"),
+        Option("Images generated from each snapshot.", at_least=2, flag="--samples", metavar="N"),
     ] = 10_000
     parallel: Annotated[
         int,

@@ -1,6 +1,8 @@
 """A training and the scans of its snapshots, in a folder; and several of them side by side.
 
 A folder holds `training/`, the training run, and `scan-<images seen>/`, a report for each snapshot.
+Trainings of one setup that differ in their images and seeds, its replicates, are in folders
+`replicate-1/`, `replicate-2/` and so on beside each other.
 What already exists is read and what was stopped is resumed; the folder ends up the same.
 """
 
@@ -25,6 +27,12 @@ from memaudit.audit.scan import scan
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.experiments.config import RunConfig
+from memaudit.experiments.snapshots import (
+    SnapshotRatio,
+    highest_ratio,
+    make_snapshot,
+    read_snapshot,
+)
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.execution import Execution
 from memaudit.progress import Progress, add_suffix, silent
@@ -47,16 +55,13 @@ class RunPlan:
     training: TrainingConfig
     out: Path
     """Folder of the run."""
+    replicate: int = 1
+    """Which of several trainings of its setup this is, from 1."""
 
 
-@dataclass(frozen=True)
-class SnapshotRatio:
-    """What the scan of a snapshot found."""
-
-    images_seen: int
-    """Images seen in training until the snapshot."""
-    ratio: Proportion
-    """Memorization ratio by the published rule."""
+def replicate_folder(setup: Path, replicate: int) -> Path:
+    """Return the folder of a run, in the folder of its setup."""
+    return setup / f"replicate-{replicate}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class RunResult:
 
     num_images: int
     """Number of training images |D|."""
+    replicate: int
+    """Which of several trainings of its setup this is, from 1."""
     snapshots: tuple[SnapshotRatio, ...]
     """Ratios in the order of training."""
     training_seconds: float
@@ -72,8 +79,8 @@ class RunResult:
 
     @property
     def highest(self) -> Proportion:
-        """The highest ratio among the snapshots, as the paper reports it."""
-        return max((s.ratio for s in self.snapshots), key=lambda ratio: ratio.ratio)
+        """The ratio of the snapshot that copies most; see `highest_ratio`."""
+        return highest_ratio(self.snapshots)
 
     @property
     def last(self) -> Proportion:
@@ -87,7 +94,7 @@ class RunResult:
 
 
 class _Scan(NamedTuple):
-    ratio: Proportion
+    snapshot: SnapshotRatio
     seconds: float
 
 
@@ -116,10 +123,8 @@ def train_and_scan(plan: RunPlan, config: RunConfig, *, progress: Progress = sil
     scans = [_scan_snapshot(plan, snapshot, config, progress) for snapshot in snapshots]
     return RunResult(
         num_images=len(plan.images),
-        snapshots=tuple(
-            SnapshotRatio(snapshot.images_seen, scanned.ratio)
-            for snapshot, scanned in zip(snapshots, scans, strict=True)
-        ),
+        replicate=plan.replicate,
+        snapshots=tuple(scanned.snapshot for scanned in scans),
         training_seconds=trained.seconds,
         scan_seconds=sum(scanned.seconds for scanned in scans),
     )
@@ -151,7 +156,7 @@ def _scan_snapshot(
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         sampled = None if report.sampling is None else report.sampling.seeds
         if report.source.sha256 == sha256 and sampled == ranges(seeds):
-            return _Scan(report.ratios.paper, report.timings.total)
+            return _Scan(read_snapshot(folder, snapshot.images_seen), report.timings.total)
     check_output_folder(folder, overwrite=True)
     result = scan(
         open_checkpoint(snapshot.path, device=config.device),
@@ -166,7 +171,8 @@ def _scan_snapshot(
         progress=progress,
     )
     write_report(result, folder)
-    return _Scan(result.ratios.paper, result.timings.total)
+    scanned = make_snapshot(snapshot.images_seen, result.matches.memorized_paper)
+    return _Scan(scanned, result.timings.total)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -196,7 +202,8 @@ def train_and_scan_all(
     if config.parallel == 1 or len(plans) == 1:
         runs = []
         for plan in plans:
-            named = add_suffix(progress, f"({len(plan.images):,} images)")
+            suffix = f"({len(plan.images):,} images, training {plan.replicate})"
+            named = add_suffix(progress, suffix)
             run = train_and_scan(plan, config, progress=named)
             on_run(plan, run)
             runs.append(run)

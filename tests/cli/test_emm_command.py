@@ -21,7 +21,7 @@ def test_a_dry_run_says_what_it_costs_and_trains_nothing(
     out = tmp_path / "out"
     result = run("emm", "--data", make_npz(20), *TINY, "--samples", 4, "--out", out, "--dry-run")
     assert result.exit_code == 0
-    assert "trainings, of 4 to 16 images" in result.stdout
+    assert "trainings, of 4 to 16 images, 3 at each size" in " ".join(result.stdout.split())
     assert "FLOP/s in training" in result.stdout
     assert not out.exists()
 
@@ -33,7 +33,7 @@ def test_a_search_writes_curve_and_page(
     result = run("emm", "--data", make_npz(20), *TINY, "--samples", 4, "--out", out)
     assert result.exit_code == 0, result.stderr
     assert "no estimate" in result.stdout
-    assert "images: 0 % copied" in result.stderr
+    assert "images, training 3 of 3: 0 % copied" in result.stderr
     content = json.loads((out / "emm.json").read_text())
     assert content["setup"]["num_samples"] == 4
     assert content["setup"]["training"]["model_channels"] == 8

@@ -82,7 +82,7 @@ def check_confidence(confidence: float) -> None:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
 
 
-def interval_text(interval: Proportion) -> str:
+def interval_text(interval: Proportion | Estimate) -> str:
     """Both ends, as `2.8 % to 3.5 %`."""
     return f"{percent(interval.low)} % to {percent(interval.high)} %"
 

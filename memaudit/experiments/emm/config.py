@@ -50,7 +50,7 @@ class SizeRange:
 
 @dataclass(frozen=True)
 class EMMConfig:
-    """What EMM is, and how training sets are drawn.
+    """What EMM is, how training sets are drawn, and how many networks are trained at each size.
 
     Raises:
         ConfigError: a value is out of range.
@@ -60,10 +60,20 @@ class EMMConfig:
     subset_seed: Annotated[
         int,
         Option(
-            "Seed of the random choice of images; a smaller set is part of every larger one.",
+            "Seed of the random choice of images, and of further trainings the ones after it; a "
+            "smaller set is part of every larger one of the same seed.",
             metavar="SEED",
         ),
     ] = 0
+    replicates: Annotated[
+        int,
+        Option(
+            "Trainings at each size, each with another choice of images and another seed; an "
+            "interval of EMM needs at least 2, and is far narrower with 3.",
+            at_least=1,
+            metavar="R",
+        ),
+    ] = 3
     epsilon: Annotated[
         float,
         Option(

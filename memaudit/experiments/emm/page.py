@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.audit.report.charts import Sample, Series, ratio_chart
-from memaudit.audit.report.curve_page import Section, render_curves, with_interval
+from memaudit.audit.report.curve_page import Section, render_curves
 from memaudit.experiments.emm.estimate import EMMEstimate
 from memaudit.experiments.emm.search import EMMResult, EMMSetup
+from memaudit.experiments.replicates import INTERVALS, describe_ratios, pool
+from memaudit.experiments.snapshots import HIGHEST
 from memaudit.experiments.training_presets import describe_config
 from memaudit.files import atomic_write
 from memaudit.training.schedule import format_epochs
+from memaudit.wording import percent
 
-SCHEMA = "memaudit.emm/1"
+SCHEMA = "memaudit.emm/2"
 RESULT = "emm.json"
 PAGE = "emm.html"
 
@@ -46,6 +49,7 @@ def emm_dict(result: EMMResult, setup: EMMSetup | None = None) -> dict[str, Any]
             "image_shape": list(setup.images.image_shape),
             "balanced": setup.config.balanced,
             "subset_seed": setup.config.subset_seed,
+            "replicates": setup.config.replicates,
             "num_samples": setup.runs.num_samples,
             "sizes": asdict(setup.sizes),
             "training": setup.training.as_dict(),
@@ -53,7 +57,14 @@ def emm_dict(result: EMMResult, setup: EMMSetup | None = None) -> dict[str, Any]
     return {
         "schema": SCHEMA,
         **asdict(result.estimate),
-        "points": [asdict(point) for point in result.points],
+        "points": [
+            {
+                **asdict(point),
+                "pooled": asdict(point.pooled),
+                "mean": None if point.mean is None else asdict(point.mean),
+            }
+            for point in result.points
+        ],
         "runs": [asdict(run) for run in result.runs],
         "setup": described,
     }
@@ -65,15 +76,20 @@ def render_emm(result: EMMResult, setup: EMMSetup | None) -> str:
     band = None
     if estimate.low is not None and estimate.high is not None:
         band = (estimate.low, estimate.high)
+    name = "highest ratio among the snapshots"
+    means = [(point.num_images, point.mean or point.pooled) for point in points]
     chart = ratio_chart(
         [
             Series(
-                "highest ratio among the snapshots",
-                tuple(Sample.measured(point.num_images, point.highest) for point in points),
+                name if estimate.replicates < 2 else f"{name}, mean of the trainings",
+                tuple(
+                    Sample(size, point.pooled.ratio, mean.low, mean.high)
+                    for (size, mean), point in zip(means, points, strict=True)
+                ),
             ),
             Series(
                 "last snapshot",
-                tuple(Sample(point.num_images, point.last.ratio) for point in points),
+                tuple(Sample(point.num_images, pool(point.last).ratio) for point in points),
                 stroke="dotted",
             ),
         ],
@@ -85,6 +101,7 @@ def render_emm(result: EMMResult, setup: EMMSetup | None) -> str:
     return render_curves(
         title=_state_answer(estimate),
         lead=_explain_answer(estimate),
+        intervals=INTERVALS,
         sections=[
             Section(
                 title="Ratio against the number of training images",
@@ -99,26 +116,27 @@ def render_emm(result: EMMResult, setup: EMMSetup | None) -> str:
 
 def _make_table(result: EMMResult) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Make header and rows; only the search's own runs tell how long they trained."""
-    header = ("|D|", "copies", "highest ratio", "last snapshot")
-    rows = tuple(
-        (
+    header = ["|D|", "copies", "highest ratio", "last snapshot"]
+    lengths = {run.num_images: run.images_seen for run in result.runs}
+    if result.estimate.replicates > 1:
+        header.append("of each training")
+    if lengths:
+        header += ["images seen", "epochs"]
+    rows = []
+    for point in result.points:
+        row = [
             f"{point.num_images:,}",
-            f"{point.highest.count:,} of {point.highest.total:,}",
-            with_interval(point.highest),
-            with_interval(point.last),
-        )
-        for point in result.points
-    )
-    if not result.runs:
-        return header, rows
-    lengths = (
-        (f"{run.images_seen:,}", format_epochs(run.images_seen / run.num_images))
-        for run in result.runs
-    )
-    return (
-        (*header, "images seen", "epochs"),
-        tuple(row + length for row, length in zip(rows, lengths, strict=True)),
-    )
+            f"{point.pooled.count:,} of {point.pooled.total:,}",
+            describe_ratios(point.highest),
+            f"{percent(pool(point.last).ratio)} %",
+        ]
+        if result.estimate.replicates > 1:
+            row.append(", ".join(percent(ratio.ratio) for ratio in point.highest))
+        if lengths:
+            seen = lengths[point.num_images]
+            row += [f"{seen:,}", format_epochs(seen / point.num_images)]
+        rows.append(tuple(row))
+    return tuple(header), tuple(rows)
 
 
 def _state_answer(estimate: EMMEstimate) -> str:
@@ -128,29 +146,55 @@ def _state_answer(estimate: EMMEstimate) -> str:
 
 
 def _explain_answer(estimate: EMMEstimate) -> str:
-    if estimate.low is None or estimate.high is None:
+    if estimate.emm is None:
         return estimate.reason
     return (
         "With up to this many training images, at least "
-        f"{100 * (1 - estimate.epsilon):g} % of what its models generate are copies "
-        f"({100 * estimate.confidence:g} % interval {estimate.low:,.0f} to "
-        f"{estimate.high:,.0f}). At {estimate.bracket.low:,} images the ratio is decided to be "
-        f"above that, at {estimate.bracket.high:,} below."
+        f"{100 * (1 - estimate.epsilon):g} % of what its models generate are copies. "
+        f"{describe_interval(estimate)} At {estimate.bracket.low:,} images the mean ratio of these "
+        f"trainings is decided to be above that, at {estimate.bracket.high:,} below."
+    )
+
+
+def describe_interval(estimate: EMMEstimate) -> str:
+    """Say between which numbers EMM lies, or with one training per size that nothing says so.
+
+    Args:
+        estimate: with `emm`.
+    """
+    level = f"{100 * estimate.confidence:g} %"
+    sampling = f"{estimate.sampling_low:,.0f} to {estimate.sampling_high:,.0f}"
+    if estimate.low is None or estimate.high is None:
+        return (
+            "There is no interval of EMM, because one training per size does not show how much "
+            "another choice of images and another training change the ratio. For these very "
+            f"trainings, the generated images leave {sampling} open."
+        )
+    return (
+        f"{level} interval {estimate.low:,.0f} to {estimate.high:,.0f}, from "
+        f"{estimate.replicates} trainings per size with other images and seeds (of these very "
+        f"trainings, by their generated images alone: {sampling})."
     )
 
 
 def _describe_setup(setup: EMMSetup | None) -> str:
     if setup is None:
         return (
-            "Measured by existing scans; those of models trained on equally many images are taken "
-            "for snapshots of one run."
-        )
+            "Measured by existing scans; those of models trained on equally many images from the "
+            "same seed are taken for snapshots of one training. "
+        ) + HIGHEST
     _, H, W = setup.images.image_shape
     drawn = "equally many of each class" if setup.config.balanced else "at random"
+    number = setup.config.replicates
+    if number == 1:
+        trained = "One network is trained at each size."
+    else:
+        trained = (
+            f"{number} networks are trained at each size, each on another choice of images and "
+            "from another seed."
+        )
     return (
         f"Training sets are drawn {drawn} from {setup.images.source} at {H}x{W}; a smaller one is "
-        f"part of every larger one. Each training: {describe_config(setup.training)}. "
-        f"{setup.runs.num_samples:,} images are generated from each snapshot. "
-        "One network is trained at each size, so the interval does not cover the randomness of "
-        "training."
+        f"part of every larger one. {trained} Each training: {describe_config(setup.training)}. "
+        f"{setup.runs.num_samples:,} images are generated from each snapshot. {HIGHEST}"
     )

@@ -1,17 +1,18 @@
 """The search for EMM: trainings and scans at sizes chosen by bisection, and what they found.
 
-Each run is in a folder `size-<|D|>/` of its own. Sizes follow from what was measured before, and
-finished runs are read: a search that was stopped repeats itself up to where it was, and continues.
+Each run is in a folder `size-<|D|>/replicate-<r>/` of its own. Sizes follow from what was measured
+before, and finished runs are read: a search that was stopped repeats itself up to where it was, and
+continues. More replicates than before add theirs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from memaudit.audit.report.folder import check_output_folder, reports_in
 from memaudit.audit.report.schema import read_report
-from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import select_images
@@ -31,13 +32,16 @@ from memaudit.experiments.emm.estimate import (
     estimate_emm,
     search_sizes,
 )
+from memaudit.experiments.snapshots import SnapshotRatio, highest_ratio, read_snapshot
 from memaudit.experiments.train_and_scan import (
     RunPlan,
     RunResult,
+    replicate_folder,
     train_and_scan_all,
 )
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
+from memaudit.wording import ranges
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class EMMSetup:
     images: ImageSet
     """What training sets are drawn from."""
     training: TrainingConfig
-    """The same at every size; if its budget is in `epochs`, the images seen grow with the size."""
+    """The same at every size; if its budget is in `epochs`, the images seen grow with the size. Its
+    seed is the first replicate's; each further one has the next."""
     sizes: SizeRange
     config: EMMConfig = EMMConfig()
     runs: RunConfig = RunConfig()
@@ -64,12 +69,24 @@ class EMMSetup:
                 field="max_size",
             )
 
-    def draw_training_set(self, size: int) -> ImageSet:
-        """Draw `size` of the images; a smaller set is part of every larger one."""
+    def plan(self, size: int, out: Path) -> list[RunPlan]:
+        """Plan the replicates at a size, in their order; `out` is the folder of all runs."""
+        return [
+            RunPlan(
+                images=self.draw_training_set(size, replicate=replicate),
+                training=replace(self.training, seed=self.training.seed + replicate - 1),
+                out=replicate_folder(out / f"size-{size:06d}", replicate),
+                replicate=replicate,
+            )
+            for replicate in range(1, self.config.replicates + 1)
+        ]
+
+    def draw_training_set(self, size: int, *, replicate: int = 1) -> ImageSet:
+        """Draw `size` of the images; a smaller set is part of every larger one of a replicate."""
         selection = Selection(
             size=size,
             subset="random",
-            subset_seed=self.config.subset_seed,
+            subset_seed=self.config.subset_seed + replicate - 1,
             balanced=self.config.balanced,
         )
         return select_images(self.images, selection)
@@ -77,7 +94,8 @@ class EMMSetup:
 
 @dataclass(frozen=True)
 class SearchForecast:
-    """What a search will cost: the least and the most that bisection can choose."""
+    """What a search will cost: the least and the most that bisection can choose. If replicates
+    differ much, a few more sizes are needed."""
 
     throughput: Throughput
     """Speed of the network on the device at hand."""
@@ -97,10 +115,8 @@ def forecast_search(setup: EMMSetup) -> SearchForecast:
         """List the sizes that are measured if models copy up to `emm` images and none beyond."""
 
         def measure(sizes: list[int]) -> list[MeasuredSize]:
-            ratios = [clopper_pearson(1000 * (size <= emm), 1000) for size in sizes]
-            return [
-                MeasuredSize(size, ratio, ratio) for size, ratio in zip(sizes, ratios, strict=True)
-            ]
+            same = [(clopper_pearson(1000 * (size <= emm), 1000),) for size in sizes]
+            return [MeasuredSize(size, one, one) for size, one in zip(sizes, same, strict=True)]
 
         return tuple(point.num_images for point in _search(measure, setup))
 
@@ -110,6 +126,7 @@ def forecast_search(setup: EMMSetup) -> SearchForecast:
                 setup.training, size, num_samples=setup.runs.num_samples, flops_per_image=flops
             )
             for size in sizes
+            for _ in range(setup.config.replicates)
         ]
         return sum(costs, Cost(0, 0))
 
@@ -132,7 +149,7 @@ class EMMResult:
     """What was measured, by size."""
     estimate: EMMEstimate
     runs: tuple[RunResult, ...]
-    """One per point; empty if the points come from existing scans."""
+    """One per point and replicate; empty if the points come from existing scans."""
 
 
 def find_emm(
@@ -144,7 +161,8 @@ def find_emm(
 ) -> EMMResult:
     """Train and scan at sizes chosen by bisection, until EMM is between two sizes close together.
 
-    With `setup.runs.parallel` runs side by side, each choice is of as many sizes.
+    With `setup.runs.parallel` runs side by side, each choice is of as many sizes as have all their
+    replicates trained at once.
 
     Args:
         setup: what is measured.
@@ -160,30 +178,33 @@ def find_emm(
     runs: list[RunResult] = []
 
     def measure(sizes: list[int]) -> list[MeasuredSize]:
-        plans = [
-            RunPlan(setup.draw_training_set(size), setup.training, out / f"size-{size:06d}")
-            for size in sizes
-        ]
+        plans = [plan for size in sizes for plan in setup.plan(size, out)]
         done = train_and_scan_all(
             plans, setup.runs, progress=progress, on_run=lambda plan, run: on_run(run)
         )
         runs.extend(done)
-        return [MeasuredSize(run.num_images, run.highest, run.last) for run in done]
+        return [
+            MeasuredSize(
+                size,
+                highest=tuple(run.highest for run in done if run.num_images == size),
+                last=tuple(run.last for run in done if run.num_images == size),
+            )
+            for size in sizes
+        ]
 
     points = _search(measure, setup)
     return EMMResult(
         points=tuple(points),
         estimate=estimate_emm(points, epsilon=setup.config.epsilon),
-        runs=tuple(sorted(runs, key=lambda run: run.num_images)),
+        runs=tuple(sorted(runs, key=lambda run: (run.num_images, run.replicate))),
     )
 
 
 def _search(
     measure: Callable[[list[int]], list[MeasuredSize]], setup: EMMSetup
 ) -> list[MeasuredSize]:
-    return search_sizes(
-        measure, setup.sizes, epsilon=setup.config.epsilon, count=setup.runs.parallel
-    )
+    count = max(1, setup.runs.parallel // setup.config.replicates)
+    return search_sizes(measure, setup.sizes, epsilon=setup.config.epsilon, count=count)
 
 
 def estimate_emm_from_reports(
@@ -193,29 +214,38 @@ def estimate_emm_from_reports(
 
     Args:
         paths: reports (report.json), or folders that contain some at any depth. Scans of models
-            trained on equally many images are taken for snapshots of one run.
+            trained on the same images from the same seed are taken for snapshots of one run, and
+            runs with different seeds for replicates.
         epsilon: EMM's ε, in (0, 1).
 
     Raises:
         DataError: there is no readable report, or the reports do not belong to one setup: they
-            have different thresholds or shapes, or two training sets of one size.
+            have different thresholds or shapes, two training sets with one seed at one size, or
+            sizes have different seeds.
     """
     files = sorted({file for path in paths for file in reports_in(path)})
-    by_size: dict[int, list[tuple[int, Proportion]]] = {}
-    # What all scans must share, and at each size the training set; with a file that has it.
+    runs: dict[int, dict[int, list[SnapshotRatio]]] = {}  # by size and by seed
+    # What all scans must share, and the training set of each run; with a file that has it.
     shared: dict[str, dict[Any, Path]] = {}
     for file in files:
         report = read_report(file)
         size, model = report.data.num_images, report.source.model
-        seen = None if model is None else model.provenance.get("images_seen")
-        seen = seen if isinstance(seen, int) else 0
+        provenance = {} if model is None else model.provenance
+        seen, seed = (
+            value if isinstance(value, int) else 0
+            for value in (provenance.get("images_seen"), provenance.get("seed"))
+        )
         for difference, value in (
             ("judge by different thresholds", report.threshold),
             ("are of images of different shapes", report.data.image_shape),
-            (f"are of different training sets of {size:,} images", report.data.fingerprint),
+            (
+                f"are of different training sets of {size:,} images, but of one seed ({seed})",
+                report.data.fingerprint,
+            ),
         ):
             shared.setdefault(difference, {})[value] = file
-        by_size.setdefault(size, []).append((seen, report.ratios.paper))
+        snapshot = read_snapshot(file.parent, seen)
+        runs.setdefault(size, {}).setdefault(seed, []).append(snapshot)
     for difference, found in shared.items():
         if len(found) > 1:
             listed = ", ".join(f"{value} in {file}" for value, file in found.items())
@@ -223,12 +253,26 @@ def estimate_emm_from_reports(
                 f"The scans {difference}: {listed}. EMM belongs to one setup; give the scans of "
                 "only one."
             )
-    points = [
-        MeasuredSize(
-            size,
-            highest=max((ratio for _, ratio in snapshots), key=lambda ratio: ratio.ratio),
-            last=max(snapshots, key=lambda snapshot: snapshot[0])[1],
+    seeds = {frozenset(by_seed) for by_seed in runs.values()}
+    if len(seeds) > 1 and {len(by_seed) for by_seed in runs.values()} != {1}:
+        listed = "; ".join(
+            f"{size:,} images: {ranges(sorted(by_seed))}" for size, by_seed in sorted(runs.items())
         )
-        for size, snapshots in sorted(by_size.items())
-    ]
+        raise DataError(
+            f"The sizes were trained from different seeds ({listed}). Replicates need a training "
+            "from each seed at every size; give the scans of those seeds only."
+        )
+    points = []
+    for size, by_seed in sorted(runs.items()):
+        trainings = [
+            sorted(snapshots, key=lambda snapshot: snapshot.images_seen)
+            for _, snapshots in sorted(by_seed.items())
+        ]
+        points.append(
+            MeasuredSize(
+                size,
+                highest=tuple(map(highest_ratio, trainings)),
+                last=tuple(snapshots[-1].ratio for snapshots in trainings),
+            )
+        )
     return EMMResult(tuple(points), estimate_emm(points, epsilon=epsilon), runs=())

@@ -1,17 +1,20 @@
 """The search and the estimate on known curves: ratios logistic in log |D|."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.optimize import isotonic_regression
-from scipy.stats import binom
+from scipy.optimize import brentq, isotonic_regression
+from scipy.special import expit
+from scipy.stats import binom, t
 
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.errors import ConfigError
 from memaudit.experiments.emm import estimate
 from memaudit.experiments.emm.config import SizeRange
 from memaudit.experiments.emm.estimate import (
+    EMMEstimate,
     MeasuredSize,
     choose_sizes,
     estimate_emm,
@@ -22,27 +25,54 @@ from memaudit.experiments.emm.estimate import (
 )
 
 
-def point(num_images: int, count: int, total: int = 1000) -> MeasuredSize:
-    ratio = clopper_pearson(count, total)
-    return MeasuredSize(num_images, ratio, ratio)
+def point(num_images: int, *counts: int, total: int = 1000) -> MeasuredSize:
+    ratios = tuple(clopper_pearson(count, total) for count in counts)
+    return MeasuredSize(num_images, ratios, ratios)
 
 
 class Surrogate:
-    """Models whose ratio at |D| = N is 1 / (1 + (N / half)^slope), judged on a few samples."""
+    """Trainings whose ratio at |D| = N is expit(u − slope·ln(N / half)), judged on a few samples.
 
-    def __init__(self, *, half: float, slope: float, num_samples: int, seed: int) -> None:
-        self.half, self.slope, self.num_samples = half, slope, num_samples
+    u is normal with standard deviation `tau`, and the same at all sizes for a replicate if it is
+    `shared`; at tau = 0 the ratio is 1 / (1 + (N / half)^slope).
+    """
+
+    def __init__(
+        self,
+        *,
+        half: float,
+        slope: float,
+        num_samples: int,
+        seed: int,
+        replicates: int = 1,
+        tau: float = 0,
+        shared: bool = True,
+    ) -> None:
+        self.half, self.slope, self.tau, self.num_samples = half, slope, tau, num_samples
         self.rng = np.random.default_rng(seed)
+        self.effects = self.rng.normal(0, tau, replicates)
+        self.shared = shared
 
     def measure(self, sizes: list[int]) -> list[MeasuredSize]:
-        ratios = [1 / (1 + (size / self.half) ** self.slope) for size in sizes]
-        return [
-            point(size, int(self.rng.binomial(self.num_samples, ratio)), self.num_samples)
-            for size, ratio in zip(sizes, ratios, strict=True)
-        ]
+        return [point(size, *self.draw(size), total=self.num_samples) for size in sizes]
+
+    def draw(self, size: int) -> list[int]:
+        if not self.shared:
+            self.effects = self.rng.normal(0, self.tau, len(self.effects))
+        ratios = expit(self.effects - self.slope * math.log(size / self.half))
+        drawn: list[int] = self.rng.binomial(self.num_samples, ratios).tolist()
+        return drawn
 
     def emm(self, epsilon: float) -> float:
-        return self.half * (epsilon / (1 - epsilon)) ** (1 / self.slope)
+        """Where the expected ratio, over all trainings, crosses 1 − ε."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+
+        def excess(log_size: float) -> float:
+            logits = self.tau * nodes - self.slope * (log_size - math.log(self.half))
+            return float(weights @ expit(logits) / weights.sum()) - (1 - epsilon)
+
+        middle = math.log(self.half)
+        return math.exp(brentq(excess, middle - 6, middle + 6))
 
 
 @pytest.mark.parametrize("num_samples", [500, 10_000])
@@ -59,9 +89,73 @@ def test_the_interval_of_a_whole_search_covers_the_truth_at_its_nominal_rate(
             truth.measure, SizeRange(50, 20_000, 10, tolerance), epsilon=0.1, count=1
         )
         found = estimate_emm(points, epsilon=0.1, seed=seed)
-        hits += found.low <= truth.emm(0.1) <= found.high
+        assert found.low is None and found.high is None
+        hits += found.sampling_low <= truth.emm(0.1) <= found.sampling_high
     # With a true rate of 95 %, fewer hits would occur once in a thousand times.
     assert hits >= binom.ppf(0.001, num_trials, 0.95)
+
+
+def search_with_replicates(seed: int, replicates: int, **options: Any) -> tuple[EMMEstimate, float]:
+    """A whole search at a random place of the curve, and the true EMM."""
+    half = math.exp(np.random.default_rng(seed).uniform(math.log(300), math.log(3000)))
+    truth = Surrogate(
+        half=half, slope=3, num_samples=1000, seed=seed, replicates=replicates, **options
+    )
+    points = search_sizes(truth.measure, SizeRange(50, 20_000, 10), epsilon=0.1)
+    return estimate_emm(points, epsilon=0.1, seed=seed), truth.emm(0.1)
+
+
+@pytest.mark.slow  # 1,800 searches
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "independent"])
+@pytest.mark.parametrize("tau", [0, 0.2, 0.5])
+def test_the_interval_of_replicates_covers_the_truth_at_its_nominal_rate(
+    tau: float, shared: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Simulated with 2,000 searches each: 93 to 97 %."""
+    monkeypatch.setattr(estimate, "NUM_DRAWS", 2)
+    found = [search_with_replicates(seed, 3, tau=tau, shared=shared) for seed in range(300)]
+    covered = [one.low <= emm <= one.high for one, emm in found if one.emm is not None]
+    assert len(covered) >= 0.97 * len(found)
+    assert sum(covered) >= binom.ppf(0.001, len(covered), 0.93)
+
+
+def test_replicates_that_differ_give_a_wide_interval_and_one_training_gives_none():
+    alike = estimate_emm([point(100, 990, 991, 989), point(200, 500, 501, 499)])
+    apart = estimate_emm([point(100, 999, 990, 960), point(200, 700, 500, 300)])
+    assert alike.replicates == apart.replicates == 3
+    assert math.log(apart.high / apart.low) > 3 * math.log(alike.high / alike.low)
+    assert apart.low < apart.sampling_low < apart.emm < apart.sampling_high < apart.high
+    one = estimate_emm([point(100, 990), point(200, 500)])
+    assert one.low is None and one.high is None
+    assert one.sampling_low < one.emm < one.sampling_high
+
+
+def test_the_interval_is_students_t_on_the_logarithm_of_each_trainings_emm():
+    """Straight in ratios, the curves cross 90 % at 100·2^(1/5), 100·2^(1/4) and 100·2^(1/3)."""
+    points = [point(100, 1000, 1000, 1000), point(200, 500, 600, 700)]
+    logs = math.log(2) / np.array([5, 4, 3])
+    center = math.log(2) * 0.1 / 0.4
+    reach = t.ppf(0.975, 2) * logs.std(ddof=1) / math.sqrt(3)
+    found = estimate_emm(points)
+    assert math.log(found.emm / 100) == pytest.approx(center)
+    # Straight in logits they cross later, so only the lower end is the one computed here.
+    assert math.log(found.low / 100) == pytest.approx(center - reach)
+
+
+def test_sizes_are_added_until_the_curve_of_every_training_crosses():
+    sizes = SizeRange(10, 1000, tolerance=1.2)
+    points = [point(100, 1000, 1000), point(110, 960, 200)]
+    assert choose_sizes(points, sizes, epsilon=0.1) == [132]
+    assert "1 of 2 trainings are still above 90 %" in estimate_emm(points).reason
+    crossed = [*points, point(132, 500, 100)]
+    assert choose_sizes(crossed, sizes, epsilon=0.1) == []
+    assert estimate_emm(crossed).emm is not None
+    assert choose_sizes(points, SizeRange(10, 110, tolerance=1.2), epsilon=0.1) == []
+
+
+def test_sizes_with_different_numbers_of_replicates_are_refused():
+    with pytest.raises(ValueError, match=r"equally many replicates, got \[1, 2\]"):
+        estimate_emm([point(100, 1000), point(200, 10, 20)])
 
 
 def test_bisection_ends_between_neighboring_sizes_around_the_crossing():
@@ -90,7 +184,7 @@ def test_a_crossing_outside_the_range_gives_no_estimate(half: float, reason: str
     truth = Surrogate(half=half, slope=4, num_samples=1000, seed=0)
     points = search_sizes(truth.measure, SizeRange(50, 2000), epsilon=0.1)
     found = estimate_emm(points)
-    assert found.emm is None and found.low is None
+    assert found.emm is None and found.sampling_low is None
     assert reason in found.reason
     assert {50, 2000} & {p.num_images for p in points}, "the end of the range was measured"
 
@@ -118,7 +212,8 @@ def test_a_curve_that_rises_within_noise_has_one():
 def test_the_estimate_is_log_linear_between_two_sizes():
     found = estimate_emm([point(1000, 1000), point(2000, 500)])
     assert found.emm == pytest.approx(1000 * 2 ** (0.1 / 0.5))
-    assert found.bracket.low < found.low < found.emm < found.high < found.bracket.high
+    assert found.bracket.low < found.sampling_low < found.emm
+    assert found.emm < found.sampling_high < found.bracket.high
 
 
 def test_no_points_give_no_estimate():

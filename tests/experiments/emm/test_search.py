@@ -18,6 +18,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.schema import encode, read_report
 from memaudit.audit.scan import scan
+from memaudit.audit.source import ModelFacts
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.experiments.config import RunConfig
@@ -54,6 +55,7 @@ def tiny_setup(**options: Any) -> EMMSetup:
         "images": noise_images(),
         "training": replace(TINY, epochs=4),
         "sizes": SizeRange(4, 16, tolerance=2),
+        "config": EMMConfig(replicates=2),
         "runs": RunConfig(num_samples=6),
         **options,
     }
@@ -75,9 +77,15 @@ def done(whole_search: tuple[EMMResult, Path], tmp_path: Path) -> tuple[EMMResul
 
 def test_every_snapshot_is_scanned_and_a_finished_search_is_read(done: tuple[EMMResult, Path]):
     found, out = done
-    assert [run.num_images for run in found.runs] == [p.num_images for p in found.points] == [4, 8]
+    assert [p.num_images for p in found.points] == [4, 8]
+    assert [(run.num_images, run.replicate) for run in found.runs] == [
+        *((4, 1), (4, 2)),
+        *((8, 1), (8, 2)),
+    ]
     assert all(len(run.snapshots) == 2 for run in found.runs)
-    assert found.points[0].highest.total == 6
+    # One half of the images chooses the snapshot, and the other half is its ratio.
+    assert [ratio.total for ratio in found.points[0].highest] == [3, 3]
+    assert [ratio.total for ratio in found.points[0].last] == [6, 6]
 
     tasks: list[str] = []
     again = find_emm(tiny_setup(), out=out, progress=lambda task, *_, **__: tasks.append(task))
@@ -88,13 +96,32 @@ def test_every_snapshot_is_scanned_and_a_finished_search_is_read(done: tuple[EMM
 def test_with_another_number_of_samples_only_the_scans_are_repeated(done: tuple[EMMResult, Path]):
     first, out = done
     second = find_emm(tiny_setup(runs=RunConfig(num_samples=5)), out=out)
-    assert {point.highest.total for point in second.points} == {5}
+    assert {point.last[1].total for point in second.points} == {5}
     assert second.runs[0].training_seconds == first.runs[0].training_seconds
 
 
 def test_the_folder_of_another_setup_is_refused(done: tuple[EMMResult, Path]):
     with pytest.raises(ConfigError, match="lr = 0.002"):
         find_emm(tiny_setup(training=replace(TINY, epochs=4, lr=1e-3)), out=done[1])
+
+
+def test_replicates_differ_in_images_and_seed_and_more_of_them_keep_the_others(
+    done: tuple[EMMResult, Path],
+):
+    first, out = done
+    setup = tiny_setup(config=EMMConfig(replicates=3, subset_seed=0))
+    plans = setup.plan(4, out)
+    assert [plan.training.seed for plan in plans] == [1024, 1025, 1026]
+    assert [plan.out.name for plan in plans] == ["replicate-1", "replicate-2", "replicate-3"]
+    assert len({plan.images.fingerprint for plan in plans}) == 3
+
+    trained: list[str] = []
+    three = find_emm(setup, out=out, progress=lambda task, *_, **__: trained.append(task))
+    assert [run for run in three.runs if run.replicate < 3] == list(first.runs)
+    assert {task for task in trained if task.startswith("Sampling")} == {
+        "Sampling (4 images, training 3)",
+        "Sampling (8 images, training 3)",
+    }
 
 
 @pytest.mark.slow  # processes that import torch
@@ -133,7 +160,7 @@ def test_a_search_killed_at_a_random_moment_and_resumed_gives_the_same_answer(tm
     setup, killed = random_moment_setup(), tmp_path / "killed"
     code = IN_A_PROCESS.format(tests=str(Path(__file__).parent), out=str(killed))
     with subprocess.Popen([sys.executable, "-c", code]) as process:
-        while not list(killed.glob("size-*/training/log.jsonl")):
+        while not list(killed.glob("size-*/replicate-*/training/log.jsonl")):
             assert process.poll() is None
             time.sleep(0.05)
         time.sleep(random.uniform(0, 5))
@@ -159,6 +186,8 @@ def test_a_forecast_spans_the_cheapest_and_the_dearest_search():
     expected = forecast_search(setup)
     assert min(expected.cheapest) == 4 and max(expected.dearest) == 32
     assert 0 < expected.cheapest_cost.total < expected.dearest_cost.total
+    one = forecast_search(tiny_setup(sizes=setup.sizes, config=EMMConfig(replicates=1)))
+    assert expected.dearest_cost.total == 2 * one.dearest_cost.total
     assert isinstance(expected.throughput, Throughput) and expected.throughput.training > 0
 
 
@@ -176,10 +205,44 @@ def reports(tmp_path: Path) -> Path:
 
 def test_emm_is_estimated_from_existing_scans(reports: Path):
     found = estimate_emm_from_reports([reports])
-    assert [(p.num_images, p.highest.count) for p in found.points] == [(8, 40), (16, 0)]
+    assert [(p.num_images, p.pooled.count) for p in found.points] == [(8, 40), (16, 0)]
     assert 8 < found.estimate.emm < 16
     same = estimate_emm_from_reports([reports / "16" / "report.json", reports / "8"])
     assert same == found
+
+
+def change_provenance(folder: Path, **provenance: int) -> None:
+    """Let a report say how its model was trained."""
+    report = read_report(folder)
+    model = ModelFacts("native", None, {}, provenance, None)
+    changed = replace(report, source=replace(report.source, model=model))
+    (folder / "report.json").write_bytes(encode(changed))
+
+
+def test_existing_scans_with_different_seeds_are_replicates(reports: Path):
+    for size in ("8", "16"):
+        shutil.copytree(reports / size, reports / f"{size} again")
+        change_provenance(reports / size, seed=1)
+        change_provenance(reports / f"{size} again", seed=2)
+    found = estimate_emm_from_reports([reports])
+    assert found.estimate.replicates == 2
+    assert [[ratio.count for ratio in p.highest] for p in found.points] == [[40, 40], [0, 0]]
+
+    change_provenance(reports / "8 again", seed=1)
+    with pytest.raises(DataError, match=r"\(8 images: 1; 16 images: 1-2\)"):
+        estimate_emm_from_reports([reports])
+
+
+def test_existing_scans_of_one_training_are_its_snapshots(reports: Path):
+    shutil.copytree(reports / "8", reports / "8 later")
+    change_provenance(reports / "8", seed=1, images_seen=100)
+    change_provenance(reports / "8 later", seed=1, images_seen=200)
+    found = estimate_emm_from_reports([reports])
+    assert found.estimate.replicates == 1
+    assert [ratio.total for ratio in found.points[0].highest] == [20]  # half of the images
+    (reports / "8" / "matches.csv").unlink()
+    with pytest.raises(DataError, match=r"matches.csv cannot be read"):
+        estimate_emm_from_reports([reports])
 
 
 def test_folders_without_scans_are_refused(tmp_path: Path):
@@ -215,16 +278,19 @@ def test_the_files_hold_the_curve_and_the_answer(reports: Path, tmp_path: Path):
     text = page.read_text()
     assert f"memorizes {found.estimate.emm:,.0f} training images" in text
     assert "http" not in text.replace('http-equiv="Content', "")
+    assert "There is no interval of EMM" in text and "95 % interval" not in text
     content = json.loads((tmp_path / "out" / "emm.json").read_text())
-    assert content["schema"] == "memaudit.emm/1" and content["emm"] == found.estimate.emm
+    assert content["low"] is None and content["sampling_low"] < content["emm"]
+    assert content["schema"] == "memaudit.emm/2" and content["emm"] == found.estimate.emm
     assert content == json.loads(json.dumps(emm_dict(found)))
 
 
 def test_the_page_says_how_the_models_were_trained(done: tuple[EMMResult, Path]):
-    setup, out = tiny_setup(config=EMMConfig(epsilon=0.25)), done[1]
+    setup, out = tiny_setup(config=EMMConfig(epsilon=0.25, replicates=2)), done[1]
     text = write_emm(find_emm(setup, out=out), out, setup=setup).read_text()
     assert "preset laptop, with model_channels=8 channel_mult=1 attn_resolutions=" in text
     assert "epochs=4" in text and "6 images are generated from each snapshot" in text
+    assert "2 networks are trained at each size" in text and ">of each training</th>" in text
     assert ">images seen</th>" in text and ">4</td>" in text
     assert ">1 − ε = 75 %</text>" in text
     assert "or train longer" in text
