@@ -27,9 +27,9 @@ def build(data_path: Path, out: Path, **options: Any) -> None:
     the same pixels and labels on every machine.
 
     \b
-    # the paper's class-balanced subset of 1,000 images, at 16x16
+    # a class-balanced subset of 1,000 images, at 16x16
     memaudit dataset build --data cifar10.zip --size 1000 --balanced --resolution 16 --out a.zip
-    # random labels of 10 classes; a class of its own for each image
+    # the paper's random labels of 10 classes; a class of its own for each image
     memaudit dataset build --data a.zip --labels random --num-classes 10 --out b.zip
     memaudit dataset build --data a.zip --labels unique --out c.zip
     # dogs of two sources, a fifth of them from the second

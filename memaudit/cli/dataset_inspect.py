@@ -72,15 +72,20 @@ def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:
         for source in manifest["sources"]:
             print_row("  from", f"{source['path']}, fingerprint {source['fingerprint']}")
         for name, choice in _effective(manifest["choices"]).items():
-            print_row(f"  {name.replace('_', ' ')}", _written(choice))
+            print_row(
+                f"  {'recipe' if name == 'rule' else name.replace('_', ' ')}", _written(choice)
+            )
 
 
 def _effective(choices: Mapping[str, Any]) -> dict[str, Any]:
     """The choices in a manifest that made a difference to the set."""
     defaults = {"subset": "first", "repeat": 1}
-    seeds = {
-        "subset_seed": choices.get("subset") == "random" or choices.get("share") is not None,
-        "label_seed": choices.get("labels") == "random",
+    is_mixture, has_random = choices.get("share") is not None, choices.get("labels") == "random"
+    matters = {
+        "subset_seed": choices.get("subset") == "random"
+        or (is_mixture and choices.get("rule") != "published"),
+        "label_seed": has_random,
+        "rule": is_mixture or has_random,
     }
     return {
         name: choice
@@ -89,7 +94,7 @@ def _effective(choices: Mapping[str, Any]) -> dict[str, Any]:
         and choice is not False
         and choice != []
         and (name not in defaults or choice != defaults[name])
-        and seeds.get(name, True)
+        and matters.get(name, True)
     }
 
 

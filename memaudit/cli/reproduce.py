@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     help="Vary the same factor at the size of a laptop, which is not the paper's setting.",
 )
 @config_options(RunConfig)
+@click.option("--dry-run", is_flag=True, help="Say what the trainings will cost, and stop.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -63,6 +64,7 @@ def reproduce(
     data_path: Path | None,
     second_data: Path | None,
     is_laptop: bool,
+    dry_run: bool,
     out: Path | None,
     report: Path | None,
     device: str,
@@ -71,8 +73,9 @@ def reproduce(
     """Train what the paper trained, and compare the ratios with the published ones.
 
     Without NAME, lists the recipes and what they cost on this machine. With NAME, makes the
-    training sets, trains, scans every snapshot and takes the highest ratio, as published. The same
-    command resumes what was stopped.
+    training sets, trains, scans every snapshot and takes the highest ratio, as published. The
+    published ratio is that of one training, and another training has another one: the verdict
+    allows for that, and --replicates measures it. The same command resumes what was stopped.
 
     \b
     memaudit reproduce
@@ -85,7 +88,11 @@ def reproduce(
     from memaudit.cli.console import out as console
     from memaudit.cli.console import progress_bars, remark, say
     from memaudit.data.sources import open_images
-    from memaudit.experiments.paper.page import NOT_COMPARABLE, write_results_page
+    from memaudit.experiments.paper.page import (
+        NOT_COMPARABLE,
+        explain_verdict,
+        write_results_page,
+    )
     from memaudit.experiments.paper.recipes import RECIPES, find_recipe
     from memaudit.experiments.paper.reproduce import choose_points, find_trends
     from memaudit.experiments.paper.reproduce import reproduce as run_recipe
@@ -98,10 +105,14 @@ def reproduce(
     selection = from_options(PointSelection, options)
     config = from_options(RunConfig, options, device=choose_device(device))
     if name is None:
-        _list_recipes([r.for_laptop() if is_laptop else r for r in RECIPES], config)
+        whole = PointSelection(replicates=selection.replicates, rule=selection.rule)
+        _list_recipes([r.for_laptop() if is_laptop else r for r in RECIPES], whole, config)
         return
 
     recipe = find_recipe(name)
+    if dry_run:
+        _list_recipes([recipe.for_laptop() if is_laptop else recipe], selection, config)
+        return
     if data_path is None or out is None:
         raise ConfigError("Training needs images and a folder: give --data and --out.")
     if is_laptop:
@@ -110,7 +121,8 @@ def reproduce(
     points = choose_points(recipe, selection)
 
     def show(result: "RecipeResult") -> None:
-        remark(f"{result.value}, {result.size:,} images: {percent(result.highest.ratio)} copied.")
+        copied = percent(result.another.value)
+        remark(f"{result.value}, {result.size:,} images: {copied} copied.")
 
     with progress_bars() as progress:
 
@@ -130,10 +142,14 @@ def reproduce(
     if is_laptop:
         for trend in find_trends(results):
             say(str(trend))
+    else:
+        say(explain_verdict(results))
 
 
-def _list_recipes(recipes: "Sequence[Recipe]", config: RunConfig) -> None:
-    """Show the recipes with the cost of all their trainings and scans."""
+def _list_recipes(
+    recipes: "Sequence[Recipe]", selection: PointSelection, config: RunConfig
+) -> None:
+    """Show recipes with the cost of the chosen trainings and their scans."""
     import numpy as np
     from rich import box
     from rich.table import Table
@@ -156,15 +172,16 @@ def _list_recipes(recipes: "Sequence[Recipe]", config: RunConfig) -> None:
     for column in ("|D|", "trainings", "work", f"{config.device} hours"):
         table.add_column(column, justify="right", no_wrap=True)
     for recipe in recipes:
-        points = choose_points(recipe)
+        points = choose_points(recipe, selection)
         cost = sum(
             (predict_point_cost(point, num_samples=config.num_samples) for point in points),
             Cost(0, 0),
         )
+        sizes = sorted(point.size for point in points)
         table.add_row(
             Text.assemble(recipe.name, (f"\n{recipe.factor}", "dim")),
-            "-".join(f"{size:,}" for size in sorted({recipe.sizes[0], recipe.sizes[-1]})),
-            str(len(points)),
+            "-".join(f"{size:,}" for size in sorted({sizes[0], sizes[-1]})),
+            f"{sum(point.replicates for point in points):,}",
             format_flops(cost.total),
             _two_digits(throughput.seconds(cost) / 3600),
         )
@@ -187,18 +204,20 @@ def _make_table(results: "Sequence[RecipeResult]", *, is_laptop: bool) -> "Table
     from rich import box
     from rich.table import Table
 
+    from memaudit.experiments.replicates import describe_ratios, pool
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("value")
-    columns = ["|D|", "measured", "interval", "last snapshot"]
+    columns = ["|D|", "measured", "another training", "last snapshot"]
     for column in columns if is_laptop else [*columns, "published", "verdict"]:
         table.add_column(column, justify="right")
     for result in results:
         cells = [
             result.value,
             f"{result.size:,}",
-            percent(result.highest.ratio),
-            interval(result.highest),
-            percent(result.last.ratio),
+            describe_ratios(result.highest),
+            interval(result.another),
+            percent(pool(result.last).ratio),
         ]
         if not is_laptop:
             published = "–" if result.published is None else percent(result.published)

@@ -4,13 +4,14 @@ Each function returns a new set, the same on every machine. `select_images` in s
 part of a set.
 """
 
+import random
 from dataclasses import replace
 
 import numpy as np
 
 from memaudit.data.images import ImageSet
-from memaudit.data.selection import Selection
-from memaudit.data.set_recipe import LabelScheme, SetRecipe
+from memaudit.data.selection import Selection, Subset
+from memaudit.data.set_recipe import DrawRule, LabelScheme, SetRecipe
 from memaudit.data.subsets import select_images
 from memaudit.errors import DataError
 
@@ -38,18 +39,28 @@ def build_set(recipe: SetRecipe, first: ImageSet, second: ImageSet | None = None
             second,
             share=recipe.share,
             size=selection.size,
+            rule=recipe.rule,
             seed=selection.subset_seed,
         )
     images = repeat_images(images, recipe.repeat)
     if recipe.labels is None:
         return images
     return label_images(
-        images, recipe.labels, num_classes=recipe.num_classes, seed=recipe.label_seed
+        images,
+        recipe.labels,
+        num_classes=recipe.num_classes,
+        rule=recipe.rule,
+        seed=recipe.label_seed,
     )
 
 
 def label_images(
-    images: ImageSet, scheme: LabelScheme, *, num_classes: int | None = None, seed: int = 0
+    images: ImageSet,
+    scheme: LabelScheme,
+    *,
+    num_classes: int | None = None,
+    rule: DrawRule = "published",
+    seed: int = 1024,
 ) -> ImageSet:
     """The same images with the labels of one of the paper's schemes.
 
@@ -58,7 +69,9 @@ def label_images(
         scheme: "true" keeps the labels, "none" removes them, "random" draws one of `num_classes`
             for each image, "unique" gives every image a class of its own.
         num_classes: number of classes of random labels; the other schemes determine it themselves.
-        seed: seed of random labels.
+        rule: which generator random labels come from: "published" is Python's
+            `randint(0, num_classes - 1)` for each image in order, "described" numpy's RandomState.
+        seed: seed of random labels; the paper's is 1024.
 
     Raises:
         DataError: true labels are asked for, and there are none.
@@ -83,25 +96,41 @@ def label_images(
         return images
     labels = None
     if num_classes is not None:  # the scheme is "random"
-        # RandomState and not a Generator: its stream is frozen.
-        rng = np.random.RandomState(seed % 2**31)
-        labels = rng.randint(0, num_classes, len(images), np.int64)
+        if rule == "published":
+            rng = random.Random(seed)
+            labels = np.array([rng.randint(0, num_classes - 1) for _ in images.names], np.int64)
+        else:
+            # RandomState and not a Generator: its stream is frozen.
+            frozen = np.random.RandomState(seed % 2**31)
+            labels = frozen.randint(0, num_classes, len(images), np.int64)
     elif scheme == "unique":
         labels = np.arange(len(images), dtype=np.int64)
     return replace(images, labels=labels, class_names=())
 
 
 def mix_images(
-    first: ImageSet, second: ImageSet, *, share: float, size: int, seed: int = 0
+    first: ImageSet,
+    second: ImageSet,
+    *,
+    share: float,
+    size: int,
+    rule: DrawRule = "published",
+    seed: int = 0,
 ) -> ImageSet:
     """`size` images of two sources without labels: the paper's mixtures by α.
 
+    Published, they are the first ⌊size·(1 − share)⌋ images of the first source, as floating point
+    has it (at 1,000 and 0.8, 199), and the first of the second. As described, a random choice of
+    round(share·size) images of the second, where a half rounds to the even number, and of the
+    first.
+
     Args:
         first: the source of the other images; they come first.
-        second: the source of round(share·size) images, where a half rounds to the even number.
+        second: the source of the share.
         share: α, 0 … 1.
         size: number of images.
-        seed: which ones, as in `Selection(subset="random", subset_seed=seed)`.
+        rule: see above.
+        seed: which ones are described, as in `Selection(subset="random", subset_seed=seed)`.
 
     Returns:
         The images, each named by its source and its name there.
@@ -121,10 +150,12 @@ def mix_images(
             "be mixed; give {resolution}, and convert gray images to RGB.",
             field="resolution",
         )
-    num_second = round(share * size)
+    is_published = rule == "published"
+    num_first = int(size * (1 - share)) if is_published else size - round(share * size)
+    subset: Subset = "first" if is_published else "random"
     parts = [
-        select_images(images, Selection(size=number, subset="random", subset_seed=seed))
-        for images, number in ((first, size - num_second), (second, num_second))
+        select_images(images, Selection(size=number, subset=subset, subset_seed=seed))
+        for images, number in ((first, num_first), (second, size - num_first))
         if number
     ]
     return ImageSet(

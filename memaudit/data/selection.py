@@ -6,12 +6,15 @@ from typing import Annotated, Literal
 from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
 
+Subset = Literal["first", "random"]
+
 
 @dataclass(frozen=True)
 class Selection:
     """Which images of a source to take, and at what resolution.
 
-    `Selection(size=N, balanced=True)` gives the paper's training sets. `Selection(size=N,
+    `Selection(size=N, balanced=True)` gives the training sets that the paper describes; those of
+    its runs on the dimension of the data were the first N instead. `Selection(size=N,
     subset="random", subset_seed=S)` takes the images that EDM's `max_size=N` and `random_seed=S`
     take.
     """
@@ -21,7 +24,7 @@ class Selection:
         Option("Take N of the training images.", at_least=1, metavar="N", default_text="all"),
     ] = None
     subset: Annotated[
-        Literal["first", "random"],
+        Subset,
         Option("Which of the images to take: the first by name, or a random choice."),
     ] = "first"
     subset_seed: Annotated[

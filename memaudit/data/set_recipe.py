@@ -10,6 +10,8 @@ from memaudit.options import Option, check_options
 
 LabelScheme = Literal["true", "random", "unique", "none"]
 """The paper's label schemes: the source's labels, random ones, one class per image, or none."""
+DrawRule = Literal["published", "described"]
+"""As the paper's runs drew their sets, or as its text describes them; the two differ."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class SetRecipe:
     mix: Annotated[
         Path | None,
         Option(
-            "Second source, from which a share of the images is drawn at random; the other options "
-            "choose what the rest is drawn from.",
+            "Second source, from which a share of the images is taken; the other options choose "
+            "what the rest is taken from.",
             metavar="PATH",
         ),
     ] = None
@@ -47,7 +49,16 @@ class SetRecipe:
     num_classes: Annotated[
         int | None, Option("Number of classes of random labels.", at_least=1, metavar="C")
     ] = None
-    label_seed: Annotated[int, Option("Seed of random labels.", metavar="SEED")] = 0
+    label_seed: Annotated[int, Option("Seed of random labels.", metavar="SEED")] = 1024
+    rule: Annotated[
+        DrawRule,
+        Option(
+            "How mixtures and random labels are drawn: as in the paper's runs (the first images of "
+            "each source, and Python's random numbers) or as its text describes them (a random "
+            "choice, and numpy's).",
+            flag="--recipe",
+        ),
+    ] = "published"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -63,6 +74,12 @@ class SetRecipe:
             raise ConfigError(
                 "{mix} needs {size}, the number of images of both sources together.",
                 field=("mix", "size"),
+            )
+        if self.mix is not None and (self.rule, self.selection.subset) == ("published", "random"):
+            raise ConfigError(
+                "Published mixtures have the first images of each source; for random ones choose "
+                "described as {rule}, or leave {subset} out.",
+                field=("rule", "subset"),
             )
         if (self.labels == "random") != (self.num_classes is not None):
             raise ConfigError(

@@ -75,13 +75,14 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
         "labels": "random",
         "num_classes": 4,
         "label_seed": 1,
+        "rule": "published",
     }
     assert manifest["names"][0] == manifest["names"][1] and len(manifest["names"]) == 20
     text = run("dataset", "inspect", out).stdout
     assert about["fingerprint"] in text and "20 images, 3 x 8 x 8, 4 classes" in text
     assert shown_choices(text) == {
         *("size 10", "subset random", "subset seed 0", "label 0, 1", "repeat 2"),
-        *("labels random", "num classes 4", "label seed 1"),
+        *("labels random", "num classes 4", "label seed 1", "recipe published"),
     }
 
 

@@ -28,6 +28,15 @@ def test_the_list_names_every_recipe_with_its_cost(run: Callable[..., Result]):
     assert "TFLOP" in result.stdout and "cpu hours" in result.stdout
 
 
+def test_a_dry_run_counts_every_replicate(run: Callable[..., Result], tmp_path: Path):
+    arguments = ("conditioning", "--laptop", "--value", "none,random", "--size", 40, "--dry-run")
+    one = run("reproduce", *arguments)
+    three = run("reproduce", *arguments, "--replicates", 3)
+    rows = [result.stdout.partition("conditioning")[2].split() for result in (one, three)]
+    assert [row[:2] for row in rows] == [["40", "2"], ["40", "6"]]
+    assert float(rows[1][2]) == pytest.approx(3 * float(rows[0][2]), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("hours", "text"),
     [(126_191.8, "130,000"), (99.6, "100"), (4.06, "4.1"), (0.0472, "0.047"), (0, "0")],
@@ -64,6 +73,7 @@ def test_a_recipe_at_laptop_scale_says_that_it_is_not_the_papers_setting(
         (["width", "--data", "DATA", "--out", "OUT", "--size", "100"], "are asked for"),
         (["width", "--data", "DATA", "--out", "OUT", "--resolution", "8"], "trains at resolution"),
         (["within-class-diversity", "--data", "DATA", "--out", "OUT"], "asked for"),
+        (["width", "--replicates", "0"], "--replicates is 0; at least 1"),
         (["width", "--report", "OUT"], "leave NAME out"),
         (["--report", "OUT"], "holds no results.jsonl"),
     ],

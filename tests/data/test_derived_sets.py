@@ -1,7 +1,7 @@
 """Label schemes, mixtures and repetitions: the same on every machine."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from memaudit.data.derived_sets import build_set, label_images, mix_images, repeat_images
 from memaudit.data.images import ImageSet
-from memaudit.data.selection import Selection
-from memaudit.data.set_recipe import LabelScheme, SetRecipe
+from memaudit.data.selection import Selection, Subset
+from memaudit.data.set_recipe import DrawRule, LabelScheme, SetRecipe
 from memaudit.data.subsets import select_images
 from memaudit.errors import DataError
 
@@ -56,10 +56,13 @@ def test_unique_labels_make_every_image_a_class() -> None:
 
 
 def test_random_labels_are_the_same_on_every_machine() -> None:
-    drawn = labels_of(label_images(image_set(), "random", num_classes=10, seed=0))
-    assert drawn == [5, 0, 3, 3, 7, 9, 3, 5, 2, 4, 7, 6]
-    other = labels_of(label_images(image_set(), "random", num_classes=10, seed=1))
-    assert other != drawn
+    drawn = labels_of(label_images(image_set(), "random", num_classes=10))
+    # random.seed(1024), then randint(0, 9) for each image, as in the paper's runs
+    assert drawn == [0, 7, 6, 5, 8, 1, 7, 8, 5, 5, 6, 1]
+    other = labels_of(label_images(image_set(), "random", num_classes=10, seed=1025))
+    assert other == [3, 0, 0, 3, 5, 3, 3, 6, 5, 7, 5, 2]
+    described = label_images(image_set(), "random", num_classes=10, rule="described", seed=0)
+    assert labels_of(described) == [5, 0, 3, 3, 7, 9, 3, 5, 2, 4, 7, 6]
 
 
 def test_random_labels_are_uniform() -> None:
@@ -69,7 +72,8 @@ def test_random_labels_are_uniform() -> None:
 
 
 def test_a_mixture_takes_its_share_of_the_second() -> None:
-    mixture = mix_images(image_set(), image_set(100, source="other"), share=0.2, size=10, seed=3)
+    sources = image_set(), image_set(100, source="other")
+    mixture = mix_images(*sources, share=0.2, size=10, rule="described", seed=3)
     pixels = first_pixels(mixture)
     assert sum(pixel >= 100 for pixel in pixels) == 2 and len(set(pixels)) == 10
     names = [f"set/{p}.png" if p < 100 else f"other/{p - 100}.png" for p in pixels]
@@ -77,21 +81,37 @@ def test_a_mixture_takes_its_share_of_the_second() -> None:
     assert mixture.labels is None and mixture.source == "set and other"
 
 
+def test_a_published_mixture_has_the_first_images_of_each_source() -> None:
+    mixture = mix_images(image_set(), image_set(100), share=0.5, size=5)
+    assert first_pixels(mixture) == [0, 1, 100, 101, 102]
+    # 10·(1 − 0.8) is 1.9999999999999996.
+    assert first_pixels(mix_images(image_set(), image_set(100), share=0.8, size=10))[:2] == [0, 100]
+
+
 @pytest.mark.parametrize(("share", "source"), [(0, "set"), (1, "other")])
-def test_a_share_of_none_or_all_is_a_random_part_of_one_source(share: float, source: str) -> None:
+@pytest.mark.parametrize(("rule", "subset"), [("published", "first"), ("described", "random")])
+def test_a_share_of_none_or_all_is_a_part_of_one_source(
+    share: float, source: str, rule: DrawRule, subset: Subset
+) -> None:
     sources = {"set": labeled(), "other": image_set(100, source="other")}
-    mixture = mix_images(sources["set"], sources["other"], share=share, size=5, seed=7)
-    part = select_images(sources[source], Selection(size=5, subset="random", subset_seed=7))
+    mixture = mix_images(*sources.values(), share=share, size=5, rule=rule, seed=7)
+    part = select_images(sources[source], Selection(size=5, subset=subset, subset_seed=7))
     assert mixture.fingerprint == part.fingerprint
     assert mixture.labels is None and mixture.class_names == ()
 
 
 @given(st.floats(0, 1), st.integers(1, 12), st.integers(0, 2**40))
 def test_a_mixture_has_its_size_and_no_image_twice(share: float, size: int, seed: int) -> None:
-    mixture = mix_images(image_set(), image_set(100), share=share, size=size, seed=seed)
-    pixels = first_pixels(mixture)
-    assert len(set(pixels)) == size
-    assert sum(pixel >= 100 for pixel in pixels) == round(share * size)
+    for rule, num_second in (
+        ("described", round(share * size)),
+        ("published", size - int(size * (1 - share))),
+    ):
+        mixture = mix_images(
+            image_set(), image_set(100), share=share, size=size, rule=rule, seed=seed
+        )
+        pixels = first_pixels(mixture)
+        assert len(set(pixels)) == size
+        assert sum(pixel >= 100 for pixel in pixels) == num_second
 
 
 def test_repeated_images_keep_the_name_of_their_file() -> None:
@@ -112,7 +132,7 @@ def test_sets_are_equal_by_fingerprint_on_every_machine() -> None:
     made = {
         "balanced": select_images(first, Selection(size=20, balanced=True)),
         "random": select_images(first, Selection(size=20, subset="random", subset_seed=5)),
-        "mixture": mix_images(first, second, share=0.3, size=30, seed=5),
+        "mixture": mix_images(first, second, share=0.3, size=30, rule="described", seed=5),
         "repeated": repeat_images(select_images(first, Selection(size=10)), 4),
     }
     assert {name: images.fingerprint[:16] for name, images in made.items()} == {
@@ -171,13 +191,13 @@ def test_a_recipe_is_followed_in_order() -> None:
     recipe = SetRecipe(Selection(size=2, label=("dog",)), repeat=2, labels="unique")
     built = build_set(recipe, labeled())
     assert first_pixels(built) == [1, 1, 4, 4] and labels_of(built) == [0, 1, 2, 3]
-    recipe = SetRecipe(
-        Selection(size=6, label=("dog",), subset_seed=3), mix=Path("other"), share=0.5, repeat=2
-    )
     second = image_set(100, source="other")
-    mixture = mix_images(
-        select_images(labeled(), Selection(label=("dog",))), second, share=0.5, size=6, seed=3
-    )
-    assert build_set(recipe, labeled(), second).fingerprint == repeat_images(mixture, 2).fingerprint
+    dogs = select_images(labeled(), Selection(label=("dog",)))
+    for rule in get_args(DrawRule):
+        selection = Selection(size=6, label=("dog",), subset_seed=3)
+        recipe = SetRecipe(selection, mix=Path("other"), share=0.5, repeat=2, rule=rule)
+        mixture = mix_images(dogs, second, share=0.5, size=6, rule=rule, seed=3)
+        built = build_set(recipe, labeled(), second)
+        assert built.fingerprint == repeat_images(mixture, 2).fingerprint
     with pytest.raises(ValueError, match="a second source and a share in the recipe go together"):
         build_set(recipe, labeled())

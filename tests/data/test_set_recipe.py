@@ -15,6 +15,14 @@ from memaudit.errors import ConfigError
     [
         ({"share": 0.5}, "mix and share go together"),
         ({"mix": Path("a"), "share": 0.5}, "mix needs size"),
+        (
+            {
+                "mix": Path("a"),
+                "share": 0.5,
+                "selection": Selection(size=6, subset="random"),
+            },
+            "Published mixtures have the first images",
+        ),
         ({"labels": "random"}, "Random labels and num_classes go together"),
         ({"labels": "real"}, "labels is 'real'; one of true, random, unique, none is needed"),
         ({"repeat": 0}, "repeat is 0; at least 1 is needed"),

@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+from memaudit.data.set_recipe import DrawRule
 from memaudit.options import Option, check_options
 
 
 @dataclass(frozen=True)
 class PointSelection:
-    """Which of a recipe's trainings to do, and for how long.
+    """Which of a recipe's trainings to do, for how long, how often, and by which rule.
 
     Raises:
         ConfigError: a value is out of range.
@@ -49,6 +50,22 @@ class PointSelection:
             default_text="the recipe's",
         ),
     ] = None
+
+    replicates: Annotated[
+        int,
+        Option(
+            "Trainings of each point, further ones with other images and another seed; the paper "
+            "has 1, and 3 or more show how much trainings differ.",
+            at_least=1,
+            metavar="R",
+        ),
+    ] = 1
+    rule: Annotated[
+        DrawRule,
+        Option(
+            "The recipe as the paper's runs had it, or as its text describes it.", flag="--recipe"
+        ),
+    ] = "published"
 
     def __post_init__(self) -> None:
         check_options(self)

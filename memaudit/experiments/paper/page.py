@@ -5,10 +5,13 @@ from pathlib import Path
 
 from memaudit.audit.diagnostics.section import Stroke
 from memaudit.audit.report.charts import RatioChart, Sample, Series, ratio_chart
-from memaudit.audit.report.curve_page import Section, render_curves, with_interval
+from memaudit.audit.report.curve_page import Section, render_curves
+from memaudit.data.set_recipe import DrawRule
 from memaudit.errors import DataError
-from memaudit.experiments.paper.recipes import FactorLevel, Recipe, find_recipe
+from memaudit.experiments.paper.recipes import DEVIATIONS, FactorLevel, Recipe, find_recipe
 from memaudit.experiments.paper.reproduce import RESULTS, RecipeResult, find_trends, read_results
+from memaudit.experiments.replicates import INTERVALS, describe_ratios, pool
+from memaudit.experiments.snapshots import HIGHEST
 from memaudit.files import atomic_write
 from memaudit.wording import duration, percent
 
@@ -35,19 +38,22 @@ def write_results_page(folder: Path) -> Path:
         raise DataError(
             f"{folder} holds no {RESULTS} with results; `memaudit reproduce NAME --out` makes them."
         )
-    groups = dict.fromkeys((result.recipe, result.is_laptop) for result in results)
+    groups: dict[tuple[str, bool, DrawRule], list[RecipeResult]] = {}
+    for result in results:
+        groups.setdefault((result.recipe, result.is_laptop, result.rule), []).append(result)
     sections = [
         section
-        for name, is_laptop in groups
-        for section in _make_sections(
-            find_recipe(name),
-            [r for r in results if (r.recipe, r.is_laptop) == (name, is_laptop)],
-        )
+        for (name, _, _), group in groups.items()
+        for section in _make_sections(find_recipe(name), group)
     ]
     text = render_curves(
         title="Recipes of “On Memorization in Diffusion Models”, published and measured",
-        lead=f"{len(results)} trainings, each judged by the highest ratio among its snapshots.",
+        lead=(
+            f"{sum(len(result.highest) for result in results)} trainings, each judged by the "
+            f"highest ratio among its snapshots. {HIGHEST}"
+        ),
         sections=sections,
+        intervals=INTERVALS,
     )
     with atomic_write(folder / PAGE) as file:
         file.write(text.encode())
@@ -55,14 +61,21 @@ def write_results_page(folder: Path) -> Path:
 
 
 def _make_sections(recipe: Recipe, results: Sequence[RecipeResult]) -> list[Section]:
-    """Make the sections of one recipe at one scale."""
-    is_laptop = results[0].is_laptop
+    """Make the sections of one recipe at one scale and by one rule."""
+    is_laptop, rule = results[0].is_laptop, results[0].rule
     notes = tuple(text for text in (f"Varied: {recipe.factor}.", recipe.note) if text)
     if is_laptop:
         notes += (NOT_COMPARABLE, *map(str, find_trends(results)))
+    else:
+        notes += (explain_verdict(results), "What still differs from the published runs:")
+        notes += DEVIATIONS[rule]
     rows = [_make_row(result) for result in results]
     section = Section(
-        title=f"{recipe.name}, at laptop scale" if is_laptop else recipe.name,
+        title=(
+            recipe.name
+            + (", at laptop scale" if is_laptop else "")
+            + (", as the text describes it" if rule == "described" else "")
+        ),
         text=notes,
         chart=_draw_chart(recipe, results, with_published=not is_laptop),
         header=tuple(rows[0]),
@@ -76,13 +89,35 @@ def _make_row(result: RecipeResult) -> dict[str, str]:
     row = {"value": result.value, "|D|": f"{result.size:,}"}
     if not result.is_laptop:
         row["published"] = "–" if result.published is None else f"{percent(result.published)} %"
-    row["measured"] = with_interval(result.highest)
-    row["last snapshot"] = with_interval(result.last)
+    row["measured"] = describe_ratios(result.highest)
+    another = result.another
+    row["another training"] = f"{percent(another.low)} to {percent(another.high)} %"
+    row["last snapshot"] = f"{percent(pool(result.last).ratio)} %"
+    row["trainings"] = str(len(result.highest))
     if not result.is_laptop:
+        row["z"] = "–" if result.deviation is None else f"{result.deviation:.1f}"
         row["verdict"] = result.verdict
     row["epochs"] = f"{result.epochs:,g}"
     row["time"] = duration(result.training_seconds + result.scan_seconds)
     return row
+
+
+def explain_verdict(results: Sequence[RecipeResult]) -> str:
+    """Say by what the verdicts were reached."""
+    single = sorted({f"{r.spread:.2g}" for r in results if len(r.highest) == 1})
+    text = (
+        "The published ratio is that of a single training. Trainings of one setup differ: the "
+        "logits of their ratios have a standard deviation τ. A verdict asks whether another "
+        "training may have the published ratio: z is the difference of the logits, in standard "
+        "deviations that include τ, the generated images and a reading error of one percentage "
+        "point."
+    )
+    if single:
+        text += (
+            f" One training does not show τ, so {' and '.join(single)} is assumed, which was "
+            "measured with small networks; three trainings would show it."
+        )
+    return text
 
 
 def _make_published_section(recipe: Recipe) -> list[Section]:
@@ -151,9 +186,7 @@ def _draw_over_sizes(
     level: FactorLevel, stroke: Stroke, results: Sequence[RecipeResult], with_published: bool
 ) -> list[Series]:
     measured = tuple(
-        Sample.measured(result.size, result.highest)
-        for result in results
-        if result.value == level.value
+        _draw_sample(result.size, result) for result in results if result.value == level.value
     )
     published = tuple(Sample(size, ratio / 100) for size, ratio in level.published.items())
     return _make_series(level.value, stroke, measured, published if with_published else ())
@@ -168,9 +201,7 @@ def _draw_over_values(
 ) -> list[Series]:
     places = {level.value: float(i) for i, level in enumerate(levels)}
     measured = tuple(
-        Sample.measured(places[result.value], result.highest)
-        for result in results
-        if result.size == size
+        _draw_sample(places[result.value], result) for result in results if result.size == size
     )
     published = tuple(
         Sample(places[level.value], level.published[size] / 100)
@@ -178,6 +209,11 @@ def _draw_over_values(
         if size in level.published
     )
     return _make_series(f"|D| = {size:,}", stroke, measured, published if with_published else ())
+
+
+def _draw_sample(x: float, result: RecipeResult) -> Sample:
+    """Draw the mean ratio and where another training's is expected."""
+    return Sample(x, result.another.value, result.another.low, result.another.high)
 
 
 def _make_series(

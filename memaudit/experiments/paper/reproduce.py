@@ -1,6 +1,7 @@
 """Do a recipe's trainings and scans, and compare what was measured with what was published."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,20 +9,28 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from scipy.special import logit
 
 from memaudit.audit.environment import describe_environment
 from memaudit.audit.report.folder import check_output_folder
-from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.intervals import Estimate, Proportion
 from memaudit.data.derived_sets import label_images, mix_images
 from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
+from memaudit.data.set_recipe import DrawRule
 from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError, DataError
 from memaudit.experiments.config import RunConfig
 from memaudit.experiments.cost import Cost, count_forward_flops, predict_run_cost
 from memaudit.experiments.paper.config import PointSelection
 from memaudit.experiments.paper.recipes import FactorLevel, Recipe, TrainingData, find_recipe
-from memaudit.experiments.train_and_scan import RunPlan, RunResult, train_and_scan_all
+from memaudit.experiments.replicates import Replicates, assumed_spread, pool
+from memaudit.experiments.train_and_scan import (
+    RunPlan,
+    RunResult,
+    replicate_folder,
+    train_and_scan_all,
+)
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
 from memaudit.training.network import configure_network
@@ -30,6 +39,8 @@ RESULTS = "results.jsonl"
 """File of the results, one JSON object per line."""
 TOLERANCE = 0.01
 """Error of published ratios, which were read off figures."""
+PUBLISHED_LABEL_SEED = 1024
+"""Seed of the paper's random labels."""
 Verdict = Literal["agrees", "differs", "budget too small", "not published"]
 
 
@@ -43,10 +54,12 @@ class RecipePoint:
     """Number of training images |D|."""
     epochs: float | None = None
     """Budget that replaces the recipe's."""
+    replicates: int = 1
+    """Number of trainings."""
 
     @property
     def config(self) -> TrainingConfig:
-        """The complete training configuration."""
+        """The complete training configuration of the first replicate."""
         config = self.recipe.configure_training(self.level)
         return config if self.epochs is None else replace(config, epochs=self.epochs)
 
@@ -63,15 +76,17 @@ class RecipePoint:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run, relative to that of all results."""
+        """Folder of its replicates, relative to that of all results."""
         scale = "laptop" if self.recipe.is_laptop else "paper"
+        if self.recipe.rule != "published":
+            scale += f"-{self.recipe.rule}"
         value = self.level.value.replace(" ", "-")
         return Path(f"{self.recipe.name}-{scale}", value, f"size-{self.size:06d}")
 
 
 @dataclass(frozen=True)
 class RecipeResult:
-    """What the training and the scans of a point found."""
+    """What the trainings and the scans of a point found."""
 
     recipe: str
     value: str
@@ -79,26 +94,41 @@ class RecipeResult:
     size: int
     """Number of training images |D|."""
     is_laptop: bool
+    rule: DrawRule
+    """Whether it was done as the paper's runs were, or as its text describes."""
     epochs: float
     published: float | None
     """Published ratio in [0, 1], or None if there is no such number."""
-    highest: Proportion
-    """Highest ratio among the snapshots, as the paper reports it."""
-    last: Proportion
-    """The last snapshot's ratio."""
+    highest: tuple[Proportion, ...]
+    """Ratio of each training, at the snapshot that copies most; see `highest_ratio`."""
+    last: tuple[Proportion, ...]
+    """Ratio of each training's last snapshot."""
+    spread: float
+    """τ, the standard deviation between the logits of trainings: found if there are several, and
+    assumed if there is one."""
+    another: Estimate
+    """The mean of `highest`, and the interval in which another training's ratio is expected."""
+    deviation: float | None
+    """z, how far the published ratio is from the measured one, in standard deviations."""
     verdict: Verdict
     training_seconds: float
+    """Of all trainings."""
     scan_seconds: float
     images_seen: int
     """Images seen in training until the last snapshot."""
     device: str
     finished: str
-    """When the run ended, in ISO 8601."""
+    """When the last training ended, in ISO 8601."""
 
     @property
-    def key(self) -> tuple[str, str, int, bool]:
+    def key(self) -> tuple[str, str, int, bool, DrawRule]:
         """What identifies the point; a later result with the same key replaces this one."""
-        return self.recipe, self.value, self.size, self.is_laptop
+        return self.recipe, self.value, self.size, self.is_laptop, self.rule
+
+    @property
+    def trainings(self) -> Replicates:
+        """The ratios `highest`, to compare with those of other points."""
+        return Replicates(self.highest, self.spread)
 
 
 def choose_points(recipe: Recipe, selection: PointSelection | None = None) -> list[RecipePoint]:
@@ -106,12 +136,14 @@ def choose_points(recipe: Recipe, selection: PointSelection | None = None) -> li
 
     Args:
         recipe: at the paper's or at laptop scale.
-        selection: which trainings, and their length; None for the whole recipe.
+        selection: which trainings, how long, how many of each and by which rule; None for the whole
+            recipe as published.
 
     Raises:
         ConfigError: the recipe has no such value or resolution.
     """
     selection = selection or PointSelection()
+    recipe = replace(recipe, rule=selection.rule)
     known = [level.value for level in recipe.levels]
     for value in selection.values:
         if value not in known:
@@ -119,7 +151,7 @@ def choose_points(recipe: Recipe, selection: PointSelection | None = None) -> li
                 f"{recipe.name} has no value {value!r}; its values are {', '.join(known)}."
             )
     points = [
-        RecipePoint(recipe, level, size, selection.epochs)
+        RecipePoint(recipe, level, size, selection.epochs, selection.replicates)
         for size in selection.sizes or recipe.sizes
         for level in recipe.levels
         if (not selection.values or level.value in selection.values)
@@ -139,15 +171,27 @@ def choose_points(recipe: Recipe, selection: PointSelection | None = None) -> li
 
 
 def draw_training_set(
-    data: TrainingData, images: ImageSet, size: int, *, second: ImageSet | None = None
+    data: TrainingData,
+    images: ImageSet,
+    size: int,
+    *,
+    second: ImageSet | None = None,
+    rule: DrawRule = "published",
+    replicate: int = 1,
 ) -> ImageSet:
     """Draw the images that a recipe trains on.
 
+    The first replicate has the first images (of each class, if classes have equal shares), and
+    further ones a random choice with their own seed.
+
     Args:
         data: which images, and with which labels.
-        images: the source, at the recipe's resolution. If it has labels, classes have equal shares.
+        images: the source, at the recipe's resolution. If it has labels, classes have equal shares,
+            unless the published runs took the first images whatever their class.
         size: number of training images |D|.
         second: the source of a mixture's other share.
+        rule: as the paper's runs drew them, or as its text describes.
+        replicate: which of several trainings they are for, from 1.
 
     Raises:
         DataError: there are too few images; labels, classes or a second source are needed and
@@ -156,7 +200,8 @@ def draw_training_set(
     """
     if images.image_shape[1:] != (data.resolution, data.resolution):
         raise ValueError(f"images must be at resolution {data.resolution}")
-    label = () if data.label is None else (data.label,)
+    label: tuple[int, ...] = () if data.label is None else (data.label,)
+    seed = replicate - 1
     if data.second_share:
         if second is None:
             raise DataError(
@@ -165,24 +210,42 @@ def draw_training_set(
                 "{values} 0.",
                 field=("second_data", "values"),
             )
-        first = select_images(images, Selection(label=label))
-        return mix_images(first, second, share=data.second_share, size=size)
-    if label:
-        selection = Selection(size=size, label=label)
-    elif data.num_classes is not None:
-        selection = Selection(size=size, label=tuple(range(data.num_classes)), balanced=True)
-    elif images.labels is not None:
-        selection = Selection(size=size, balanced=True)
-    else:
-        selection = Selection(size=size, subset="random")
-    chosen = select_images(images, selection)
-    return label_images(chosen, data.labels, num_classes=data.num_random)
+        return mix_images(
+            select_images(images, Selection(label=label)),
+            second,
+            share=data.second_share,
+            size=size,
+            rule=rule if replicate == 1 else "described",
+            seed=seed,
+        )
+    takes_first = rule == "published" and data.published_first
+    if data.num_classes is not None:
+        label = tuple(range(data.num_classes))
+    is_balanced = data.num_classes is not None or not (
+        label or takes_first or images.labels is None
+    )
+    # Images without labels may be in any order, so their first ones need not be typical.
+    is_random = replicate > 1 or not (label or is_balanced or takes_first)
+    selection = Selection(
+        size=size,
+        label=label,
+        balanced=is_balanced,
+        subset="random" if is_random else "first",
+        subset_seed=seed,
+    )
+    return label_images(
+        select_images(images, selection),
+        data.labels,
+        num_classes=data.num_random,
+        rule=rule,
+        seed=(PUBLISHED_LABEL_SEED if rule == "published" else 0) + seed,
+    )
 
 
 def predict_point_cost(
     point: RecipePoint, *, num_samples: int = RunConfig.num_samples, img_channels: int = 3
 ) -> Cost:
-    """Predict the operations of a point's training and scans.
+    """Predict the operations of all of a point's trainings and scans.
 
     Args:
         point: the training.
@@ -193,28 +256,51 @@ def predict_point_cost(
     num_classes = {"none": 1, "true": 10, "unique": point.size}.get(data.labels, data.num_random)
     shape = (1, img_channels, data.resolution, data.resolution)
     image = ImageSet(np.zeros(shape, np.uint8), ["blank"], labels=np.array([num_classes]) - 1)
-    return predict_run_cost(
+    one = predict_run_cost(
         point.config,
         point.size,
         num_samples=num_samples,
         flops_per_image=count_forward_flops(point.config, image),
     )
+    return sum([one] * point.replicates, Cost(0, 0))
 
 
-def judge_ratio(ratio: Proportion, published: float | None, *, is_short: bool) -> Verdict:
-    """Judge whether a measured ratio is the published one, within its interval and TOLERANCE.
+def find_deviation(found: Replicates, published: float) -> float:
+    """Measure how far a ratio is from the published one, given how much trainings differ.
+
+    z = (logit p − logit p_pub) / √(s²/R + τ² + reading²): the published ratio is that of a single
+    training, and was read off a figure, with an error of TOLERANCE. With R = 1 the variance is
+    2τ² + 1/(npq) + reading². Ratios within TOLERANCE of each other do not deviate.
 
     Args:
-        ratio: the measured one.
+        found: the measured ratios.
+        published: the published one, in [0, 1].
+    """
+    measured = pool(found.ratios).ratio
+    if abs(measured - published) <= TOLERANCE:
+        return 0.0
+    edge = TOLERANCE / 2
+    towards = published + np.copysign(TOLERANCE, measured - published)
+    target, shifted = logit(np.clip([published, towards], edge, 1 - edge))
+    error = math.hypot(found.error_of_another, shifted - target)
+    return float((found.center - target) / error)
+
+
+def judge_ratio(found: Replicates, published: float | None, *, is_short: bool) -> Verdict:
+    """Judge whether a measured ratio is the published one, at 95 %; see `find_deviation`.
+
+    Args:
+        found: the measured ratios.
         published: the published one in [0, 1], or None if there is no such number.
         is_short: whether the training was shorter than the paper's.
     """
     if published is None:
         return "not published"
-    if ratio.low - TOLERANCE <= published <= ratio.high + TOLERANCE:
+    deviation = find_deviation(found, published)
+    if abs(deviation) <= found.critical():
         return "agrees"
     # Memorization grows with training: a ratio that is still too low may yet come to agree.
-    return "budget too small" if is_short and ratio.ratio < published else "differs"
+    return "budget too small" if is_short and deviation < 0 else "differs"
 
 
 def reproduce(
@@ -227,7 +313,7 @@ def reproduce(
     progress: Progress = silent,
     on_result: Callable[[RecipeResult], None] = lambda result: None,
 ) -> list[RecipeResult]:
-    """Train and scan each point, or read what is already done.
+    """Train and scan each point as often as it has replicates, or read what is already done.
 
     Every result is appended to `results.jsonl` in `out`. Runs are in folders of their own beside
     it; those that were stopped are resumed.
@@ -251,21 +337,32 @@ def reproduce(
     todo = []
     for point in points:
         resolution = point.level.data.resolution
-        data = draw_training_set(
-            point.level.data,
-            images(resolution),
-            point.size,
-            second=None if second is None else second(resolution),
-        )
-        configure_network(point.config, data)
-        plans[out / point.folder] = point
-        todo.append(RunPlan(data, point.config, out / point.folder))
+        for replicate in range(1, point.replicates + 1):
+            data = draw_training_set(
+                point.level.data,
+                images(resolution),
+                point.size,
+                second=None if second is None else second(resolution),
+                rule=point.recipe.rule,
+                replicate=replicate,
+            )
+            training = replace(point.config, seed=point.config.seed + replicate - 1)
+            configure_network(training, data)
+            folder = replicate_folder(out / point.folder, replicate)
+            plans[folder] = point
+            todo.append(RunPlan(data, training, folder, replicate))
 
     known = {result.key: result for result in read_results(out)}
+    done: dict[Path, list[RunResult]] = {}
     results: list[RecipeResult] = []
 
     def add(plan: RunPlan, run: RunResult) -> None:
-        result = _make_result(plans[plan.out], run, config.device)
+        point = plans[plan.out]
+        runs = done.setdefault(point.folder, [])
+        runs.append(run)
+        if len(runs) < point.replicates:
+            return
+        result = _make_result(point, runs, config.device)
         before = known.get(result.key)
         if before is None or result != replace(
             before, device=result.device, finished=result.finished
@@ -279,21 +376,28 @@ def reproduce(
     return results
 
 
-def _make_result(point: RecipePoint, run: RunResult, device: str) -> RecipeResult:
+def _make_result(point: RecipePoint, runs: Sequence[RunResult], device: str) -> RecipeResult:
     environment = describe_environment(device)
+    runs = sorted(runs, key=lambda run: run.replicate)
+    highest = tuple(run.highest for run in runs)
+    found = Replicates(highest, assumed_spread(point.level.data.resolution))
     return RecipeResult(
         recipe=point.recipe.name,
         value=point.level.value,
         size=point.size,
         is_laptop=point.recipe.is_laptop,
+        rule=point.recipe.rule,
         epochs=point.config.epochs,
         published=point.published,
-        highest=run.highest,
-        last=run.last,
-        verdict=judge_ratio(run.highest, point.published, is_short=point.is_short),
-        training_seconds=run.training_seconds,
-        scan_seconds=run.scan_seconds,
-        images_seen=run.images_seen,
+        highest=highest,
+        last=tuple(run.last for run in runs),
+        spread=found.spread,
+        another=found.another(),
+        deviation=None if point.published is None else find_deviation(found, point.published),
+        verdict=judge_ratio(found, point.published, is_short=point.is_short),
+        training_seconds=sum(run.training_seconds for run in runs),
+        scan_seconds=sum(run.scan_seconds for run in runs),
+        images_seen=runs[0].images_seen,
         device=environment.device,
         finished=environment.finished,
     )
@@ -332,10 +436,9 @@ class Trend:
 
     @property
     def measured(self) -> int:
-        """1 if the second has the higher measured ratio, -1 if the first has, 0 if their intervals
-        overlap."""
-        first, second = self.first.highest, self.second.highest
-        return int(second.low > first.high) - int(first.low > second.high)
+        """1 if the second has the higher measured ratio, -1 if the first has, 0 if they differ by
+        no more than two trainings of one setup may."""
+        return self.first.trainings.differs_from(self.second.trainings)
 
     @property
     def outcome(self) -> str:
@@ -356,7 +459,7 @@ def find_trends(results: Sequence[RecipeResult]) -> list[Trend]:
     Only levels that the paper tells apart by more than figures can be misread are compared.
 
     Args:
-        results: results of one recipe at one scale.
+        results: results of one recipe at one scale and by one rule.
     """
     found = []
     for size in sorted({result.size for result in results}):
