@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy.special import expit, logit
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from memaudit.audit.statistics.intervals import Estimate, Proportion, clopper_pearson
 from memaudit.wording import percent
@@ -50,13 +50,18 @@ def pool(ratios: Sequence[Proportion], confidence: float = 0.95) -> Proportion:
     return clopper_pearson(sum(r.count for r in ratios), sum(r.total for r in ratios), confidence)
 
 
+def critical(degrees: float, confidence: float = 0.95) -> float:
+    """How many standard deviations an interval reaches: Student's t, or normal at infinity."""
+    return float(t.ppf((1 + confidence) / 2, degrees))
+
+
 @dataclass(frozen=True)
 class Replicates:
     """The ratios of several trainings of one setup, or of one, on the scale of logits.
 
     ℓ_r = logit((k_r + ½)/(n_r + 1)). With R ≥ 2 trainings, the variance s² of one training is
-    estimated from them with R − 1 degrees of freedom, and is at least that of the generated images.
-    With one, it is τ² + 1/(n p q) with the τ assumed.
+    estimated from them with R − 1 degrees of freedom. With one, it is τ² + 1/(n p q) with the τ
+    assumed.
     """
 
     ratios: tuple[Proportion, ...]
@@ -90,47 +95,64 @@ class Replicates:
 
     @property
     def variance(self) -> float:
-        """The variance of one training's logit, s²."""
+        """The variance of one training's logit, s²; that of its images is part of it."""
         if self.number == 1:
             return self.assumed_spread**2 + self.sampling_variance
-        return max(float(np.var(self.logits, ddof=1)), self.sampling_variance)
+        return float(np.var(self.logits, ddof=1))
 
     @property
     def spread(self) -> float:
         """τ: the standard deviation of training without that of the generated images."""
         return math.sqrt(max(self.variance - self.sampling_variance, 0.0))
 
-    def critical(self, confidence: float = 0.95) -> float:
-        """How many standard deviations an interval reaches: of t with R − 1 degrees of freedom, or
-        of the normal distribution if τ is assumed."""
-        tail = (1 + confidence) / 2
-        return float(norm.ppf(tail) if self.number == 1 else t.ppf(tail, self.number - 1))
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom of the variance: R − 1, or infinite if τ is assumed."""
+        return math.inf if self.number == 1 else self.number - 1
+
+    @property
+    def error_of_mean(self) -> float:
+        """Standard deviation of the center, s/√R."""
+        return self._at_least_sampling(math.sqrt(self.variance / self.number))
+
+    @property
+    def error_of_another(self) -> float:
+        """Standard deviation of the center minus another training's logit.
+
+        √(s²(1 + 1/R)), or √(2τ² + 1/(n p q)) if there is one training.
+        """
+        if self.number == 1:
+            return math.hypot(self.assumed_spread, math.sqrt(self.variance))
+        return self._at_least_sampling(math.sqrt(self.variance * (1 + 1 / self.number)))
 
     def mean(self, confidence: float = 0.95) -> Estimate | None:
         """The mean ratio of the setup's trainings, with a t interval; None if there is only one."""
         if self.number == 1:
             return None
-        return self._interval(math.sqrt(self.variance / self.number), confidence)
+        return self._interval(self.error_of_mean, confidence)
 
     def another(self, confidence: float = 0.95) -> Estimate:
-        """The ratio of another training of the setup, with the interval it is expected in."""
+        """The mean ratio, with the interval in which another training's ratio is expected."""
         return self._interval(self.error_of_another, confidence)
-
-    @property
-    def error_of_another(self) -> float:
-        """Standard deviation of the center minus another training's logit, √(s²/R + τ²)."""
-        return math.sqrt(self.variance / self.number + self.spread**2)
 
     def differs_from(self, other: "Replicates", confidence: float = 0.95) -> int:
         """1 if the other setup has the higher ratio, −1 if this one has, 0 if they are not told
-        apart: |difference of logits| ≤ c·√(s₁²/R₁ + s₂²/R₂), with the larger c of the two."""
+        apart by Welch's t test (Biometrika 34 (1947) 28) on the logits."""
+        errors = [self.error_of_mean**2, other.error_of_mean**2]
+        shares = [error**2 / one.degrees for error, one in zip(errors, (self, other), strict=True)]
+        degrees = sum(errors) ** 2 / sum(shares) if sum(shares) else math.inf
         gap = other.center - self.center
-        error = math.sqrt(self.variance / self.number + other.variance / other.number)
-        is_apart = abs(gap) > max(self.critical(confidence), other.critical(confidence)) * error
+        is_apart = abs(gap) > critical(degrees, confidence) * math.sqrt(sum(errors))
         return int(np.sign(gap)) if is_apart else 0
 
+    def _at_least_sampling(self, error: float) -> float:
+        """Make an interval no narrower than that of the generated images alone: few trainings may
+        agree by chance."""
+        sampling = math.sqrt(self.sampling_variance / self.number)
+        return max(error, sampling * critical(math.inf) / critical(self.degrees))
+
     def _interval(self, error: float, confidence: float) -> Estimate:
-        reach = self.critical(confidence) * error
+        reach = critical(self.degrees, confidence) * error
         low, high = expit([self.center - reach, self.center + reach]).tolist()
         ratio = pool(self.ratios).ratio  # 0 and 1 lie beyond every logit
         return Estimate(ratio, min(low, ratio), max(high, ratio))

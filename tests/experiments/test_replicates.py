@@ -61,7 +61,7 @@ def test_the_assumed_spread_is_that_of_the_nearest_resolution_measured():
 @pytest.mark.parametrize("tau", [0, 0.2, 0.5])
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
 def test_the_interval_of_three_trainings_covers_the_expected_ratio(tau: float, ratio: float):
-    """Simulated with 10,000 sets of trainings: 93 to 98 %."""
+    """Simulated with 4,000 sets of trainings: 94 to 98 %."""
     rng, trials = np.random.default_rng(0), 500
     expected = float(expit(logit(ratio) + rng.normal(0, tau, 200_000)).mean())
     found = [draw(rng, 3, ratio, tau).mean() for _ in range(trials)]

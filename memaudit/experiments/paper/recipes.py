@@ -42,7 +42,7 @@ DEVIATIONS: Mapping[DrawRule, tuple[str, ...]] = {
         "the order of the source here. Noise was drawn by GPUs, whose random numbers differ.",
         "The runs on data-dimension took the first images of the source, whatever their class. Of "
         "other recipes only the text is known, which says balanced.",
-        "There is no snapshot after the first step.",
+        "There is no snapshot after the first step, which cannot be the highest.",
     ),
     "described": (
         "As the text describes it, not as the runs were: the average of the weights keeps its "

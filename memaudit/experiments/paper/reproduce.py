@@ -24,7 +24,7 @@ from memaudit.experiments.config import RunConfig
 from memaudit.experiments.cost import Cost, count_forward_flops, predict_run_cost
 from memaudit.experiments.paper.config import PointSelection
 from memaudit.experiments.paper.recipes import FactorLevel, Recipe, TrainingData, find_recipe
-from memaudit.experiments.replicates import Replicates, assumed_spread, pool
+from memaudit.experiments.replicates import Replicates, assumed_spread, critical, pool
 from memaudit.experiments.train_and_scan import (
     RunPlan,
     RunResult,
@@ -112,7 +112,7 @@ class RecipeResult:
     """z, how far the published ratio is from the measured one, in standard deviations."""
     verdict: Verdict
     training_seconds: float
-    """Of all trainings."""
+    """Seconds of all trainings together."""
     scan_seconds: float
     images_seen: int
     """Images seen in training until the last snapshot."""
@@ -268,9 +268,10 @@ def predict_point_cost(
 def find_deviation(found: Replicates, published: float) -> float:
     """Measure how far a ratio is from the published one, given how much trainings differ.
 
-    z = (logit p − logit p_pub) / √(s²/R + τ² + reading²): the published ratio is that of a single
-    training, and was read off a figure, with an error of TOLERANCE. With R = 1 the variance is
-    2τ² + 1/(npq) + reading². Ratios within TOLERANCE of each other do not deviate.
+    z = (logit p − logit p_pub) / √(2τ² + 1/(npq) + reading²): the published ratio is that of a
+    single training, and was read off a figure, with an error of TOLERANCE. With R ≥ 2 trainings,
+    s²(1 + 1/R) takes the place of 2τ² + 1/(npq). Ratios within TOLERANCE of each other do not
+    deviate.
 
     Args:
         found: the measured ratios.
@@ -297,7 +298,7 @@ def judge_ratio(found: Replicates, published: float | None, *, is_short: bool) -
     if published is None:
         return "not published"
     deviation = find_deviation(found, published)
-    if abs(deviation) <= found.critical():
+    if abs(deviation) <= critical(found.degrees):
         return "agrees"
     # Memorization grows with training: a ratio that is still too low may yet come to agree.
     return "budget too small" if is_short and deviation < 0 else "differs"
