@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -12,9 +13,13 @@ from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match_ima
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.scan_state import ScanState
+from memaudit.audit.statistics.forecast import Forecast, GateTest, about, forecast_stop
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.progress import Progress
+
+REFRESH = 1.05
+"""The stop is forecast anew after each copy, and when this many times as many images are judged."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class JudgedSamples:
     class_index: np.ndarray | None
     """int64 [M], or None for a model without classes."""
     matches: Matches
+    num_kept: int = 0
+    """How many of them an earlier run had generated."""
 
 
 class _Judge:
@@ -34,10 +41,13 @@ class _Judge:
     def __init__(self, config: ScanConfig, index: ImageSearch) -> None:
         self._config, self._index = config, index
         self._gate = None if config.fail_above is None else Gate(config.fail_above, sequential=True)
+        self._forecast: Forecast | None = None
+        self._num_forecast = 0
         self._neighbors: list[DistinctNeighbors] = []
         self._num_judged = self._num_copies = 0
         self.num_decisive: int | None = None
         """Number of images after which the gate is certain; None while it is not."""
+        self._look_ahead()
 
     @property
     def is_waiting(self) -> bool:
@@ -60,16 +70,26 @@ class _Judge:
             self.num_decisive = None if position is None else self._num_judged + position
         self._num_judged += len(hits)
         self._num_copies += int(hits.sum())
+        if hits.any() or self._num_judged >= REFRESH * self._num_forecast:
+            self._look_ahead()
 
     def matches(self) -> Matches:
         """The matches of all images judged, up to the decisive one."""
         neighbors = DistinctNeighbors.concatenate(self._neighbors)
         return Matches(neighbors[: self.num_decisive], self._config.rule)
 
+    @property
+    def likely_stop(self) -> int | None:
+        """Number of images after which the gate is likely to be certain; None: more than asked."""
+        stop = None if self._forecast is None else self._forecast.median
+        return None if stop is None or stop > len(self._config.seeds) else stop
+
     def note(self) -> str:
         """What to show beside the progress of sampling."""
         if not self._num_judged:
-            return ""
+            if self.likely_stop is None:
+                return ""
+            return f"stops at about {about(self.likely_stop):,} if none is a copy"
         text = f"{self._num_copies:,} copies among {self._num_judged:,} judged"
         if self._gate is None:
             return text
@@ -80,7 +100,22 @@ class _Judge:
             confidence=self._config.rule.confidence,
         )
         share = max(decision.evidence_above, decision.evidence_below) / decision.required
-        return f"{text}, {max(0.0, share):.0%} of the evidence needed"
+        text += f", {max(0.0, share):.0%} of the evidence needed"
+        if self.likely_stop is None:
+            return f"{text}, not likely to decide within {len(self._config.seeds):,} images"
+        return f"{text}, likely to stop at about {about(self.likely_stop):,} images"
+
+    def _look_ahead(self) -> None:
+        """Forecast the stop of the gate from what was judged so far."""
+        if self._gate is None or self.num_decisive is not None:
+            return
+        self._num_forecast = self._num_judged
+        self._forecast = forecast_stop(
+            self._num_copies,
+            self._num_judged,
+            GateTest(self._gate.fail_above, self._config.rule.confidence),
+            min_samples=self._config.min_samples,
+        )
 
 
 def sample_and_match(
@@ -104,12 +139,18 @@ def sample_and_match(
     """
     judge = _Judge(config, index)
 
+    kept = [] if state is None else list(state.load())
+    num_kept = sum(len(batch.seeds) for batch in kept)
+
     def noted(task: str, done: int, total: int | None, note: str = "") -> None:
+        if judge.likely_stop is not None and total is not None:
+            # The time left is that to the likely stop, which may have been too early a guess.
+            total = min(total, max(judge.likely_stop - num_kept, done + 1))
         progress(task, done, total, judge.note() or note)
 
     batches: list[GeneratedBatch] = []
     waiting: list[np.ndarray] = []
-    for batch in _generate(checkpoint, config, state, noted):
+    for batch in chain(kept, _generate(checkpoint, config, state, num_kept, noted)):
         batches.append(batch)
         waiting.append(batch.images)
         is_last = sum(len(made.seeds) for made in batches) == len(config.seeds)
@@ -126,24 +167,23 @@ def sample_and_match(
         images=np.concatenate([batch.images for batch in batches])[: judge.num_decisive],
         class_index=np.concatenate(classes)[: judge.num_decisive] if classes else None,
         matches=judge.matches(),
+        num_kept=num_kept if judge.num_decisive is None else min(num_kept, judge.num_decisive),
     )
 
 
 def _generate(
-    checkpoint: Checkpoint, config: ScanConfig, state: ScanState | None, progress: Progress
+    checkpoint: Checkpoint,
+    config: ScanConfig,
+    state: ScanState | None,
+    num_kept: int,
+    progress: Progress,
 ) -> Iterator[GeneratedBatch]:
-    """Images of all seeds in their order: those kept by an earlier scan, then new ones."""
-    position = 0
-    if state is not None:
-        for batch in state.load():
-            yield batch
-            position += len(batch.seeds)
-
-    num_kept = position
+    """Images of the seeds after those kept by an earlier run, in their order."""
+    position = num_kept
 
     def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
         # Only what is made now counts, or the rate would be that of reading.
-        kept = f" (resumed after {num_kept:,} kept images)" if num_kept else ""
+        kept = f" (after {num_kept:,} kept images)" if num_kept else ""
         progress(f"{task}{kept}", done, total, note)
 
     for batch in generate_images(

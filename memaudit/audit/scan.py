@@ -7,6 +7,7 @@ diagnostics stand beside them (diagnostics/). docs/method.md has the definitions
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,8 +63,9 @@ def scan(
         index: an index of the training images, if one exists already. None: built or taken
             from the cache, as `config.index` says.
         folder: where generated images are kept until the report is written there, so that a scan
-            that is killed resumes where it was. None: they are kept in memory only.
-        overwrite: discard the images that another scan left in the folder.
+            that is killed resumes where it was, and one that ended INCONCLUSIVE continues with more
+            seeds. None: they are kept in memory only.
+        overwrite: discard the images that another scan or an INCONCLUSIVE one left in the folder.
         progress: told how far each step is; by default shown in a notebook only.
 
     Raises:
@@ -129,6 +131,7 @@ def scan(
             identity = sampling_identity(
                 source, config.sampler, class_index=config.class_index, device=device
             )
+            identity |= _gate_identity(config, data, holdout)
             state = ScanState(Path(folder), identity, config.seeds, overwrite=overwrite)
         samples = sample_and_match(
             source, config, index=index, state=state, clock=clock, progress=progress
@@ -177,4 +180,29 @@ def scan(
         diagnostics=diagnostics,
         timings=clock.timings(),
         environment=describe_environment(device),
+        num_kept=samples.num_kept,
     )
+
+
+def _gate_identity(config: ScanConfig, data: ImageSet, holdout: ImageSet | None) -> dict[str, Any]:
+    """What a gate's verdict depends on besides the images generated, as JSON values.
+
+    Whoever continues a scan that did not decide has seen its ratio, and must not choose these anew.
+    """
+    if config.fail_above is None:
+        return {"limit": None}
+    index = config.index
+    return {
+        "limit": config.fail_above,
+        "confidence": config.rule.confidence,
+        "rule": [str(config.rule.threshold), config.rule.duplicate_rms],
+        "search": [
+            index.flips,
+            None if index.features is None else str(index.features),
+            index.feature_metric,
+            index.preprocessing,
+            index.encoder_size,
+        ],
+        "training set": data.fingerprint,
+        "held-out set": None if holdout is None else holdout.fingerprint,
+    }

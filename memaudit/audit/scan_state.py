@@ -1,8 +1,10 @@
-"""The images that an unfinished scan has generated, on disk, so that it resumes after a kill.
+"""The images that an undecided scan has generated, on disk, so that it resumes or continues.
 
 `scan-state/` in the report folder holds `scan.json`, which says what the images depend on, and one
 `part-<position>.npz` per batch, each written whole or not at all. The rest of a scan is computed
-again, which takes seconds.
+again, which takes seconds. A scan that was killed resumes from there. One that ended INCONCLUSIVE
+leaves them beside its report, with a mark that they belong to it, and the same scan with more seeds
+continues after them.
 """
 
 import json
@@ -20,6 +22,8 @@ from memaudit.files import atomic_write, exclusive
 from memaudit.models.generate import GeneratedBatch
 
 STATE = "scan-state"
+REPORTED = "reported"
+"""Name of the mark: the images are those of the report in the folder."""
 
 
 class ScanState:
@@ -39,7 +43,7 @@ class ScanState:
             folder: the folder of the report.
             identity: what an image depends on besides its seed, as JSON values.
             seeds: the seeds of this scan; the earlier one may have had fewer or more.
-            overwrite: discard the images of another scan.
+            overwrite: discard the images of another scan, or of the report in the folder.
 
         Raises:
             ConfigError: the folder holds the images of another scan.
@@ -57,7 +61,7 @@ class ScanState:
                 "{overwrite}.",
                 field="overwrite",
             )
-        if changed:
+        if changed or (overwrite and keeps_reported_images(folder)):
             discard_state(folder)
             self._folder.mkdir(parents=True)
             with atomic_write(about) as file:
@@ -107,6 +111,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def keep_state(folder: Path) -> None:
+    """Mark the stored images as those of the report that is written into the folder."""
+    if (folder / STATE).is_dir():
+        (folder / STATE / REPORTED).touch()
+
+
+def keeps_reported_images(folder: Path) -> bool:
+    """Whether the images of the report in the folder are there, so that its scan can continue."""
+    return (folder / STATE / REPORTED).is_file()
+
+
+def state_size(folder: Path) -> int:
+    """Bytes that the stored images of a scan take; 0 if there are none."""
+    return sum(path.stat().st_size for path in (folder / STATE).glob("part-*.npz"))
 
 
 def discard_state(folder: Path) -> None:

@@ -52,6 +52,8 @@ class Scanned:
     """What stands beside the ratio."""
     timings: Timings
     environment: Environment
+    num_kept: int = 0
+    """How many of the generated images were kept from an earlier run."""
 
     @property
     def ratios(self) -> Ratios:

@@ -114,7 +114,8 @@ def scan(
     module:function runs your Python code. A generated image counts as memorized if its nearest
     training image is less than 1/3 as far away (l2, 8-bit pixels) as the second nearest.
 
-    With --out, a scan that was stopped or killed resumes when the same command is given again.
+    With --out, a scan that was stopped or killed resumes when the same command is given again, and
+    an INCONCLUSIVE one continues when it is given with more --samples.
 
     \b
     # 10,000 images of a checkpoint against the folder it was trained on
@@ -130,8 +131,9 @@ def scan(
     """
     from memaudit.audit.report.folder import report_folder, write_report
     from memaudit.audit.scan import scan as run_scan
+    from memaudit.audit.scan_state import state_size
     from memaudit.audit.source import OPTIMUM, open_source
-    from memaudit.cli.console import progress_bars
+    from memaudit.cli.console import progress_bars, remark
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected, select_images
@@ -142,7 +144,7 @@ def scan(
         if junit is not None:
             stack.enter_context(_errors_into(junit))
         if out is not None:
-            stack.enter_context(report_folder(out, overwrite=overwrite))
+            stack.enter_context(report_folder(out, overwrite=overwrite, seeds=config.seeds))
         progress = stack.enter_context(progress_bars())
         opened: Any = OPTIMUM
         if str(source) != OPTIMUM:
@@ -166,8 +168,14 @@ def scan(
             progress=progress,
         )
         page = None if out is None else write_report(result, out)
+    kept = 0 if out is None else state_size(out)
     _write_summaries(result, junit=junit, summary=summary)
     _show(result, page, as_json=as_json)
+    if kept:
+        remark(
+            f"The {len(result.keys):,} images are kept beside it ({kept / 1e6:,.1f} MB): the same "
+            "command with more --samples continues after them."
+        )
     ctx.exit(EXIT_STATUS[result.verdict])
 
 

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from memaudit.audit.report.ci import next_step
 from memaudit.audit.statistics.gate import Decision, fixed_sample_size
 from memaudit.audit.statistics.intervals import describe, interval_text
 from memaudit.cli.console import out
@@ -33,6 +34,8 @@ def render(result: "ScanResult") -> None:
             f" generated images copy a training image: {describe(headline)}",
         )
     )
+    if result.num_kept:
+        _say(f"{result.num_kept:,} images were kept from an earlier run.")
     out.print(_ratios(result))
     if result.findings.num_degenerate:
         _say(
@@ -80,8 +83,8 @@ def print_verdict(decision: Decision) -> None:
         )
     _say(f"A fixed-size test would need {needed:,} images without a single copy to pass.")
     if decision.verdict == "INCONCLUSIVE":
-        more = "--samples" if decision.method == "sequential" else "images"
-        _say(f"The ratio is near the limit, or there are too few images; give more {more}.")
+        more = " Give more --samples." if decision.method == "sequential" else ""
+        _say(next_step(decision) + more)
     elif decision.method == "sequential":
         _say(
             "The verdict comes from a one-sided test, which is sharper than the two-sided interval "

@@ -18,6 +18,7 @@ from memaudit.audit.report.verify import verify_report
 from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
+from memaudit.audit.statistics.forecast import clean_stop
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
@@ -172,6 +173,48 @@ def test_a_scan_cut_short_ends_in_the_report_of_an_uninterrupted_one(tmp_path: P
     write_report(resumed, tmp_path)
     assert not (tmp_path / STATE).exists()
     assert verify_report(tmp_path).passed
+
+
+def test_an_undecided_scan_continued_ends_as_one_that_was_never_interrupted(tmp_path: Path):
+    whole = scan(planted(TRAIN, 0.01), TRAIN, config=config(4000, fail_above=0.02))
+    assert whole.verdict == "PASS"
+    for num_seeds in (100, 301):
+        part = scan(
+            planted(TRAIN, 0.01),
+            TRAIN,
+            config=config(num_seeds, fail_above=0.02),
+            folder=tmp_path,
+        )
+        assert part.verdict == "INCONCLUSIVE"
+        write_report(part, tmp_path)
+        assert verify_report(tmp_path).passed
+    rest = planted(TRAIN, 0.01)
+    continued = scan(rest, TRAIN, config=config(4000, fail_above=0.02), folder=tmp_path)
+    assert continued.num_kept == 301
+    assert rest.network.num_calls < whole.decision.total / 64  # type: ignore[attr-defined, union-attr]
+    np.testing.assert_array_equal(continued.generated, whole.generated)
+    assert continued.findings == whole.findings
+    write_report(continued, tmp_path)
+    sampling = read_report(tmp_path).sampling
+    assert sampling is not None and sampling.num_kept == 301
+    assert not (tmp_path / STATE).exists()
+
+
+def test_progress_is_towards_the_likely_stop():
+    said: list[tuple[int, int | None, str]] = []
+
+    def progress(task: str, done: int, total: int | None, note: str = "") -> None:
+        if task.startswith("Sampling"):
+            said.append((done, total, note))
+
+    scan(planted(TRAIN, 0.0), TRAIN, config=config(fail_above=0.01), progress=progress)
+    stop = clean_stop(0.01)
+    assert {total for done, total, _ in said if done < stop} == {stop}
+    assert "if none is a copy" in said[0][2] and "likely to stop at about" in said[-1][2]
+    said.clear()
+    scan(planted(TRAIN, 0.05), TRAIN, config=config(200, fail_above=0.05), progress=progress)
+    assert said[-1][1] == 200 and "not likely to decide within 200 images" in said[-1][2]
+    assert all(done < total or done == 200 for done, total, _ in said if total is not None)
 
 
 def test_another_scan_does_not_resume_from_the_images_of_this_one(tmp_path: Path):

@@ -49,6 +49,7 @@ def content_of(out: Path) -> dict[str, Any]:
     report = json.loads((out / "report.json").read_bytes())
     for varying in ("timings", "environment", "files", "sha256"):
         del report[varying]
+    del report["sampling"]["num_kept"]
     return {"report": report, "matches": (out / "matches.csv").read_text()}
 
 
@@ -78,6 +79,8 @@ def test_a_killed_scan_resumes_and_ends_the_same(
     assert content_of(killed) == content_of(whole)
     assert verify_report(killed).passed
     assert not (killed / STATE).exists()
+    # The last process may have lived to store more batches than were counted.
+    assert json.loads((killed / "report.json").read_bytes())["sampling"]["num_kept"] >= kept * 8
 
 
 def test_a_disk_that_fills_up_is_an_error_and_loses_nothing(
@@ -102,3 +105,73 @@ ScanState.store = full
     assert parts(out) == 2 and not list(out.rglob("*.part"))
     assert run(*command).exit_code == 0
     assert verify_report(out).passed
+
+
+def gate(command: tuple[str, ...], limit: float, *more: str) -> tuple[str, ...]:
+    return (*command, "--fail-above", str(limit), *more)
+
+
+def test_an_inconclusive_scan_continues_with_more_samples(
+    run: Run, checkpoint: Path, make_npz: Callable[..., Path], tmp_path: Path
+):
+    data, whole, out = make_npz(50), tmp_path / "whole", tmp_path / "continued"
+    few, many = arguments(checkpoint, data, out, 24), arguments(checkpoint, data, out, 120)
+    first = run(*gate(few, 0.05))
+    assert first.exit_code == 3
+    assert "more samples" in first.stdout and "Give more --samples" in first.stdout
+    assert "The 24 images are kept beside it" in first.stderr
+    assert verify_report(out).passed and parts(out) == 3
+
+    refused = run(*gate(few, 0.05))
+    assert refused.exit_code == 2 and "Give more --samples to continue" in refused.stderr
+    for options, what in (
+        (gate(many, 0.06), "limit"),
+        (gate(many, 0.05, "--confidence", "0.9"), "confidence"),
+        (gate(many, 0.05, "--threshold", "1/2"), "rule"),
+        (gate(many, 0.05, "--flips"), "search"),
+        (gate(many, 0.05, "--size", "40"), "training set"),
+        (gate(many, 0.05, "--holdout", str(make_npz(30, seed=9))), "held-out set"),
+        (many, "limit"),
+    ):
+        changed = run(*options)
+        assert changed.exit_code == 2, changed.output
+        assert f"unfinished scan with another {what}" in changed.stderr
+    for seeds in ("1-120", "0-4,6-90"):
+        other = [*many]
+        at = other.index("--samples")
+        other[at : at + 2] = ["--seeds", seeds]
+        changed = run(*gate(tuple(other), 0.05))
+        assert changed.exit_code == 2 and "must begin with its own, 0-23" in changed.stderr
+    assert verify_report(out).passed and parts(out) == 3
+
+    process = start(gate(many, 0.05))  # killed in the middle: the old report stays until the end
+    while parts(out) < 5 and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    assert verify_report(out).verdict == "INCONCLUSIVE"
+
+    last = run(*gate(many, 0.05))
+    assert last.exit_code == 0, last.output
+    assert "images were kept from an earlier run" in last.stdout
+    assert run(*gate(arguments(checkpoint, data, whole, 120), 0.05)).exit_code == 0
+    assert content_of(out) == content_of(whole)
+    assert verify_report(out).passed and not (out / STATE).exists()
+    again = run(*gate(arguments(checkpoint, data, out, 500), 0.05))
+    assert again.exit_code == 2 and "already holds a report" in again.stderr
+
+
+def test_overwrite_discards_the_images_of_an_inconclusive_scan(
+    run: Run, checkpoint: Path, make_npz: Callable[..., Path], tmp_path: Path
+):
+    data, out = make_npz(50), tmp_path / "report"
+    command = gate(arguments(checkpoint, data, out, 20), 0.05)
+    assert run(*command).exit_code == 3
+    assert run(*command, "--overwrite").exit_code == 3
+    report = json.loads((out / "report.json").read_bytes())
+    assert report["sampling"]["num_kept"] == 0
+    assert run(*gate(arguments(checkpoint, data, out, 30), 0.05)).exit_code == 3
+    report = json.loads((out / "report.json").read_bytes())
+    assert report["sampling"]["num_kept"] == 20
+    for name in ("report.html",):
+        assert "20 images of them were kept from an earlier run" in (out / name).read_text()

@@ -4,8 +4,10 @@ from dataclasses import fields
 from xml.etree import ElementTree
 
 from memaudit.audit.scanned import Scanned
+from memaudit.audit.statistics.forecast import GateTest, advice
+from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import Proportion, describe
-from memaudit.wording import percent
+from memaudit.wording import exponential, percent
 
 INCONCLUSIVE = "INCONCLUSIVE"
 SHOWN_LEAKS = 10
@@ -96,6 +98,9 @@ def _facts(result: Scanned) -> dict[str, str]:
     if result.decision is not None:
         facts["limit"] = f"{percent(result.decision.limit)} %"
         facts["confidence"] = f"{100 * result.decision.confidence:g} %"
+        facts["evidence"] = _evidence(result.decision)
+        if result.decision.verdict == INCONCLUSIVE:
+            facts["what would decide"] = next_step(result.decision)
     facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
     hashed = "SHA-256" if result.source.kind == "checkpoint" else "SHA-256 of the pixels"
     facts["source"] = f"{result.source.path} ({hashed} {result.source.sha256})"
@@ -103,12 +108,40 @@ def _facts(result: Scanned) -> dict[str, str]:
         f"{len(result.data):,} of {result.data.source} (SHA-256 of the pixels "
         f"{result.data.fingerprint})"
     )
+    if result.num_kept:
+        facts["kept from an earlier run"] = f"{result.num_kept:,} images"
     if result.left_out:
         facts["left out on request"] = result.left_out
     if result.source.warnings:
         facts["warning"] = " ".join(result.source.warnings)
     facts["memaudit"] = result.environment.memaudit
     return facts
+
+
+def next_step(decision: Decision) -> str:
+    """What would probably decide where a gate did not; empty where it did."""
+    if decision.verdict != INCONCLUSIVE:
+        return ""
+    sequential = decision.method == "sequential"
+    return advice(decision.count, decision.total, GateTest.of(decision), sequential=sequential)
+
+
+def _evidence(decision: Decision) -> str:
+    """The evidence on both sides, and how much of it decides."""
+    above, below, required = (
+        decision.evidence_above,
+        decision.evidence_below,
+        decision.required,
+    )
+    if decision.method == "sequential":
+        return (
+            f"e-value {exponential(above)} for more than the limit, {exponential(below)} for less; "
+            f"{exponential(required)} decides"
+        )
+    return (
+        f"p-value {exponential(-above)} against at most the limit, {exponential(-below)} against "
+        f"more; {exponential(-required)} decides"
+    )
 
 
 def _share(ratio: Proportion) -> str:

@@ -7,18 +7,25 @@ verdict and leaks can be computed again from matches.csv (verify.py).
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from memaudit.audit.report.page import render_page
-from memaudit.audit.report.schema import FileHash, encode, make_report
+from memaudit.audit.report.schema import FileHash, encode, make_report, read_report
 from memaudit.audit.report.tables import MatchTable, leaks_csv, matches_csv
-from memaudit.audit.scan_state import discard_state, only_scan_in
+from memaudit.audit.scan_state import (
+    discard_state,
+    keep_state,
+    keeps_reported_images,
+    only_scan_in,
+)
 from memaudit.audit.scanned import Scanned
+from memaudit.audit.statistics.forecast import GateTest, advice
 from memaudit.errors import ConfigError, DataError
 from memaudit.files import atomic_write
+from memaudit.wording import parse_ranges, ranges, short
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -26,12 +33,16 @@ MATCHES = "matches.csv"
 LEAKS = "leaks.csv"
 
 
-def check_output_folder(folder: str | Path, *, overwrite: bool = False) -> None:
+def check_output_folder(
+    folder: str | Path, *, overwrite: bool = False, seeds: Sequence[int] | None = None
+) -> None:
     """Create the folder of a report, or refuse it before any work is done.
 
     Args:
         folder: where the report will be written.
         overwrite: allow a folder that holds a report; it stays until the new one is written.
+        seeds: those of a scan that may continue: also allow a report of INCONCLUSIVE whose seeds
+            are the first of these, and whose images were kept.
 
     Raises:
         ConfigError: a file, a folder that cannot be written, or one that holds a report.
@@ -39,7 +50,7 @@ def check_output_folder(folder: str | Path, *, overwrite: bool = False) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; a report needs a folder. Name another one.")
-    if (folder / REPORT).exists() and not overwrite:
+    if (folder / REPORT).exists() and not overwrite and not _continues(folder, seeds):
         raise ConfigError(
             f"{folder} already holds a report. Name another folder, or replace it with "
             "{overwrite}.",
@@ -54,14 +65,51 @@ def check_output_folder(folder: str | Path, *, overwrite: bool = False) -> None:
         ) from error
 
 
+def _continues(folder: Path, seeds: Sequence[int] | None) -> bool:
+    """Whether a scan of these seeds continues the one whose report is in the folder.
+
+    Raises:
+        ConfigError: it could, but not with these seeds.
+    """
+    if seeds is None or not keeps_reported_images(folder):
+        return False
+    try:
+        report = read_report(folder)
+        judged = [] if report.sampling is None else parse_ranges(report.sampling.seeds)
+    except (DataError, ValueError):
+        return False
+    if report.gate is None or report.gate.verdict != "INCONCLUSIVE" or not judged:
+        return False
+    if list(seeds[: len(judged)]) != judged[: len(seeds)]:
+        raise ConfigError(
+            f"{folder} holds an INCONCLUSIVE report. To continue it, the {{seeds}} must begin with "
+            f"its own, {short(ranges(judged))}; or name another folder, or start again with "
+            "{overwrite}.",
+            field=("seeds", "overwrite"),
+        )
+    if len(seeds) <= len(judged):
+        more = advice(
+            report.gate.count, report.gate.total, GateTest.of(report.gate), sequential=True
+        )
+        raise ConfigError(
+            f"{folder} holds a report that {len(judged):,} images left INCONCLUSIVE, and these "
+            f"images. Give more {{samples}} to continue. {more} Or name another folder, or start "
+            "again with {overwrite}.",
+            field=("samples", "overwrite"),
+        )
+    return True
+
+
 @contextmanager
-def report_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[None]:
+def report_folder(
+    folder: str | Path, *, overwrite: bool = False, seeds: Sequence[int] | None = None
+) -> Iterator[None]:
     """The folder of a report while a scan works on it: checked, and closed to a second scan.
 
     Raises:
         ConfigError: as `check_output_folder`, and where another scan is writing into it.
     """
-    check_output_folder(folder, overwrite=overwrite)
+    check_output_folder(folder, overwrite=overwrite, seeds=seeds)
     with only_scan_in(Path(folder)):
         yield
 
@@ -84,6 +132,8 @@ def reports_in(path: Path) -> list[Path]:
 def write_report(result: Scanned, folder: str | Path) -> Path:
     """Write the four files of a report, replacing those of an earlier one.
 
+    The images of a gated scan that ended INCONCLUSIVE stay beside it, so that it can continue.
+
     Args:
         result: what a scan found.
         folder: created if need be.
@@ -100,11 +150,20 @@ def write_report(result: Scanned, folder: str | Path) -> Path:
     report = replace(report, files=_hashes(files))
 
     folder.mkdir(parents=True, exist_ok=True)
+    decision = result.decision
+    is_open = (
+        decision is not None
+        and decision.verdict == "INCONCLUSIVE"
+        and decision.method == "sequential"
+    )
+    if is_open:
+        keep_state(folder)
     (folder / REPORT).unlink(missing_ok=True)
     for name, content in {**files, REPORT: encode(report)}.items():
         with atomic_write(folder / name) as file:
             file.write(content)
-    discard_state(folder)
+    if not is_open:
+        discard_state(folder)
     return folder / PAGE
 
 

@@ -20,7 +20,7 @@ from memaudit.audit.diagnostics.section import (
     join_tables,
 )
 from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram
-from memaudit.audit.report.ci import text_summary
+from memaudit.audit.report.ci import next_step, text_summary
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
 from memaudit.audit.report.pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
 from memaudit.audit.report.schema import Report, plain
@@ -99,6 +99,7 @@ def render_page(result: Scanned, report: Report) -> str:
         generator="model" if by_seed else "generator",
         finished=datetime.fromisoformat(result.environment.finished),
         fixed_size=decision and fixed_sample_size(decision.limit, decision.confidence),
+        next_step=decision and next_step(decision),
         closest=[pair(result, row) for row in closest],
         edge=[pair(result, row) for row in edge],
         amplified=AMPLIFIED,

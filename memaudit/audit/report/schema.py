@@ -66,6 +66,8 @@ class Sampling:
     """Number of seeds that were asked for; a gate may stop earlier."""
     min_samples: int
     """Images that the gate looked at first."""
+    num_kept: int
+    """Images judged that an earlier run of this scan had generated and kept."""
     class_index: int | None
     """The one class that was generated, or null: drawn from each seed."""
     sampler: SamplerConfig
@@ -139,6 +141,7 @@ def make_report(result: Scanned) -> Report:
             seeds=ranges(int(key) for key in result.keys),
             most_seeds=len(config.seeds),
             min_samples=config.min_samples,
+            num_kept=result.num_kept,
             class_index=config.class_index,
             sampler=config.sampler.resolved(),
             batch_size=config.execution.batch_size,

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import betaincc, betaincinv
 
-from memaudit.audit.statistics.gate import fixed_sample_size, log_e_values
+from memaudit.audit.statistics.gate import Decision, fixed_sample_size, log_e_values
 from memaudit.audit.statistics.intervals import check_proportion
 from memaudit.audit.statistics.log_beta import log_betainc, log_betaincc
 
@@ -52,6 +52,11 @@ class GateTest:
         for confidence in (self.confidence, self.fail_confidence or self.confidence):
             if not 0.5 <= confidence < 1:
                 raise ValueError(f"confidence must be at least 0.5 and below 1, got {confidence}")
+
+    @classmethod
+    def of(cls, decision: Decision) -> "GateTest":
+        """What a decision tested."""
+        return cls(decision.limit, decision.confidence)
 
     @property
     def ends(self) -> tuple[float, float]:
