@@ -82,7 +82,7 @@ def test_containers_know_no_format(path: Path):
 AUDIT = PACKAGE / "audit"
 FLOORS = (
     {"selftest"},
-    {"scan"},
+    {"scan", "dry_run"},
     {"result"},
     {"report"},
     {"scanned"},

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
 
 if TYPE_CHECKING:
+    from memaudit.audit.dry_run import ScanForecast
     from memaudit.audit.result import ScanResult
 
 EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
@@ -87,6 +89,9 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
     metavar="FILE",
     help="Write the verdict as Markdown, for the page of a CI run.",
 )
+@click.option(
+    "--dry-run", is_flag=True, help="Print what the scan would take, and generate nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of tables.")
 @click.pass_context
 def scan(
@@ -103,6 +108,7 @@ def scan(
     overwrite: bool,
     junit: Path | None,
     summary: Path | None,
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -129,6 +135,7 @@ def scan(
 
     Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE.
     """
+    from memaudit.audit.dry_run import forecast_scan
     from memaudit.audit.report.folder import report_folder, write_report
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.scan_state import state_size
@@ -139,6 +146,8 @@ def scan(
     from memaudit.data.subsets import open_selected, select_images
 
     config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
+    if dry_run:
+        out = junit = summary = None
     _check_summary_files(junit, summary)
     with ExitStack() as stack:
         if junit is not None:
@@ -158,6 +167,10 @@ def scan(
         others = None
         if holdout is not None:
             others = open_images(holdout, resolution=selection.resolution, progress=progress)
+        if dry_run:
+            found = forecast_scan(opened, data, holdout=others, config=config, progress=progress)
+            _show_forecast(found, as_json=as_json)
+            return
         result = run_scan(
             opened,
             data,
@@ -210,6 +223,45 @@ def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
         render(result)
     if page is not None:
         remark(f"Report: {page}")
+
+
+def _show_forecast(found: "ScanForecast", *, as_json: bool) -> None:
+    """Print what a scan would take, one line for each thing."""
+    from memaudit.cli.console import print_row, say
+    from memaudit.wording import duration
+
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, allow_nan=False))
+        return
+    one = found.seconds_per_image
+    if one is None:
+        print_row("images given", f"{found.num_images:,}")
+    else:
+        print_row("images at most", f"{found.num_images:,}, {duration(one * found.num_images)}")
+        print_row("seconds per image", f"{one:.2g}")
+    if found.likely_stop is not None and one is not None:
+        stop = (
+            f"{found.likely_stop:,} images if none is a copy, {duration(one * found.likely_stop)}"
+        )
+        if found.likely_stop > found.num_images:
+            stop += ": more than the samples asked for, so that no model could pass"
+        print_row("likely stop", stop)
+    if found.earliest_stop is not None:
+        print_row("earliest stop", f"{found.earliest_stop:,} images if all are copies")
+    if found.optimum_images and one is not None:
+        print_row(
+            "comparison with optimum",
+            f"as many evaluations of the model as {found.optimum_images:,} images, "
+            f"{duration(one * found.optimum_images)}, and a search beside them; "
+            "--without optimality leaves it out",
+        )
+    if found.index_bytes is not None:
+        print_row("memory of the index", f"{found.index_bytes / 1e6:,.1f} MB")
+    if found.state_bytes is not None:
+        print_row("disk for images", f"{found.state_bytes / 1e6:,.1f} MB at most, with --out")
+    if found.floor is not None:
+        say(found.floor)
+    say("Nothing was generated. Leave out --dry-run to scan.")
 
 
 def _check_given_images(ctx: click.Context) -> None:

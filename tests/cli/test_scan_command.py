@@ -282,3 +282,19 @@ def test_options_of_the_index_that_contradict_each_other_are_named(run: Run, mak
     assert "--index-memory limits the index of pixels; leave it out with --features" in (
         " ".join(result.stderr.split())
     )
+
+
+def test_a_dry_run_says_what_a_scan_would_take_and_writes_nothing(
+    run: Run, checkpoint: Path, make_npz: Callable, tmp_path: Path
+):
+    out = tmp_path / "report"
+    command = ("scan", checkpoint, "--data", make_npz(20), "--fail-above", "0.1%", "--out", out)
+    result = run(*command, "--dry-run")
+    assert result.exit_code == 0, result.output
+    for part in ("10,000", "3,787 images if none is a copy", "64 images if all are", "1.9 MB"):
+        assert part in result.stdout
+    assert "Nothing was generated" in result.stdout and not out.exists()
+    few = run(*command, "--dry-run", "--samples", 500)
+    assert "no model could pass" in few.stdout
+    content = json.loads(run(*command, "--dry-run", "--json").stdout)
+    assert content["likely_stop"] == 3787
