@@ -6,6 +6,7 @@ The time of the search itself is left out: it is short beside that of sampling.
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -130,7 +131,7 @@ def num_evaluations(sampler: SamplerConfig) -> int:
     return steps if sampler.resolved().solver == "euler" else 2 * steps - 1
 
 
-def _no_index() -> None:
+def _no_index() -> NoReturn:
     raise RuntimeError("a forecast builds no index")
 
 
