@@ -5,6 +5,7 @@ what is 1 pixel at 32×32 is 2 pixels at 64×64.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,11 @@ BLENDED = (20, 50)
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray (ITU-R BT.601), as PIL has them."""
 
+COPIED_VALUES = 1 << 23
+"""Pixel values of all images that are copied at a time: 42 images of 256×256×3."""
+FEWEST_ORIGINALS = 10
+"""Images that are copied however large they are, if there are as many."""
+
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 """(images, other images, random numbers) → copies; all uint8 [B, C, H, W]."""
 
@@ -40,6 +46,45 @@ class Transformation:
     phrase: str
     """What completes `copies …`, such as `shifted by 1 pixel`."""
     apply: Transform
+
+
+@dataclass(frozen=True)
+class PlantedKind:
+    """Copies of one kind."""
+
+    kind: Transformation
+    originals: np.ndarray
+    """int64 [B]: positions of the images that were copied."""
+    copies: np.ndarray
+    """uint8 [B, C, H, W]. Copies that equal their original are left out, but for exact ones."""
+
+
+def plant_copies(
+    images: np.ndarray, rng: np.random.Generator, *, num_originals: int
+) -> list[PlantedKind]:
+    """Make copies of every kind of images drawn at random.
+
+    Args:
+        images: uint8 [N, C, H, W], N ≥ 2; may be memory-mapped.
+        rng: draws the images, and for each another one to blend it with.
+        num_originals: most images to copy, ≥ 1; fewer if they are large.
+
+    Returns:
+        The kinds of which there are copies.
+    """
+    _, C, H, W = images.shape
+    affordable = max(FEWEST_ORIGINALS, COPIED_VALUES // math.prod((C, H, W)))
+    chosen = rng.choice(len(images), min(num_originals, affordable, len(images)), replace=False)
+    other = rng.integers(len(images) - 1, size=len(chosen))
+    other += other >= chosen  # any image but the original
+    originals, others = images[chosen], images[other]
+    planted = []
+    for kind in transformations((C, H, W)):
+        copies = kind.apply(originals, others, rng)
+        kept = (copies != originals).any((1, 2, 3)) | (kind.key == "exact")
+        if kept.any():
+            planted.append(PlantedKind(kind, chosen[kept], copies[kept]))
+    return planted
 
 
 def transformations(image_shape: tuple[int, int, int]) -> tuple[Transformation, ...]:

@@ -27,9 +27,12 @@ from memaudit.audit.statistics.label_test import (
     draw_labelings,
     each_look,
     images_within,
+    smallest_share,
 )
 from memaudit.data.images import ImageSet
+from memaudit.data.transformed_copies import plant_copies
 from memaudit.progress import Progress, silent
+from memaudit.wording import percent
 
 MOST_PAIRS = 25_000
 """Images of either label in the pool: so many that a larger pool would only take longer."""
@@ -39,6 +42,8 @@ DENSE = 0.01
 """If a larger share of the held-out images has near-duplicates among the training images, these are
 not duplicates but how the data is."""
 SEARCH_BATCH = 1024
+NUM_PLANTED = 50
+"""Training images whose transformed copies are planted."""
 SEED = 0
 """Chooses the images of the pool, and the labelings."""
 
@@ -68,6 +73,19 @@ class SpaceTest:
 
 
 @dataclass(frozen=True)
+class VisibleCopies:
+    """From which share on the test shows copies of one kind."""
+
+    key: str
+    """Name of the transformation, as in `recall`."""
+    phrase: str
+    """What completes `copies …`."""
+    smallest_share: float | None
+    """Share of such copies among the generated images that the test by pixels shows in about half
+    of all scans, copies of images outside the pool included; None if it never does."""
+
+
+@dataclass(frozen=True)
 class LabelTest:
     """Whether generated images are nearer to training than to held-out images.
 
@@ -92,6 +110,8 @@ class LabelTest:
     """The test by pixels and, where the scan compared something else, by that as well."""
     p_any: float
     """Smallest p of all looks in all spaces, corrected for their number."""
+    visible: tuple[VisibleCopies, ...]
+    """Which transformed copies of training images the test would show."""
     confidence: float
     """Confidence of the shares' intervals."""
 
@@ -285,6 +305,15 @@ def label_test(
         is_dense=pool.is_dense,
         spaces=tuple(spaces),
         p_any=corrected_p(np.concatenate(statistics)),
+        visible=_visible_copies(
+            pool,
+            labelings,
+            statistics[0],
+            num_samples=len(generated),
+            in_pool=pool.num_pairs / len(training),
+            alpha=1 - confidence,
+            progress=progress,
+        ),
         confidence=confidence,
     )
 
@@ -301,6 +330,51 @@ def _statistics(
         total += labelings.statistics(found.index, images_within(found.squared_distance))
         progress("Comparing with pooled images", start + len(batch), len(generated))
     return total
+
+
+def _visible_copies(
+    pool: Pool,
+    labelings: Labelings,
+    statistics: np.ndarray,
+    *,
+    num_samples: int,
+    in_pool: float,
+    alpha: float,
+    progress: Progress,
+) -> tuple[VisibleCopies, ...]:
+    """Plant transformed copies of the pool's training images, and ask how many the test needs.
+
+    Args:
+        pool: whose training images are copied.
+        labelings: of the pool, the true one first.
+        statistics: T_t of the generated images by pixels for every labeling, int64 [L, P].
+        num_samples: G.
+        in_pool: share of the training images that are in the pool.
+        alpha: level of the test.
+        progress: told how many copies have been searched.
+    """
+    if pool.num_pairs < 2:
+        return ()
+    planted = plant_copies(
+        pool.index.images[: pool.num_pairs],
+        np.random.default_rng(SEED),
+        num_originals=NUM_PLANTED,
+    )
+    found = pool.index.nearest(
+        np.concatenate([each.copies for each in planted]), min(NEIGHBORS, labelings.pool_size)
+    )
+    within = images_within(found.squared_distance)
+    true = Labelings(labelings.training[:, :1], num_labelings=1)
+    visible = []
+    start = 0
+    for each in planted:
+        part = slice(start, start + len(each.copies))
+        start = part.stop
+        T = true.statistics(found.index[part], within[:, part])[:, 0]
+        share = smallest_share(statistics, num_samples, in_pool * T / len(each.copies), alpha=alpha)
+        visible.append(VisibleCopies(each.kind.key, each.kind.phrase, share))
+        progress("Planting copies", len(visible), len(planted))
+    return tuple(visible)
 
 
 def _run(context: Context) -> LabelTest | None:
@@ -341,6 +415,23 @@ def _section(result: LabelTest, page: PageContext) -> Iterator[Block]:
                 Row("All three looks", ("–", "–", "–", f"{space.p:.3g}"), is_headline=True),
             ),
             title=f"Label test by {space.name}",
+        )
+    if result.visible:
+        yield Paragraph(
+            "To learn what the test can show, transformed copies of training images were planted. "
+            "If this share of the generated images were such copies, p would be at most "
+            f"{1 - result.confidence:.2g} in about half of all scans."
+        )
+        yield Table(
+            ("Copies", "Smallest share shown"),
+            tuple(
+                Row(
+                    "exact copies" if each.key == "exact" else each.phrase,
+                    ("–" if each.smallest_share is None else f"{percent(each.smallest_share)} %",),
+                )
+                for each in result.visible
+            ),
+            title="Copies that the label test shows",
         )
     yield Paragraph(_remarks(result, page), is_small=True)
 

@@ -4,7 +4,6 @@ Transformed copies of the user's own training images are planted and judged exac
 images are. docs/statistics.md says how to read it.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,16 +23,12 @@ from memaudit.audit.statistics.intervals import (
     level_text,
 )
 from memaudit.data.images import ImageSet
-from memaudit.data.transformed_copies import transformations
+from memaudit.data.transformed_copies import plant_copies
 from memaudit.progress import Progress, silent
 from memaudit.wording import joined
 
 NUM_ORIGINALS = 100
 """Training images that are copied."""
-COPIED_VALUES = 1 << 23
-"""Pixel values of all training images that are copied: 42 images of 256×256×3."""
-FEWEST_ORIGINALS = 10
-"""Training images that are copied however large they are, if there are as many."""
 NUM_ENCODED = 25
 """Training images that are copied where an encoder has to see every copy."""
 NAMED = ("exact", "noise-8", "jpeg-75")
@@ -100,60 +95,50 @@ def recall_of_rule(
             of the same images plant the same copies.
         rule: what counts as a copy; None means the published rule, `Rule()`.
         num_originals: most training images to copy, ≥ 1; fewer if they are large.
-        progress: told how many kinds of copies have been made, and how many judged.
+        progress: told how many copies have been judged.
     """
     rule = Rule() if rule is None else rule
     rng = np.random.default_rng(int(data.fingerprint[:16], 16))
-    affordable = max(FEWEST_ORIGINALS, COPIED_VALUES // math.prod(data.image_shape))
-    num_originals = min(num_originals, affordable, len(data))
-    chosen = rng.choice(len(data), num_originals, replace=False)
-    other = rng.integers(len(data) - 1, size=len(chosen))
-    other += other >= chosen  # any training image but the original
-    images, others = data.images[chosen], data.images[other]
-    kinds, rows, copies = [], [], []
-    every = transformations(data.image_shape)
-    for position, kind in enumerate(every):
-        made = kind.apply(images, others, rng)
-        changed = (made != images).any((1, 2, 3))
-        kept = np.flatnonzero(changed | (kind.key == "exact"))
-        if len(kept):
-            kinds.append(kind)
-            rows.append(kept)
-            copies.append(made[kept])
-        progress("Planting copies", position + 1, len(every))
+    planted = plant_copies(data.images, rng, num_originals=num_originals)
 
     # All at once, since a search has a fixed cost.
-    matches = match_images(index, np.concatenate(copies), rule, progress=progress)
-    is_original = _are_duplicates(index, matches.nn1, images[np.concatenate(rows)], rule)
-    ends = np.cumsum([len(kept) for kept in rows])
-    planted = []
-    for kind, hits in zip(
-        kinds, np.split(matches.memorized_distinct & is_original, ends[:-1]), strict=True
-    ):
-        seen = clopper_pearson(int(hits.sum()), len(hits), rule.confidence)
-        planted.append(PlantedCopies(kind.key, kind.phrase, seen))
-    return Recall(len(chosen), tuple(planted))
+    copies = np.concatenate([each.copies for each in planted])
+    originals = np.concatenate([each.originals for each in planted])
+    matches = match_images(index, copies, rule, progress=progress)
+    seen = matches.memorized_distinct & _are_duplicates(index, matches.nn1, originals, rule)
+    ends = np.cumsum([len(each.copies) for each in planted])
+    return Recall(
+        num_originals=max(len(each.originals) for each in planted),
+        planted=tuple(
+            PlantedCopies(
+                each.kind.key,
+                each.kind.phrase,
+                clopper_pearson(int(hits.sum()), len(hits), rule.confidence),
+            )
+            for each, hits in zip(planted, np.split(seen, ends[:-1]), strict=True)
+        ),
+    )
 
 
 def _are_duplicates(
     index: ImageSearch, found: np.ndarray, originals: np.ndarray, rule: Rule
 ) -> np.ndarray:
-    """Whether the training images found are the originals or duplicates of them: bool [B].
+    """Whether the images found are the originals or duplicates of them: bool [B].
 
     Args:
         index: of the training images.
-        found: their positions, int64 [B].
-        originals: uint8 [B, C, H, W].
+        found, originals: positions, int64 [B] each.
     """
-    orientations = [originals, originals[..., ::-1].copy()] if index.flips else [originals]
     rows = index.images.reshape(len(index.images), -1)
+    copied, position = np.unique(originals, return_inverse=True)
+    images = index.images[copied]
     S = [
         pair_distances(
-            each.reshape(len(each), -1), rows, np.arange(len(each)), found, device=index.device
+            each.reshape(len(each), -1), rows, position.ravel(), found, device=index.device
         )
-        for each in orientations
+        for each in ([images, images[..., ::-1].copy()] if index.flips else [images])
     ]
-    limit = largest_squared_distance(rule.duplicate_rms, originals.shape[1:])
+    limit = largest_squared_distance(rule.duplicate_rms, images.shape[1:])
     near: np.ndarray = np.minimum.reduce(S) <= limit
     return near
 

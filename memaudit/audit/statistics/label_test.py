@@ -222,3 +222,40 @@ def corrected_p(statistics: np.ndarray) -> float:
     """
     smallest = p_over_labelings(statistics).min(0)
     return float((smallest <= smallest[0]).mean())
+
+
+def smallest_share(
+    statistics: np.ndarray,
+    num_samples: int,
+    per_copy: np.ndarray,
+    *,
+    alpha: float,
+) -> float | None:
+    """The share of copies among the samples from which the test is as likely to show them as not.
+
+    At this share the copies add, in expectation, as much to T_t as one look needs for a corrected
+    p ≤ α. The statistics of the labelings stand for what the other samples give by chance.
+
+    Args:
+        statistics: T_t of the samples for every labeling, int64 [L, P].
+        num_samples: G ≥ 1.
+        per_copy: mean contribution of a copy to T_t, float64 [L], in [-1, 1].
+        alpha: level of the test, in (0, 1).
+
+    Returns:
+        The smallest over the looks, in (0, 1]; None if not even copies alone would do.
+    """
+    num_labelings = statistics.shape[1]
+    smallest_p = np.sort(p_over_labelings(statistics).min(0))
+    # The largest p that, as the smallest of the looks, has a corrected p ≤ α.
+    within = np.searchsorted(smallest_p, smallest_p, side="right") <= alpha * num_labelings
+    if not within.any():
+        return None
+    at_least = round(smallest_p[within][-1] * num_labelings)  # labelings, the true one included
+    shares = [
+        (np.sort(row)[-at_least] + 1) / (num_samples * mean)
+        for row, mean in zip(statistics, per_copy, strict=True)
+        if mean > 0
+    ]
+    smallest = max(min(shares, default=math.inf), 1 / num_samples)
+    return float(smallest) if smallest <= 1 else None

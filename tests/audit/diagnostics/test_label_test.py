@@ -108,3 +108,46 @@ def test_in_dense_data_only_equal_images_are_left_out():
 def test_without_a_pair_there_is_no_result():
     images = draw(np.random.default_rng(7), 1)
     assert label_test(images, images, images) is None
+
+
+def test_planted_copies_say_from_which_share_on_the_test_shows_them():
+    """Some images of 300 suffice, with little noise as well; mirrored ones have to be more."""
+    rng = np.random.default_rng(11)
+    found = measure(draw(rng, 200), draw(rng, 200), draw(rng, 300))
+    visible = {each.key: each.smallest_share for each in found.visible}
+    share = visible["exact"]
+    assert share is not None and 0.005 < share < 0.2
+    assert visible["mirror"] is None or visible["mirror"] > 3 * share
+    assert visible["noise-4"] == pytest.approx(share, rel=0.2)
+
+
+@pytest.mark.slow
+def test_the_smallest_share_is_shown_in_about_half_of_all_runs():
+    """Three times it in all of them, and a quarter of it seldom."""
+    rng = np.random.default_rng(11)
+    training, holdout = draw(rng, 200), draw(rng, 200)
+    found = measure(training, holdout, draw(rng, 300))
+    visible = {each.key: each.smallest_share for each in found.visible}
+    share = visible["exact"]
+    assert share is not None
+
+    def num_shown(share: float, runs: int) -> int:
+        shown = 0
+        for _ in range(runs):
+            num_copies = round(300 * share)
+            copies = training[rng.integers(200, size=num_copies)]
+            fresh = draw(rng, 300 - num_copies)
+            shown += measure(training, holdout, np.concatenate([copies, fresh])).p <= 0.05
+        return shown
+
+    assert 3 <= num_shown(share, 20) <= 17
+    assert num_shown(3 * share, 5) == 5
+    assert num_shown(share / 4, 10) <= 6
+
+
+def test_copies_of_images_outside_the_pool_count_as_unseen():
+    rng = np.random.default_rng(12)
+    training, holdout, fresh = draw(rng, 400), draw(rng, 100), draw(rng, 200)
+    whole = measure(training[:100], holdout, fresh).visible[0].smallest_share
+    quarter = measure(training, holdout, fresh).visible[0].smallest_share
+    assert whole is not None and (quarter is None or quarter > 2 * whole)

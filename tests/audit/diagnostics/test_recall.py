@@ -16,6 +16,7 @@ from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
+from memaudit.data import transformed_copies
 from memaudit.data.images import ImageSet
 from memaudit.data.transformed_copies import transformations
 
@@ -123,10 +124,10 @@ def test_the_same_images_get_the_same_copies_and_large_ones_fewer(monkeypatch: p
     renamed = replace(data, names=[f"other {i}" for i in range(30)], source="elsewhere")
     assert recall_of_rule(index, renamed) == found
     assert recall_of_rule(index, data, num_originals=7).num_originals == 7
-    monkeypatch.setattr(recall, "COPIED_VALUES", 15 * 3 * 8 * 8)
+    monkeypatch.setattr(transformed_copies, "COPIED_VALUES", 15 * 3 * 8 * 8)
     assert recall_of_rule(index, data).num_originals == 15
-    monkeypatch.setattr(recall, "COPIED_VALUES", 1)
-    assert recall_of_rule(index, data).num_originals == recall.FEWEST_ORIGINALS
+    monkeypatch.setattr(transformed_copies, "COPIED_VALUES", 1)
+    assert recall_of_rule(index, data).num_originals == transformed_copies.FEWEST_ORIGINALS
 
 
 def test_the_sentence_names_what_is_seen_and_what_is_missed():
