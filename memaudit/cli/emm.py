@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit import wording
 from memaudit.cli.options import choose_device, config_options, device_option, from_options
 from memaudit.cli.wording import interval, percent
 from memaudit.data.selection import Selection
@@ -167,26 +168,28 @@ def _show_result(result: "EMMResult") -> None:
     estimate = result.estimate
     has_replicates = estimate.replicates > 1
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    names = ["|D|", "copies", "highest ratio"]
-    names += ["interval", "each"] if has_replicates else ["this training"]
+    names = ["|D|", "highest ratio"]
+    names += ["interval", "each, %"] if has_replicates else ["this training", "copies"]
     for name in (*names, "last snapshot"):
         table.add_column(name, justify="right")
     for point in result.points:
-        row = [
+        if has_replicates:
+            detail = ", ".join(wording.percent(ratio.ratio) for ratio in point.highest)
+        else:
+            detail = f"{point.pooled.count:,} / {point.pooled.total:,}"
+        table.add_row(
             f"{point.num_images:,}",
-            f"{point.pooled.count:,} / {point.pooled.total:,}",
             percent(point.pooled.ratio),
             interval(point.mean or point.pooled),
-        ]
-        if has_replicates:
-            row.append(", ".join(percent(ratio.ratio) for ratio in point.highest))
-        table.add_row(*row, percent(pool(point.last).ratio))
+            detail,
+            percent(pool(point.last).ratio),
+        )
     out.print(table)
     name = f"EMM (ε = {estimate.epsilon:g})"
     if estimate.emm is None:
         text = f"{name}: no estimate. {estimate.reason}"
     else:
         text = f"{name}: {estimate.emm:,.0f} images. {describe_interval(estimate)}"
-        if not has_replicates:
+        if result.runs and not has_replicates:
             text += " Give --replicates 3."
     say(text)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit import wording
 from memaudit.cli.options import choose_device, config_options, device_option, from_options
-from memaudit.cli.wording import interval, percent
+from memaudit.cli.wording import percent
 from memaudit.errors import ConfigError
 from memaudit.experiments.config import RunConfig
 from memaudit.experiments.paper.config import PointSelection
@@ -16,6 +17,7 @@ from memaudit.experiments.paper.config import PointSelection
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from memaudit.audit.statistics.intervals import Estimate, Proportion
     from memaudit.data.images import ImageSet
     from memaudit.experiments.paper.recipes import Recipe
     from memaudit.experiments.paper.reproduce import RecipeResult
@@ -204,19 +206,26 @@ def _make_table(results: "Sequence[RecipeResult]", *, is_laptop: bool) -> "Table
     from rich import box
     from rich.table import Table
 
-    from memaudit.experiments.replicates import describe_ratios, pool
+    from memaudit.experiments.replicates import pool
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("value")
-    columns = ["|D|", "measured", "another training", "last snapshot"]
+    has_replicates = any(len(result.highest) > 1 for result in results)
+    whose = "interval, %" if has_replicates else "this training, %"
+    columns = ["|D|", "measured", whose, "another training, %", "last snapshot"]
     for column in columns if is_laptop else [*columns, "published", "verdict"]:
         table.add_column(column, justify="right")
+
+    def ends(found: "Proportion | Estimate") -> str:
+        return f"{wording.percent(found.low)} to {wording.percent(found.high)}"
+
     for result in results:
         cells = [
             result.value,
             f"{result.size:,}",
-            describe_ratios(result.highest),
-            interval(result.another),
+            percent(result.another.value),
+            ends(result.trainings.mean() or pool(result.highest)),
+            ends(result.another),
             percent(pool(result.last).ratio),
         ]
         if not is_laptop:

@@ -38,7 +38,8 @@ def ema_beta(
         mode4   β = decay · 2^(-B / (h r)) / 2^(-B / 500,000)    tends to `decay` with H = 10 |D|
         plain   β = min(decay, (1 + t) / (10 + t)), t = n / B    by steps, not images or epochs
 
-    Source: modes 1-4 are those of Gu et al., arXiv:2310.02664, who use mode4; EDM,
+    Source: modes 1-4 are those of Gu et al., arXiv:2310.02664, who ran mode2, and mode4 where they
+    varied the decay (at their batch of 512 the two end at the same decay but for 5e-7); EDM,
     arXiv:2206.00364, uses mode1.
 
     Args:

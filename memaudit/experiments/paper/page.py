@@ -107,8 +107,8 @@ def explain_verdict(results: Sequence[RecipeResult]) -> str:
     single = sorted({f"{r.spread:.2g}" for r in results if len(r.highest) == 1})
     text = (
         "The published ratio is that of a single training. Trainings of one setup differ: the "
-        "logits of their ratios have a standard deviation τ. A verdict asks whether another "
-        "training may have the published ratio: z is the difference of the logits, in standard "
+        "logits ln(p/(1 − p)) of their ratios p have a standard deviation τ. A verdict asks "
+        "whether another training may have the published ratio: z is the difference of the logits, in standard "
         "deviations that include τ, the generated images and a reading error of one percentage "
         "point."
     )
