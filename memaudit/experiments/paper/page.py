@@ -108,9 +108,9 @@ def explain_verdict(results: Sequence[RecipeResult]) -> str:
     text = (
         "The published ratio is that of a single training. Trainings of one setup differ: the "
         "logits ln(p/(1 − p)) of their ratios p have a standard deviation τ. A verdict asks "
-        "whether another training may have the published ratio: z is the difference of the logits, in standard "
-        "deviations that include τ, the generated images and a reading error of one percentage "
-        "point."
+        "whether another training may have the published ratio: z is the difference of the "
+        "logits, in standard deviations that include τ, the generated images and a reading error "
+        "of one percentage point."
     )
     if single:
         text += (
