@@ -1,10 +1,18 @@
 """The label test on images: the pool, the spaces, and what it finds and must not find."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.stats import binomtest, kstest
 
 from memaudit.audit.diagnostics.label_test import DIAGNOSTIC, LabelTest, draw_pool, label_test
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.data.sources import open_images
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 PATTERNS = np.random.default_rng(0).normal(size=(20, 3, 8, 8))
 
@@ -151,3 +159,100 @@ def test_copies_of_images_outside_the_pool_count_as_unseen():
     whole = measure(training[:100], holdout, fresh).visible[0].smallest_share
     quarter = measure(training, holdout, fresh).visible[0].smallest_share
     assert whole is not None and (quarter is None or quarter > 2 * whole)
+
+
+# ------------------------------------------------------------------------------------------------
+# Size and power
+
+
+def rejected(p_values: list[float]) -> float:
+    """Share of p-values of at most 5 %."""
+    return float(np.mean(np.array(p_values) <= 0.05))
+
+
+def draw_templates(rng: np.random.Generator, num_images: int) -> np.ndarray:
+    """Forty pictures with noise of 5 levels: every image has many near-duplicates."""
+    return noisy(rng, draw(np.random.default_rng(0), 40)[rng.integers(40, size=num_images)], 5)
+
+
+def draw_flat(rng: np.random.Generator, num_images: int) -> np.ndarray:
+    """Colors without a picture, and noise of 2 levels."""
+    colors = rng.integers(0, 256, (num_images, 3, 1, 1))
+    return noisy(rng, np.broadcast_to(colors, (num_images, 3, 8, 8)), 2)
+
+
+def draw_repeated(rng: np.random.Generator, num_images: int) -> np.ndarray:
+    """Half of the images show one of 4,000 motifs: about 1 % have a near-duplicate in the other
+    set, at the edge of what counts as dense."""
+    motifs = draw(np.random.default_rng(0), 4000)
+    images = noisy(rng, motifs[rng.integers(4000, size=num_images)], 3)
+    return np.where(rng.random((num_images, 1, 1, 1)) < 0.5, images, draw(rng, num_images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw_data", [draw, draw_templates, draw_flat, draw_repeated])
+def test_p_is_uniform_if_nothing_is_copied(draw_data: Draw):
+    """200 scans of new images of one distribution with the training and held-out images."""
+    rng = np.random.default_rng(8)
+    p_values = []
+    for _ in range(200):
+        training, holdout, generated = (draw_data(rng, number) for number in (200, 160, 250))
+        p_values.append(measure(training, holdout, generated).p)
+    print(draw_data.__name__, f"rejected {rejected(p_values):.3f}, least {min(p_values):.3f}")
+    assert kstest(p_values, "uniform", alternative="greater").pvalue > 0.001  # not too small
+    assert binomtest(round(200 * rejected(p_values)), 200, 0.05, "greater").pvalue > 0.001
+    if draw_data is draw:
+        assert kstest(p_values, "uniform").pvalue > 0.001
+
+
+def shift(images: np.ndarray) -> np.ndarray:
+    """By one pixel; the border is repeated."""
+    return np.concatenate([images[..., :1], images[..., :-1]], -1)
+
+
+def crop(images: np.ndarray) -> np.ndarray:
+    """The middle 28×28 of 32×32, enlarged."""
+    rows = [
+        np.asarray(
+            Image.fromarray(image.transpose(1, 2, 0)).resize((32, 32), box=(2, 2, 30, 30))
+        ).transpose(2, 0, 1)
+        for image in images
+    ]
+    return np.stack(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["shift", "crop", "brightness", "noise", "pairs", "mirror", "none"]
+)
+def test_copies_that_are_5_percent_of_the_images_are_found(shared_data: Path, kind: str):
+    """CIFAR-10: 1,000 training, 1,000 held-out and 1,000 generated images in 5 splits."""
+    cifar = open_images(shared_data / "cifar10-jpeg-test.zip").images
+    rng = np.random.default_rng(9)
+    p_values, shares = [], []
+    for _ in range(5):
+        order = rng.permutation(len(cifar))
+        training, holdout, generated = (
+            cifar[np.sort(order[start : start + 1000])].copy() for start in (0, 1000, 2000)
+        )
+        source = rng.choice(500, 50, replace=False)
+        if kind == "pairs":  # each twice in the training set, 9 levels apart, copied with noise 4
+            training[500:] = noisy(rng, training[:500], 9)
+        if kind != "none":
+            copy_of = {
+                "shift": shift,
+                "crop": crop,
+                "brightness": lambda x: (x.astype(int) + 20).clip(0, 255),
+                "noise": lambda x: noisy(rng, x, 24),
+                "pairs": lambda x: noisy(rng, x, 4),
+                "mirror": lambda x: x[..., ::-1],
+            }[kind]
+            generated[:50] = copy_of(training[source])
+        found = measure(training, holdout, generated)
+        p_values.append(found.p)
+        shares.append(found.share)
+    print(kind, f"p {np.median(p_values):.3f} to {max(p_values):.3f}, share {np.mean(shares):.3f}")
+    if kind in ("mirror", "none"):
+        assert np.median(p_values) > 0.05
+    else:
+        assert np.median(p_values) <= 0.01
