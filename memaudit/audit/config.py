@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from operator import index
-from typing import Annotated
+from typing import Annotated, Literal
 
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
@@ -15,6 +15,9 @@ from memaudit.wording import listed, ranges
 
 SEED_LIMIT = 2**32
 """Seeds count modulo this number: larger ones would give the image of a smaller one again."""
+
+
+ClassFrequencies = Literal["uniform", "data"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +42,13 @@ class ScanConfig:
             default_text="drawn from each seed",
         ),
     ] = None
+    class_frequencies: Annotated[
+        ClassFrequencies,
+        Option(
+            "How often each class of a model is generated: uniform (all classes alike, also those "
+            "without training images), or data (as often as in the training images).",
+        ),
+    ] = "uniform"
     rule: Rule = Rule()
     """When a generated image counts as a copy."""
     index: IndexConfig = IndexConfig()
@@ -112,6 +122,12 @@ class ScanConfig:
             raise ConfigError(
                 f"{{also}} and {{without}} both name {listed(both)}; name it in one of them.",
                 field=("also", "without"),
+            )
+        if self.class_index is not None and self.class_frequencies != "uniform":
+            raise ConfigError(
+                f"{{class_index}} {self.class_index} generates one class only, but "
+                f"{{class_frequencies}} is {self.class_frequencies}; leave out one of them.",
+                field=("class_index", "class_frequencies"),
             )
         if not self.seeds:
             raise ConfigError("0 samples were asked for; at least 1 is needed.")

@@ -1,6 +1,6 @@
 """Generate images and judge them as they come, until all are there or the gate is certain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -123,6 +123,7 @@ def sample_and_match(
     config: ScanConfig,
     *,
     index: ImageSearch,
+    class_weights: Sequence[float] | None = None,
     state: ScanState | None,
     clock: Clock,
     progress: Progress,
@@ -133,6 +134,7 @@ def sample_and_match(
         checkpoint: the model.
         config: how to sample and judge.
         index: searches the training images.
+        class_weights: how often each class is drawn, or None for all alike.
         state: where batches are kept, or None.
         clock: told the time spent on sampling and on searching.
         progress: told the images done, and the copies among them.
@@ -150,7 +152,7 @@ def sample_and_match(
 
     batches: list[GeneratedBatch] = []
     waiting: list[np.ndarray] = []
-    for batch in chain(kept, _generate(checkpoint, config, state, num_kept, noted)):
+    for batch in chain(kept, _generate(checkpoint, config, class_weights, state, num_kept, noted)):
         batches.append(batch)
         waiting.append(batch.images)
         is_last = sum(len(made.seeds) for made in batches) == len(config.seeds)
@@ -174,6 +176,7 @@ def sample_and_match(
 def _generate(
     checkpoint: Checkpoint,
     config: ScanConfig,
+    class_weights: Sequence[float] | None,
     state: ScanState | None,
     num_kept: int,
     progress: Progress,
@@ -191,6 +194,7 @@ def _generate(
         config.seeds[position:],
         config=config.sampler,
         class_index=config.class_index,
+        class_weights=class_weights,
         batch_size=config.execution.batch_size,
         device=config.execution.device,
         progress=after_kept,

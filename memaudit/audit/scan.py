@@ -26,7 +26,7 @@ from memaudit.audit.result import ScanResult
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
-from memaudit.audit.source import as_source, check_comparable, describe_source
+from memaudit.audit.source import as_source, check_comparable, describe_source, weigh_classes
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
@@ -91,7 +91,7 @@ def scan(
     source = as_source(
         source,
         data,
-        conditional=config.class_index is not None,
+        conditional=config.class_index is not None or config.class_frequencies == "data",
         device=device,
         progress=progress,
     )
@@ -116,6 +116,9 @@ def scan(
         progress=progress,
     )
     check_diagnostics(setting)
+    class_weights = None
+    if isinstance(source, Checkpoint):
+        class_weights = weigh_classes(source.network, data, config.class_frequencies)
     if index is None:
         index = build_index(data, config.index, device=device, progress=progress)
     clock.lap("index")
@@ -129,12 +132,22 @@ def scan(
         state = None
         if folder is not None:
             identity = sampling_identity(
-                source, config.sampler, class_index=config.class_index, device=device
+                source,
+                config.sampler,
+                class_index=config.class_index,
+                class_weights=class_weights,
+                device=device,
             )
             identity |= _gate_identity(config, data, holdout)
             state = ScanState(Path(folder), identity, config.seeds, overwrite=overwrite)
         samples = sample_and_match(
-            source, config, index=index, state=state, clock=clock, progress=progress
+            source,
+            config,
+            index=index,
+            class_weights=class_weights,
+            state=state,
+            clock=clock,
+            progress=progress,
         )
         keys = tuple(config.seeds[: len(samples.images)])
 

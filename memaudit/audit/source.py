@@ -13,7 +13,7 @@ from torch import nn
 
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import READERS, open_images
-from memaudit.errors import DataError
+from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
@@ -275,6 +275,41 @@ def check_fits(denoiser: Denoiser, images: ImageSet) -> None:
             f"{images.source} has {images.num_classes or 'no'} classes but the model has "
             f"{denoiser.label_dim}; pass the labels that the model was trained with."
         )
+
+
+def weigh_classes(
+    denoiser: Denoiser, data: ImageSet, frequencies: Literal["uniform", "data"]
+) -> tuple[float, ...] | None:
+    """How often each class of a model is to be drawn.
+
+    Args:
+        denoiser: the model.
+        data: its training images.
+        frequencies: `uniform` for all classes alike, `data` for as often as in the training images.
+
+    Returns:
+        A number per class, or None for all alike.
+
+    Raises:
+        ConfigError: the model has no classes.
+        DataError: the training images have no labels, or more classes than the model.
+    """
+    if frequencies == "uniform":
+        return None
+    if not denoiser.label_dim:
+        raise ConfigError(
+            "{class_frequencies} is data, but the model has no classes. Leave it out.",
+            field="class_frequencies",
+        )
+    if data.labels is None or data.num_classes > denoiser.label_dim:
+        raise DataError(
+            f"{{class_frequencies}} is data, but {data.source} has {data.num_classes or 'no'} "
+            f"classes and the model has {denoiser.label_dim}. Pass the labels that the model was "
+            "trained with, or leave it out.",
+            field="class_frequencies",
+        )
+    counts = np.bincount(data.labels, minlength=denoiser.label_dim)
+    return tuple(float(count) for count in counts)
 
 
 def _described(shape: tuple[int, int, int]) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Exit status for each verdict; every error exits with 2."""
 
-FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
+FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index", "class_frequencies")
 """Options that apply only to a model."""
 
 
@@ -54,7 +54,7 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index")
 @click.option(
     "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
 )
-@config_options(ScanConfig, "class_index")
+@config_options(ScanConfig, "class_index", "class_frequencies")
 @config_options(SamplerConfig)
 @config_options(Rule)
 @config_options(ScanConfig, "fail_above", "min_samples")

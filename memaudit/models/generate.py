@@ -23,7 +23,7 @@ from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.models.seeds import PerImageRandom
+from memaudit.models.seeds import PerImageRandom, draw_classes
 from memaudit.progress import Progress, silent
 
 
@@ -45,6 +45,7 @@ def generate_images(
     *,
     config: SamplerConfig | None = None,
     class_index: int | Sequence[int] | None = None,
+    class_weights: Sequence[float] | None = None,
     start: np.ndarray | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
@@ -62,6 +63,8 @@ def generate_images(
         config: how to sample.
         class_index: one class for all images, or one per image. None: drawn from each seed if the
             model has classes.
+        class_weights: how often each class is to be drawn, in any unit, [label_dim]. None: all
+            alike, as in EDM.
         start: clean images, uint8 [len(seeds), C, H, W], to begin at instead of pure noise: each is
             noised to the first noise level.
         batch_size: images handed out at a time, and on a GPU evaluated at a time.
@@ -93,6 +96,16 @@ def generate_images(
         if not 0 <= asked < denoiser.label_dim:
             has = f"classes 0 to {denoiser.label_dim - 1}" if denoiser.label_dim else "no classes"
             raise ConfigError(f"Class {asked} was asked for, but the model has {has}.")
+    if class_weights is not None and (
+        class_index is not None
+        or len(class_weights) != denoiser.label_dim
+        or min(class_weights) < 0
+        or not max(class_weights) > 0
+    ):
+        raise ValueError(
+            "class_weights must be one number ≥ 0 per class, not all 0, and no class may be given; "
+            f"got {len(class_weights)} for {denoiser.label_dim} classes"
+        )
     for name, given in (("class_index", class_index), ("start", start)):
         if given is not None and len(given) != len(seeds):
             raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
@@ -102,6 +115,7 @@ def generate_images(
         seeds,
         config=config or SamplerConfig(),
         class_index=class_index,
+        class_weights=class_weights,
         start=start,
         group_size=cpu_group_size(denoiser) if device.type == "cpu" else batch_size,
         device=device,
@@ -187,7 +201,12 @@ def sample(
 
 
 def sampling_identity(
-    checkpoint: Checkpoint, config: SamplerConfig, *, class_index: int | None, device: str
+    checkpoint: Checkpoint,
+    config: SamplerConfig,
+    *,
+    class_index: int | None,
+    class_weights: Sequence[float] | None = None,
+    device: str,
 ) -> dict[str, Any]:
     """What generated images depend on besides their seeds, as JSON values.
 
@@ -199,6 +218,7 @@ def sampling_identity(
         "checkpoint": [checkpoint.sha256, checkpoint.format],
         "sampler": {name: str(value) for name, value in config.as_dict().items()},
         "class": class_index,
+        "class frequencies": None if class_weights is None else list(class_weights),
         "device": device,
     }
 
@@ -246,6 +266,7 @@ def _groups(
     *,
     config: SamplerConfig,
     class_index: Sequence[int] | None,
+    class_weights: Sequence[float] | None,
     start: np.ndarray | None,
     group_size: int,
     device: torch.device,
@@ -256,11 +277,15 @@ def _groups(
         group = list(seeds[first : first + group_size])
         # A last group that is not full is filled up with copies of its last image.
         rows = [min(first + i, len(seeds) - 1) for i in range(group_size)]
+        row_seeds = [seeds[row] for row in rows]
+        row_classes = None if class_index is None else [class_index[row] for row in rows]
+        if class_weights is not None:
+            row_classes = draw_classes(row_seeds, class_weights)
         x, classes = _sample_seeds(
             denoiser,
-            [seeds[row] for row in rows],
+            row_seeds,
             config=config,
-            class_index=None if class_index is None else [class_index[row] for row in rows],
+            class_index=row_classes,
             start=None if start is None else torch.from_numpy(start[rows]),
             device=device,
             progress=_in_images(progress, first, len(group), len(seeds), config.num_steps),

@@ -8,8 +8,34 @@ generators give other numbers than the CPU's.)
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+CLASS_STREAM = 0x636C617373
+"""Sets the stream that classes are drawn from apart from every other stream of a seed."""
+
+
+def draw_classes(seeds: Sequence[int], class_weights: Sequence[float]) -> list[int]:
+    """Draw a class for each seed, with chances proportional to the weights.
+
+    The class has a stream of its own, so that the noise of an image is the same as when its class
+    is asked for by number.
+
+    Args:
+        seeds: one integer ≥ 0 per image.
+        class_weights: ≥ 0 for each class, not all 0.
+
+    Returns:
+        One class per seed; never one of weight 0.
+
+    Examples:
+        >>> draw_classes(range(4), [0, 1, 0])
+        [1, 1, 1, 1]
+    """
+    bounds = np.cumsum(np.asarray(class_weights, dtype=np.float64))
+    draws = [np.random.default_rng([int(seed), CLASS_STREAM]).random() for seed in seeds]
+    return [int(c) for c in np.searchsorted(bounds, np.multiply(draws, bounds[-1]), "right")]
 
 
 class PerImageRandom:

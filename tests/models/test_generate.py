@@ -23,6 +23,7 @@ from memaudit.models.ablation import (
 from memaudit.models.build import build_network
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.iddpm import iddpm_levels
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler import heun_sampler, karras_sigmas
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom
@@ -290,3 +291,24 @@ def test_a_batch_of_nothing_is_refused_at_once() -> None:
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SamplerConfig(**options)
+
+
+def test_weighted_classes_change_the_class_and_not_the_noise():
+    """An image is the one that asking for its class by number gives."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 4, 4), np.uint8)
+    model = ClosedFormOptimum(images, np.arange(12) % 3)
+    config = SamplerConfig(num_steps=4, S_churn=4.0)
+    (weighted,) = generate_images(model, range(20), config=config, class_weights=[1, 0, 3])
+    assert set(weighted.class_index.tolist()) == {0, 2}
+    (asked,) = generate_images(
+        model, range(20), config=config, class_index=weighted.class_index.tolist()
+    )
+    assert np.array_equal(weighted.images, asked.images)
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [1, -1, 1], [0, 0, 0]])
+def test_weights_that_are_not_one_per_class_are_refused(weights: list[float]):
+    images = np.zeros((3, 1, 4, 4), np.uint8)
+    model = ClosedFormOptimum(images, np.arange(3))
+    with pytest.raises(ValueError, match="one number ≥ 0 per class"):
+        generate_images(model, range(2), class_weights=weights)

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from memaudit.models.seeds import PerImageRandom
+from memaudit.models.seeds import PerImageRandom, draw_classes
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,11 @@ def test_the_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     PerImageRandom([1]).noise((1, 4, 4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_classes_are_drawn_as_often_as_their_weights_say():
+    drawn = draw_classes(range(4000), [1, 0, 3])
+    counts = np.bincount(drawn, minlength=3)
+    assert counts[1] == 0
+    assert abs(counts[2] - 3000) < 4 * (4000 * 0.75 * 0.25) ** 0.5
+    assert draw_classes([7, 9], [1, 0, 3]) == [drawn[7], drawn[9]]

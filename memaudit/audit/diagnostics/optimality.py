@@ -6,8 +6,8 @@ docs/optimum.md says what each number means.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -26,13 +26,16 @@ from memaudit.audit.diagnostics.section import (
     Table,
 )
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.source import check_fits
+from memaudit.audit.source import check_fits, weigh_classes
 from memaudit.audit.statistics.intervals import Estimate, Proportion, clopper_pearson, describe
+from memaudit.audit.statistics.per_class import holm
+from memaudit.audit.statistics.resampling import Sample, resampled, welch
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import (
+    GeneratedBatch,
     cpu_group_size,
     float32_inference,
     generate_images,
@@ -40,9 +43,7 @@ from memaudit.models.generate import (
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
-
-NUM_RESAMPLES = 2000
-"""Resamplings behind an interval."""
+from memaudit.wording import p_text
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class OptimalityConfig:
     """How to generate; model and optimum are compared at its noise levels."""
     class_index: int | None = None
     """The class of all generated images, or None to draw it from each seed."""
+    class_weights: tuple[float, ...] | None = None
+    """How often each class is drawn, or None for all alike. Classes without training images, which
+    have no optimum, are left out either way."""
     seed: int = 0
     """Chooses the images, their noise and the resampling."""
     confidence: float = 0.95
@@ -104,6 +108,26 @@ class AtSigma:
     """(L_holdout − L_train) / (L_holdout − L*_train): 0 for a model that denoises both equally
     well, 1 for one that behaves like the optimum. None without held-out images, or if the interval
     of the denominator reaches 0."""
+    p_adjusted: float | None
+    """Chance that the held-out loss exceeds the training loss by at least that much if the model
+    knows neither set (Welch's test, with Holm's correction for the number of levels). None without
+    held-out images."""
+
+
+@dataclass(frozen=True)
+class AgreementBaseline:
+    """How often a model ends where the optimum of some images does that it never saw.
+
+    Both sets are equally large, with as many images of each class, since agreement is more frequent
+    in a smaller set.
+    """
+
+    num_images: int
+    """Images of either set."""
+    train: Proportion
+    """Seeds for which model and optimum of the training images end nearest to the same one."""
+    holdout: Proportion
+    """The same for the optimum of the held-out images."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,8 @@ class Optimality:
     """Every noise level that the sampler visits, in descending order."""
     agreement: Proportion
     """Seeds for which model and optimum end nearest to the same training image."""
+    baseline: AgreementBaseline | None
+    """What of this agreement any model of such images has, or None without held-out images."""
 
 
 def compare_with_optimum(
@@ -134,7 +160,8 @@ def compare_with_optimum(
 ) -> Optimality:
     """Compare a model with the closed-form optimum of its training images.
 
-    A class-conditional model is compared with the class-conditional optimum.
+    A class-conditional model is compared with the class-conditional optimum, in the classes that
+    have training images.
 
     Args:
         denoiser: the model, on `config.execution.device`.
@@ -161,13 +188,25 @@ def compare_with_optimum(
     index = index or NeighborIndex(data.images, device=config.execution.device)
     rng = np.random.default_rng(config.seed)
 
-    along, agreement = _follow_trajectories(denoiser, optimum, index, config, rng, progress)
+    if denoiser.label_dim:
+        config = replace(config, class_weights=_drawable(denoiser, data, config))
+        holdout = None if holdout is None else _in_classes_of(data, holdout)
+    along, generated = _follow_trajectories(denoiser, optimum, config, rng, progress)
+    agreement = _agreement(generated, optimum, index, config)
+    assert agreement is not None
     sigmas = sorted((sigma for _, sigma in along.values), reverse=True)
     train = _denoise(denoiser, optimum, data, sigmas, config, rng, progress)
     held = None
     if holdout is not None:
         held = _denoise(denoiser, optimum, holdout, sigmas, config, rng, progress)
 
+    p_adjusted: Sequence[float | None] = [None] * len(sigmas)
+    if held is not None:
+        losses = [
+            (held.values["model_loss", sigma], train.values["model_loss", sigma])
+            for sigma in sigmas
+        ]
+        p_adjusted = holm([welch(*pair)[1] for pair in losses])
     return Optimality(
         num_train=train.num_images,
         num_holdout=0 if held is None else held.num_images,
@@ -178,58 +217,58 @@ def compare_with_optimum(
                 sigma=sigma,
                 train=_averages(train, sigma, config.confidence),
                 holdout=None if held is None else _averages(held, sigma, config.confidence),
-                trajectory=_estimate(along.means("squared_distance", sigma), config.confidence),
+                trajectory=resampled(along.means("squared_distance", sigma), config.confidence),
                 mem_gap=None if held is None else _mem_gap(train, held, sigma, config.confidence),
+                p_adjusted=p_adjusted[row],
             )
-            for sigma in sigmas
+            for row, sigma in enumerate(sigmas)
         ),
         agreement=agreement,
+        baseline=None
+        if holdout is None
+        else _agreement_baseline(denoiser, generated, data, holdout, config),
     )
 
 
-class _Sample:
-    """Quantities of T images at each noise level, with resamplings of the images."""
-
-    def __init__(
-        self, values: Mapping[tuple[str, float], np.ndarray], rng: np.random.Generator
-    ) -> None:
-        self.values = values
-        """float64 [T], by quantity and sigma."""
-        self.num_images = len(next(iter(values.values())))
-        counts = rng.multinomial(
-            self.num_images, np.full(self.num_images, 1 / self.num_images), NUM_RESAMPLES
-        )
-        # The sample itself comes first.
-        self._weights = np.vstack([np.ones(self.num_images), counts]) / self.num_images
-
-    def means(self, quantity: str, sigma: float) -> np.ndarray:
-        """Mean of a quantity over the images and over R resamplings: float64 [1 + R]."""
-        means: np.ndarray = self._weights @ self.values[quantity, sigma]
-        return means
+def _drawable(
+    denoiser: Denoiser, data: ImageSet, config: OptimalityConfig
+) -> tuple[float, ...] | None:
+    """How often each class is drawn, 0 without training images; None for all alike."""
+    if config.class_index is not None:
+        return None
+    assert data.labels is not None
+    is_occupied = np.bincount(data.labels, minlength=denoiser.label_dim) > 0
+    if config.class_weights is None and is_occupied.all():
+        return None
+    weights = np.ones(denoiser.label_dim) if config.class_weights is None else config.class_weights
+    return tuple((np.asarray(weights) * is_occupied).tolist())
 
 
-def _estimate(means: np.ndarray, confidence: float) -> Estimate:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means[1:], [tail, 1 - tail])
-    return Estimate(float(means[0]), float(low), float(high))
+def _in_classes_of(data: ImageSet, holdout: ImageSet) -> ImageSet | None:
+    """The held-out images of classes that have training images, or None if fewer than 2 are."""
+    assert data.labels is not None and holdout.labels is not None
+    is_comparable = np.isin(holdout.labels, data.labels)
+    if is_comparable.all():
+        return holdout
+    return holdout.take(np.flatnonzero(is_comparable)) if is_comparable.sum() >= 2 else None
 
 
-def _averages(sample: _Sample, sigma: float, confidence: float) -> NoisedImages:
+def _averages(sample: Sample, sigma: float, confidence: float) -> NoisedImages:
     return NoisedImages(
         **{
-            field.name: _estimate(sample.means(field.name, sigma), confidence)
+            field.name: resampled(sample.means(field.name, sigma), confidence)
             for field in fields(NoisedImages)
         }
     )
 
 
-def _mem_gap(train: _Sample, held: _Sample, sigma: float, confidence: float) -> Estimate | None:
+def _mem_gap(train: Sample, held: Sample, sigma: float, confidence: float) -> Estimate | None:
     """MemGap, or None where its denominator could be 0 or less."""
     of_held = held.means("model_loss", sigma)
     denominator = of_held - train.means("optimum_loss", sigma)
-    if _estimate(denominator, confidence).low <= 0:
+    if resampled(denominator, confidence).low <= 0:
         return None
-    return _estimate((of_held - train.means("model_loss", sigma)) / denominator, confidence)
+    return resampled((of_held - train.means("model_loss", sigma)) / denominator, confidence)
 
 
 def _denoise(
@@ -240,7 +279,7 @@ def _denoise(
     config: OptimalityConfig,
     rng: np.random.Generator,
     progress: Progress,
-) -> _Sample:
+) -> Sample:
     """Add noise to some images, one per image for all levels, and denoise them with both."""
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
@@ -265,7 +304,7 @@ def _denoise(
             values["squared_distance", sigma].append(_squared_distance(D, best.denoised))
             values["num_effective", sigma].append(best.num_effective)
         progress(f"Denoising {images.source}", min(start + step, size), size)
-    return _Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
+    return Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
 
 
 def _group_size(denoiser: Denoiser, config: OptimalityConfig) -> int:
@@ -304,56 +343,139 @@ class _Followed:
 def _follow_trajectories(
     denoiser: Denoiser,
     optimum: ClosedFormOptimum,
-    index: NeighborIndex,
     config: OptimalityConfig,
     rng: np.random.Generator,
     progress: Progress,
-) -> tuple[_Sample, Proportion]:
-    """Sample both from the same noise, and compare them along the model's trajectories."""
+) -> tuple[Sample, GeneratedBatch]:
+    """Sample the model, and compare it with the optimum along its trajectories."""
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
-    num_agreeing = 0
+    ends: list[GeneratedBatch] = []
     size = _group_size(denoiser, config)
     for start in range(0, config.num_trajectories, size):
         seeds = range(start, min(start + size, config.num_trajectories))
         followed = _Followed(denoiser, optimum)
-        ends = []
-        for source in (followed, optimum):
-            (batch,) = generate_images(
-                source,
-                seeds,
-                config=config.sampler,
-                class_index=config.class_index,
-                batch_size=len(seeds),
-                device=config.execution.device,
-            )
-            ends.append(index.nearest(batch.images, 1).index)
-        num_agreeing += int((ends[0] == ends[1]).sum())
+        ends += generate_images(
+            followed,
+            seeds,
+            config=config.sampler,
+            class_index=config.class_index,
+            class_weights=config.class_weights,
+            batch_size=len(seeds),
+            device=config.execution.device,
+        )
         for sigma, evaluations in followed.squared_distances.items():
             # An incomplete group is padded after its images.
             values["squared_distance", sigma].append(torch.stack(evaluations).mean(0)[: len(seeds)])
         progress("Following trajectories", seeds.stop, config.num_trajectories)
-    along = _Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
-    return along, clopper_pearson(num_agreeing, config.num_trajectories, config.confidence)
+    along = Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
+    classes = [end.class_index for end in ends if end.class_index is not None]
+    return along, GeneratedBatch(
+        seeds=np.concatenate([end.seeds for end in ends]),
+        images=np.concatenate([end.images for end in ends]),
+        class_index=np.concatenate(classes) if classes else None,
+    )
+
+
+def _agreement(
+    generated: GeneratedBatch,
+    optimum: ClosedFormOptimum,
+    index: NeighborIndex,
+    config: OptimalityConfig,
+    classes: np.ndarray | None = None,
+) -> Proportion | None:
+    """How often model and optimum end nearest to the same image.
+
+    Args:
+        generated: the model's images, with the seeds that they were made from.
+        optimum: the optimum of a set of images.
+        index: an index of the same set.
+        config: how to sample.
+        classes: the classes in the set, if it may lack some.
+
+    Returns:
+        None if no image of the model is of a class in the set.
+    """
+    seeds, images, class_index = generated.seeds, generated.images, generated.class_index
+    if class_index is not None and classes is not None:
+        rows = np.isin(class_index, classes)
+        seeds, images, class_index = seeds[rows], images[rows], class_index[rows]
+    if not len(seeds):
+        return None
+    batches = generate_images(
+        optimum,
+        seeds.tolist(),
+        config=config.sampler,
+        class_index=None if class_index is None else class_index.tolist(),
+        batch_size=config.execution.batch_size,
+        device=config.execution.device,
+    )
+    best = np.concatenate([batch.images for batch in batches])
+    ends = [index.nearest(each, 1).index for each in (images, best)]
+    return clopper_pearson(int((ends[0] == ends[1]).sum()), len(seeds), config.confidence)
+
+
+def _agreement_baseline(
+    denoiser: Denoiser,
+    generated: GeneratedBatch,
+    data: ImageSet,
+    holdout: ImageSet,
+    config: OptimalityConfig,
+) -> AgreementBaseline | None:
+    """The agreement with the optima of equally many training and held-out images."""
+    rng = np.random.default_rng([config.seed, 1])
+    labels = [
+        images.labels if denoiser.label_dim and images.labels is not None else np.zeros(len(images))
+        for images in (data, holdout)
+    ]
+    chosen: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for c in np.unique(labels[1]):
+        rows = [np.flatnonzero(of_set == c) for of_set in labels]
+        size = min(map(len, rows))
+        for kept, of_set in zip(chosen, rows, strict=True):
+            kept.append(rng.choice(of_set, size, replace=False))
+    found = []
+    for images, kept in zip((data, holdout), chosen, strict=True):
+        part = images.take(np.sort(np.concatenate(kept)))
+        if len(part) < 2:
+            return None
+        optimum = ClosedFormOptimum(
+            part.images,
+            part.labels if denoiser.label_dim else None,
+            label_dim=denoiser.label_dim,
+            device=config.execution.device,
+        )
+        index = NeighborIndex(part.images, device=config.execution.device)
+        found.append(_agreement(generated, optimum, index, config, part.labels))
+    train, held = found
+    if train is None or held is None:
+        return None
+    return AgreementBaseline(num_images=sum(map(len, chosen[0])), train=train, holdout=held)
 
 
 def _run(context: Context) -> Optimality | None:
     """Compare on at most as many images as were sampled, and only if the labels fit the model."""
     setting = context.setting
     config, model = setting.config, setting.given_model
-    sets = [images for images in (setting.data, setting.holdout) if images is not None]
+    data, holdout = setting.data, setting.holdout
+    sets = [images for images in (data, holdout) if images is not None]
     if model.label_dim and any(not 0 < images.num_classes <= model.label_dim for images in sets):
         return None
+    if model.label_dim and config.class_index is not None:
+        assert data.labels is not None
+        if config.class_index not in data.labels:  # without training images there is no optimum
+            return None
     at_most = max(2, len(config.seeds))
     return compare_with_optimum(
         model,
-        setting.data,
-        holdout=setting.holdout,
+        data,
+        holdout=holdout,
         index=setting.open_index(),
         config=OptimalityConfig(
             num_images=min(config.optimum_images, at_most),
             num_trajectories=min(config.optimum_trajectories, at_most),
             sampler=config.sampler,
             class_index=config.class_index,
+            class_weights=weigh_classes(model, data, config.class_frequencies),
             confidence=config.rule.confidence,
             execution=config.execution,
         ),
@@ -369,7 +491,7 @@ def _section(result: Optimality, page: PageContext) -> Iterator[Block]:
         "level, the closer the model is to copying. Sampled from the same noise, model and optimum "
         f"end nearest to the same training image for {agreement.count} of {agreement.total} seeds: "
         f"{describe(agreement)}. A model can copy every time and still end at a different training "
-        "image than the optimum."
+        f"image than the optimum. {_compared(result.baseline)}"
     )
     yield from _charts(result)
     yield Heading("The same in numbers")
@@ -387,6 +509,20 @@ def _section(result: Optimality, page: PageContext) -> Iterator[Block]:
         "curves are cut off at 1e-7. Effective number: how many training images share the "
         f"optimum’s answer; near 1 it can only return one of them.{gap}",
         is_small=True,
+    )
+
+
+def _compared(baseline: AgreementBaseline | None) -> str:
+    """What of the agreement any model of such images has."""
+    if baseline is None:
+        return (
+            "Without held-out images there is no baseline: a model that saw none of the training "
+            "images agrees now and then, too."
+        )
+    return (
+        f"With {baseline.num_images:,} images each, the model ends where the optimum of training "
+        f"images does for {baseline.train}, and where that of held-out images does, which it "
+        f"never saw, for {baseline.holdout}. Only the difference speaks of memory."
     )
 
 
@@ -460,6 +596,30 @@ def _lines(result: Optimality) -> Iterator[str]:
         "for "
         f"{same.count} of {same.total} seeds: {describe(same)}."
     )
+    if result.baseline is None:
+        yield "Without held-out images, there is no baseline for this agreement."
+    else:
+        yield (
+            f"With {result.baseline.num_images:,} images each: {result.baseline.train} for "
+            f"training images, {result.baseline.holdout} for held-out ones, the baseline."
+        )
+
+
+def _evidence(result: Optimality, alpha: float) -> Iterator[str]:
+    """The noise level of the largest MemGap, among those where the loss is lower in training."""
+    clear = [
+        (at.mem_gap.value, at)
+        for at in result.at_sigma
+        if at.mem_gap is not None and at.mem_gap.low > 0
+        if at.p_adjusted is not None and at.p_adjusted <= alpha
+    ]
+    if clear:
+        _, at = max(clear, key=lambda pair: pair[0])
+        assert at.mem_gap is not None and at.p_adjusted is not None
+        yield (
+            f"MemGap {at.mem_gap.value:.2f} ({at.mem_gap.low:.2f} to {at.mem_gap.high:.2f}) at "
+            f"sigma {at.sigma:.2g} ({p_text(at.p_adjusted)})"
+        )
 
 
 DIAGNOSTIC = Diagnostic(
@@ -468,4 +628,6 @@ DIAGNOSTIC = Diagnostic(
     run=_run,
     section=_section,
     lines=_lines,
+    evidence=_evidence,
+    assumes_exchangeable=True,
 )

@@ -24,11 +24,13 @@ from memaudit.audit.diagnostics import (
     noise_and_return,
     optimality,
     recall,
+    worst_class,
 )
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, Setting
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.audit.statistics.per_class import ClassRatio
 from memaudit.audit.statistics.species_richness import SpeciesRichness
+from memaudit.audit.statistics.worst_class import WorstClass
 from memaudit.errors import ConfigError
 from memaudit.wording import listed
 
@@ -46,6 +48,7 @@ class Diagnostics:
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
     richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
     classes: Annotated[tuple[ClassRatio, ...] | None, classes.DIAGNOSTIC] = None
+    worst_class: Annotated[WorstClass | None, worst_class.DIAGNOSTIC] = None
     noise_and_return: Annotated[noise_and_return.ReturnTest | None, noise_and_return.DIAGNOSTIC] = (
         None
     )

@@ -86,6 +86,7 @@ def render_page(result: Scanned, report: Report) -> str:
         source=content["source"],
         data=content["data"],
         sampling=content["sampling"],
+        class_draws=class_draws(result),
         num_leaks=report.num_leaking_images,
         rule=result.config.rule,
         space=result.space,
@@ -174,6 +175,16 @@ def _render(block: Block) -> RenderedBlock:
             return RenderedBlock("small" if block.is_small else "paragraph", block.text)
 
 
+def class_draws(result: Scanned) -> str | None:
+    """How the classes of a model's images were drawn, or None if nothing was drawn."""
+    config = result.config
+    if result.source.model is None or result.class_index is None or config.class_index is not None:
+        return None
+    if config.class_frequencies == "data":
+        return "as often as in the training images"
+    return "all alike, whatever their frequency in the training images"
+
+
 def sample_command(result: Scanned, seed: int | str) -> str | None:
     """The `memaudit sample` command that generates the image of a seed, quoted for a shell.
 
@@ -193,6 +204,9 @@ def sample_command(result: Scanned, seed: int | str) -> str | None:
         words += ["--arch", source.model.arch]
     if config.class_index is not None:
         words += ["--class", str(config.class_index)]
+    elif config.class_frequencies == "data" and result.class_index is not None:
+        classes = dict(zip(result.keys, result.class_index.tolist(), strict=True))
+        words += ["--class", str(classes.get(seed, "CLASS"))]
     for name, field in config_fields(SamplerConfig).items():
         value = asdict(config.sampler)[name]
         if value != field.default:

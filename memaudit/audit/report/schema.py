@@ -70,6 +70,8 @@ class Sampling:
     """Images judged that an earlier run of this scan had generated and kept."""
     class_index: int | None
     """The one class that was generated, or null: drawn from each seed."""
+    class_frequencies: Literal["uniform", "data"]
+    """How often each class was drawn: all alike, or as often as in the training images."""
     sampler: SamplerConfig
     batch_size: int
     device: str
@@ -143,6 +145,7 @@ def make_report(result: Scanned) -> Report:
             min_samples=config.min_samples,
             num_kept=result.num_kept,
             class_index=config.class_index,
+            class_frequencies=config.class_frequencies,
             sampler=config.sampler.resolved(),
             batch_size=config.execution.batch_size,
             device=config.execution.device,

@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from memaudit.audit.diagnostics.optimality import Optimality, OptimalityConfig, compare_with_optimum
+from memaudit.audit.diagnostics.optimality import (
+    DIAGNOSTIC,
+    Optimality,
+    OptimalityConfig,
+    compare_with_optimum,
+)
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.execution import Execution
@@ -191,3 +197,90 @@ def test_images_that_do_not_fit_the_model_are_refused(train):
 def test_options_that_make_no_sense_are_refused(option, value):
     with pytest.raises(ConfigError, match=option):
         OptimalityConfig(**{option: value})
+
+
+def test_the_baseline_is_the_agreement_with_images_that_the_model_never_saw(of_optimum, of_wiener):
+    baseline = of_optimum.baseline
+    assert baseline.num_images == 200
+    assert baseline.train.ratio == 1 and baseline.holdout.ratio < 0.7
+    alike = of_wiener.baseline
+    assert alike.train == of_wiener.agreement
+    assert alike.holdout.low <= alike.train.high and alike.train.low <= alike.holdout.high
+
+
+def test_the_baseline_compares_sets_of_one_size(train):
+    found = compare_with_optimum(
+        ClosedFormOptimum(train.images), train, holdout=draw(2, 50), config=CONFIG
+    )
+    assert found.baseline.num_images == 50
+    assert found.agreement.ratio == 1
+
+
+def test_mem_gap_is_evidence_for_the_optimum_and_not_for_a_linear_denoiser(of_optimum, of_wiener):
+    (clause,) = DIAGNOSTIC.evidence(of_optimum, 0.05)
+    assert clause.startswith("MemGap 1.00 (1.00 to 1.00) at sigma ")
+    assert list(DIAGNOSTIC.evidence(of_wiener, 0.05)) == []
+    without = replace(
+        of_optimum,
+        at_sigma=tuple(replace(at, p_adjusted=None, mem_gap=None) for at in of_optimum.at_sigma),
+    )
+    assert list(DIAGNOSTIC.evidence(without, 0.05)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_train", "num_holdout"), [(100, 100), (60, 20)])
+def test_a_model_that_knows_neither_set_is_branded_in_at_most_alpha_of_all_runs(
+    num_train: int, num_holdout: int
+):
+    model = Wiener(draw(3, 20_000).images)
+    config = replace(CONFIG, num_trajectories=2)
+    branded = 0
+    for run in range(200):
+        found = compare_with_optimum(
+            model,
+            draw(1000 + run, num_train),
+            holdout=draw(5000 + run, num_holdout),
+            config=replace(config, seed=run),
+        )
+        branded += bool(list(DIAGNOSTIC.evidence(found, 0.05)))
+    assert clopper_pearson(branded, 200, 0.999).low <= 0.05
+
+
+CLASSES = replace(CONFIG, num_images=30, num_trajectories=12, sampler=SamplerConfig(num_steps=4))
+
+
+def test_classes_without_training_images_are_left_out():
+    """Eight classes, of which the training images have three and the held-out ones four."""
+    train = draw(7, 30, labels=np.array([1, 4, 6])[np.arange(30) % 3])
+    holdout = draw(8, 40, labels=np.array([1, 4, 5, 6])[np.arange(40) % 4])
+    asked: set[int] = set()
+
+    class Asked(ClosedFormOptimum):
+        def __call__(self, x, sigma, class_labels=None):
+            asked.update(class_labels.argmax(1).tolist())
+            return super().__call__(x, sigma, class_labels)
+
+    model = Asked(train.images, train.labels, label_dim=8)
+    found = compare_with_optimum(model, train, holdout=holdout, config=CLASSES)
+    assert asked == {1, 4, 6}
+    assert found.agreement.ratio == found.baseline.train.ratio == 1
+    assert found.num_holdout == 30 and found.baseline.num_images == 30
+
+
+def test_classes_are_drawn_as_often_as_asked():
+    train = draw(9, 20, labels=np.arange(20) % 2)
+    model = ClosedFormOptimum(train.images, train.labels, label_dim=5)
+    weights = (0.0, 1.0, 7.0, 0.0, 0.0)  # the third class has no training images
+    with_weights = compare_with_optimum(
+        model, train, config=replace(CLASSES, class_weights=weights)
+    )
+    one_class = compare_with_optimum(model, train, config=replace(CLASSES, class_index=1))
+    assert asdict(with_weights) == asdict(one_class)
+
+
+def test_without_a_class_in_common_there_is_no_baseline():
+    train = draw(10, 20, labels=np.arange(20) % 2)
+    holdout = draw(11, 20, labels=2 + np.arange(20) % 2)
+    model = ClosedFormOptimum(train.images, train.labels, label_dim=4)
+    found = compare_with_optimum(model, train, holdout=holdout, config=CLASSES)
+    assert found.num_holdout == 0 and found.baseline is None

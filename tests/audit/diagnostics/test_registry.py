@@ -39,10 +39,10 @@ from memaudit.models.execution import Execution
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 
-CONFIG = ScanConfig(seeds=range(4), sampler=SamplerConfig(num_steps=3))
+CONFIG = ScanConfig(seeds=range(4), sampler=SamplerConfig(num_steps=3), fail_above=0.5)
 REQUESTED = {"noise_and_return", "membership"}
 AGAINST_HOLDOUT = {"holdout", "label_test", "blind_baseline", "discoveries", "copying"}
-COMPUTED_AGAIN = {"richness", "classes", "discoveries"}
+COMPUTED_AGAIN = {"richness", "classes", "worst_class", "discoveries"}
 
 
 def image_set(num_images: int, seed: int) -> ImageSet:

@@ -1,0 +1,61 @@
+"""Worst class: would every class of a conditional model pass the gate by itself?"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
+from memaudit.audit.diagnostics.section import Block, Paragraph
+from memaudit.audit.memorization.findings import MIXTURE_SEQUENCE
+from memaudit.audit.statistics.worst_class import WorstClass, judge_worst_class
+from memaudit.wording import counted, some
+
+
+def _run(context: Context) -> WorstClass | None:
+    """The verdict on the classes that images were generated for; None without a gate."""
+    if context.fail_above is None:
+        return None
+    assert context.class_index is not None
+    copies = context.matches.memorized_distinct
+    classes, position = np.unique(context.class_index, return_inverse=True)
+    totals, hits = np.bincount(position), np.bincount(position[copies], minlength=len(classes))
+    return judge_worst_class(
+        dict(zip(classes.tolist(), zip(hits.tolist(), totals.tolist(), strict=True), strict=True)),
+        limit=context.fail_above,
+        confidence=context.matches.rule.confidence,
+        sequential=context.findings.interval == MIXTURE_SEQUENCE,
+    )
+
+
+def _described(result: WorstClass) -> str:
+    """What the verdict of the gate says of each class."""
+    among = counted(result.num_classes, "class", "classes")
+    if result.verdict == "FAIL":
+        which = some([str(c) for c in result.failing])
+        return (
+            f"By class: FAIL. {len(result.failing):,} of {among} "
+            f"{'is' if len(result.failing) == 1 else 'are'} above the limit ({which}), corrected "
+            "for the number of classes."
+        )
+    if result.verdict == "PASS":
+        return f"By class: PASS. Each of {among} is below the limit by itself."
+    return (
+        f"By class: INCONCLUSIVE. {len(result.undecided):,} of {among} had too few images to be "
+        "shown below the limit, and none is shown to be above it."
+    )
+
+
+def _section(result: WorstClass, page: PageContext) -> Iterator[Block]:
+    yield Paragraph(
+        f"{_described(result)} The gate's verdict is about all images together, and a class that "
+        "is rarely generated may copy more."
+    )
+
+
+def _lines(result: WorstClass) -> Iterator[str]:
+    yield _described(result)
+
+
+DIAGNOSTIC = Diagnostic(
+    title="Classes", requires=frozenset({"classes"}), run=_run, section=_section, lines=_lines
+)
