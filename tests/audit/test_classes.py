@@ -37,7 +37,7 @@ class AnyClass(ClosedFormOptimum):
 
 
 TRAIN = image_set(0, np.array([0, 3, 3, 3])[np.arange(24) % 4])
-"""Of the model's six classes, two have training images, the second three times as many."""
+"""Two of the model's six classes have training images, the second three times as many."""
 MODEL = AnyClass(TRAIN.images)
 
 
@@ -91,7 +91,7 @@ def test_frequencies_that_cannot_be_had_are_refused_before_sampling():
 
 
 def test_the_worst_class_fails_where_all_together_pass(tmp_path: Path):
-    """Of 2,000 images given, the 40 of the second class are all copies."""
+    """There are 2,000 images given; the 40 of the second class are all copies."""
     rng = np.random.default_rng(3)
     fresh = rng.integers(0, 256, (1960, 1, 4, 4), dtype=np.uint8)
     images = np.concatenate([fresh, TRAIN.images, TRAIN.images[:16]])
