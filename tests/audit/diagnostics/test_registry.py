@@ -314,7 +314,11 @@ def test_what_follows_from_the_matches_is_computed_again(whole_result: ScanResul
     again = recompute(context)
     assert again == {name: getattr(whole_result.diagnostics, name) for name in COMPUTED_AGAIN}
     assert recompute(replace(context, class_index=None)).keys() == {"richness", "discoveries"}
-    assert recompute(replace(context, conformal=None)).keys() == {"richness", "classes"}
+    assert recompute(replace(context, conformal=None)).keys() == {
+        "richness",
+        "classes",
+        "worst_class",
+    }
 
 
 def test_every_result_has_something_to_show_and_to_say(whole_result: ScanResult):
