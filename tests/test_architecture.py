@@ -87,7 +87,7 @@ FLOORS = (
     {"report"},
     {"scanned"},
     {"sampling", "diagnostics"},
-    {"config", "environment", "scan_state", "source"},
+    {"config", "denoising", "environment", "scan_state", "source"},
     {"memorization"},
     {"neighbors", "statistics"},
 )

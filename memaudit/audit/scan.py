@@ -1,8 +1,9 @@
 """The audit: generate, find each image's nearest training images, count the copies.
 
-A scan is a pipeline: what is audited and the training images are opened (source.py), images are
-generated and judged (sampling.py), conclusions are drawn from the matches (memorization/), and the
-diagnostics stand beside them (diagnostics/). docs/method.md has the definitions.
+A scan is a pipeline: what is audited and the training images are opened (source.py), a model is
+tested on them (denoising.py), images are generated and judged (sampling.py), conclusions are drawn
+from the matches (memorization/), and the diagnostics stand beside them (diagnostics/).
+docs/method.md has the definitions.
 """
 
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.denoising import check_denoising, check_noise_range
 from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
 from memaudit.audit.diagnostics.holdout import check_disjoint
 from memaudit.audit.diagnostics.registry import check_diagnostics, run_diagnostics
@@ -72,7 +74,8 @@ def scan(
         DataError: shapes that do not match, fewer than 2 training images, held-out images that
             occur in the training set.
         ConfigError: a class that the model does not have; a folder with another scan's images; a
-            diagnostic that does not exist, or that cannot run on what is given.
+            diagnostic that does not exist, or that cannot run on what is given; a gate on a model
+            whose own noise range cuts what is needed to sample it.
         CheckpointError: a checkpoint that cannot be opened; a network that gives numbers that are
             not finite.
         TypeError: a source or images of another kind.
@@ -116,9 +119,19 @@ def scan(
         progress=progress,
     )
     check_diagnostics(setting)
-    class_weights = None
+    class_weights = denoising = None
     if isinstance(source, Checkpoint):
         class_weights = weigh_classes(source.network, data, config.class_frequencies)
+        denoising = check_denoising(
+            source.network,
+            data,
+            sampler=config.sampler,
+            execution=config.execution,
+            progress=progress,
+        )
+        if config.fail_above is not None:
+            check_noise_range(denoising.noise_range)
+        clock.lap("denoising test")
     if index is None:
         index = build_index(data, config.index, device=device, progress=progress)
     clock.lap("index")
@@ -178,7 +191,8 @@ def scan(
     )
     diagnostics = run_diagnostics(context, on_done=clock.lap)
     return ScanResult(
-        source=describe_source(source, data),
+        source=describe_source(source, data, warnings=denoising.warnings if denoising else ()),
+        denoising=denoising,
         generated=samples.images,
         keys=keys,
         class_index=samples.class_index,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.denoising import DenoisingTest
 from memaudit.audit.diagnostics.diagnostic import PageContext
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
@@ -27,6 +28,8 @@ class Scanned:
 
     source: Source
     """What was audited."""
+    denoising: DenoisingTest | None
+    """Whether the model denoises the training images, or None where images were given."""
     generated: np.ndarray
     """uint8 [M, C, H, W]: the images that were judged."""
     keys: Keys

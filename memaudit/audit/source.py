@@ -55,17 +55,25 @@ class Source:
     """None where the images were given."""
 
 
-def describe_source(source: Checkpoint | ImageSet, data: ImageSet) -> Source:
-    """What a report says of a source that was audited against `data`."""
+def describe_source(
+    source: Checkpoint | ImageSet, data: ImageSet, *, warnings: tuple[str, ...] = ()
+) -> Source:
+    """What a report says of a source that was audited against `data`.
+
+    Args:
+        source: what was audited.
+        data: the training images.
+        warnings: what else a reader must know before trusting the numbers; shown first.
+    """
     if isinstance(source, ImageSet):
-        return Source("images", source.source, source.fingerprint, (), None)
+        return Source("images", source.source, source.fingerprint, warnings, None)
     stated = source.provenance.get("data_fingerprint")
     trained_on_data = None if stated is None else stated == data.fingerprint
     return Source(
         kind="checkpoint",
         path=source.path,
         sha256=source.sha256,
-        warnings=(*source.warnings, *_data_warnings(source, data, trained_on_data)),
+        warnings=(*warnings, *source.warnings, *_data_warnings(source, data, trained_on_data)),
         model=ModelFacts(
             format=source.format,
             arch=source.arch,

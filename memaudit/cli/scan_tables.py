@@ -28,6 +28,9 @@ def render(result: "ScanResult") -> None:
     headline = result.ratios.distinct
     if result.decision is not None:
         print_verdict(result.decision)
+    if result.denoising is not None:
+        style = "" if result.denoising.allows_pass else "bold red"
+        _say(Text(result.denoising.message, style))
     _say(
         Text.assemble(
             (f"{headline.count:,} of {headline.total:,}", "bold red" if headline.count else "bold"),

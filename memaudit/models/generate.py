@@ -172,13 +172,7 @@ def sample(
     Raises:
         ConfigError: noise levels outside the denoiser's range.
     """
-    discretization = config.discretization or "edm"
-    default_min, default_max = default_sigma_range(discretization)
-    low, high = sigma_range(
-        denoiser,
-        default_min if config.sigma_min is None else config.sigma_min,
-        default_max if config.sigma_max is None else config.sigma_max,
-    )
+    low, high = sigma_range(denoiser, *asked_range(config))
     path = None
     if config.is_ablation:
         schedule = noise_schedule(config.schedule or "linear", sigma_min=low, sigma_max=high)
@@ -186,7 +180,7 @@ def sample(
     return heun_sampler(
         denoiser,
         noise,
-        discretize(discretization, config.num_steps, sigma_min=low, sigma_max=high, rho=config.rho),
+        _levels(config, low, high),
         class_labels,
         S_churn=config.S_churn,
         S_min=config.S_min,
@@ -197,6 +191,36 @@ def sample(
         start=start,
         randn_like=randn_like,
         progress=progress,
+    )
+
+
+def asked_range(config: SamplerConfig) -> tuple[float, float]:
+    """Lowest and highest noise level that a configuration asks for, the model's range aside."""
+    default_min, default_max = default_sigma_range(config.discretization or "edm")
+    return (
+        default_min if config.sigma_min is None else config.sigma_min,
+        default_max if config.sigma_max is None else config.sigma_max,
+    )
+
+
+def visited_levels(denoiser: Denoiser, config: SamplerConfig) -> Tensor:
+    """The noise levels at which sampling evaluates a model: float64 [num_steps], descending.
+
+    Without churn these are all of them.
+
+    Raises:
+        ConfigError: noise levels outside the denoiser's range.
+    """
+    return denoiser.round_sigma(_levels(config, *sigma_range(denoiser, *asked_range(config))))
+
+
+def _levels(config: SamplerConfig, low: float, high: float) -> Tensor:
+    return discretize(
+        config.discretization or "edm",
+        config.num_steps,
+        sigma_min=low,
+        sigma_max=high,
+        rho=config.rho,
     )
 
 

@@ -110,6 +110,10 @@ def _facts(result: Scanned) -> dict[str, str]:
     )
     if result.num_kept:
         facts["kept from an earlier run"] = f"{result.num_kept:,} images"
+    if result.denoising is not None:
+        facts["denoising test"] = result.denoising.message
+        used = result.denoising.noise_range
+        facts["noise levels"] = f"{used.used_min:g} to {used.used_max:g}"
     if result.left_out:
         facts["left out on request"] = result.left_out
     if result.source.warnings:

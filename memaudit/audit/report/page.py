@@ -35,6 +35,7 @@ BEFORE_DIAGNOSTICS = (
     ("verdict", "Verdict"),
     ("measured", "How it was measured"),
     ("ratios", "Share of copies"),
+    ("denoising", "Does the model denoise?"),
     ("controls", "Controls"),
     ("pairs", "Closest pairs"),
     ("edge", "Pairs at the threshold"),
@@ -91,6 +92,7 @@ def render_page(result: Scanned, report: Report) -> str:
         rule=result.config.rule,
         space=result.space,
         findings=result.findings,
+        denoising=result.denoising,
         holdout=result.diagnostics.holdout,
         left_out=result.left_out,
         decision=decision,
@@ -140,7 +142,11 @@ def sections(result: Scanned, *, has_edge: bool) -> list[Section]:
     for _, diagnostic, found in result.diagnostics.results():
         shown = diagnostic.section(found, result.page_context)
         blocks.setdefault(diagnostic.title, []).extend(shown)
-    has_template = {"verdict": result.decision is not None, "edge": has_edge}
+    has_template = {
+        "verdict": result.decision is not None,
+        "denoising": result.denoising is not None,
+        "edge": has_edge,
+    }
     listed = [
         Section(id, title, id, _rendered(blocks.pop(title, ())))
         for id, title in BEFORE_DIAGNOSTICS

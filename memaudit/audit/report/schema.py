@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from memaudit.audit.denoising import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
 from memaudit.audit.memorization.findings import Ratios, Sensitivity
@@ -116,6 +117,8 @@ class Report:
     """The gate's limit, or null without a gate."""
     source: Source
     """What was audited."""
+    denoising: DenoisingTest | None
+    """Whether the model denoises the training images, or null where images were given."""
     data: Data
     """The training images."""
     space: Space
@@ -165,6 +168,7 @@ def make_report(result: Scanned) -> Report:
         confidence=config.rule.confidence,
         fail_above=config.fail_above,
         source=result.source,
+        denoising=result.denoising,
         data=Data(
             path=data.source,
             fingerprint=data.fingerprint,

@@ -1,0 +1,414 @@
+"""Whether a model denoises the training images as it is configured, and from how much noise.
+
+A network under the wrong settings (another preconditioning, another order of its channels, weights
+that were never trained) generates images that are no copies of anything. That they are not says
+nothing about memorization, so this is tested before anything is sampled: on noised training images,
+at the noise levels of the sampler, against two denoisers that anybody can build without training.
+It costs as much as generating about a dozen images.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.fft import dctn
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.errors import CheckpointError, ConfigError, DataError
+from memaudit.models.denoiser import Denoiser
+from memaudit.models.execution import Execution
+from memaudit.models.generate import asked_range, cpu_group_size, float32_inference, visited_levels
+from memaudit.models.sampler import sigma_range
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.models.seeds import PerImageRandom
+from memaudit.progress import Progress, silent
+
+NUM_IMAGES = 48
+NUM_LEVELS = 9
+MAX_RATIO = 5.0
+"""Most that the loss may be, over that of shrinking to the mean. Trained networks reach 1.4; wrong
+settings give hundreds."""
+INVISIBLE_RMS = 2.0
+"""Gray levels. A loss of 5 times its square, 4.5 levels RMS, is allowed however low the noise: a
+network that predicts the image itself is not more exact than that."""
+NOISE_SHARE = 0.1
+"""A loss of (0.1 σ)² is allowed however high the noise: the sampler adds the loss to noise that
+hides it. Networks that predict the noise lose up to that at the highest levels."""
+MAX_LINEAR = 2.0
+"""Most that the loss may be, over that of a linear filter, at noise levels up to VISIBLE_SIGMA.
+This finds weights that were never trained: an untrained EDM network shrinks to the mean."""
+VISIBLE_SIGMA = 1.0
+"""Noise level up to which an image shows through its noise."""
+FLAT_SHARE = 0.1
+"""Share of the loss of shrinking that is allowed besides, for images that a filter nearly knows."""
+START_SCALES = 10.0
+"""Sampling must begin at this many times the images' root mean square: below, pure noise is not
+what a noised image looks like, and the model is asked for images that it never learned to make."""
+END_SIGMA = 0.1
+"""Sampling must end at this noise level or below; 0.1 is 13 gray levels."""
+
+
+@dataclass(frozen=True)
+class DenoisingLevel:
+    """Losses at one noise level. All are ‖D(y + σn; σ) − y‖² per pixel value, data in [-1, 1]."""
+
+    sigma: float
+    loss: float
+    """The model's."""
+    shrink_loss: float
+    """That of shrinking to the mean image, var·σ²/(var + σ²)."""
+    linear_loss: float
+    """That of the best linear filter for images with this power spectrum (Wiener)."""
+    ratio: float
+    """The model's loss over that of shrinking."""
+    allowed: float
+    """Most that the loss of a model that denoises as configured is."""
+
+
+@dataclass(frozen=True)
+class NoiseRange:
+    """The noise levels that were asked for, and those that sampling visits."""
+
+    asked_min: float
+    asked_max: float
+    used_min: float
+    """Lowest level that sampling visits: the model's range cuts the one asked for."""
+    used_max: float
+    """Level that sampling begins at."""
+    needed_max: float
+    """Level to begin at, at least: 10 times the root mean square of the training images."""
+
+    @property
+    def problem(self) -> str:
+        """Why images sampled over this range say little about the model, or an empty text."""
+        if self.used_max < self.needed_max:
+            return (
+                f"sampling begins at noise level {self.used_max:g}, too low to hide the images (at "
+                f"least {self.needed_max:.2g} is needed), so that it never makes what the model "
+                "makes of pure noise"
+            )
+        if self.used_min > END_SIGMA:
+            return (
+                f"sampling ends at noise level {self.used_min:g} (at most {END_SIGMA:g} is "
+                "needed), so that its images are blurred or noisy"
+            )
+        return ""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the model's own range, not what was asked for, is the problem."""
+        if self.used_max < self.needed_max:
+            return self.asked_max >= self.needed_max
+        return self.used_min > END_SIGMA >= self.asked_min
+
+
+@dataclass(frozen=True)
+class DenoisingTest:
+    """Whether a model denoises the training images at the noise levels of the sampler."""
+
+    num_images: int
+    """Training images that noise was added to."""
+    variance: float
+    """Variance of their pixel values, data in [-1, 1]."""
+    given_labels: bool
+    """Whether the images' own labels were used; False also for a model without classes."""
+    levels: tuple[DenoisingLevel, ...]
+    """Some of the noise levels that the sampler visits, in descending order."""
+    noise_range: NoiseRange
+    denoises: bool
+    """Whether the loss is as low as that of a network that runs as it was trained."""
+    message: str
+    """What was found, in one or two sentences."""
+    causes: tuple[str, ...]
+    """What the likely causes are, the likeliest first; empty if the model denoises."""
+
+    @property
+    def worst(self) -> DenoisingLevel:
+        """The level at which the loss is highest, compared with what is allowed."""
+        return max(self.levels, key=lambda level: level.loss / level.allowed)
+
+    @property
+    def allows_pass(self) -> bool:
+        """Whether finding no copies says anything about this model."""
+        return self.denoises and not self.noise_range.problem
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before trusting the numbers; empty if all is well."""
+        if self.allows_pass:
+            return ()
+        causes = f" Likely causes: {'; '.join(self.causes)}." if self.causes else ""
+        return (self.message + causes,)
+
+
+def check_denoising(
+    denoiser: Denoiser,
+    data: ImageSet,
+    *,
+    sampler: SamplerConfig | None = None,
+    execution: Execution | None = None,
+    progress: Progress = silent,
+) -> DenoisingTest:
+    """Compare a model's loss on noised training images with that of shrinking to the mean.
+
+    The loss is the mean of ‖D(y + σn; σ) − y‖²/D over images, one noise each; shrinking to the mean
+    image has var·σ²/(var + σ²). Noises depend on the image's place alone, so that the numbers are
+    the same at every run.
+
+    Args:
+        denoiser: the model, on `execution.device`.
+        data: its training images, at least 1, with labels if it has classes (else classes are
+            drawn).
+        sampler: how images will be sampled; its noise levels are tested.
+        execution: where the model is, and how many images it is given at a time.
+        progress: told how many images are done.
+
+    Raises:
+        DataError: no images, or images of another shape than the model's.
+        ConfigError: noise levels outside the model's range.
+        CheckpointError: the model gives numbers that are not finite, or another shape.
+
+    Example:
+        >>> from memaudit.models.optimum.closed_form import ClosedFormOptimum
+        >>> images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
+        >>> check_denoising(ClosedFormOptimum(images), ImageSet.from_array(images)).denoises
+        True
+    """
+    sampler = sampler or SamplerConfig()
+    execution = execution or Execution()
+    check_shape(denoiser, data)
+    noised = NoisedSet.of(denoiser, data, execution)
+    sigmas = _some_levels(denoiser, sampler)
+    losses = noised.losses(sigmas, progress=progress)
+    variance = float(noised.images.var(correction=0))
+    levels = tuple(
+        _level(sigma, float(loss.mean()), variance, noised.images)
+        for sigma, loss in zip(sigmas, losses, strict=True)
+    )
+    asked_min, asked_max = asked_range(sampler)
+    used_min, used_max = sigma_range(denoiser, asked_min, asked_max)
+    noise_range = NoiseRange(
+        asked_min=asked_min,
+        asked_max=asked_max,
+        used_min=used_min,
+        used_max=used_max,
+        needed_max=START_SCALES * float(noised.images.square().mean().sqrt()),
+    )
+    denoises, message, causes = _judge(levels, noise_range)
+    return DenoisingTest(
+        num_images=len(noised.images),
+        variance=variance,
+        given_labels=noised.given_labels,
+        levels=levels,
+        noise_range=noise_range,
+        denoises=denoises,
+        message=message,
+        causes=causes,
+    )
+
+
+def check_noise_range(found: NoiseRange) -> None:
+    """Refuse a gate on a model whose own noise range spoils what is sampled.
+
+    Raises:
+        ConfigError: it does; says how to sample all the same.
+    """
+    if found.is_cut:
+        raise ConfigError(
+            f"The checkpoint says that it supports noise levels {found.used_min:g} to "
+            f"{found.used_max:g} of the {found.asked_min:g} to {found.asked_max:g} asked for: "
+            f"{found.problem}. A gate would pass whatever was memorized. Correct the checkpoint's "
+            "range if it is wrong; to see what it generates, scan without {fail_above}.",
+            field="fail_above",
+        )
+
+
+def check_shape(denoiser: Denoiser, images: ImageSet) -> None:
+    """Refuse images that the model cannot be given.
+
+    Raises:
+        DataError: no images, or another shape than the model's.
+    """
+    shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
+    if images.image_shape != shape:
+        raise DataError(
+            f"{images.source} holds images of {list(images.image_shape)} but the model makes "
+            f"{list(shape)}; pass images of the model's shape.",
+            field="resolution",
+        )
+    if not len(images):
+        raise DataError(f"{images.source} holds no images; at least 1 is needed.")
+
+
+@dataclass(frozen=True)
+class NoisedSet:
+    """Some training images with one noise each, and the model that is to denoise them."""
+
+    denoiser: Denoiser
+    images: Tensor
+    """float64 [T, C, H, W], data in [-1, 1], on the CPU."""
+    classes: Tensor | None
+    """int64 [T], or None for a model without classes."""
+    given_labels: bool
+    """Whether the classes are those of the images, rather than drawn."""
+    execution: Execution
+
+    @classmethod
+    def of(
+        cls, denoiser: Denoiser, data: ImageSet, execution: Execution, num_images: int = NUM_IMAGES
+    ) -> "NoisedSet":
+        """At most num_images of the training images, spread over the whole set."""
+        rows = np.unique(np.linspace(0, len(data) - 1, num_images).round().astype(np.int64))
+        images = torch.from_numpy(np.ascontiguousarray(data.images[rows]))
+        classes, given = None, False
+        if denoiser.label_dim:
+            given = data.labels is not None and data.num_classes <= denoiser.label_dim
+            if given and data.labels is not None:
+                classes = torch.from_numpy(np.ascontiguousarray(data.labels[rows]))
+            else:
+                classes = PerImageRandom(range(len(rows))).class_index(denoiser.label_dim)
+        return cls(denoiser, uint8_to_float(images).to(torch.float64), classes, given, execution)
+
+    def losses(
+        self,
+        sigmas: list[float],
+        images: Tensor | None = None,
+        *,
+        progress: Progress = silent,
+    ) -> np.ndarray:
+        """Losses of each image at each noise level, float64 [len(sigmas), T].
+
+        Args:
+            sigmas: noise levels.
+            images: other images than the set's, float64 [T, C, H, W]; each has the same noise.
+            progress: told how many images are done.
+
+        Raises:
+            CheckpointError: numbers that are not finite, or another shape.
+        """
+        images = self.images if images is None else images
+        device = torch.device(self.execution.device)
+        on_cpu = device.type == "cpu"
+        group = cpu_group_size(self.denoiser) if on_cpu else self.execution.batch_size
+        found = np.empty((len(sigmas), len(images)))
+        for first in range(0, len(images), group):
+            rows = slice(first, min(first + group, len(images)))
+            y = images[rows].to(device)
+            noise = PerImageRandom(range(rows.start, rows.stop)).randn_like(y)
+            labels = None
+            if self.classes is not None:
+                labels = one_hot(self.classes[rows], self.denoiser.label_dim)
+                labels = labels.to(device, torch.float32)
+            for i, level in enumerate(sigmas):
+                sigma = torch.tensor(level, dtype=torch.float64, device=device)
+                with float32_inference():
+                    D = self.denoiser(y + sigma * noise, sigma, labels)
+                _check_answer(D, y, level)
+                loss = (D.to(torch.float64) - y).square().flatten(1).mean(1)
+                found[i, rows] = loss.cpu().numpy()
+            progress("Testing the denoising", rows.stop, len(images))
+        return found
+
+
+def _check_answer(D: Tensor, y: Tensor, sigma: float) -> None:
+    if D.shape != y.shape:
+        raise CheckpointError(
+            f"The model denoised images of {list(y.shape)} to {list(D.shape)}; images of the same "
+            "shape are needed."
+        )
+    broken = int((~D.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise CheckpointError(
+            f"The model denoised {broken} of {len(y)} training images at noise level {sigma:g} to "
+            "pixels that are not finite. Look for broken weights with `memaudit inspect`, or "
+            "sample with another {sigma_min} or {sigma_max}.",
+            field=("sigma_min", "sigma_max"),
+        )
+
+
+def _some_levels(denoiser: Denoiser, sampler: SamplerConfig) -> list[float]:
+    """Noise levels of the sampler, the highest and the lowest among them, in descending order."""
+    levels = visited_levels(denoiser, sampler)
+    chosen = torch.linspace(0, len(levels) - 1, min(NUM_LEVELS, len(levels))).round().long()
+    return sorted(set(levels[chosen].tolist()), reverse=True)
+
+
+def _level(sigma: float, loss: float, variance: float, images: Tensor) -> DenoisingLevel:
+    shrink_loss = variance * sigma**2 / (variance + sigma**2)
+    linear_loss = _linear_loss(images, sigma)
+    invisible = MAX_RATIO * (INVISIBLE_RMS / 127.5) ** 2
+    allowed = MAX_RATIO * shrink_loss + (NOISE_SHARE * sigma) ** 2
+    if sigma <= VISIBLE_SIGMA:
+        allowed = min(allowed, MAX_LINEAR * linear_loss + FLAT_SHARE * shrink_loss)
+    return DenoisingLevel(
+        sigma=sigma,
+        loss=loss,
+        shrink_loss=shrink_loss,
+        linear_loss=linear_loss,
+        ratio=loss / shrink_loss if shrink_loss else math.inf if loss else 1.0,
+        allowed=allowed + invisible,
+    )
+
+
+def _linear_loss(images: Tensor, sigma: float) -> float:
+    """Loss of the Wiener filter, Σ_f P(f)σ²/(P(f) + σ²)/D, P the images' mean power spectrum.
+
+    The spectrum is that of a cosine transform over channels, rows and columns (DCT-II), for which
+    the edges of an image need not meet.
+    """
+    centered = (images - images.mean()).numpy()
+    power = np.square(dctn(centered, axes=(1, 2, 3), norm="ortho")).mean(0)
+    return float((power * sigma**2 / (power + sigma**2)).mean())
+
+
+def _judge(
+    levels: tuple[DenoisingLevel, ...], noise_range: NoiseRange
+) -> tuple[bool, str, tuple[str, ...]]:
+    """Whether the model denoises, what to say of it, and the likely causes if it does not."""
+    worst = max(levels, key=lambda level: level.loss / level.allowed)
+    if worst.loss > worst.allowed:
+        to_mean = f"{worst.ratio:,.3g} times that of shrinking to their mean"
+        if worst.loss > MAX_RATIO * worst.shrink_loss:
+            message, causes = f"{to_mean} (a trained network stays below {MAX_RATIO:g})", CAUSES
+        else:
+            by_filter = f"{worst.loss / worst.linear_loss:,.2g} times that of a linear filter"
+            message, causes = f"{by_filter}, which needs no training, and {to_mean}", UNTRAINED
+        message = (
+            f"The checkpoint does not denoise as configured: at noise level {worst.sigma:.3g} its "
+            f"loss on the training images is {message}. That it generates no copies says nothing "
+            "about memorization."
+        )
+        return False, message, causes
+    if noise_range.problem:
+        message = f"The checkpoint denoises as configured, but {noise_range.problem}."
+        return True, message, ()
+    most = max(level.ratio for level in levels)
+    message = (
+        "The checkpoint denoises the training images as configured: its loss is at most "
+        f"{most:.2g} times that of shrinking to their mean, at noise levels "
+        f"{noise_range.used_min:g} to {noise_range.used_max:g}."
+    )
+    return True, message, ()
+
+
+CAUSES = (
+    "what the network predicts: the class of the preconditioning (EDMPrecond, VPPrecond, "
+    "VEPrecond, iDDPMPrecond), or prediction_type in a diffusers folder, is not the one it was "
+    "trained with",
+    "sigma_data, or the noise schedule, was changed",
+    "the architecture fits the weights by their shapes only: another {arch}, another order of "
+    "heads or channels in the attention",
+    "the training images are read differently than in training: another range of values, another "
+    "order of color channels, or other images altogether",
+    "the weights were never trained, or were damaged",
+)
+"""Likely causes of a loss that is too high."""
+UNTRAINED = (
+    "the weights were never trained, or hardly: an average of the weights (EMA) that has just "
+    "begun, a snapshot of the first steps",
+    *CAUSES[:-1],
+)
+"""Likely causes of a loss that is no better than that of a filter."""
