@@ -1,7 +1,7 @@
 """The audit: generate, find each image's nearest training images, count the copies.
 
 A scan is a pipeline: what is audited and the training images are opened (source.py), a model is
-tested on them (denoising.py), images are generated and judged (sampling.py), conclusions are drawn
+tested on them (denoising/), images are generated and judged (sampling.py), conclusions are drawn
 from the matches (memorization/), and the diagnostics stand beside them (diagnostics/).
 docs/method.md has the definitions.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.denoising import check_denoising, check_noise_range
+from memaudit.audit.denoising.loss_test import check_denoising
+from memaudit.audit.denoising.noise_range import check_noise_range
 from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
 from memaudit.audit.diagnostics.holdout import check_disjoint
 from memaudit.audit.diagnostics.registry import check_diagnostics, run_diagnostics

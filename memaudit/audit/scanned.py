@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.denoising import DenoisingTest
+from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.diagnostic import PageContext
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings

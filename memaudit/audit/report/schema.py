@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from memaudit.audit.denoising import DenoisingTest
+from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
 from memaudit.audit.memorization.findings import Ratios, Sensitivity

@@ -14,19 +14,17 @@ import numpy as np
 import torch
 from scipy.fft import dctn
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from memaudit.data.images import ImageSet, uint8_to_float
-from memaudit.errors import CheckpointError, ConfigError, DataError
+from memaudit.audit.denoising.noise_range import START_SCALES, NoiseRange
+from memaudit.audit.denoising.noised_images import NoisedImages, check_shape
+from memaudit.data.images import ImageSet
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
-from memaudit.models.generate import asked_range, cpu_group_size, float32_inference, visited_levels
+from memaudit.models.generate import asked_range, visited_levels
 from memaudit.models.sampler import sigma_range
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
 
-NUM_IMAGES = 48
 NUM_LEVELS = 9
 MAX_RATIO = 5.0
 """Most that the loss may be, over that of shrinking to the mean. Trained networks reach 1.4; wrong
@@ -44,11 +42,6 @@ VISIBLE_SIGMA = 1.0
 """Noise level up to which an image shows through its noise."""
 FLAT_SHARE = 0.1
 """Share of the loss of shrinking that is allowed besides, for images that a filter nearly knows."""
-START_SCALES = 10.0
-"""Sampling must begin at this many times the images' root mean square: below, pure noise is not
-what a noised image looks like, and the model is asked for images that it never learned to make."""
-END_SIGMA = 0.1
-"""Sampling must end at this noise level or below; 0.1 is 13 gray levels."""
 
 
 @dataclass(frozen=True)
@@ -66,43 +59,6 @@ class DenoisingLevel:
     """The model's loss over that of shrinking."""
     allowed: float
     """Most that the loss of a model that denoises as configured is."""
-
-
-@dataclass(frozen=True)
-class NoiseRange:
-    """The noise levels that were asked for, and those that sampling visits."""
-
-    asked_min: float
-    asked_max: float
-    used_min: float
-    """Lowest level that sampling visits: the model's range cuts the one asked for."""
-    used_max: float
-    """Level that sampling begins at."""
-    needed_max: float
-    """Level to begin at, at least: 10 times the root mean square of the training images."""
-
-    @property
-    def problem(self) -> str:
-        """Why images sampled over this range say little about the model, or an empty text."""
-        if self.used_max < self.needed_max:
-            return (
-                f"sampling begins at noise level {self.used_max:g}, too low to hide the images (at "
-                f"least {self.needed_max:.2g} is needed), so that it never makes what the model "
-                "makes of pure noise"
-            )
-        if self.used_min > END_SIGMA:
-            return (
-                f"sampling ends at noise level {self.used_min:g} (at most {END_SIGMA:g} is "
-                "needed), so that its images are blurred or noisy"
-            )
-        return ""
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the model's own range, not what was asked for, is the problem."""
-        if self.used_max < self.needed_max:
-            return self.asked_max >= self.needed_max
-        return self.used_min > END_SIGMA >= self.asked_min
 
 
 @dataclass(frozen=True)
@@ -180,7 +136,7 @@ def check_denoising(
     sampler = sampler or SamplerConfig()
     execution = execution or Execution()
     check_shape(denoiser, data)
-    noised = NoisedSet.of(denoiser, data, execution)
+    noised = NoisedImages.of(denoiser, data, execution)
     sigmas = _some_levels(denoiser, sampler)
     losses = noised.losses(sigmas, progress=progress)
     variance = float(noised.images.var(correction=0))
@@ -208,125 +164,6 @@ def check_denoising(
         message=message,
         causes=causes,
     )
-
-
-def check_noise_range(found: NoiseRange) -> None:
-    """Refuse a gate on a model whose own noise range spoils what is sampled.
-
-    Raises:
-        ConfigError: it does; says how to sample all the same.
-    """
-    if found.is_cut:
-        raise ConfigError(
-            f"The checkpoint says that it supports noise levels {found.used_min:g} to "
-            f"{found.used_max:g} of the {found.asked_min:g} to {found.asked_max:g} asked for: "
-            f"{found.problem}. A gate would pass whatever was memorized. Correct the checkpoint's "
-            "range if it is wrong; to see what it generates, scan without {fail_above}.",
-            field="fail_above",
-        )
-
-
-def check_shape(denoiser: Denoiser, images: ImageSet) -> None:
-    """Refuse images that the model cannot be given.
-
-    Raises:
-        DataError: no images, or another shape than the model's.
-    """
-    shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
-    if images.image_shape != shape:
-        raise DataError(
-            f"{images.source} holds images of {list(images.image_shape)} but the model makes "
-            f"{list(shape)}; pass images of the model's shape.",
-            field="resolution",
-        )
-    if not len(images):
-        raise DataError(f"{images.source} holds no images; at least 1 is needed.")
-
-
-@dataclass(frozen=True)
-class NoisedSet:
-    """Some training images with one noise each, and the model that is to denoise them."""
-
-    denoiser: Denoiser
-    images: Tensor
-    """float64 [T, C, H, W], data in [-1, 1], on the CPU."""
-    classes: Tensor | None
-    """int64 [T], or None for a model without classes."""
-    given_labels: bool
-    """Whether the classes are those of the images, rather than drawn."""
-    execution: Execution
-
-    @classmethod
-    def of(
-        cls, denoiser: Denoiser, data: ImageSet, execution: Execution, num_images: int = NUM_IMAGES
-    ) -> "NoisedSet":
-        """At most num_images of the training images, spread over the whole set."""
-        rows = np.unique(np.linspace(0, len(data) - 1, num_images).round().astype(np.int64))
-        images = torch.from_numpy(np.ascontiguousarray(data.images[rows]))
-        classes, given = None, False
-        if denoiser.label_dim:
-            given = data.labels is not None and data.num_classes <= denoiser.label_dim
-            if given and data.labels is not None:
-                classes = torch.from_numpy(np.ascontiguousarray(data.labels[rows]))
-            else:
-                classes = PerImageRandom(range(len(rows))).class_index(denoiser.label_dim)
-        return cls(denoiser, uint8_to_float(images).to(torch.float64), classes, given, execution)
-
-    def losses(
-        self,
-        sigmas: list[float],
-        images: Tensor | None = None,
-        *,
-        progress: Progress = silent,
-    ) -> np.ndarray:
-        """Losses of each image at each noise level, float64 [len(sigmas), T].
-
-        Args:
-            sigmas: noise levels.
-            images: other images than the set's, float64 [T, C, H, W]; each has the same noise.
-            progress: told how many images are done.
-
-        Raises:
-            CheckpointError: numbers that are not finite, or another shape.
-        """
-        images = self.images if images is None else images
-        device = torch.device(self.execution.device)
-        on_cpu = device.type == "cpu"
-        group = cpu_group_size(self.denoiser) if on_cpu else self.execution.batch_size
-        found = np.empty((len(sigmas), len(images)))
-        for first in range(0, len(images), group):
-            rows = slice(first, min(first + group, len(images)))
-            y = images[rows].to(device)
-            noise = PerImageRandom(range(rows.start, rows.stop)).randn_like(y)
-            labels = None
-            if self.classes is not None:
-                labels = one_hot(self.classes[rows], self.denoiser.label_dim)
-                labels = labels.to(device, torch.float32)
-            for i, level in enumerate(sigmas):
-                sigma = torch.tensor(level, dtype=torch.float64, device=device)
-                with float32_inference():
-                    D = self.denoiser(y + sigma * noise, sigma, labels)
-                _check_answer(D, y, level)
-                loss = (D.to(torch.float64) - y).square().flatten(1).mean(1)
-                found[i, rows] = loss.cpu().numpy()
-            progress("Testing the denoising", rows.stop, len(images))
-        return found
-
-
-def _check_answer(D: Tensor, y: Tensor, sigma: float) -> None:
-    if D.shape != y.shape:
-        raise CheckpointError(
-            f"The model denoised images of {list(y.shape)} to {list(D.shape)}; images of the same "
-            "shape are needed."
-        )
-    broken = int((~D.isfinite()).flatten(1).any(1).sum())
-    if broken:
-        raise CheckpointError(
-            f"The model denoised {broken} of {len(y)} training images at noise level {sigma:g} to "
-            "pixels that are not finite. Look for broken weights with `memaudit inspect`, or "
-            "sample with another {sigma_min} or {sigma_max}.",
-            field=("sigma_min", "sigma_max"),
-        )
 
 
 def _some_levels(denoiser: Denoiser, sampler: SamplerConfig) -> list[float]:

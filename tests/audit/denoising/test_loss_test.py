@@ -13,13 +13,9 @@ from scipy.fft import dctn, idctn
 from torch import Tensor, nn
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.denoising import (
-    MAX_RATIO,
-    NUM_IMAGES,
-    NoiseRange,
-    check_denoising,
-    check_noise_range,
-)
+from memaudit.audit.denoising.loss_test import MAX_RATIO, check_denoising
+from memaudit.audit.denoising.noise_range import NoiseRange, check_noise_range
+from memaudit.audit.denoising.noised_images import NUM_IMAGES
 from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report

@@ -1,0 +1,121 @@
+"""Some of the training images with noise, and the loss of a model on them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.errors import CheckpointError, DataError
+from memaudit.models.denoiser import Denoiser
+from memaudit.models.execution import Execution
+from memaudit.models.generate import cpu_group_size, float32_inference
+from memaudit.models.seeds import PerImageRandom
+from memaudit.progress import Progress, silent
+
+NUM_IMAGES = 48
+
+
+@dataclass(frozen=True)
+class NoisedImages:
+    """Some training images with one noise each, and the model that is to denoise them."""
+
+    denoiser: Denoiser
+    images: Tensor
+    """float64 [T, C, H, W], data in [-1, 1], on the CPU."""
+    classes: Tensor | None
+    """int64 [T], or None for a model without classes."""
+    given_labels: bool
+    """Whether the classes are those of the images, rather than drawn."""
+    execution: Execution
+
+    @classmethod
+    def of(
+        cls, denoiser: Denoiser, data: ImageSet, execution: Execution, num_images: int = NUM_IMAGES
+    ) -> "NoisedImages":
+        """At most num_images of the training images, spread over the whole set."""
+        rows = np.unique(np.linspace(0, len(data) - 1, num_images).round().astype(np.int64))
+        images = torch.from_numpy(np.ascontiguousarray(data.images[rows]))
+        classes, given = None, False
+        if denoiser.label_dim:
+            given = data.labels is not None and data.num_classes <= denoiser.label_dim
+            if given and data.labels is not None:
+                classes = torch.from_numpy(np.ascontiguousarray(data.labels[rows]))
+            else:
+                classes = PerImageRandom(range(len(rows))).class_index(denoiser.label_dim)
+        return cls(denoiser, uint8_to_float(images).to(torch.float64), classes, given, execution)
+
+    def losses(
+        self,
+        sigmas: list[float],
+        images: Tensor | None = None,
+        *,
+        progress: Progress = silent,
+    ) -> np.ndarray:
+        """Losses of each image at each noise level, float64 [len(sigmas), T].
+
+        Args:
+            sigmas: noise levels.
+            images: other images than the set's, float64 [T, C, H, W]; each has the same noise.
+            progress: told how many images are done.
+
+        Raises:
+            CheckpointError: numbers that are not finite, or another shape.
+        """
+        images = self.images if images is None else images
+        device = torch.device(self.execution.device)
+        on_cpu = device.type == "cpu"
+        group = cpu_group_size(self.denoiser) if on_cpu else self.execution.batch_size
+        found = np.empty((len(sigmas), len(images)))
+        for first in range(0, len(images), group):
+            rows = slice(first, min(first + group, len(images)))
+            y = images[rows].to(device)
+            noise = PerImageRandom(range(rows.start, rows.stop)).randn_like(y)
+            labels = None
+            if self.classes is not None:
+                labels = one_hot(self.classes[rows], self.denoiser.label_dim)
+                labels = labels.to(device, torch.float32)
+            for i, level in enumerate(sigmas):
+                sigma = torch.tensor(level, dtype=torch.float64, device=device)
+                with float32_inference():
+                    D = self.denoiser(y + sigma * noise, sigma, labels)
+                _check_answer(D, y, level)
+                loss = (D.to(torch.float64) - y).square().flatten(1).mean(1)
+                found[i, rows] = loss.cpu().numpy()
+            progress("Testing the denoising", rows.stop, len(images))
+        return found
+
+
+def check_shape(denoiser: Denoiser, images: ImageSet) -> None:
+    """Refuse images that the model cannot be given.
+
+    Raises:
+        DataError: no images, or another shape than the model's.
+    """
+    shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
+    if images.image_shape != shape:
+        raise DataError(
+            f"{images.source} holds images of {list(images.image_shape)} but the model makes "
+            f"{list(shape)}; pass images of the model's shape.",
+            field="resolution",
+        )
+    if not len(images):
+        raise DataError(f"{images.source} holds no images; at least 1 is needed.")
+
+
+def _check_answer(D: Tensor, y: Tensor, sigma: float) -> None:
+    if D.shape != y.shape:
+        raise CheckpointError(
+            f"The model denoised images of {list(y.shape)} to {list(D.shape)}; images of the same "
+            "shape are needed."
+        )
+    broken = int((~D.isfinite()).flatten(1).any(1).sum())
+    if broken:
+        raise CheckpointError(
+            f"The model denoised {broken} of {len(y)} training images at noise level {sigma:g} to "
+            "pixels that are not finite. Look for broken weights with `memaudit inspect`, or "
+            "sample with another {sigma_min} or {sigma_max}.",
+            field=("sigma_min", "sigma_max"),
+        )
