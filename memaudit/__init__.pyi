@@ -1,6 +1,8 @@
 """The public names of memaudit, and the file that each comes from."""
 
 from .audit.config import ScanConfig as ScanConfig
+from .audit.denoising.loss_test import DenoisingTest as DenoisingTest
+from .audit.denoising.loss_test import check_denoising as check_denoising
 from .audit.diagnostics.optimality import compare_with_optimum as compare_with_optimum
 from .audit.memorization.ratio import memorization_ratio as memorization_ratio
 from .audit.memorization.rule import Rule as Rule

@@ -29,7 +29,13 @@ from memaudit.audit.result import ScanResult
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
-from memaudit.audit.source import as_source, check_comparable, describe_source, weigh_classes
+from memaudit.audit.source import (
+    as_source,
+    check_comparable,
+    check_roles,
+    describe_source,
+    weigh_classes,
+)
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
@@ -91,6 +97,8 @@ def scan(
     """
     config = config or ScanConfig()
     device = config.execution.device
+    if isinstance(source, str | Path) and isinstance(data, str | Path):
+        check_roles(source, data)
     data = as_images(data, progress=progress)
     source = as_source(
         source,
@@ -127,6 +135,7 @@ def scan(
             source.network,
             data,
             sampler=config.sampler,
+            flips=config.index.flips,
             execution=config.execution,
             progress=progress,
         )

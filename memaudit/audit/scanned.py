@@ -18,6 +18,9 @@ from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.audit.statistics.gate import Decision
 from memaudit.data.images import ImageSet
 
+FEW_IMAGES = 100
+"""Below this many images given as training images, they may be a person's own few."""
+
 Keys = tuple[int, ...] | tuple[str, ...]
 """One per generated image: its seed, or its name where images were given."""
 
@@ -82,6 +85,18 @@ class Scanned:
     def left_out(self) -> str:
         """Names of the diagnostics that were left out on request, or an empty text."""
         return ", ".join(name.replace("_", "-") for name in self.config.without)
+
+    @property
+    def few_searched(self) -> str:
+        """What must be said where only a few images were searched, or an empty text."""
+        model, num_images = self.source.model, len(self.data)
+        if num_images >= FEW_IMAGES or (model is not None and model.trained_on_data):
+            return ""
+        return (
+            f"Only these {num_images:,} images were searched, and the second neighbor of a "
+            "generated image is another of them. If the model was trained on more, this says which "
+            "of these were copied, not what share of its images are copies."
+        )
 
     @property
     def page_context(self) -> PageContext:

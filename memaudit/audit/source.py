@@ -19,6 +19,7 @@ from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
+CHECKPOINT_SUFFIXES = (".safetensors", ".pkl", ".pt", ".pth", ".ckpt", ".bin")
 OPTIMUM = "optimum"
 """The source that names no file: the closed-form optimum of the training images."""
 
@@ -224,6 +225,33 @@ def holds_images(path: Path) -> bool:
     if not path.is_file() or _is_torch_zip(path):
         return False
     return any(reader.may_be_generated and reader.recognizes(path) for reader in READERS)
+
+
+def check_roles(source: str | Path, data: str | Path) -> None:
+    """Refuse a checkpoint in the place of the training images, and images in that of the model.
+
+    Raises:
+        DataError: they seem to be exchanged, or both are checkpoints; says what to give.
+    """
+    path = Path(data)
+    if not path.exists() or not _looks_like_checkpoint(path):
+        return
+    what = f"{path} holds a checkpoint, but it was given as training images"
+    if Path(source).exists() and holds_images(Path(source)):
+        raise DataError(
+            f"{what}, and the images in {source} were given as the source. They seem to be "
+            f"exchanged: the model comes first, as in `memaudit scan {path} --data {source}`."
+        )
+    raise DataError(f"{what}. Name a folder, zip or array of the images that it was trained on.")
+
+
+def _looks_like_checkpoint(path: Path) -> bool:
+    """Whether a path that no reader of images recognizes is named or laid out as a checkpoint."""
+    if path.is_dir():
+        return not holds_images(path)
+    named = path.suffix.lower() in CHECKPOINT_SUFFIXES
+    recognized = any(reader.recognizes(path) for reader in READERS)
+    return named and (not recognized or _is_torch_zip(path))
 
 
 def _is_torch_zip(path: Path) -> bool:

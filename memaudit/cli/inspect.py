@@ -1,34 +1,67 @@
-"""`memaudit inspect`: what a checkpoint holds."""
+"""`memaudit inspect`: what a checkpoint holds, and whether it denoises given images."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from memaudit.cli.options import arch_option
-from memaudit.errors import ConfigError
+from memaudit.cli.options import (
+    arch_option,
+    choose_device,
+    config_options,
+    device_option,
+    from_options,
+)
+from memaudit.data.selection import Selection
+from memaudit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from memaudit.audit.denoising.loss_test import DenoisingTest
     from memaudit.models.checkpoints import CheckpointInfo
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path), metavar="FILE")
+@click.option(
+    "--data",
+    "data_path",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH",
+    help="Training images. Also test whether the checkpoint denoises them as it is configured, "
+    "which runs its network.",
+)
+@config_options(Selection)
 @arch_option
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
-def inspect(ctx: click.Context, /, file: Path, arch: str | None, as_json: bool) -> None:
+def inspect(
+    ctx: click.Context,
+    /,
+    file: Path,
+    data_path: Path | None,
+    arch: str | None,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Show what a checkpoint holds, without running anything in it.
 
     FILE is a checkpoint or a diffusers folder. Architecture, preconditioning, constructor
     arguments, noise levels, provenance, hash, what the file's pickles name, and whether it can be
     opened safely. Exit status 2 if it cannot.
 
+    With --data, the network is run on some of its training images with noise, as a scan does
+    before it samples: does the checkpoint denoise these images as it is configured, and are they
+    prepared as they were for training? Exit status 2 if it does not denoise them.
+
     \b
     memaudit inspect network-snapshot-010000.pkl
     memaudit inspect model.safetensors --json
+    memaudit inspect model.safetensors --data ./train
     """
     from memaudit.audit.source import holds_images
     from memaudit.cli.main import COULD_NOT_RUN
@@ -43,13 +76,90 @@ def inspect(ctx: click.Context, /, file: Path, arch: str | None, as_json: bool) 
         raise ConfigError(
             f"{file} holds images, not a checkpoint; `memaudit dataset inspect` says what they are."
         )
+    selection = from_options(Selection, options)
+    if data_path is None and selection != Selection():
+        raise ConfigError("Images are selected, but none are given; name them with --data.")
     info = inspect_checkpoint(file, arch=arch)
+    test = None
+    if data_path is not None and info.problem is None:
+        test = _test(file, data_path, selection, arch=arch, device=choose_device(device))
     if as_json:
-        click.echo(json.dumps(_finite(asdict(info)), indent=2, allow_nan=False))
+        content = asdict(info)
+        if data_path is not None:
+            content["denoising"] = None if test is None else asdict(test)
+        click.echo(json.dumps(_finite(content), indent=2, allow_nan=False))
     else:
         _render(info)
-    if info.problem is not None:
+        if test is not None:
+            _render_test(test)
+    if info.problem is not None or (test is not None and not test.allows_pass):
         ctx.exit(COULD_NOT_RUN)
+
+
+def _test(
+    file: Path, data_path: Path, selection: Selection, *, arch: str | None, device: str
+) -> "DenoisingTest":
+    """Run the denoising test on the images at a path."""
+    from memaudit.audit.denoising.loss_test import check_denoising
+    from memaudit.cli.console import progress_bars
+    from memaudit.data.sources import open_images
+    from memaudit.data.subsets import open_selected
+    from memaudit.models.checkpoints import open_checkpoint
+    from memaudit.models.execution import Execution
+
+    checkpoint = open_checkpoint(file, arch=arch, device=device)
+    with progress_bars() as progress:
+        data = open_selected(data_path, selection, progress=progress)
+        originals = None
+        if selection.resolution is not None:
+            with suppress(DataError):  # of several sizes, which cannot be one array
+                whole = open_images(data_path, progress=progress)
+                originals = whole if data.indices is None else whole.take(data.indices)
+        return check_denoising(
+            checkpoint.network,
+            data,
+            originals=originals,
+            execution=Execution(device=device),
+            progress=progress,
+        )
+
+
+def _render_test(test: "DenoisingTest") -> None:
+    from rich import box
+    from rich.table import Table
+
+    from memaudit.cli.console import out, print_row, say
+
+    answer = "yes" if test.allows_pass else "no"
+    say("")
+    print_row("denoises these images", f"{answer}. {test.message}")
+    for number, cause in enumerate(test.causes, 1):
+        print_row(f"  likely cause {number}", cause)
+    print_row("prepared as for training", _prepared(test))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ("noise level", "loss", "of shrinking", "of a filter", "loss/shrinking", "allowed")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for level in test.levels:
+        values = (level.sigma, level.loss, level.shrink_loss, level.linear_loss, level.ratio)
+        too_high = level.loss > level.allowed
+        table.add_row(
+            *(f"{value:.3g}" for value in (*values, level.allowed)),
+            style="bold red" if too_high else "",
+        )
+    out.print(table)
+    forms = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("images in another form", "loss, of that as given", "p"):
+        forms.add_column(name, justify="left" if name.startswith("images") else "right")
+    for form in test.preprocessing.variants:
+        style = "bold red" if form.is_better else ""
+        forms.add_row(form.name, f"{form.change:.3g}", f"{form.p_value:.2g}", style=style)
+    out.print(forms)
+
+
+def _prepared(test: "DenoisingTest") -> str:
+    best = test.preprocessing.best
+    return f"{'as far as was tried' if best is None else 'NO'}. {test.preprocessing.message}"
 
 
 def _render(info: "CheckpointInfo") -> None:

@@ -139,7 +139,7 @@ def scan(
     from memaudit.audit.report.folder import report_folder, write_report
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.scan_state import state_size
-    from memaudit.audit.source import OPTIMUM, open_source
+    from memaudit.audit.source import OPTIMUM, check_roles, open_source
     from memaudit.cli.console import progress_bars, remark
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
@@ -155,6 +155,7 @@ def scan(
         if out is not None:
             stack.enter_context(report_folder(out, overwrite=overwrite, seeds=config.seeds))
         progress = stack.enter_context(progress_bars())
+        check_roles(source, data_path)
         opened: Any = OPTIMUM
         if str(source) != OPTIMUM:
             where = config.execution.device

@@ -29,8 +29,10 @@ def render(result: "ScanResult") -> None:
     if result.decision is not None:
         print_verdict(result.decision)
     if result.denoising is not None:
-        style = "" if result.denoising.allows_pass else "bold red"
-        _say(Text(result.denoising.message, style))
+        trusted = result.denoising.denoises and not result.denoising.noise_range.problem
+        _say(Text(result.denoising.message, "" if trusted else "bold red"))
+        if result.denoising.preprocessing.best is not None:
+            _say(Text(result.denoising.preprocessing.message, "bold red"))
     _say(
         Text.assemble(
             (f"{headline.count:,} of {headline.total:,}", "bold red" if headline.count else "bold"),
@@ -46,6 +48,8 @@ def render(result: "ScanResult") -> None:
             "exact duplicates; the paper's rule cannot count them."
         )
     _say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    if result.few_searched:
+        _say(result.few_searched)
     _diagnostic_lines(result)
     out.print(_closest_pairs(result))
 

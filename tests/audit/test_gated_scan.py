@@ -94,6 +94,8 @@ def config(num_seeds: int = 6000, **options: Any) -> ScanConfig:
 
 
 TRAIN = image_set(200, seed=0)
+TESTS = 1 + 8 * 3
+"""Calls before sampling: one noise level of the sampler; three of the images and seven forms."""
 
 
 @pytest.mark.parametrize(
@@ -162,13 +164,12 @@ def test_a_scan_cut_short_ends_in_the_report_of_an_uninterrupted_one(tmp_path: P
     options = config(700, batch_size=50)
     whole = scan(planted(TRAIN, 0.3), TRAIN, config=options)
     with pytest.raises(KeyboardInterrupt):
-        scan(planted(TRAIN, 0.3, calls_left=7), TRAIN, config=options, folder=tmp_path)
+        scan(planted(TRAIN, 0.3, calls_left=6 + TESTS), TRAIN, config=options, folder=tmp_path)
     kept = len(list((tmp_path / STATE).glob("part-*")))
     assert kept == 6 * 64 // 50
     rest = planted(TRAIN, 0.3)
     resumed = scan(rest, TRAIN, config=options, folder=tmp_path)
-    # The denoising test, one call here, comes before the sampling that is left.
-    assert rest.network.num_calls == 1 + -(-(700 - kept * 50) // 64)  # type: ignore[attr-defined]
+    assert rest.network.num_calls == TESTS + -(-(700 - kept * 50) // 64)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(resumed.generated, whole.generated)
     assert resumed.findings == whole.findings
     write_report(resumed, tmp_path)

@@ -4,19 +4,19 @@ A network under the wrong settings (another preconditioning, another order of it
 that were never trained) generates images that are no copies of anything. That they are not says
 nothing about memorization, so this is tested before anything is sampled: on noised training images,
 at the noise levels of the sampler, against two denoisers that anybody can build without training.
-It costs as much as generating about a dozen images.
+It costs, with the forms of the images that are tried besides (preprocessing.py), as much as
+generating about thirty images.
 """
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.fft import dctn
 from torch import Tensor
 
 from memaudit.audit.denoising.noise_range import START_SCALES, NoiseRange
-from memaudit.audit.denoising.noised_images import NoisedImages, check_shape
+from memaudit.audit.denoising.noised_images import NoisedImages, check_shape, linear_loss
+from memaudit.audit.denoising.preprocessing import Preprocessing, check_preprocessing
 from memaudit.data.images import ImageSet
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
@@ -78,6 +78,8 @@ class DenoisingTest:
     """Whether the loss is as low as that of a network that runs as it was trained."""
     message: str
     """What was found, in one or two sentences."""
+    preprocessing: Preprocessing
+    """Whether the model denoises the images better in another form than given."""
     causes: tuple[str, ...]
     """What the likely causes are, the likeliest first; empty if the model denoises."""
 
@@ -89,15 +91,19 @@ class DenoisingTest:
     @property
     def allows_pass(self) -> bool:
         """Whether finding no copies says anything about this model."""
-        return self.denoises and not self.noise_range.problem
+        is_prepared = self.preprocessing.best is None
+        return self.denoises and is_prepared and not self.noise_range.problem
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before trusting the numbers; empty if all is well."""
-        if self.allows_pass:
-            return ()
-        causes = f" Likely causes: {'; '.join(self.causes)}." if self.causes else ""
-        return (self.message + causes,)
+        found = []
+        if not self.denoises or self.noise_range.problem:
+            causes = f" Likely causes: {'; '.join(self.causes)}." if self.causes else ""
+            found.append(self.message + causes)
+        if self.preprocessing.best is not None:
+            found.append(self.preprocessing.message)
+        return tuple(found)
 
 
 def check_denoising(
@@ -105,10 +111,14 @@ def check_denoising(
     data: ImageSet,
     *,
     sampler: SamplerConfig | None = None,
+    originals: ImageSet | None = None,
+    flips: bool = False,
     execution: Execution | None = None,
     progress: Progress = silent,
 ) -> DenoisingTest:
     """Compare a model's loss on noised training images with that of shrinking to the mean.
+
+    Also find out whether it denoises them better in another form than given.
 
     The loss is the mean of ‖D(y + σn; σ) − y‖²/D over images, one noise each; shrinking to the mean
     image has var·σ²/(var + σ²). Noises depend on the image's place alone, so that the numbers are
@@ -119,6 +129,9 @@ def check_denoising(
         data: its training images, at least 1, with labels if it has classes (else classes are
             drawn).
         sampler: how images will be sampled; its noise levels are tested.
+        originals: the images before they were resized, if they are at hand; see
+            `check_preprocessing`.
+        flips: whether copies of mirrored images will be found as well.
         execution: where the model is, and how many images it is given at a time.
         progress: told how many images are done.
 
@@ -162,6 +175,14 @@ def check_denoising(
         noise_range=noise_range,
         denoises=denoises,
         message=message,
+        preprocessing=check_preprocessing(
+            denoiser,
+            data,
+            originals=originals,
+            flips=flips,
+            execution=execution,
+            progress=progress,
+        ),
         causes=causes,
     )
 
@@ -175,30 +196,19 @@ def _some_levels(denoiser: Denoiser, sampler: SamplerConfig) -> list[float]:
 
 def _level(sigma: float, loss: float, variance: float, images: Tensor) -> DenoisingLevel:
     shrink_loss = variance * sigma**2 / (variance + sigma**2)
-    linear_loss = _linear_loss(images, sigma)
+    filtered = linear_loss(images, sigma)
     invisible = MAX_RATIO * (INVISIBLE_RMS / 127.5) ** 2
     allowed = MAX_RATIO * shrink_loss + (NOISE_SHARE * sigma) ** 2
     if sigma <= VISIBLE_SIGMA:
-        allowed = min(allowed, MAX_LINEAR * linear_loss + FLAT_SHARE * shrink_loss)
+        allowed = min(allowed, MAX_LINEAR * filtered + FLAT_SHARE * shrink_loss)
     return DenoisingLevel(
         sigma=sigma,
         loss=loss,
         shrink_loss=shrink_loss,
-        linear_loss=linear_loss,
+        linear_loss=filtered,
         ratio=loss / shrink_loss if shrink_loss else math.inf if loss else 1.0,
         allowed=allowed + invisible,
     )
-
-
-def _linear_loss(images: Tensor, sigma: float) -> float:
-    """Loss of the Wiener filter, Σ_f P(f)σ²/(P(f) + σ²)/D, P the images' mean power spectrum.
-
-    The spectrum is that of a cosine transform over channels, rows and columns (DCT-II), for which
-    the edges of an image need not meet.
-    """
-    centered = (images - images.mean()).numpy()
-    power = np.square(dctn(centered, axes=(1, 2, 3), norm="ortho")).mean(0)
-    return float((power * sigma**2 / (power + sigma**2)).mean())
 
 
 def _judge(
@@ -207,7 +217,7 @@ def _judge(
     """Whether the model denoises, what to say of it, and the likely causes if it does not."""
     worst = max(levels, key=lambda level: level.loss / level.allowed)
     if worst.loss > worst.allowed:
-        to_mean = f"{worst.ratio:,.3g} times that of shrinking to their mean"
+        to_mean = f"{_times(worst.ratio)} times that of shrinking to their mean"
         if worst.loss > MAX_RATIO * worst.shrink_loss:
             message, causes = f"{to_mean} (a trained network stays below {MAX_RATIO:g})", CAUSES
         else:
@@ -231,12 +241,16 @@ def _judge(
     return True, message, ()
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
+
+
 CAUSES = (
     "what the network predicts: the class of the preconditioning (EDMPrecond, VPPrecond, "
     "VEPrecond, iDDPMPrecond), or prediction_type in a diffusers folder, is not the one it was "
     "trained with",
     "sigma_data, or the noise schedule, was changed",
-    "the architecture fits the weights by their shapes only: another {arch}, another order of "
+    "the architecture fits the weights by their shapes only: another preset, another order of "
     "heads or channels in the attention",
     "the training images are read differently than in training: another range of values, another "
     "order of color channels, or other images altogether",

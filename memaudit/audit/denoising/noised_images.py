@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.fft import dctn
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -36,7 +37,7 @@ class NoisedImages:
         cls, denoiser: Denoiser, data: ImageSet, execution: Execution, num_images: int = NUM_IMAGES
     ) -> "NoisedImages":
         """At most num_images of the training images, spread over the whole set."""
-        rows = np.unique(np.linspace(0, len(data) - 1, num_images).round().astype(np.int64))
+        rows = chosen_rows(len(data), num_images)
         images = torch.from_numpy(np.ascontiguousarray(data.images[rows]))
         classes, given = None, False
         if denoiser.label_dim:
@@ -86,6 +87,23 @@ class NoisedImages:
                 found[i, rows] = loss.cpu().numpy()
             progress("Testing the denoising", rows.stop, len(images))
         return found
+
+
+def chosen_rows(total: int, num_images: int = NUM_IMAGES) -> np.ndarray:
+    """Positions of at most num_images of `total` images, spread over all of them, int64."""
+    rows: np.ndarray = np.linspace(0, total - 1, num_images).round().astype(np.int64)
+    return np.unique(rows)
+
+
+def linear_loss(images: Tensor, sigma: float) -> float:
+    """Loss of the Wiener filter, Σ_f P(f)σ²/(P(f) + σ²)/D, P the images' mean power spectrum.
+
+    The spectrum is that of a cosine transform over channels, rows and columns (DCT-II), for which
+    the edges of an image need not meet.
+    """
+    centered = (images - images.mean()).numpy()
+    power = np.square(dctn(centered, axes=(1, 2, 3), norm="ortho")).mean(0)
+    return float((power * sigma**2 / (power + sigma**2)).mean())
 
 
 def check_shape(denoiser: Denoiser, images: ImageSet) -> None:

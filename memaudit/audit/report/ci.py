@@ -102,6 +102,8 @@ def _facts(result: Scanned) -> dict[str, str]:
         if result.decision.verdict == INCONCLUSIVE:
             facts["what would decide"] = next_step(result.decision)
     facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
+    if result.few_searched:
+        facts["few images"] = result.few_searched
     hashed = "SHA-256" if result.source.kind == "checkpoint" else "SHA-256 of the pixels"
     facts["source"] = f"{result.source.path} ({hashed} {result.source.sha256})"
     facts["training images"] = (

@@ -93,6 +93,7 @@ def render_page(result: Scanned, report: Report) -> str:
         space=result.space,
         findings=result.findings,
         denoising=result.denoising,
+        few_searched=result.few_searched,
         holdout=result.diagnostics.holdout,
         left_out=result.left_out,
         decision=decision,

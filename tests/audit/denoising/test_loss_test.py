@@ -230,7 +230,7 @@ def test_images_that_the_model_cannot_be_given_are_refused():
 # ------------------------------------------------------------------------------------------------
 # Ways around a gate: weights that copy, under a configuration that hides it
 
-FEW: dict[str, Any] = {"seeds": range(64), "without": ("optimality",)}
+FEW: dict[str, Any] = {"seeds": range(32), "without": ("optimality",)}
 GATED = ScanConfig(**FEW, fail_above=0.2)
 
 CONFIGURED: Mapping[str, tuple[str, dict[str, Any]]] = {
