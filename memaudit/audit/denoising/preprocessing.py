@@ -67,7 +67,7 @@ class Variant:
     """Its loss over that of the images as given, the geometric mean over images and noise levels;
     for filters and crops, each over that of a linear filter. Below 1 is better."""
     p_value: float
-    """Of a paired t-test against its being as good or worse, corrected for the number tried."""
+    """p-value of a paired t-test of whether it is better, corrected for the number of forms."""
     is_better: bool
     """Whether it is clearly better."""
 
@@ -102,8 +102,8 @@ def check_preprocessing(
         data: training images of the model's shape, with labels if it has classes.
         originals: the same images before they were resized, in the same order, if they are at hand;
             other filters and crops are tried with them.
-        flips: whether copies of mirrored images will be found anyway, so that it is no fault if the
-            images are mirrored.
+        flips: whether copies of mirrored images will be found anyway, so that images
+            that are mirrored do no harm.
         execution: where the model is, and how many images it is given at a time.
         progress: told how many variants are done.
 

@@ -1,4 +1,4 @@
-"""Which form of its images a model was trained on, where the truth is planted."""
+"""The form of the training images that a model knows, where the truth is planted."""
 
 import numpy as np
 import pytest
