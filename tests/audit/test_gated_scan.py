@@ -221,7 +221,7 @@ def test_progress_is_towards_the_likely_stop():
 
 def test_another_scan_does_not_resume_from_the_images_of_this_one(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        scan(planted(TRAIN, 0.3, calls_left=1), TRAIN, config=config(), folder=tmp_path)
+        scan(planted(TRAIN, 0.3, calls_left=TESTS), TRAIN, config=config(), folder=tmp_path)
     other = ScanConfig(seeds=(1, 2), sampler=SamplerConfig(num_steps=2), without=("optimality",))
     with pytest.raises(ConfigError, match="unfinished scan with another sampler"):
         scan(planted(TRAIN, 0.3), TRAIN, config=other, folder=tmp_path)
