@@ -193,7 +193,7 @@ def test_an_undecided_scan_continued_ends_as_one_that_was_never_interrupted(tmp_
     rest = planted(TRAIN, 0.01)
     continued = scan(rest, TRAIN, config=config(4000, fail_above=0.02), folder=tmp_path)
     assert continued.num_kept == 301
-    assert rest.network.num_calls < whole.decision.total / 64  # type: ignore[attr-defined, union-attr]
+    assert rest.network.num_calls - TESTS < whole.decision.total / 64  # type: ignore[attr-defined, union-attr]
     np.testing.assert_array_equal(continued.generated, whole.generated)
     assert continued.findings == whole.findings
     write_report(continued, tmp_path)
