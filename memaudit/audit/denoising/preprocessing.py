@@ -111,6 +111,8 @@ def check_preprocessing(
         CheckpointError: the model gives numbers that are not finite.
     """
     noised = NoisedImages.of(denoiser, data, execution or Execution(), NUM_IMAGES)
+    # Repeated images are no further evidence.
+    _, distinct = np.unique(noised.images.flatten(1).numpy(), axis=0, return_index=True)
     sigmas = _supported(denoiser)
     given = np.log(noised.losses(sigmas) + TINY)
     tried = [form for form in _isometries(noised.images) if not (flips and form[0] == "mirrored")]
@@ -127,7 +129,7 @@ def check_preprocessing(
             ]
             difference -= np.array(difficulty)[:, None]
         clearly = CLEARLY if number < num_exact else CLEARLY_RESIZED
-        variants.append(_variant(name, difference.mean(0), len(tried), clearly))
+        variants.append(_variant(name, difference.mean(0)[distinct], len(tried), clearly))
         progress("Trying variants of the images", number + 1, len(tried))
     variants.sort(key=lambda variant: variant.change)
     best = next((variant for variant in variants if variant.is_better), None)

@@ -83,6 +83,14 @@ def test_images_without_any_direction_are_not_said_to_be_turned():
     assert check_preprocessing(learned(noise[:40]), ImageSet.from_array(noise[40:])).best is None
 
 
+def test_one_image_repeated_is_one_image():
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), np.uint8)
+    data = ImageSet.from_array(noise[:1].repeat(24, axis=0))
+    found = check_preprocessing(learned(noise[:1, ::-1].copy()), data)
+    assert found.best is None and found.variants[0].name == "reversed channels"
+    assert found.variants[0].change < 0.5
+
+
 @pytest.mark.parametrize("num_images", [1, 2])
 @pytest.mark.parametrize("value", [0, 128])
 def test_few_images_and_images_of_one_color_tell_nothing(num_images: int, value: int):
