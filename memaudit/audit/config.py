@@ -13,6 +13,8 @@ from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import Option, check_options
 from memaudit.wording import listed, ranges
 
+FINDINGS = ("label_test",)
+"""Findings that may fail a gate besides the count of copies."""
 SEED_LIMIT = 2**32
 """Seeds count modulo this number: larger ones would give the image of a smaller one again."""
 
@@ -66,6 +68,14 @@ class ScanConfig:
             "images if none of them is a copy.",
         ),
     ] = None
+    fail_on: Annotated[
+        tuple[str, ...],
+        Option(
+            "Also FAIL on this finding: label-test (generated images are nearer to the training "
+            "images than to held-out ones by more than chance; needs held-out images).",
+            metavar="FINDING",
+        ),
+    ] = ()
     min_samples: Annotated[
         int,
         Option(
@@ -110,7 +120,7 @@ class ScanConfig:
     """Where the model is evaluated, and how many images at a time."""
 
     def __post_init__(self) -> None:
-        for name in ("also", "without"):
+        for name in ("also", "without", "fail_on"):
             given = getattr(self, name)
             names = (given,) if isinstance(given, str) else tuple(given)
             object.__setattr__(self, name, tuple(str(each).replace("-", "_") for each in names))
@@ -142,6 +152,24 @@ class ScanConfig:
             raise ConfigError(
                 "The {seeds} repeat themselves, which would count an image twice; give each once.",
                 field="seeds",
+            )
+        unknown = [name for name in self.fail_on if name not in FINDINGS]
+        if unknown:
+            raise ConfigError(
+                f"{{fail_on}} names {listed(unknown)}; choose among "
+                f"{', '.join(name.replace('_', '-') for name in FINDINGS)}.",
+                field="fail_on",
+            )
+        if self.fail_on and self.fail_above is None:
+            raise ConfigError(
+                "{fail_on} adds to a gate; give the limit of the gate with {fail_above}.",
+                field=("fail_on", "fail_above"),
+            )
+        both = set(self.fail_on) & set(self.without)
+        if both:
+            raise ConfigError(
+                f"{{fail_on}} and {{without}} both name {listed(both)}; name it in one of them.",
+                field=("fail_on", "without"),
             )
         if self.fail_above is not None and self.rule.confidence < 0.5:
             raise ConfigError(

@@ -13,10 +13,12 @@ import numpy as np
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Setting
 from memaudit.audit.diagnostics.registry import check_diagnostics
+from memaudit.audit.memorization.controls import LEFT_OUT_IMAGES
 from memaudit.audit.neighbors.projection import num_index_bytes, projected_width
 from memaudit.audit.source import as_source, check_comparable
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.statistics.forecast import GateTest, forecast_stop
+from memaudit.audit.statistics.gate import Control, FloorCount, sequential_decision
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
@@ -105,9 +107,17 @@ def forecast_scan(
     D = data.images[:1].size
     num_stored = len(data) * (2 if config.index.flips else 1)
     width = projected_width(num_stored, D, config.index.memory_limit)
+    control: Control = "leave-one-out" if holdout is None else "held-out images"
+    num_control = min(len(data), LEFT_OUT_IMAGES) if holdout is None else len(holdout)
     gate = None
     if config.fail_above is not None:
-        gate = GateTest(config.fail_above, config.rule.confidence)
+        # The floor is measured by the scan; at best, none of the control is counted.
+        floor = FloorCount(control, 0, num_control)
+        gate = GateTest.of(
+            sequential_decision(
+                0, 0, limit=config.fail_above, confidence=config.rule.confidence, floor=floor
+            )
+        )
     is_gated = gate is not None and model is not None
     return ScanForecast(
         num_images=len(config.seeds) if isinstance(source, Checkpoint) else len(source),
@@ -119,9 +129,7 @@ def forecast_scan(
         state_bytes=None if model is None else len(config.seeds) * D,
         floor=None
         if gate is None
-        else gate_power_text(
-            gate.limit, gate.confidence, 0, 0 if holdout is None else len(holdout)
-        ),
+        else gate_power_text(gate.limit, gate.confidence, 0, num_control, control),
     )
 
 

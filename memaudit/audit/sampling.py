@@ -38,9 +38,8 @@ class JudgedSamples:
 class _Judge:
     """Judges batch after batch, and knows when the gate is certain."""
 
-    def __init__(self, config: ScanConfig, index: ImageSearch) -> None:
-        self._config, self._index = config, index
-        self._gate = None if config.fail_above is None else Gate(config.fail_above, sequential=True)
+    def __init__(self, config: ScanConfig, index: ImageSearch, gate: Gate | None) -> None:
+        self._config, self._index, self._gate = config, index, gate
         self._forecast: Forecast | None = None
         self._num_forecast = 0
         self._neighbors: list[DistinctNeighbors] = []
@@ -58,7 +57,7 @@ class _Judge:
         """Judge further images, uint8 [B, C, H, W], in the order of sampling."""
         found = match_images(self._index, images, self._config.rule)
         self._neighbors.append(found.neighbors)
-        hits = found.memorized_distinct
+        hits = found.is_copy
         if self._gate is not None:
             position = first_decided(
                 hits,
@@ -99,7 +98,10 @@ class _Judge:
             gate=self._gate,
             confidence=self._config.rule.confidence,
         )
-        share = max(decision.evidence_above, decision.evidence_below) / decision.required
+        share = max(
+            decision.evidence_above / decision.required_above,
+            decision.evidence_below / decision.required,
+        )
         text += f", {max(0.0, share):.0%} of the evidence needed"
         if self.likely_stop is None:
             return f"{text}, not likely to decide within {len(self._config.seeds):,} images"
@@ -110,10 +112,16 @@ class _Judge:
         if self._gate is None or self.num_decisive is not None:
             return
         self._num_forecast = self._num_judged
+        decision = decide(
+            self._num_copies,
+            self._num_judged,
+            gate=self._gate,
+            confidence=self._config.rule.confidence,
+        )
         self._forecast = forecast_stop(
             self._num_copies,
             self._num_judged,
-            GateTest(self._gate.fail_above, self._config.rule.confidence),
+            GateTest.of(decision),
             min_samples=self._config.min_samples,
         )
 
@@ -123,6 +131,7 @@ def sample_and_match(
     config: ScanConfig,
     *,
     index: ImageSearch,
+    gate: Gate | None,
     class_weights: Sequence[float] | None = None,
     state: ScanState | None,
     clock: Clock,
@@ -134,12 +143,13 @@ def sample_and_match(
         checkpoint: the model.
         config: how to sample and judge.
         index: searches the training images.
+        gate: the limit on the share of copies and its floor, or None.
         class_weights: how often each class is drawn, or None for all alike.
         state: where batches are kept, or None.
         clock: told the time spent on sampling and on searching.
         progress: told the images done, and the copies among them.
     """
-    judge = _Judge(config, index)
+    judge = _Judge(config, index, gate)
 
     kept = [] if state is None else list(state.load())
     num_kept = sum(len(batch.seeds) for batch in kept)

@@ -6,6 +6,7 @@ from the matches (memorization/), and the diagnostics stand beside them (diagnos
 docs/method.md has the definitions.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
 from memaudit.audit.diagnostics.holdout import check_disjoint
 from memaudit.audit.diagnostics.registry import check_diagnostics, run_diagnostics
 from memaudit.audit.environment import Clock, describe_environment
+from memaudit.audit.memorization.controls import measure_controls
 from memaudit.audit.memorization.findings import Gate, summarize_matches
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.base import ImageSearch
@@ -37,12 +39,18 @@ from memaudit.audit.source import (
     weigh_classes,
 )
 from memaudit.audit.statistics.conformal import conformal_p
+from memaudit.audit.statistics.floor_power import gate_power_text
+from memaudit.audit.verdict import choices_of, conclude
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import sampling_identity
 from memaudit.progress import Progress, automatic
+
+
+def say_nothing(text: str) -> None:
+    """Leave unsaid what `scan` could tell before it samples."""
 
 
 def scan(
@@ -55,6 +63,7 @@ def scan(
     folder: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = automatic,
+    tell: Callable[[str], None] = say_nothing,
 ) -> ScanResult:
     """Measure how many generated images copy a training image.
 
@@ -76,6 +85,7 @@ def scan(
             seeds. None: they are kept in memory only.
         overwrite: discard the images that another scan or an INCONCLUSIVE one left in the folder.
         progress: told how far each step is; by default shown in a notebook only.
+        tell: told, before anything is sampled, what a gate can show with these controls.
 
     Raises:
         DataError: shapes that do not match, fewer than 2 training images, held-out images that
@@ -145,6 +155,31 @@ def scan(
     if index is None:
         index = build_index(data, config.index, device=device, progress=progress)
     clock.lap("index")
+    controls, holdout_matches = measure_controls(
+        index,
+        data,
+        holdout,
+        config.rule,
+        open_pixel_index=setting.open_index,
+        progress=progress,
+    )
+    gate = None
+    if config.fail_above is not None:
+        floor = controls.in_gate
+        gate = Gate(config.fail_above, isinstance(source, Checkpoint), floor)
+        if not controls.is_dense:
+            tell(
+                gate_power_text(
+                    config.fail_above,
+                    config.rule.confidence,
+                    floor.count,
+                    floor.total,
+                    floor.control,
+                )
+            )
+        for note in controls.notes(config.rule.duplicate_rms):
+            tell(note)
+    clock.lap("controls")
 
     if isinstance(source, ImageSet):
         matches = match_images(index, source.images, config.rule, progress=progress)
@@ -167,6 +202,7 @@ def scan(
             source,
             config,
             index=index,
+            gate=gate,
             class_weights=class_weights,
             state=state,
             clock=clock,
@@ -174,17 +210,14 @@ def scan(
         )
         keys = tuple(config.seeds[: len(samples.images)])
 
-    gate = None
-    if config.fail_above is not None:
-        gate = Gate(config.fail_above, sequential=isinstance(source, Checkpoint))
-    findings = summarize_matches(samples.matches, data.names, gate=gate)
+    findings = summarize_matches(samples.matches, data.names, gate=gate, floors=controls.floor)
     duplicates = {}
     if isinstance(index, NeighborIndex):
         leaking = [leak.index for leak in findings.leaks]
         duplicates = duplicates_of(index, leaking, duplicate_rms=config.rule.duplicate_rms)
     clock.lap("duplicates")
 
-    images = Images(setting, samples.images, index)
+    images = Images(setting, samples.images, index, controls, holdout_matches)
     conformal = None
     if holdout is not None:
         conformal = conformal_p(
@@ -200,8 +233,21 @@ def scan(
         conformal=conformal,
     )
     diagnostics = run_diagnostics(context, on_done=clock.lap)
+    described = describe_source(source, data)
+    conclusion = conclude(
+        findings,
+        controls=controls,
+        diagnostics=diagnostics,
+        source=described,
+        num_train=len(data),
+        rule=config.rule,
+        flips=index.flips,
+        exact=index.exact,
+        fail_on=config.fail_on,
+        choices=choices_of(config, described, data),
+    )
     return ScanResult(
-        source=describe_source(source, data, warnings=denoising.warnings if denoising else ()),
+        source=described,
         denoising=denoising,
         generated=samples.images,
         keys=keys,
@@ -212,9 +258,11 @@ def scan(
         search=describe_search(index, samples.matches.neighbors),
         matches=samples.matches,
         conformal=conformal,
+        controls=controls,
         findings=findings,
         duplicates=duplicates,
         diagnostics=diagnostics,
+        conclusion=conclusion,
         timings=clock.timings(),
         environment=describe_environment(device),
         num_kept=samples.num_kept,
@@ -231,6 +279,7 @@ def _gate_identity(config: ScanConfig, data: ImageSet, holdout: ImageSet | None)
     index = config.index
     return {
         "limit": config.fail_above,
+        "fail_on": list(config.fail_on),
         "confidence": config.rule.confidence,
         "rule": [str(config.rule.threshold), config.rule.duplicate_rms],
         "search": [

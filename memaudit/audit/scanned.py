@@ -9,6 +9,7 @@ from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.diagnostic import PageContext
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
+from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings, Ratios
 from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.neighbors.results import SearchFacts
@@ -16,6 +17,7 @@ from memaudit.audit.neighbors.units import Space
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.audit.statistics.gate import Decision
+from memaudit.audit.verdict import Conclusion, Verdict
 from memaudit.data.images import ImageSet
 
 FEW_IMAGES = 100
@@ -49,13 +51,17 @@ class Scanned:
     matches: Matches
     conformal: ConformalP | None
     """The p-value of each distance ratio among those of the held-out images, if there are any."""
+    controls: Controls
+    """How often images are counted as copies that cannot be copies."""
     findings: Findings
-    """Ratios, verdict and leaks: everything that follows from the matches."""
+    """Ratios, decision and leaks: everything that follows from the matches and the controls."""
     duplicates: dict[int, tuple[int, ...]]
     """Positions of the duplicates of each leaking training image, by its position; empty where
     features were searched."""
     diagnostics: Diagnostics
     """What stands beside the ratio."""
+    conclusion: Conclusion
+    """The verdict in words that can be quoted, and what it is about."""
     timings: Timings
     environment: Environment
     num_kept: int = 0
@@ -73,13 +79,18 @@ class Scanned:
 
     @property
     def decision(self) -> Decision | None:
-        """The gate's decision, or None if no gate was set."""
+        """The gate's decision by the count alone, or None if no gate was set."""
         return self.findings.decision
 
     @property
-    def verdict(self) -> str | None:
+    def verdict(self) -> Verdict | None:
         """PASS, FAIL or INCONCLUSIVE, or None if no gate was set."""
-        return None if self.decision is None else self.decision.verdict
+        return self.conclusion.verdict
+
+    @property
+    def is_explained_by_floor(self) -> bool:
+        """Whether as many images are counted as would be without any copying."""
+        return any(reason.kind in ("floor", "dense") for reason in self.conclusion.reasons)
 
     @property
     def left_out(self) -> str:
@@ -105,7 +116,7 @@ class Scanned:
 
     def __repr__(self) -> str:
         verdict = "" if self.verdict is None else f"{self.verdict}, "
-        ratio = self.ratios.distinct
+        ratio = self.ratios.copies
         copies = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
         leaks = f"{len(self.leaks):,} of {len(self.data):,} training images leak"
         return f"{type(self).__name__}({verdict}{copies}, {leaks})"

@@ -57,7 +57,7 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index", "cl
 @config_options(ScanConfig, "class_index", "class_frequencies")
 @config_options(SamplerConfig)
 @config_options(Rule)
-@config_options(ScanConfig, "fail_above", "min_samples")
+@config_options(ScanConfig, "fail_above", "fail_on", "min_samples")
 @click.option(
     "--holdout",
     type=click.Path(exists=True, path_type=Path),
@@ -180,6 +180,7 @@ def scan(
             folder=out,
             overwrite=overwrite,
             progress=progress,
+            tell=remark,
         )
         page = None if out is None else write_report(result, out)
     kept = 0 if out is None else state_size(out)

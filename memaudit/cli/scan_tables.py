@@ -6,9 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.audit.report.ci import next_step
 from memaudit.audit.statistics.gate import Decision, fixed_sample_size
-from memaudit.audit.statistics.intervals import describe, interval_text
+from memaudit.audit.statistics.intervals import interval_text, level_text
 from memaudit.cli.console import out
 from memaudit.cli.wording import percent, printable
 from memaudit.wording import exponential
@@ -25,78 +24,117 @@ VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold
 
 def render(result: "ScanResult") -> None:
     """Print what a scan found."""
-    headline = result.ratios.distinct
+    _conclusion(result)
     if result.decision is not None:
-        print_verdict(result.decision)
+        _evidence_of_gate(result.decision)
     if result.denoising is not None:
         trusted = result.denoising.denoises and not result.denoising.noise_range.problem
         _say(Text(result.denoising.message, "" if trusted else "bold red"))
         if result.denoising.preprocessing.best is not None:
             _say(Text(result.denoising.preprocessing.message, "bold red"))
-    _say(
-        Text.assemble(
-            (f"{headline.count:,} of {headline.total:,}", "bold red" if headline.count else "bold"),
-            f" generated images copy a training image: {describe(headline)}",
-        )
-    )
     if result.num_kept:
         _say(f"{result.num_kept:,} images were kept from an earlier run.")
+    out.print(_shares(result))
     out.print(_ratios(result))
     if result.findings.num_degenerate:
         _say(
             f"{result.findings.num_degenerate:,} images equal both of their neighbors, which are "
             "exact duplicates; the paper's rule cannot count them."
         )
-    _say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
     if result.few_searched:
         _say(result.few_searched)
+    if result.is_explained_by_floor:
+        _say(
+            f"{len(result.leaks):,} of {len(result.data):,} training images are the nearest of an "
+            "image that was counted; whether they leak, the count cannot tell."
+        )
+    else:
+        _say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    _notes_of_controls(result)
     _diagnostic_lines(result)
     out.print(_closest_pairs(result))
 
 
-def print_verdict(decision: Decision) -> None:
-    """Print the verdict, its evidence, and what a fixed-size test would have needed."""
-    limit, level = percent(decision.limit), f"{100 * decision.confidence:g} %"
-    _say(
-        Text.assemble(
-            (decision.verdict, VERDICT_STYLE[decision.verdict]),
-            {
-                "PASS": f": at most {limit} of the images are copies, at {level} confidence.",
-                "FAIL": f": more than {limit} of the images are copies, at {level} confidence.",
-                "INCONCLUSIVE": f": {decision.total:,} images do not decide whether more than "
-                f"{limit} are copies, at {level} confidence.",
-            }[decision.verdict],
-        )
-    )
+def _conclusion(result: "ScanResult") -> None:
+    """Print the verdict, and what it is about."""
+    conclusion = result.conclusion
+    style = VERDICT_STYLE.get(conclusion.verdict or "", "bold")
+    if conclusion.is_contradicted:
+        style = VERDICT_STYLE["INCONCLUSIVE"]
+    _say(Text(conclusion.headline, style=style))
+    for sentence in conclusion.sentences:
+        _say(printable(sentence))
+    if conclusion.choices:
+        _say(f"Not the defaults: {printable('; '.join(conclusion.choices))}.")
+
+
+def _evidence_of_gate(decision: Decision) -> None:
+    """Print the evidence, and what a fixed-size test would have needed."""
     above, below = decision.evidence_above, decision.evidence_below
-    needed = fixed_sample_size(decision.limit, decision.confidence)
     if decision.method == "exact":
+        alpha = 1 - decision.confidence
         _say(
-            f"Exact binomial tests of all {decision.total:,} images given. If the limit were kept, "
-            f"the chance of this many copies or more would be {exponential(-above)}; if it were "
-            f"exceeded, the chance of this many or fewer would be {exponential(-below)}. "
-            f"A chance of {1 - decision.confidence:.2g} or less decides."
+            f"Exact binomial tests of all {decision.total:,} images given: p = "
+            f"{exponential(-above)} for more than {percent(decision.fail_limit)} (limit and "
+            f"floor), p = {exponential(-below)} for less than {percent(decision.limit)}; "
+            f"{exponential(-decision.required_above)} or less fails, {alpha:.2g} or less passes."
         )
     else:
-        stopped = (
-            "all samples are used up"
-            if decision.verdict == "INCONCLUSIVE"
-            else "the evidence was enough"
-        )
         _say(
-            f"Sampling stopped at {decision.total:,} because {stopped}: "
-            f"e-value {exponential(above)} for more, {exponential(below)} for less; "
-            f"{exponential(decision.required)} is needed."
+            f"Sampling stopped at {decision.total:,}: e-value {exponential(above)} for more than "
+            f"{percent(decision.fail_limit)} (limit and floor; "
+            f"{exponential(decision.required_above)} fails), {exponential(below)} for less than "
+            f"{percent(decision.limit)} ({exponential(decision.required)} passes)."
         )
+    needed = fixed_sample_size(decision.limit, decision.confidence)
     _say(f"A fixed-size test would need {needed:,} images without a single copy to pass.")
-    if decision.verdict == "INCONCLUSIVE":
-        more = " Give more --samples." if decision.method == "sequential" else ""
-        _say(next_step(decision) + more)
-    elif decision.method == "sequential":
-        _say(
-            "The verdict comes from a one-sided test, which is sharper than the two-sided interval "
-            "below; both are valid although sampling stopped early."
+
+
+def _shares(result: "ScanResult") -> Table:
+    """Share of copies, floor and excess on one axis, with the limit."""
+    from memaudit.audit.report.charts import share_rows
+
+    rows, end = share_rows(result)
+    limit = result.config.fail_above
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("share")
+    table.add_column("images", justify="right")
+    table.add_column("", justify="right")
+    table.add_column(f"0 to {percent(end)}" + ("" if limit is None else ", ! limit"))
+    table.add_column(f"{level_text(result.ratios.copies.confidence)} interval", justify="right")
+    for row in rows:
+        table.add_row(
+            row.label,
+            "" if row.total is None else f"{row.total:,}",
+            percent(row.value),
+            Text(draw_interval(row.value, row.low, row.high, end=end, mark=limit)),
+            f"{percent(row.low)} to {percent(row.high)}",
         )
+    return table
+
+
+def draw_interval(
+    value: float, low: float, high: float, *, end: float, mark: float | None, width: int = 18
+) -> str:
+    """Draw an interval on an axis from 0 to `end` as `  |--o----|    !`, `!` at the mark."""
+
+    def column(share: float) -> int:
+        return round(min(max(share / end, 0), 1) * (width - 1)) if end else 0
+
+    line = [" "] * width
+    first, last = column(low), column(high)
+    line[first : last + 1] = "-" * (last + 1 - first)
+    line[first] = line[last] = "|"
+    if mark is not None:
+        line[column(mark)] = "!"
+    line[column(value)] = "o"
+    return "".join(line)
+
+
+def _notes_of_controls(result: "ScanResult") -> None:
+    """Print what a reader must know about the floor."""
+    for note in result.controls.notes(result.config.rule.duplicate_rms):
+        _say(printable(note))
 
 
 def _diagnostic_lines(result: "ScanResult") -> None:
@@ -128,14 +166,18 @@ def _say(text: str | Text) -> None:
 
 
 def _ratios(result: "ScanResult") -> Table:
-    headline = result.ratios.distinct
+    headline = result.ratios.copies
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rule")
     table.add_column("memorized", justify="right")
     table.add_column("ratio", justify="right")
     table.add_column(f"{100 * headline.confidence:g} % interval", justify="right")
     for ratio, rule in (
-        (headline, f"distinct (duplicates: {result.config.rule.duplicate_rms:g} levels)"),
+        (headline, "copies"),
+        (
+            result.ratios.distinct,
+            f"distinct (duplicates: {result.config.rule.duplicate_rms:g} levels)",
+        ),
         (result.ratios.distinct_at_0, "distinct (exact duplicates)"),
         (result.ratios.paper, "paper"),
     ):
@@ -159,6 +201,6 @@ def _closest_pairs(result: "ScanResult") -> Table:
             printable(data.names[matches.nn1[row]]),
             f"{result.space.distance(matches.squared_distance1[row]):.2f}",
             f"{matches.distance_ratio[row]:.3f}",
-            "yes" if matches.memorized_distinct[row] else "no",
+            "yes" if matches.is_copy[row] else "no",
         )
     return table

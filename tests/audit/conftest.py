@@ -15,6 +15,7 @@ from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.source import ModelFacts, Source, optimum_of
+from memaudit.audit.verdict import choices_of, conclude
 from memaudit.data.images import ImageSet
 
 
@@ -67,13 +68,29 @@ def make_result() -> Callable[..., ScanResult]:
                 trained_on_data=None,
             ),
         )
-        gate = None if fail_above is None else Gate(fail_above, sequential=True)
+        controls = result.controls
+        gate = None if fail_above is None else Gate(fail_above, True, controls.in_gate)
+        config = replace(config, seeds=seeds)
+        findings = summarize_matches(result.matches, names, gate=gate, floors=controls.floor)
+        conclusion = conclude(
+            findings,
+            controls=controls,
+            diagnostics=result.diagnostics,
+            source=checkpoint,
+            num_train=len(train),
+            rule=config.rule,
+            flips=False,
+            exact=True,
+            fail_on=config.fail_on,
+            choices=choices_of(config, checkpoint, train),
+        )
         return replace(
             result,
             source=checkpoint,
             keys=seeds,
-            config=replace(config, seeds=seeds),
-            findings=summarize_matches(result.matches, names, gate=gate),
+            config=config,
+            findings=findings,
+            conclusion=conclusion,
         )
 
     return make

@@ -17,7 +17,7 @@ from memaudit.wording import percent, short
 def _run(context: Context) -> tuple[ClassRatio, ...]:
     assert context.class_index is not None
     return per_class(
-        context.matches.memorized_distinct,
+        context.matches.is_copy,
         context.class_index,
         confidence=context.matches.rule.confidence,
         limit=context.fail_above,

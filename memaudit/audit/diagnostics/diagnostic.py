@@ -8,15 +8,15 @@ in the terminal, on the page and in `memaudit verify`.
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.section import Block, Table
+from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings
-from memaudit.audit.memorization.matches import Matches, match_images
+from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -80,15 +80,17 @@ class Images:
     index: ImageSearch
     """The index of the training images that the scan used."""
 
-    @cached_property
+    controls: Controls
+    """How often images are counted as copies that cannot be copies."""
+    judged_holdout: Matches | None
+    """All held-out images, judged by the scan's rule; None without any."""
+
+    @property
     def holdout_matches(self) -> Matches:
-        """The held-out images judged by the scan's rule; searched once for all diagnostics."""
-        return match_images(
-            self.index,
-            self.setting.given_holdout.images,
-            self.setting.config.rule,
-            progress=self.setting.progress,
-        )
+        """All held-out images, judged by the scan's rule, for a diagnostic that requires them."""
+        if self.judged_holdout is None:
+            raise RuntimeError("the diagnostic must list `holdout` in what it requires")
+        return self.judged_holdout
 
 
 @dataclass(frozen=True)

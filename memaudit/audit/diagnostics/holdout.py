@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
 from memaudit.audit.diagnostics.section import Block, Paragraph, Row, measures, share_row
 from memaudit.audit.neighbors.duplicates import find_shared_images
 from memaudit.audit.statistics.excess import Excess, excess_over_holdout
-from memaudit.audit.statistics.intervals import Proportion, clopper_pearson, describe
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
 from memaudit.wording import short
@@ -27,13 +25,15 @@ class HoldoutFloor:
     fingerprint: str
     """SHA-256 of their pixels."""
     num_images: int
-    distinct: Proportion
-    """Held-out images that the distinct rule flags."""
-    paper: Proportion
-    """Held-out images that the published rule flags."""
+    everyone: Proportion
+    """Held-out images that are counted as copies, those near a training image included."""
+    copies: Proportion | None
+    """The floor: the same without held-out images near a training image; None if all are."""
+    paper: Proportion | None
+    """Those that the published rule flags among the same."""
     excess: Excess | None
-    """The distinct ratio of the generated images beyond the floor, or None if the rule flags every
-    held-out image."""
+    """The share of copies among the generated images beyond the floor, or None if there is no
+    floor or every held-out image is counted."""
 
 
 def check_disjoint(data: ImageSet, holdout: ImageSet) -> None:
@@ -57,39 +57,49 @@ def check_disjoint(data: ImageSet, holdout: ImageSet) -> None:
 
 
 def _run(context: Context) -> HoldoutFloor:
-    setting = context.setting
-    holdout, confidence = setting.given_holdout, setting.config.rule.confidence
-    judged = context.given_images.holdout_matches
-
-    def share(hits: np.ndarray) -> Proportion:
-        return clopper_pearson(int(hits.sum()), len(hits), confidence)
-
-    floor = share(judged.memorized_distinct)
+    images = context.given_images
+    holdout, confidence = images.setting.given_holdout, images.setting.config.rule.confidence
+    hits = images.holdout_matches.is_copy
+    floor = images.controls.holdout
+    excess = None
+    if floor is not None:
+        excess = excess_over_holdout(context.findings.ratios.copies, floor.copies)
     return HoldoutFloor(
         path=holdout.source,
         fingerprint=holdout.fingerprint,
         num_images=len(holdout),
-        distinct=floor,
-        paper=share(judged.memorized_paper),
-        excess=excess_over_holdout(context.findings.ratios.distinct, floor),
+        everyone=clopper_pearson(int(hits.sum()), len(hits), confidence),
+        copies=None if floor is None else floor.copies,
+        paper=None if floor is None else floor.paper,
+        excess=excess,
     )
 
 
 def _section(result: HoldoutFloor, page: PageContext) -> Iterator[Block]:
     yield Paragraph(
-        f"The same rule was applied to {result.num_images:,} held-out images, which are like the "
+        f"The same count was taken of {result.num_images:,} held-out images, which are like the "
         "training images but which the model was not trained on. None of them is a copy, so the "
-        "share flagged there is the floor of false alarms. The excess is the share of generated "
+        "share counted there is the floor of false alarms. The excess is the share of generated "
         "images that are copies beyond this floor."
     )
-    yield measures(
-        result.distinct.confidence,
-        share_row(
-            "Floor: held-out images flagged", result.distinct, note=_counted(result.distinct)
-        ),
-        share_row("Floor by the published rule", result.paper, note=_counted(result.paper)),
-        _excess_row(result.excess),
-    )
+    rows = [_excess_row(result.excess)]
+    if result.copies is not None and result.paper is not None:
+        rows = [
+            share_row("Floor: held-out images counted", result.copies, note=_of(result.copies)),
+            share_row("Floor by the published rule", result.paper, note=_of(result.paper)),
+            *rows,
+        ]
+    if result.copies is None or result.everyone.total > result.copies.total:
+        rows.insert(
+            0,
+            share_row(
+                "With held-out images near training images",
+                result.everyone,
+                note=f"{_of(result.everyone)}; those within the duplicate radius of a training "
+                "image may be copies of it, so they do not count towards the floor",
+            ),
+        )
+    yield measures(result.everyone.confidence, *rows)
     yield Paragraph(
         f"Held-out images: {short(result.path)}, SHA-256 of the pixels {result.fingerprint}. None "
         "of them occurs in the training set.",
@@ -97,30 +107,17 @@ def _section(result: HoldoutFloor, page: PageContext) -> Iterator[Block]:
     )
 
 
-def _counted(ratio: Proportion) -> str:
+def _of(ratio: Proportion) -> str:
     return f"{ratio.count:,} of {ratio.total:,}"
 
 
 def _excess_row(excess: Excess | None) -> Row:
     label = "Excess over the floor"
     if excess is None:
-        note = "every held-out image is flagged, so nothing sets a copy apart"
+        note = "no held-out image is left, or every one is counted: nothing sets a copy apart"
         return Row(label, ("–", "–"), note=note, is_headline=True)
     interval = f"{100 * excess.low:.3g} % to {100 * excess.high:.3g} %"
     return Row(label, (f"{100 * excess.value:.3g} %", interval), is_headline=True)
-
-
-def _lines(result: HoldoutFloor) -> Iterator[str]:
-    text = (
-        f"The same rule flags {result.distinct.count:,} of {result.num_images:,} held-out images: "
-        f"{describe(result.distinct)}."
-    )
-    if result.excess is not None:
-        text += (
-            f" Copies beyond that floor: {100 * result.excess.value:.2f} % "
-            f"({100 * result.excess.low:.2f} % to {100 * result.excess.high:.2f} %)."
-        )
-    yield text
 
 
 DIAGNOSTIC = Diagnostic(
@@ -128,5 +125,4 @@ DIAGNOSTIC = Diagnostic(
     requires=frozenset({"images", "holdout"}),
     run=_run,
     section=_section,
-    lines=_lines,
 )

@@ -105,7 +105,7 @@ def recall_of_rule(
     copies = np.concatenate([each.copies for each in planted])
     originals = np.concatenate([each.originals for each in planted])
     matches = match_images(index, copies, rule, progress=progress)
-    seen = matches.memorized_distinct & _are_duplicates(index, matches.nn1, originals, rule)
+    seen = matches.is_copy & _are_duplicates(index, matches.nn1, originals, rule)
     ends = np.cumsum([len(each.copies) for each in planted])
     return Recall(
         num_originals=max(len(each.originals) for each in planted),
@@ -197,14 +197,9 @@ def _section(result: Recall, page: PageContext) -> Iterator[Block]:
     )
 
 
-def _lines(result: Recall) -> Iterator[str]:
-    yield result.sentence
-
-
 DIAGNOSTIC = Diagnostic(
     title="What the rule sees",
     requires=frozenset({"images"}),
     run=_run,
     section=_section,
-    lines=_lines,
 )

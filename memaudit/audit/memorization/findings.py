@@ -5,15 +5,23 @@ A scan computes this once, and `memaudit verify` computes it again from the save
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
-from memaudit.audit.memorization.matches import THRESHOLDS, Leak, Matches, find_leaks
+from memaudit.audit.memorization.controls import Floor
+from memaudit.audit.memorization.matches import Leak, Matches, find_leaks
+from memaudit.audit.memorization.sensitivity import (
+    CellCount,
+    Sensitivity,
+    contradicts,
+    count_cells,
+)
 from memaudit.audit.statistics.gate import (
     Decision,
+    FloorCount,
     exact_decision,
+    log_e_values,
     mixture_interval,
     sequential_decision,
 )
@@ -24,6 +32,9 @@ Interval = Literal["Clopper-Pearson", "mixture sequence"]
 every look while a gate samples them one by one."""
 CLOPPER_PEARSON: Interval = "Clopper-Pearson"
 MIXTURE_SEQUENCE: Interval = "mixture sequence"
+EXPLAINED_AFTER = 1000
+"""Images after which sampling stops if the floor explains the ratio: fewer would leave the label
+test, which then has the word, without power."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +42,21 @@ class Gate:
     """A limit on the memorization ratio, and how it is tested."""
 
     fail_above: float
-    """The largest distinct ratio that passes, in (0, 1)."""
+    """The largest share of copies that passes, in (0, 1)."""
     sequential: bool
     """Whether images are sampled one by one until the verdict is certain, or all are given."""
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """The distinct ratio under another rule."""
-
-    threshold: Fraction
-    duplicate_rms: float
-    """Radius in RMS gray levels."""
-    ratio: Proportion
+    floor: FloorCount | None = None
+    """The same count of a control; None tests the limit alone."""
 
 
 @dataclass(frozen=True)
 class Ratios:
     """Shares of the generated images that are copies, by each rule."""
 
+    copies: Proportion
+    """The headline: memorized by the distinct rule, or a duplicate of a training image itself."""
     distinct: Proportion
-    """The headline: the second neighbor must not be a duplicate of the first."""
+    """The second neighbor must not be a duplicate of the first."""
     distinct_at_0: Proportion
     """The same, where only exact copies of a training image are its duplicates."""
     paper: Proportion
@@ -71,20 +76,25 @@ class Findings:
     num_degenerate: int
     """Number of images at distance 0 from both neighbors, which the paper's rule cannot see."""
     sensitivity: tuple[Sensitivity, ...]
-    """The distinct ratio at every threshold and radius searched, the configured ones included."""
+    """The share of copies at every threshold and radius searched, the configured ones included."""
     leaks: tuple[Leak, ...] = field(repr=False)
-    """Training images that leaked by the distinct rule, most copied first."""
+    """Training images that were copied, most copied first."""
 
 
 def summarize_matches(
-    matches: Matches, names: Sequence[str] | Mapping[int, str], *, gate: Gate | None = None
+    matches: Matches,
+    names: Sequence[str] | Mapping[int, str],
+    *,
+    gate: Gate | None = None,
+    floors: Floor | None = None,
 ) -> Findings:
     """Draw the conclusions, with intervals at the confidence of the matches' rule.
 
     Args:
         matches: of all images that were judged.
         names: names of the training images by their index; those that leaked are enough.
-        gate: the limit on the distinct ratio, if there is one.
+        gate: the limit on the share of copies, if there is one.
+        floors: what the same counts are among images that cannot be copies, if that is known.
     """
     total, rule = len(matches), matches.rule
     interval = MIXTURE_SEQUENCE if gate is not None and gate.sequential else CLOPPER_PEARSON
@@ -93,23 +103,34 @@ def summarize_matches(
     def proportion(hits: np.ndarray) -> Proportion:
         return make_interval(int(hits.sum()), total, rule.confidence)
 
+    def cell_of(cell: CellCount, position: int) -> Sensitivity:
+        ratio = make_interval(cell.count, total, rule.confidence)
+        floor = None
+        if floors is not None:
+            floor = clopper_pearson(
+                floors.cells[position].count, floors.copies.total, rule.confidence
+            )
+        against = (
+            gate is not None and floor is not None and contradicts(ratio, floor, gate.fail_above)
+        )
+        return Sensitivity(cell.threshold, cell.duplicate_rms, ratio, floor, against)
+
     ratios = Ratios(
+        copies=proportion(matches.is_copy),
         distinct=proportion(matches.memorized_distinct),
         distinct_at_0=proportion(matches.memorized(0.0, rule.threshold)),
         paper=proportion(matches.memorized_paper),
     )
     decision = None
     if gate is not None:
-        decision = decide(ratios.distinct.count, total, gate=gate, confidence=rule.confidence)
+        decision = decide(ratios.copies.count, total, gate=gate, confidence=rule.confidence)
     return Findings(
         ratios=ratios,
         interval=interval,
         decision=decision,
         num_degenerate=matches.num_degenerate,
         sensitivity=tuple(
-            Sensitivity(threshold, float(radius), proportion(matches.memorized(radius, threshold)))
-            for threshold in sorted({*THRESHOLDS, rule.threshold})
-            for radius in matches.neighbors.radii
+            cell_of(cell, position) for position, cell in enumerate(count_cells(matches))
         ),
         leaks=find_leaks(matches, names),
     )
@@ -118,7 +139,7 @@ def summarize_matches(
 def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision:
     """The gate's decision, given `count` copies among `total` images."""
     rule = sequential_decision if gate.sequential else exact_decision
-    return rule(count, total, limit=gate.fail_above, confidence=confidence)
+    return rule(count, total, limit=gate.fail_above, confidence=confidence, floor=gate.floor)
 
 
 def first_decided(
@@ -129,14 +150,16 @@ def first_decided(
     confidence: float,
     min_samples: int = 1,
 ) -> int | None:
-    """After how many of these images a sequential gate is certain, or None if it is not yet.
+    """After how many of these images a sequential gate may stop, or None if it may not yet.
 
-    The gate decides after every image, so the result does not depend on the batch size.
+    The gate decides after every image, so the result does not depend on the batch size. It also
+    stops where a verdict can no longer be expected: the ratio is certainly above the limit, and
+    certainly not above what the floor explains.
 
     Args:
         hits: whether each further image is a copy, bool [B].
         before: the number of copies and of images that came before them.
-        gate: the limit on the distinct ratio.
+        gate: the limit on the share of copies.
         confidence: 1 − α, in [0.5, 1).
         min_samples: images to see before the first decision. Deciding later is just as valid.
     """
@@ -146,6 +169,16 @@ def first_decided(
         if total + position < min_samples:
             continue
         decision = decide(count, total + position, gate=gate, confidence=confidence)
-        if decision.verdict != "INCONCLUSIVE":
+        if decision.verdict != "INCONCLUSIVE" or _is_hopeless(decision):
             return position
     return None
+
+
+def _is_hopeless(decision: Decision) -> bool:
+    """Whether the truth lies between the limit and what the floor explains, so nothing decides."""
+    if not decision.is_explained or decision.total < EXPLAINED_AFTER:
+        return False
+    if decision.fail_limit >= 1:
+        return True
+    _, below = log_e_values(decision.count, decision.total, limit=decision.fail_limit)
+    return bool(below >= decision.required)

@@ -2,7 +2,7 @@
 
 The rule, at a threshold t: memorized iff ‖x − NN1‖ < t·‖x − NN2‖. In the published rule NN2 is the
 second nearest training image; in the distinct rule it is the nearest one that is not a duplicate of
-NN1.
+NN1. An image is a copy if it is memorized by the distinct rule, or is itself a duplicate of NN1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ import numpy as np
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.results import DistinctNeighbors
+from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.progress import Progress, silent
 
 SEARCH_BATCH = 1024
@@ -91,6 +92,12 @@ class Matches:
         return self.memorized(self.rule.duplicate_rms, self.rule.threshold)
 
     @cached_property
+    def is_copy(self) -> np.ndarray:
+        """bool [M]: memorized by the distinct rule, or within the rule's radius of nn1."""
+        copies: np.ndarray = self.memorized_distinct | self.is_near(self.rule.duplicate_rms)
+        return copies
+
+    @cached_property
     def distance_ratio(self) -> np.ndarray:
         """float64 [M]: d1/d2 (ℓ2), with the d2 of the distinct rule; 1 where both are 0."""
         d1, d2 = self.squared_distance1, self._second(self.rule.duplicate_rms)
@@ -112,6 +119,23 @@ class Matches:
             threshold: limit on the distance ratio, in (0, 1].
         """
         return memorized(self.squared_distance1, self._second(duplicate_rms), threshold)
+
+    def is_near(self, duplicate_rms: float | Fraction) -> np.ndarray:
+        """Which images lie within a radius of a training image, and so are duplicates of it.
+
+        Args:
+            duplicate_rms: radius in RMS gray levels.
+
+        Returns:
+            bool [M]; none is where features were compared.
+        """
+        num_values = self.neighbors.num_values
+        if num_values is None:
+            return np.zeros(len(self), dtype=bool)
+        near: np.ndarray = self.squared_distance1 <= largest_squared_distance(
+            duplicate_rms, (num_values,)
+        )
+        return near
 
     def _second(self, duplicate_rms: float | Fraction | None) -> np.ndarray:
         if duplicate_rms is None:
@@ -160,13 +184,18 @@ def match_images(
         CheckpointError: an encoder that the index uses fails.
     """
     rule = Rule() if rule is None else rule
-    radii = tuple(sorted({*RADII, float(rule.duplicate_rms)}))
+    radii = searched_radii(rule)
     parts = []
     for start in range(0, max(1, len(images)), SEARCH_BATCH):
         batch = images[start : start + SEARCH_BATCH]
         parts.append(index.distinct_nearest(batch, duplicate_rms=radii))
         progress("Finding nearest training images", start + len(batch), len(images))
     return Matches(DistinctNeighbors.concatenate(parts), rule)
+
+
+def searched_radii(rule: Rule) -> tuple[float, ...]:
+    """The radii in RMS gray levels that a scan searches, ascending."""
+    return tuple(sorted({*RADII, float(rule.duplicate_rms)}))
 
 
 def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tuple[Leak, ...]:
@@ -176,7 +205,7 @@ def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tu
         matches: what the rule says of the generated images.
         names: names of the training images by their index; those that leaked are enough.
     """
-    copies = np.flatnonzero(matches.memorized_distinct)
+    copies = np.flatnonzero(matches.is_copy)
     closest_first = copies[np.argsort(matches.squared_distance1[copies], kind="stable")]
     rows_of: dict[int, list[int]] = {}
     for row in closest_first:

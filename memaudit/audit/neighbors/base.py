@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,85 @@ class ImageSearch(ABC):
             index.T,
             squared_distance.T,
             statistics,
+            num_values=self._num_values,
         )
+
+    def leave_one_out(
+        self, positions: np.ndarray, *, duplicate_rms: Sequence[float | Fraction]
+    ) -> DistinctNeighbors:
+        """`distinct_nearest` of training images, each among those that differ from it in a pixel.
+
+        Args:
+            positions: int64 [B], positions in the training set.
+            duplicate_rms: radii in gray levels, each ≥ 0.
+
+        Returns:
+            The neighbors of those images from which at least two others differ, in their order.
+
+        Raises:
+            ValueError: a radius is negative or not finite, or none is given.
+        """
+        limits = [
+            largest_squared_distance(radius, self.images.shape[1:]) for radius in duplicate_rms
+        ]
+        x = self._rows[positions]
+        index = np.full((len(x), 2 + len(limits)), -1, dtype=np.int64)
+        S = np.full(index.shape, -1, dtype=np.int64 if self.space.exact else np.float64)
+        statistics = SearchStatistics(self.backend)
+        for k in (3, 1 + MORE_NEIGHBORS):  # each image finds itself
+            missing = np.flatnonzero((index < 0).any(1))
+            if len(missing):
+                near = self._nearest(x[missing], min(k, len(self.images)))
+                others = self._pixel_distances(x[missing], near.index) > 0
+                index[missing], S[missing] = self._two_and_distinct(near, others, limits)
+                statistics += near.statistics
+
+        def search_all(
+            rows: np.ndarray, first: np.ndarray, apart: Sequence[int]
+        ) -> tuple[Any, Any]:
+            nonlocal statistics
+            statistics += SearchStatistics(
+                self.backend, num_searches=len(rows), num_brute_forced=len(rows)
+            )
+            found = self._map(
+                lambda part: self._search_all_distinct(
+                    self._orientations(rows[part]),
+                    self._orientations(first[part]),
+                    apart,
+                    leave_out_equal=True,
+                ),
+                np.arange(len(rows)),
+                BRUTE_FORCE_PART,
+            )
+            return found[0], found[1]
+
+        lonely = np.flatnonzero((index[:, :2] < 0).any(1))  # many images equal them
+        if len(lonely):
+            nearest, distance = search_all(x[lonely], x[lonely], [0])
+            index[lonely, 0], S[lonely, 0] = nearest[:, 0], distance[:, 0]
+            some = lonely[index[lonely, 0] >= 0]
+            if len(some):
+                nearest, distance = search_all(x[some], self._rows[index[some, 0]], [0])
+                index[some, 1], S[some, 1] = nearest[:, 0], distance[:, 0]
+        judged = np.flatnonzero((index[:, :2] >= 0).all(1))
+        missing = judged[(index[judged] < 0).any(1)]
+        if len(missing):
+            index[missing, 2:], S[missing, 2:] = search_all(
+                x[missing], self._rows[index[missing, 0]], limits
+            )
+        return DistinctNeighbors(
+            tuple(duplicate_rms),
+            index[judged, :2],
+            S[judged, :2],
+            index[judged, 2:].T,
+            S[judged, 2:].T,
+            statistics,
+            num_values=self._num_values,
+        )
+
+    @property
+    def _num_values(self) -> int | None:
+        return self.space.num_values if self.space.exact else None
 
     @abstractmethod
     def _search(self, x: np.ndarray, k: int) -> Neighbors:
@@ -166,7 +245,12 @@ class ImageSearch(ABC):
 
     @abstractmethod
     def _search_all_distinct(
-        self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
+        self,
+        x: Sequence[np.ndarray],
+        first: Sequence[np.ndarray],
+        limits: Sequence[int],
+        *,
+        leave_out_equal: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The nearest y with S(first, y) > limit, from all N distances, for R limits.
 
@@ -174,6 +258,7 @@ class ImageSearch(ABC):
             x, first: orientations of the queries and of their nearest images, uint8 [B, D] each;
                 the smaller distance counts.
             limits: the largest S of a duplicate, one per radius.
+            leave_out_equal: whether images that equal x do not count either.
 
         Returns:
             index int64 [B, R] and squared distance [B, R]; -1 if every image is a duplicate.
@@ -215,25 +300,47 @@ class ImageSearch(ABC):
         self, near: Neighbors, limits: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """index and distance of the nearest that is not a duplicate of the first, or -1; [B, R]."""
-        B, k = near.index.shape
+        found = self._two_and_distinct(near, np.ones(near.index.shape, dtype=bool), limits)
+        return found[0][:, 2:], found[1][:, 2:]
 
-        def apart(part: np.ndarray) -> tuple[np.ndarray]:
-            """S between the first found and each of the k found."""
-            pair = np.repeat(np.arange(len(part)), k), near.index[part].ravel()
-            S = [
-                pair_distances(first, self._pixels, *pair, device=self.device)
-                for first in self._orientations(self._rows[near.index[part, 0]])
-            ]
-            return (np.minimum.reduce(S).reshape(-1, k),)
+    def _two_and_distinct(
+        self, near: Neighbors, counted: np.ndarray, limits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """index and distance of the two nearest that count, and of the nearest outside the first
+        one's duplicates; -1 where it is not among those found; [B, 2 + R].
 
-        (S,) = self._map(apart, np.arange(B), QUERY_PART)
-        is_distinct = S[:, None] > np.array(limits)[:, None]  # [B, R, k]
-        rank = is_distinct.argmax(2)
-        some = is_distinct.any(2)
+        Args:
+            near: the nearest found.
+            counted: which of them count, bool [B, k].
+            limits: the largest S of a duplicate, one per radius.
+        """
+        first = counted.argmax(1)
+        others = counted & (np.arange(counted.shape[1]) > first[:, None])
+        S = self._pixel_distances(
+            self._rows[np.take_along_axis(near.index, first[:, None], 1)[:, 0]], near.index
+        )
+        is_distinct = counted[:, None] & (S[:, None] > np.array(limits)[:, None])  # [B, R, k]
+        wanted = np.concatenate([counted[:, None], others[:, None], is_distinct], 1)
+        rank, some = wanted.argmax(2), np.any(wanted, 2)
         return (
             np.where(some, np.take_along_axis(near.index, rank, 1), -1),
             np.where(some, np.take_along_axis(near.squared_distance, rank, 1), -1),
         )
+
+    def _pixel_distances(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """S in pixels between each row and k training images, int64 [B, k], mirrored if `flips`."""
+        B, k = index.shape
+
+        def apart(part: np.ndarray) -> tuple[np.ndarray]:
+            pair = np.repeat(np.arange(len(part)), k), index[part].ravel()
+            S = [
+                pair_distances(x, self._pixels, *pair, device=self.device)
+                for x in self._orientations(rows[part])
+            ]
+            return (np.minimum.reduce(S).reshape(-1, k),)
+
+        (S,) = self._map(apart, np.arange(B), QUERY_PART)
+        return S
 
     def _map(
         self,

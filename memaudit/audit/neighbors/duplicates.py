@@ -124,12 +124,12 @@ def find_duplicates(
         ([(0, 2), (1, 3)], 1, 1)
     """
     limit = largest_squared_distance(duplicate_rms, images.image_shape)
-    first_equal = _first_equal(images.images, flips, progress)
-    group = first_equal
+    equal = first_equal(images.images, flips, progress)
+    group = equal
     if limit > 0:
         if index is None:
             index = NeighborIndex(images.images, flips=flips, device=device, progress=progress)
-        group = _connect(index, first_equal, limit, progress)
+        group = _connect(index, equal, limit, progress)
     members = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[members], prepend=-1))
     runs = [run for run in np.split(members, starts[1:]) if len(run) > 1]
@@ -138,7 +138,7 @@ def find_duplicates(
             DuplicateGroup(
                 indices=tuple(run.tolist()),
                 squared_distance=tuple(_distances(images.images, run, flips, device).tolist()),
-                is_copy=tuple((first_equal[run] < run).tolist()),
+                is_copy=tuple((equal[run] < run).tolist()),
             )
             for run in runs
         ),
@@ -202,8 +202,14 @@ def _digest(image: np.ndarray) -> bytes:
     return hashlib.sha256(image.tobytes()).digest()
 
 
-def _first_equal(images: np.ndarray, flips: bool, progress: Progress) -> np.ndarray:
-    """The first image that equals each image, often itself: int64 [N]."""
+def first_equal(images: np.ndarray, flips: bool, progress: Progress = silent) -> np.ndarray:
+    """The first image that equals each image, often itself: int64 [N].
+
+    Args:
+        images: uint8 [N, C, H, W]; may be memory-mapped.
+        flips: whether an image also equals its mirror image.
+        progress: told how many images have been read.
+    """
     first: dict[bytes, int] = {}
     result = np.empty(len(images), dtype=np.int64)
     for block in _blocks(np.arange(len(images)), images[:1].nbytes):

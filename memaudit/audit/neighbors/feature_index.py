@@ -131,15 +131,26 @@ class FeatureIndex(ImageSearch):
         return _without_noise(np.square(x - y).sum(-1), x, y)
 
     def _search_all_distinct(
-        self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
+        self,
+        x: Sequence[np.ndarray],
+        first: Sequence[np.ndarray],
+        limits: Sequence[int],
+        *,
+        leave_out_equal: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         vectors = [self._encode(rows) for rows in x]
         B, R = len(vectors[0]), len(limits)
         best = np.full((B, R), np.inf)
         index = np.full((B, R), -1)
-        for part, S in all_distances(first, self._pixels, self.device):
+        for (part, S), (_, own) in zip(
+            all_distances(first, self._pixels, self.device),
+            all_distances(x if leave_out_equal else first, self._pixels, self.device),
+            strict=True,
+        ):
             y = self._vectors[part].astype(np.float64)
             distance = reduce(np.minimum, (_squared_distances(v, y) for v in vectors))  # [B, n]
+            if leave_out_equal:
+                distance = np.where(own.cpu().numpy() == 0, np.inf, distance)
             apart = S.cpu().numpy()
             for r, limit in enumerate(limits):
                 distinct = np.where(apart <= limit, np.inf, distance)

@@ -105,6 +105,7 @@ def nearest_distinct_by_brute_force(
     limits: Sequence[int],
     *,
     device: torch.device,
+    leave_out_equal: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest training image y to each x with S(first, y) > limit, for R limits.
 
@@ -114,6 +115,7 @@ def nearest_distinct_by_brute_force(
         images: uint8 [N, D]; may be memory-mapped, or on the device.
         limits: the largest S of a duplicate, R values.
         device: where to compute.
+        leave_out_equal: whether images that equal x do not count either.
 
     Returns:
         index int64 [B, R] and squared distance int64 [B, R], ties to the lower index; -1 if all
@@ -123,6 +125,8 @@ def nearest_distinct_by_brute_force(
     for keys, (_, apart) in zip(
         _all_keys(x, images, device), all_distances(first, images, device), strict=True
     ):
+        if leave_out_equal:
+            keys = keys.masked_fill(keys < len(images), FARTHEST)  # S = 0
         nearest = [keys.masked_fill(apart <= limit, FARTHEST).amin(1) for limit in limits]
         best = torch.minimum(best, torch.stack(nearest, 1))
     return split_keys(best.cpu().numpy(), len(images))

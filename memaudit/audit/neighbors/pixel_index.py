@@ -121,9 +121,16 @@ class NeighborIndex(ImageSearch):
         return Neighbors(index, squared_distance, statistics)
 
     def _search_all_distinct(
-        self, x: Sequence[np.ndarray], first: Sequence[np.ndarray], limits: Sequence[int]
+        self,
+        x: Sequence[np.ndarray],
+        first: Sequence[np.ndarray],
+        limits: Sequence[int],
+        *,
+        leave_out_equal: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        return nearest_distinct_by_brute_force(x, first, self._pixels, limits, device=self.device)
+        return nearest_distinct_by_brute_force(
+            x, first, self._pixels, limits, device=self.device, leave_out_equal=leave_out_equal
+        )
 
     def _search_shortlist(
         self, x: np.ndarray, k: int, width: int, part: np.ndarray

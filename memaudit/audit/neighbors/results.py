@@ -70,6 +70,8 @@ class DistinctNeighbors:
     """[R, B], of the type of `squared_distance`; -1 beside an index of -1."""
     statistics: SearchStatistics | None
     """How the search went; None for neighbors read from a file."""
+    num_values: int | None = None
+    """D, the values per image where distances are between pixels; None between features."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -97,6 +99,7 @@ class DistinctNeighbors:
                 [part.squared_distance_distinct for part in parts], axis=1
             ),
             statistics=sum(statistics[1:], start=statistics[0]) if statistics else None,
+            num_values=parts[0].num_values,
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from memaudit.audit.diagnostics.section import Curve, LineChart, Stroke
 from memaudit.audit.memorization.matches import Matches
+from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.wording import percent
 
@@ -32,6 +33,41 @@ class Tick:
 
     position: float
     text: str
+
+
+# ------------------------------------------------------------------------------------------------
+# Shares on one axis
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """A share with its interval."""
+
+    label: str
+    total: int | None
+    """Number of images that it is a share of; None for the excess, which compares two shares."""
+    value: float
+    low: float
+    high: float
+
+
+def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
+    """The share of copies, its floors and the excess; and the end of an axis that holds them all
+    with the limit, if there is one.
+    """
+
+    def row(label: str, share: Proportion) -> ShareRow:
+        return ShareRow(label, share.total, share.ratio, share.low, share.high)
+
+    rows = [row("copies", result.ratios.copies)]
+    floors = (result.controls.holdout, result.controls.leave_one_out)
+    rows += [row(f"floor, {floor.control}", floor.copies) for floor in floors if floor is not None]
+    holdout = result.diagnostics.holdout
+    if holdout is not None and holdout.excess is not None:
+        excess = holdout.excess
+        rows.append(ShareRow("excess over held-out", None, excess.value, excess.low, excess.high))
+    limit = result.config.fail_above or 0.0
+    return tuple(rows), max(1.25 * limit, *(row.high for row in rows), 1e-9)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -131,7 +167,7 @@ def histogram(matches: Matches, threshold: float) -> list[Bin]:
     edges = np.append(np.arange(0, 1 - width / 2, width), 1.0)
     copies, others = (
         np.histogram(matches.distance_ratio[rows], edges)[0].tolist()
-        for rows in (matches.memorized_distinct, ~matches.memorized_distinct)
+        for rows in (matches.is_copy, ~matches.is_copy)
     )
     low, high = edges[:-1].tolist(), edges[1:].tolist()
     return [Bin(*values) for values in zip(low, high, copies, others, strict=True)]

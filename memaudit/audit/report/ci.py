@@ -4,9 +4,8 @@ from dataclasses import fields
 from xml.etree import ElementTree
 
 from memaudit.audit.scanned import Scanned
-from memaudit.audit.statistics.forecast import GateTest, advice
 from memaudit.audit.statistics.gate import Decision
-from memaudit.audit.statistics.intervals import Proportion, describe
+from memaudit.audit.statistics.intervals import Proportion
 from memaudit.wording import exponential, percent
 
 INCONCLUSIVE = "INCONCLUSIVE"
@@ -17,16 +16,14 @@ CASE = ("memaudit.scan", "the share of copies is within the limit")
 
 def junit_xml(result: Scanned) -> str:
     """The gate as one test case: failure on FAIL, error on INCONCLUSIVE, skipped without a gate."""
-    decision = result.decision
-    failed = decision is not None and decision.verdict == "FAIL"
-    undecided = decision is not None and decision.verdict == INCONCLUSIVE
+    failed, undecided = result.verdict == "FAIL", result.verdict == INCONCLUSIVE
     suite = ElementTree.Element(
         "testsuite",
         name="memaudit",
         tests="1",
         failures=str(int(failed)),
         errors=str(int(undecided)),
-        skipped=str(int(decision is None)),
+        skipped=str(int(result.verdict is None)),
         time=f"{result.timings.total:.3f}",
         timestamp=result.environment.finished,
     )
@@ -46,7 +43,7 @@ def junit_xml(result: Scanned) -> str:
         )
         facts = (f"{name}: {value}" for name, value in _facts(result).items())
         element.text = _text("\n".join(facts))
-    elif decision is None:
+    elif result.verdict is None:
         ElementTree.SubElement(case, "skipped", message="no limit was given")
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -73,34 +70,51 @@ def markdown_summary(result: Scanned) -> str:
 
 def text_summary(result: Scanned) -> str:
     """What a scan found, in a few lines of plain text."""
-    lines = [f"{headline(result)}: {describe(result.ratios.distinct)}."]
+    lines = [f"{headline(result)}.", *result.conclusion.sentences]
+    lines.append(f"Copies: {result.ratios.copies}. {_floors(result)}".rstrip())
     lines.append(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    lines += result.controls.notes(result.config.rule.duplicate_rms)
     for _, diagnostic, found in result.diagnostics.results():
         lines += [line for line in diagnostic.lines(found) if isinstance(line, str)]
     if result.left_out:
         lines.append(f"Left out on request: {result.left_out}.")
+    if result.conclusion.choices:
+        lines.append(f"Not the defaults: {'; '.join(result.conclusion.choices)}.")
     lines += [f"Warning: {warning}" for warning in result.source.warnings]
     return "\n".join(lines)
 
 
 def headline(result: Scanned) -> str:
-    """The verdict, if there is one, and the number of copies, in one line."""
-    ratio = result.ratios.distinct
-    counted = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
-    return counted if result.decision is None else f"{result.decision.verdict}: {counted}"
+    """The verdict, if there is one, or the number of copies, in one line."""
+    return result.conclusion.headline
+
+
+def _floors(result: Scanned) -> str:
+    """The floors that were measured, in one sentence each."""
+    floors = (result.controls.holdout, result.controls.leave_one_out)
+    return " ".join(
+        f"Floor by {floor.control}: {floor.copies}." for floor in floors if floor is not None
+    )
 
 
 def _facts(result: Scanned) -> dict[str, str]:
-    facts = {
+    conclusion = result.conclusion
+    facts = {"statement": " ".join(conclusion.sentences)}
+    if conclusion.choices:
+        facts["not the defaults"] = "; ".join(conclusion.choices)
+    facts |= {
         f"memorized, {field.name}": _share(getattr(result.ratios, field.name))
         for field in fields(result.ratios)
     }
+    for floor in (result.controls.holdout, result.controls.leave_one_out):
+        if floor is not None:
+            facts[f"floor, {floor.control}"] = _share(floor.copies)
     if result.decision is not None:
         facts["limit"] = f"{percent(result.decision.limit)} %"
         facts["confidence"] = f"{100 * result.decision.confidence:g} %"
         facts["evidence"] = _evidence(result.decision)
-        if result.decision.verdict == INCONCLUSIVE:
-            facts["what would decide"] = next_step(result.decision)
+    if conclusion.advice:
+        facts["what would decide"] = conclusion.advice
     facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
     if result.few_searched:
         facts["few images"] = result.few_searched
@@ -124,29 +138,20 @@ def _facts(result: Scanned) -> dict[str, str]:
     return facts
 
 
-def next_step(decision: Decision) -> str:
-    """What would probably decide where a gate did not; empty where it did."""
-    if decision.verdict != INCONCLUSIVE:
-        return ""
-    sequential = decision.method == "sequential"
-    return advice(decision.count, decision.total, GateTest.of(decision), sequential=sequential)
-
-
 def _evidence(decision: Decision) -> str:
     """The evidence on both sides, and how much of it decides."""
-    above, below, required = (
-        decision.evidence_above,
-        decision.evidence_below,
-        decision.required,
-    )
+    above, below = decision.evidence_above, decision.evidence_below
+    fails, passes = decision.required_above, decision.required
+    beyond = f"more than {percent(decision.fail_limit)} % (limit and floor)"
+    within = f"less than {percent(decision.limit)} %"
     if decision.method == "sequential":
         return (
-            f"e-value {exponential(above)} for more than the limit, {exponential(below)} for less; "
-            f"{exponential(required)} decides"
+            f"e-value {exponential(above)} for {beyond}, where {exponential(fails)} fails; "
+            f"{exponential(below)} for {within}, where {exponential(passes)} passes"
         )
     return (
-        f"p-value {exponential(-above)} against at most the limit, {exponential(-below)} against "
-        f"more; {exponential(-required)} decides"
+        f"p = {exponential(-above)} for {beyond}, where {exponential(-fails)} fails; "
+        f"p = {exponential(-below)} for {within}, where {exponential(-passes)} passes"
     )
 
 

@@ -37,7 +37,7 @@ def plot_pairs(result: Scanned, num_pairs: int = 8) -> "Figure":
         titles = [short(result.keys[row], 12), f"d1/d2 {matches.distance_ratio[row]:.2f}", ""]
         for axis, picture, title in zip(axes[:, column], pictures, titles, strict=False):
             axis.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
-            color = COPY_COLOR if matches.memorized_distinct[row] else "black"
+            color = COPY_COLOR if matches.is_copy[row] else "black"
             axis.set_title(title, fontsize=8, color=color)
     for axis in axes.flat:
         axis.set_xticks([])
@@ -51,7 +51,7 @@ def plot_ratios(result: Scanned) -> "Figure":
     """The histogram of the distance ratio, with the threshold below which an image is a copy."""
     figure, axes = _subplots(1, 1, figsize=(6.4, 3.2))
     axis, matches = axes[0, 0], result.matches
-    copies = matches.memorized_distinct
+    copies = matches.is_copy
     groups = [matches.distance_ratio[copies], matches.distance_ratio[~copies]]
     axis.hist(
         groups,
@@ -64,7 +64,7 @@ def plot_ratios(result: Scanned) -> "Figure":
     axis.axvline(float(threshold), color="black", linestyle="dashed", linewidth=1)
     axis.set_xlabel("distance ratio: nearest / second nearest")
     axis.set_ylabel("generated images")
-    axis.set_title(f"{result.ratios.distinct} (threshold {threshold})", fontsize=9)
+    axis.set_title(f"{result.ratios.copies} (threshold {threshold})", fontsize=9)
     axis.legend()
     return figure
 

@@ -19,8 +19,8 @@ from memaudit.audit.diagnostics.section import (
     Table,
     join_tables,
 )
-from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram
-from memaudit.audit.report.ci import next_step, text_summary
+from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram, share_rows
+from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
 from memaudit.audit.report.pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
 from memaudit.audit.report.schema import Report, plain
@@ -77,6 +77,7 @@ def render_page(result: Scanned, report: Report) -> str:
         report: the report that the page belongs to, for the numbers.
     """
     decision = result.decision
+    shares, shares_end = share_rows(result)
     closest, edge = rows_to_show(result.matches)
     bins = histogram(result.matches, float(result.config.rule.threshold))
     by_seed = result.source.kind == "checkpoint"
@@ -94,16 +95,23 @@ def render_page(result: Scanned, report: Report) -> str:
         findings=result.findings,
         denoising=result.denoising,
         few_searched=result.few_searched,
+        conclusion=result.conclusion,
+        shares=shares,
+        shares_end=shares_end,
+        fail_above=result.config.fail_above,
+        contradicting=any(row.contradicts for row in result.findings.sensitivity),
+        is_explained=result.is_explained_by_floor,
+        leave_one_out=result.controls.leave_one_out,
+        control_notes=result.controls.notes(result.config.rule.duplicate_rms),
         holdout=result.diagnostics.holdout,
         left_out=result.left_out,
         decision=decision,
-        headline=result.ratios.distinct,
+        headline=result.ratios.copies,
         sections=sections(result, has_edge=len(edge) > 0),
         by_seed=by_seed,
         generator="model" if by_seed else "generator",
         finished=datetime.fromisoformat(result.environment.finished),
         fixed_size=decision and fixed_sample_size(decision.limit, decision.confidence),
-        next_step=decision and next_step(decision),
         closest=[pair(result, row) for row in closest],
         edge=[pair(result, row) for row in edge],
         amplified=AMPLIFIED,
@@ -129,6 +137,7 @@ def render_notebook(result: Scanned, num_pairs: int = 4) -> str:
         summary=text_summary(result).splitlines(),
         verdict=result.verdict,
         ratios=[
+            ("copies", result.ratios.copies),
             ("distinct", result.ratios.distinct),
             ("distinct, exact duplicates only", result.ratios.distinct_at_0),
             ("published rule", result.ratios.paper),

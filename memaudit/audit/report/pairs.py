@@ -57,8 +57,8 @@ class LeakRow:
 
 def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the closest pairs, copies first, and of further pairs around the threshold."""
-    order = np.lexsort((matches.distance_ratio, ~matches.memorized_distinct))
-    num_copies = int(matches.memorized_distinct.sum())
+    order = np.lexsort((matches.distance_ratio, ~matches.is_copy))
+    num_copies = int(matches.is_copy.sum())
     if num_copies <= CLOSEST_PAIRS:
         return order[:CLOSEST_PAIRS], order[:0]
     first = max(CLOSEST_PAIRS, num_copies - EDGE_PAIRS)
@@ -87,7 +87,7 @@ def pair(result: Scanned, row: int) -> Pair:
     return Pair(
         key=result.keys[row],
         class_index=None if result.class_index is None else int(result.class_index[row]),
-        is_copy=bool(matches.memorized_distinct[row]),
+        is_copy=bool(matches.is_copy[row]),
         distance_ratio=float(matches.distance_ratio[row]),
         nearest=nearest,
         second=second,

@@ -19,12 +19,15 @@ import msgspec
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
-from memaudit.audit.memorization.findings import Ratios, Sensitivity
+from memaudit.audit.memorization.controls import Controls
+from memaudit.audit.memorization.findings import Ratios
+from memaudit.audit.memorization.sensitivity import Sensitivity
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.gate import Decision
+from memaudit.audit.verdict import Conclusion
 from memaudit.errors import DataError, MemauditError
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.wording import printable, ranges, short, shown
@@ -92,9 +95,11 @@ class Report:
 
     schema: Literal["memaudit.report/2"]
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"] | None
-    """The gate's verdict, or null without a gate."""
+    """The verdict, or null without a gate."""
+    conclusion: Conclusion
+    """The verdict in words that can be quoted, and what it is about."""
     gate: Decision | None
-    """The gate's decision and its evidence, or null without a gate."""
+    """The gate's decision by the count alone and its evidence, or null without a gate."""
     ratios: Ratios
     """Shares of generated images that are copies, by each rule."""
     interval: Literal["Clopper-Pearson", "mixture sequence"]
@@ -104,7 +109,9 @@ class Report:
     num_leaking_images: int
     """Training images that were copied at least once."""
     sensitivity: tuple[Sensitivity, ...]
-    """The distinct ratio at every threshold and radius."""
+    """The share of copies at every threshold and radius, beside its floor."""
+    controls: Controls
+    """How often images are counted as copies that cannot be copies."""
     threshold: float
     """A generated image is a copy where the ratio of its two distances is below this."""
     threshold_fraction: Fraction
@@ -131,6 +138,8 @@ class Report:
     """What stands beside the ratio."""
     without: tuple[str, ...]
     """Diagnostics that were left out on request."""
+    fail_on: tuple[str, ...]
+    """Findings that fail the gate besides the count of copies."""
     timings: Timings
     environment: Environment
     files: tuple[FileHash, ...] = ()
@@ -155,13 +164,15 @@ def make_report(result: Scanned) -> Report:
         )
     return Report(
         schema=SCHEMA,
-        verdict=None if findings.decision is None else findings.decision.verdict,
+        verdict=result.verdict,
+        conclusion=result.conclusion,
         gate=findings.decision,
         ratios=findings.ratios,
         interval=findings.interval,
         num_degenerate=findings.num_degenerate,
         num_leaking_images=len(findings.leaks),
         sensitivity=findings.sensitivity,
+        controls=result.controls,
         threshold=float(config.rule.threshold),
         threshold_fraction=config.rule.threshold,
         duplicate_rms=config.rule.duplicate_rms,
@@ -183,6 +194,7 @@ def make_report(result: Scanned) -> Report:
         sampling=sampling,
         diagnostics=result.diagnostics,
         without=config.without,
+        fail_on=config.fail_on,
         timings=result.timings,
         environment=result.environment,
     )

@@ -49,6 +49,7 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
         "squared_distance2_distinct": matches.squared_distance2_distinct.tolist(),
         "memorized_paper": matches.memorized_paper.astype(int).tolist(),
         "memorized_distinct": matches.memorized_distinct.astype(int).tolist(),
+        "copy": matches.is_copy.astype(int).tolist(),
         "distance_ratio": matches.distance_ratio.tolist(),
     }
     if table.conformal is not None:
@@ -64,12 +65,13 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
     return columns
 
 
-def read_matches(text: str, rule: Rule, *, num_holdout: int = 0) -> MatchTable:
+def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -> MatchTable:
     """Read what `matches_csv` wrote.
 
     Args:
         text: the text of matches.csv.
         rule: the rule by which the images were judged.
+        space: what the distances are distances of.
         num_holdout: held-out images behind the p-values, which the table does not say.
 
     Raises:
@@ -108,6 +110,7 @@ def read_matches(text: str, rule: Rule, *, num_holdout: int = 0) -> MatchTable:
                 [distances(f"squared_distance2_distinct{suffix_of[r]}") for r in radii]
             ),
             statistics=None,
+            num_values=space.num_values if space.exact else None,
         )
         keys: Keys = columns["name"] if "name" in columns else tuple(map(int, columns["seed"]))
     except KeyError as error:

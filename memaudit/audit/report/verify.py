@@ -24,6 +24,7 @@ from memaudit.audit.report.schema import Data, Report, decode, is_sealed, plain
 from memaudit.audit.report.tables import leaks_csv, matches_csv, read_leaks, read_matches
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import holds_images
+from memaudit.audit.verdict import Conclusion, conclude
 from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError, MemauditError
 from memaudit.models.checkpoints import open_checkpoint
@@ -159,12 +160,18 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
         rule = Rule(report.threshold_fraction, report.duplicate_rms, report.confidence)
         discoveries = report.diagnostics.discoveries
         num_holdout = 0 if discoveries is None else discoveries.num_holdout
-        table = read_matches(matches_text, rule, num_holdout=num_holdout)
+        table = read_matches(matches_text, rule, report.space, num_holdout=num_holdout)
         known = read_leaks(leaks_text)
         gate = None
         if report.fail_above is not None:
-            gate = Gate(report.fail_above, sequential=report.source.kind == "checkpoint")
-        findings = summarize_matches(table.matches, known.names, gate=gate)
+            gate = Gate(
+                report.fail_above,
+                sequential=report.source.kind == "checkpoint",
+                floor=report.controls.in_gate,
+            )
+        findings = summarize_matches(
+            table.matches, known.names, gate=gate, floors=report.controls.floor
+        )
         context = Context(
             matches=table.matches,
             findings=findings,
@@ -174,7 +181,19 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
             conformal=table.conformal,
         )
         stated = _stated(report)
-        recomputed = _recomputed(findings, context, without=report.without)
+        conclusion = conclude(
+            findings,
+            controls=report.controls,
+            diagnostics=report.diagnostics,
+            source=report.source,
+            num_train=report.data.num_images,
+            rule=rule,
+            flips=report.search.flips,
+            exact=report.space.exact,
+            fail_on=report.fail_on,
+            choices=report.conclusion.choices,
+        )
+        recomputed = _recomputed(findings, conclusion, context, without=report.without)
         leaks = leaks_csv(findings.leaks, table.keys, report.space, known.duplicates)
         tables = {
             MATCHES: (encoded(matches_csv(table)), matches_text),
@@ -206,12 +225,14 @@ def _stated(report: Report) -> dict[str, Any]:
     return stated
 
 
-def _recomputed(findings: Findings, context: Context, *, without: Sequence[str]) -> dict[str, Any]:
+def _recomputed(
+    findings: Findings, conclusion: Conclusion, context: Context, *, without: Sequence[str]
+) -> dict[str, Any]:
     """The values computed from the matches, by the names of `_stated`."""
-    decision = findings.decision
-    found = {
-        "verdict": None if decision is None else decision.verdict,
-        "gate": decision,
+    found: dict[str, Any] = {
+        "verdict": conclusion.verdict,
+        "conclusion": conclusion,
+        "gate": findings.decision,
         "ratios": findings.ratios,
         "interval": findings.interval,
         "num_degenerate": findings.num_degenerate,

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from memaudit.audit.statistics.forecast import GateTest
+from memaudit.audit.statistics.gate import Control
 from memaudit.audit.statistics.intervals import check_proportion, clopper_pearson
 from memaudit.wording import percent
 
@@ -76,7 +77,13 @@ def floor_power(count: int, total: int, *, limit: float, confidence: float = 0.9
     )
 
 
-def gate_power_text(limit: float, confidence: float, count: int, total: int) -> str:
+def gate_power_text(
+    limit: float,
+    confidence: float,
+    count: int,
+    total: int,
+    control: Control = "held-out images",
+) -> str:
     """What a gate can and cannot show, in a sentence to say before sampling.
 
     Args:
@@ -84,6 +91,7 @@ def gate_power_text(limit: float, confidence: float, count: int, total: int) -> 
         confidence: 1 − α, in [0.5, 1).
         count: held-out images that the rule flags; 0 before they are searched.
         total: held-out images, 0 without any.
+        control: what gives the floor; by leave-one-out, `total` are training images.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -100,17 +108,22 @@ def gate_power_text(limit: float, confidence: float, count: int, total: int) -> 
         )
     power = floor_power(count, total, limit=limit, confidence=confidence)
     fails = f"{percent(power.test.ends[1])} %"
+    whose = "held-out images"
+    if control == "leave-one-out":
+        whose = "training images, each judged among the others,"
     flagged = f" ({count:,} of them flagged)" if count else ""
     if power.is_enough:
         return (
-            f"{total:,} held-out images{flagged} put the floor at {percent(power.upper)} % or "
+            f"{total:,} {whose}{flagged} put the floor at {percent(power.upper)} % or "
             f"less: at a limit of {stated}, a ratio above {fails} can FAIL."
         )
     text = (
-        f"With {total:,} held-out images{flagged} a limit of {stated} cannot be told from the "
+        f"With {total:,} {whose}{flagged} a limit of {stated} cannot be told from the "
         f"floor (their own interval is {percent(power.width)} % wide): only a ratio above {fails} "
         "can FAIL"
     )
+    if control == "leave-one-out":
+        return f"{text}. Held-out images may give a lower floor."
     if count / total > TOO_FEW * limit:
         return f"{text}. More of them would not help, since the floor itself is that high."
     if power.num_needed is None:

@@ -28,6 +28,8 @@ NUM_POWER_PATHS = 4000
 GROWTH = 1.015
 """Ratio of two looks that follow each other, beyond the first ones."""
 
+LARGEST_LIMIT = 1 - 1e-12
+"""Limits are below 1."""
 Evidence = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """ln E or −ln p of counts among totals, int64 [M] each."""
 
@@ -56,7 +58,11 @@ class GateTest:
     @classmethod
     def of(cls, decision: Decision) -> "GateTest":
         """What a decision tested."""
-        return cls(decision.limit, decision.confidence)
+        if decision.floor is None:
+            return cls(decision.limit, decision.confidence)
+        # Nothing is above 1: such a gate never fails.
+        fail_limit = min(decision.fail_limit, LARGEST_LIMIT)
+        return cls(decision.limit, decision.confidence, fail_limit, (1 + decision.confidence) / 2)
 
     @property
     def ends(self) -> tuple[float, float]:

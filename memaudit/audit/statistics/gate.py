@@ -4,26 +4,58 @@ Each side is tested at level α = 1 − confidence. If images are sampled one by
 that of two e-processes, which may be inspected after every image (Ville's inequality). If a fixed
 set of images is given, it is that of two exact binomial tests. docs/statistics.md has the
 derivation.
+
+The same count is taken of a control, images that cannot be copies. A ratio that the limit and this
+floor explain together never fails: with c of m control images counted, FAIL needs a ratio above
+p₀ + (1 − p₀)·u, u = Beta(1 − α/2; c+1, m−c), shown at level α/2. PASS is about p₀ alone, so that no
+control can buy one.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import betaln
+from scipy.special import betaincinv, betaln
 
 from memaudit.audit.statistics.intervals import Proportion, check_confidence, check_proportion
 from memaudit.audit.statistics.log_beta import log_betainc, log_betaincc
 
+Control = Literal["held-out images", "leave-one-out"]
+"""Images that cannot be copies: held-out ones, or each training image among the others."""
+
+
+@dataclass(frozen=True)
+class FloorCount:
+    """How many images of a control are counted as copies by mistake."""
+
+    control: Control
+    count: int
+    total: int
+    """0 if the control is empty; then nothing is known of the floor, and nothing fails."""
+
+    def upper(self, confidence: float) -> float:
+        """The upper end of a one-sided interval for the floor, in (0, 1].
+
+        Examples:
+            >>> round(FloorCount("held-out images", 0, 4_000).upper(0.975), 5)
+            0.00092
+        """
+        if self.count >= self.total:
+            return 1.0
+        return float(betaincinv(self.count + 1, self.total - self.count, confidence))
+
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict on `count` memorized images of `total` against a limit."""
+    """A verdict on `count` copies among `total` images against a limit."""
 
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
-    """FAIL: the ratio is above the limit; PASS: it is below; INCONCLUSIVE: `total` images do not
-    decide."""
+    """FAIL: the ratio is above what limit and floor explain; PASS: it is below the limit;
+    INCONCLUSIVE: neither is certain."""
+    is_explained: bool
+    """Whether the ratio is certainly above the limit, but not above what the floor adds to it."""
     method: Literal["sequential", "exact"]
     """`sequential` is valid after every image while sampling, `exact` for a number of images that
     was fixed in advance."""
@@ -31,20 +63,32 @@ class Decision:
     total: int
     limit: float
     """p₀, in (0, 1)."""
+    fail_limit: float
+    """What limit and floor explain together, in [p₀, 1]."""
+    floor: FloorCount | None
+    """The same count among images that cannot be copies; None where none was taken, and
+    `fail_limit` is p₀."""
     confidence: float
     """1 − α: the chance that a model below the limit fails is at most α, and so is the chance that
     one above it passes."""
     evidence_above: float
-    """Evidence of a ratio above the limit: ln E (sequential) or −ln p (exact). FAIL if it reaches
-    `required`."""
+    """Evidence of a ratio above `fail_limit`: ln E (sequential) or −ln p (exact). FAIL if it
+    reaches `required_above`."""
     evidence_below: float
     """Evidence of a ratio below the limit, in the same unit. PASS if it reaches `required`."""
+    required_above: float
+    """ln(2/α), or ln(1/α) without a floor."""
     required: float
     """ln(1/α)."""
 
 
 def sequential_decision(
-    count: int, total: int, *, limit: float, confidence: float = 0.95
+    count: int,
+    total: int,
+    *,
+    limit: float,
+    confidence: float = 0.95,
+    floor: FloorCount | None = None,
 ) -> Decision:
     """The verdict so far, after `total` images in the order of sampling.
 
@@ -57,6 +101,7 @@ def sequential_decision(
         total: n, images sampled, ≥ 0.
         limit: p₀, in (0, 1).
         confidence: 1 − α, in [0.5, 1).
+        floor: the same count of a control that was fixed before sampling.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -69,12 +114,19 @@ def sequential_decision(
         INCONCLUSIVE
         >>> sequential_decision(5, 20, limit=0.001).verdict
         'FAIL'
+        >>> flat = FloorCount("held-out images", 40, 100)
+        >>> sequential_decision(5, 20, limit=0.001, floor=flat).verdict
+        'INCONCLUSIVE'
     """
     _check_test(limit, confidence)
     if total:
         check_proportion(count, total, confidence)
-    above, below = log_e_values(count, total, limit=limit)
-    return _decide("sequential", count, total, limit, confidence, float(above), float(below))
+
+    def above(p: float) -> float:
+        return float(log_e_values(count, total, limit=p)[0])
+
+    below = float(log_e_values(count, total, limit=limit)[1])
+    return _decide("sequential", count, total, limit, confidence, floor, above, below)
 
 
 def log_e_values(
@@ -103,7 +155,14 @@ def log_e_values(
     return mixture + above - at_limit, mixture + below - at_limit
 
 
-def exact_decision(count: int, total: int, *, limit: float, confidence: float = 0.95) -> Decision:
+def exact_decision(
+    count: int,
+    total: int,
+    *,
+    limit: float,
+    confidence: float = 0.95,
+    floor: FloorCount | None = None,
+) -> Decision:
     """The verdict on a set of images whose number was fixed before they were judged.
 
     FAIL if P(X ≥ k) ≤ α and PASS if P(X ≤ k) ≤ α, with X binomial at the limit (the tests of
@@ -115,6 +174,7 @@ def exact_decision(count: int, total: int, *, limit: float, confidence: float = 
         total: n, all images, ≥ 1.
         limit: p₀, in (0, 1).
         confidence: 1 − α, in [0.5, 1).
+        floor: the same count of a control.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -127,10 +187,13 @@ def exact_decision(count: int, total: int, *, limit: float, confidence: float = 
     """
     _check_test(limit, confidence)
     check_proportion(count, total, confidence)
+
     # The binomial tails are incomplete beta functions: P(X ≥ k) = I_p₀(k, n−k+1).
-    above = -log_betainc(count, total - count + 1, limit) if count else 0.0
-    below = -log_betaincc(count + 1, total - count, limit) if count < total else 0.0
-    return _decide("exact", count, total, limit, confidence, float(above), float(below))
+    def above(p: float) -> float:
+        return -float(log_betainc(count, total - count + 1, p)) if count else 0.0
+
+    below = -float(log_betaincc(count + 1, total - count, limit)) if count < total else 0.0
+    return _decide("exact", count, total, limit, confidence, floor, above, below)
 
 
 def fixed_sample_size(limit: float, confidence: float = 0.95) -> int:
@@ -194,16 +257,38 @@ def _decide(
     total: int,
     limit: float,
     confidence: float,
-    above: float,
+    floor: FloorCount | None,
+    above: Callable[[float], float],
     below: float,
 ) -> Decision:
-    required = _required(confidence)
+    """Decide by the evidence of a ratio above any p, `above(p)`, and of one below the limit."""
+    required = required_above = _required(confidence)
+    fail_limit = limit
+    if floor is not None:
+        alpha = 1 - confidence
+        required_above = math.log(2 / alpha)
+        fail_limit = limit + (1 - limit) * floor.upper(1 - alpha / 2)
+    evidence_above = above(fail_limit) if fail_limit < 1 else 0.0
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"] = "INCONCLUSIVE"
-    if above >= required:
+    if evidence_above >= required_above:
         verdict = "FAIL"
     elif below >= required:
         verdict = "PASS"
-    return Decision(verdict, method, count, total, limit, confidence, above, below, required)
+    return Decision(
+        verdict=verdict,
+        is_explained=verdict == "INCONCLUSIVE" and above(limit) >= required,
+        method=method,
+        count=count,
+        total=total,
+        limit=limit,
+        fail_limit=fail_limit,
+        floor=floor,
+        confidence=confidence,
+        evidence_above=evidence_above,
+        evidence_below=below,
+        required_above=required_above,
+        required=required,
+    )
 
 
 def _required(confidence: float) -> float:

@@ -16,6 +16,7 @@ import pytest
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.units import pixel_space
 from memaudit.audit.report import folder as report_module
 from memaudit.audit.report.folder import check_output_folder, write_report
 from memaudit.audit.report.schema import make_report, plain
@@ -189,7 +190,7 @@ def test_the_table_of_matches_reads_back_as_it_was(make_result: Make, duplicate_
     classes = np.arange(7) % 3
     conformal = conformal_p(matches.distance_ratio, np.linspace(0, 1, 7))
     table = MatchTable(result.keys, classes, matches, conformal)
-    again = read_matches(matches_csv(table), rule, num_holdout=7)
+    again = read_matches(matches_csv(table), rule, result.space, num_holdout=7)
     assert again.keys == table.keys and again.matches.neighbors.radii == matches.neighbors.radii
     np.testing.assert_array_equal(again.class_index, classes)
     assert again.conformal is not None and again.conformal.num_references == 7
@@ -201,7 +202,7 @@ def test_the_table_of_matches_reads_back_as_it_was(make_result: Make, duplicate_
 
 def test_a_table_of_another_form_is_refused():
     with pytest.raises(ValueError, match="column 'nn1' is missing"):
-        read_matches("a,b\n1,2\n", Rule())
+        read_matches("a,b\n1,2\n", Rule(), pixel_space((3, 8, 8)))
 
 
 def test_the_examples_of_the_document_run(

@@ -1,0 +1,228 @@
+"""The floor: how often are images counted as copies that cannot be copies?
+
+Two controls answer. Held-out images are like the training images, and the model never saw them.
+Leave-one-out judges each training image among the others, which needs no further images; training
+images that are equal count once. docs/statistics.md says what each of them can excuse.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memaudit.audit.memorization.matches import Matches, match_images, searched_radii
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.memorization.sensitivity import CellCount, count_cells
+from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.duplicates import first_equal
+from memaudit.audit.neighbors.results import DistinctNeighbors
+from memaudit.audit.neighbors.units import largest_squared_distance
+from memaudit.audit.statistics.gate import Control, FloorCount
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.progress import Progress, silent
+from memaudit.wording import percent
+
+if TYPE_CHECKING:
+    from memaudit.audit.neighbors.pixel_index import NeighborIndex
+    from memaudit.data.images import ImageSet
+
+LEFT_OUT_IMAGES = 10_000
+"""Training images that leave-one-out judges at most, drawn at random from a larger set."""
+LEFT_OUT_BESIDE_HOLDOUT = 2_000
+"""The same where held-out images give the gate its floor."""
+PART = 1024
+"""Training images judged at a time."""
+MOST_BRUTE_FORCED = 2048
+"""Leave-one-out stops after so many searches that had to compare an image with all others."""
+DENSE = 0.01
+"""Share of images within `duplicate_rms` of another above which the data is dense: there, images
+that are that close need not be copies."""
+NEAR_PAIRS = (8.0, 24.0)
+"""Gray levels between which pairs of training images are counted: beyond the usual radius, and near
+enough for a copy of one to look like a copy of the other."""
+NAMED = 5
+"""Number of held-out images that a message names."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """How often images of a control are counted as copies."""
+
+    control: Control
+    copies: Proportion
+    """By the count that the gate uses."""
+    paper: Proportion
+    """By the published rule."""
+    cells: tuple[CellCount, ...]
+    """Counts at every threshold and radius, in the order of the sensitivity table."""
+    num_near: int
+    """Images of the control within `duplicate_rms` of a training image."""
+
+    @property
+    def count(self) -> FloorCount:
+        """The floor of the gate."""
+        return FloorCount(self.control, self.copies.count, self.copies.total)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the controls of a scan say."""
+
+    leave_one_out: Floor | None
+    """None if fewer than three training images differ from each other."""
+    holdout: Floor | None
+    """Floor of the held-out images that are not set apart; None without any."""
+    num_holdout: int
+    """Number of held-out images given."""
+    num_set_apart: int
+    """Held-out images within `duplicate_rms` of a training image. They may be copies of training
+    images themselves, so they do not count towards the floor."""
+    set_apart: tuple[str, ...]
+    """Names of the first of them."""
+    is_dense: bool
+    """Whether images within `duplicate_rms` of each other are common in the training set and among
+    the held-out images alike, so that being that close does not show copying."""
+    near_pairs: Proportion | None
+    """Training images whose nearest other lies between 8 and 24 gray levels away; None where
+    features were compared."""
+
+    @property
+    def floor(self) -> Floor | None:
+        """The floor that stands beside the ratio: of held-out images where there are any."""
+        return self.leave_one_out if self.holdout is None else self.holdout
+
+    def notes(self, duplicate_rms: float) -> tuple[str, ...]:
+        """What a reader must know about the controls, one sentence each.
+
+        Args:
+            duplicate_rms: the rule's radius in RMS gray levels.
+        """
+        found = []
+        if self.num_set_apart:
+            named = ", ".join(self.set_apart)
+            more = self.num_set_apart - len(self.set_apart)
+            found.append(
+                f"{self.num_set_apart:,} of {self.num_holdout:,} held-out images lie within "
+                f"{duplicate_rms:g} gray levels of a training image and do not count towards the "
+                f"floor: {named}{f' and {more:,} more' if more else ''}."
+            )
+        if self.is_dense:
+            found.append(
+                f"Images within {duplicate_rms:g} gray levels of each other are common in this "
+                "data, so being that close does not show copying; nothing fails by this rule."
+            )
+        near = self.near_pairs
+        if near is not None and near.ratio > DENSE:
+            low, high = NEAR_PAIRS
+            found.append(
+                f"{percent(near.ratio)} % of the training images have their nearest other between "
+                f"{low:g} and {high:g} gray levels away: copies of these may count at some radii "
+                "only."
+            )
+        return tuple(found)
+
+    @property
+    def in_gate(self) -> FloorCount:
+        """The floor of the gate. Without a control, and where the data is dense, nothing fails."""
+        if self.is_dense:
+            return FloorCount("held-out images", 0, 0)
+        if self.holdout is not None:
+            return self.holdout.count
+        if self.num_holdout:
+            return FloorCount("held-out images", 0, 0)
+        if self.leave_one_out is not None:
+            return self.leave_one_out.count
+        return FloorCount("leave-one-out", 0, 0)
+
+
+def measure_controls(
+    index: ImageSearch,
+    data: "ImageSet",
+    holdout: "ImageSet | None",
+    rule: Rule,
+    *,
+    open_pixel_index: "Callable[[], NeighborIndex]",
+    progress: Progress = silent,
+) -> tuple[Controls, Matches | None]:
+    """Judge the controls by the rule of a scan.
+
+    Args:
+        index: the index of the training images that the scan uses.
+        data: the training images, at least 2.
+        holdout: images like them that the model never saw, or None.
+        rule: what counts as a copy.
+        open_pixel_index: opens an index of pixels, for held-out images where features are compared.
+        progress: told how many images have been judged.
+
+    Returns:
+        What the controls say, and the matches of all held-out images.
+    """
+    num_left_out = LEFT_OUT_IMAGES if holdout is None else LEFT_OUT_BESIDE_HOLDOUT
+    alone = _leave_one_out(index, data, rule, num_left_out, progress)
+    leave_one_out = None
+    near_pairs = None
+    near_train = 0.0
+    if len(alone):
+        leave_one_out = _floor("leave-one-out", alone)
+        near_train = leave_one_out.num_near / len(alone)
+        low, high = (largest_squared_distance(levels, data.image_shape) for levels in NEAR_PAIRS)
+        if alone.neighbors.num_values is not None:
+            S = alone.squared_distance1
+            between = int(((S > low) & (S <= high)).sum())
+            near_pairs = clopper_pearson(between, len(alone), rule.confidence)
+    if holdout is None:
+        return Controls(leave_one_out, None, 0, 0, (), False, near_pairs), None
+
+    judged = match_images(index, holdout.images, rule, progress=progress)
+    if judged.neighbors.num_values is not None:
+        near = judged.is_near(rule.duplicate_rms)
+    else:
+        S = open_pixel_index().nearest(holdout.images, 1).squared_distance[:, 0]
+        near = S <= largest_squared_distance(rule.duplicate_rms, data.image_shape)
+    remaining = Matches(judged.neighbors[np.flatnonzero(~near)], rule)
+    names = tuple(holdout.names[i] for i in np.flatnonzero(near)[:NAMED])
+    controls = Controls(
+        leave_one_out=leave_one_out,
+        holdout=_floor("held-out images", remaining) if len(remaining) else None,
+        num_holdout=len(holdout),
+        num_set_apart=int(near.sum()),
+        set_apart=names,
+        is_dense=bool(near.mean() > DENSE and near_train > DENSE),
+        near_pairs=near_pairs,
+    )
+    return controls, judged
+
+
+def _leave_one_out(
+    index: ImageSearch, data: "ImageSet", rule: Rule, num_images: int, progress: Progress
+) -> Matches:
+    """Training images that differ from each other, judged among the others."""
+    differing = np.unique(first_equal(data.images, index.flips))
+    chosen = np.random.default_rng(0).permutation(differing)[:num_images]
+    parts: list[DistinctNeighbors] = []
+    num_brute_forced = 0
+    for start in range(0, len(chosen), PART):
+        part = chosen[start : start + PART]
+        parts.append(index.leave_one_out(part, duplicate_rms=searched_radii(rule)))
+        progress("Measuring the floor among the training images", start + len(part), len(chosen))
+        assert parts[-1].statistics is not None
+        num_brute_forced += parts[-1].statistics.num_brute_forced
+        if num_brute_forced >= MOST_BRUTE_FORCED:
+            break
+    return Matches(DistinctNeighbors.concatenate(parts), rule)
+
+
+def _floor(control: Control, judged: Matches) -> Floor:
+    confidence = judged.rule.confidence
+
+    def share(hits: np.ndarray) -> Proportion:
+        return clopper_pearson(int(hits.sum()), len(hits), confidence)
+
+    return Floor(
+        control=control,
+        copies=share(judged.is_copy),
+        paper=share(judged.memorized_paper),
+        cells=count_cells(judged),
+        num_near=int(judged.is_near(judged.rule.duplicate_rms).sum()),
+    )

@@ -1,0 +1,79 @@
+"""The count of copies by other rules: does a verdict hang on the threshold or the radius?"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from memaudit.audit.memorization.matches import THRESHOLDS, Matches
+from memaudit.audit.statistics.intervals import Proportion
+
+
+@dataclass(frozen=True)
+class CellCount:
+    """A count of copies by another rule."""
+
+    threshold: Fraction | None
+    """Limit on the distance ratio; None counts every image within the radius of a training image,
+    whatever its ratio."""
+    duplicate_rms: float
+    """Radius in RMS gray levels."""
+    count: int
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The share of copies by another rule."""
+
+    threshold: Fraction | None
+    """Limit on the distance ratio; None counts every image within the radius of a training image,
+    whatever its ratio."""
+    duplicate_rms: float
+    """Radius in RMS gray levels."""
+    ratio: Proportion
+    floor: Proportion | None
+    """The same count among images that cannot be copies; None without a control."""
+    contradicts: bool
+    """Whether this count speaks against a PASS: beyond its floor by more than chance, and by more
+    than the limit. False without a limit."""
+
+    @property
+    def rule(self) -> str:
+        """The rule, in a few words."""
+        if self.threshold is None:
+            return f"within {self.duplicate_rms:g} levels of a training image"
+        return f"threshold {self.threshold} at radius {self.duplicate_rms:g}"
+
+
+def count_cells(matches: Matches) -> tuple[CellCount, ...]:
+    """Count the copies at every threshold and every radius searched, the rule's own included."""
+    radii = matches.neighbors.radii
+    by_ratio = (
+        CellCount(threshold, float(radius), int(matches.memorized(radius, threshold).sum()))
+        for threshold in sorted({*THRESHOLDS, matches.rule.threshold})
+        for radius in radii
+    )
+    if matches.neighbors.num_values is None:
+        return tuple(by_ratio)
+    near = (CellCount(None, float(radius), int(matches.is_near(radius).sum())) for radius in radii)
+    return (*by_ratio, *near)
+
+
+def contradicts(ratio: Proportion, floor: Proportion, limit: float) -> bool:
+    """Whether a share of copies speaks against a PASS although the floor is taken off.
+
+    It does if the excess (r − r_c)/(1 − r_c) is larger than the limit, and a floor as high as the
+    share would be seen with a chance of at most α: Fisher's exact one-sided test.
+
+    Args:
+        ratio: share of the generated images.
+        floor: share of images that cannot be copies.
+        limit: p₀, in (0, 1).
+    """
+    from scipy.stats import hypergeom  # slow to import
+
+    if floor.count == floor.total:
+        return False
+    if (ratio.ratio - floor.ratio) / (1 - floor.ratio) <= limit:
+        return False
+    copies, images = ratio.count + floor.count, ratio.total + floor.total
+    p = float(hypergeom.sf(ratio.count - 1, images, copies, ratio.total))
+    return p <= 1 - ratio.confidence

@@ -1,0 +1,381 @@
+"""The verdict, and what it is about: what was counted, what speaks against it, what was chosen.
+
+The gate decides on a count of near-exact copies (statistics/gate.py). Here stands what else a
+verdict needs: a PASS must be the same at every threshold and radius, and evidence of memorization
+that the count cannot see takes the word from it. `memaudit verify` draws the same conclusion again
+from a report.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.registry import Diagnostics
+from memaudit.audit.memorization.controls import Controls
+from memaudit.audit.memorization.findings import Findings
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.source import Source
+from memaudit.audit.statistics.forecast import GateTest, advice
+from memaudit.audit.statistics.gate import Decision
+from memaudit.data.images import ImageSet
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.options import config_fields
+from memaudit.wording import listed, p_text, percent, ranges, short
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+ReasonKind = Literal["undecided", "floor", "dense", "rule", "denoising", "label test", "class"]
+NAMED_RULES = 3
+"""Number of contradicting rules that a reason names."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why the verdict is not the one that the count alone would give, or why there is none."""
+
+    kind: ReasonKind
+    text: str
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The verdict in words that can be quoted."""
+
+    verdict: Verdict | None
+    """None without a gate."""
+    headline: str
+    """One line; a PASS against which there is evidence says so here."""
+    about: str
+    """What was counted, and what the verdict says of it."""
+    recall: str
+    """Which copies the rule would have seen; empty where that was not measured."""
+    reasons: tuple[Reason, ...]
+    """Why there is no PASS, or no FAIL, if the count alone is not the reason."""
+    evidence: tuple[str, ...]
+    """Findings that speak for memorization although the rule may not count them."""
+    not_tried: str
+    """Kinds of copies that were not looked for."""
+    confirmed: str
+    """Whether the training images given are those that the model was trained on."""
+    choices: tuple[str, ...]
+    """What was not left at its default."""
+    advice: str
+    """What would decide, or an empty text."""
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether there is evidence of memorization beside a verdict that is not FAIL."""
+        return bool(self.evidence) and self.verdict != "FAIL"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Everything but headline and choices, one statement each."""
+        against = f"Evidence of memorization: {'; '.join(self.evidence)}." if self.evidence else ""
+        given = (
+            self.about,
+            *(reason.text for reason in self.reasons),
+            against,
+            self.advice,
+            self.recall,
+            self.not_tried,
+            self.confirmed,
+        )
+        return tuple(text for text in given if text)
+
+
+def conclude(
+    findings: Findings,
+    *,
+    controls: Controls,
+    diagnostics: Diagnostics,
+    source: Source,
+    num_train: int,
+    rule: Rule,
+    flips: bool,
+    exact: bool,
+    fail_on: tuple[str, ...],
+    choices: tuple[str, ...],
+) -> Conclusion:
+    """Draw the conclusion of a scan.
+
+    Args:
+        findings: ratios, and the gate's decision.
+        controls: how often images are counted that cannot be copies.
+        diagnostics: what stands beside the ratio.
+        source: what was audited.
+        num_train: N, the number of training images.
+        rule: what counted as a copy.
+        flips: whether mirror images were searched as well.
+        exact: whether pixels were compared, not features.
+        fail_on: findings that fail the gate besides the count.
+        choices: what was not left at its default.
+    """
+    ratio, decision = findings.ratios.copies, findings.decision
+    evidence = diagnostics.evidence(1 - ratio.confidence)
+    verdict: Verdict | None = None if decision is None else decision.verdict
+    reasons: list[Reason] = []
+    if decision is not None:
+        seen = _about_label_test(decision, diagnostics)
+        reasons += _about_floor(decision, controls)
+        if verdict != "FAIL" and seen and ("label_test" in fail_on or controls.is_dense):
+            verdict, reasons = "FAIL", [*seen, *reasons]
+        elif verdict == "PASS":
+            reasons += _about_rules(findings, rule)
+            if reasons:
+                verdict = "INCONCLUSIVE"
+        if verdict == "INCONCLUSIVE" and not reasons:
+            reasons.append(Reason("undecided", _undecided(decision)))
+    kind = "near-exact pixel copies" if exact else "copies by the encoder’s features"
+    maker = "model" if source.kind == "checkpoint" else "generator"
+    return Conclusion(
+        verdict=verdict,
+        headline=_headline(verdict, findings, reasons, has_evidence=bool(evidence), maker=maker),
+        about=_about(decision, findings, num_train=num_train, kind=kind, maker=maker),
+        recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
+        reasons=tuple(reasons),
+        evidence=evidence,
+        not_tried=_not_tried(flips=flips, exact=exact),
+        confirmed=_confirmed(source),
+        choices=choices,
+        advice=_advice(decision, verdict, reasons, controls),
+    )
+
+
+def _about_floor(decision: Decision, controls: Controls) -> list[Reason]:
+    """Why a ratio above the limit does not fail."""
+    if not decision.is_explained:
+        return []
+    limit = f"{percent(decision.limit)} %"
+    if controls.is_dense:
+        return [
+            Reason(
+                "dense",
+                "Training images and held-out images lie within the duplicate radius of other "
+                "training images by themselves, so this rule cannot tell a copy from a new image "
+                "here; only the label test can.",
+            )
+        ]
+    floor = decision.floor
+    if floor is None or not floor.total:
+        return [
+            Reason(
+                "floor",
+                f"More than {limit} are counted as copies, but there is no control: nothing says "
+                "how many images would be counted without any copying.",
+            )
+        ]
+    whose = {
+        "held-out images": "images that the model never saw",
+        "leave-one-out": "training images, each judged among the others",
+    }[floor.control]
+    return [
+        Reason(
+            "floor",
+            f"More than {limit} are counted as copies, but so are {floor.count:,} of "
+            f"{floor.total:,} {whose}: the ratio is not above what limit and floor explain "
+            f"together, {percent(decision.fail_limit)} %.",
+        )
+    ]
+
+
+def _about_label_test(decision: Decision, diagnostics: Diagnostics) -> list[Reason]:
+    """Why the label test fails a model, if it does and may be interpreted."""
+    test, baseline = diagnostics.label_test, diagnostics.blind_baseline
+    if test is None or test.p > 1 - decision.confidence or test.share <= decision.limit:
+        return []
+    if baseline is not None and baseline.differs:
+        return []
+    return [
+        Reason(
+            "label test",
+            f"The generated images lie nearer to training images than to images that the model "
+            f"never saw, by more than chance (label test {p_text(test.p)}): about "
+            f"{percent(test.share)} % of them are too near.",
+        )
+    ]
+
+
+def _about_rules(findings: Findings, rule: Rule) -> list[Reason]:
+    """Why a PASS by the count does not stand: another rule sees more copies than the limit."""
+    against = [row for row in findings.sensitivity if row.contradicts]
+    if not against:
+        return []
+    at_other_radius = any(row.threshold in (None, rule.threshold) for row in against)
+    most = sorted(against, key=lambda row: -row.ratio.count)[:NAMED_RULES]
+    shares = [f"{percent(row.ratio.ratio)} % by {row.rule}" for row in most]
+    return [
+        Reason(
+            "rule",
+            f"The count depends on the {'radius' if at_other_radius else 'threshold'}: beyond its "
+            f"floor, it is above the limit by {len(against)} of the {len(findings.sensitivity)} "
+            f"rules in the table of thresholds and radii ({'; '.join(shares)}).",
+        )
+    ]
+
+
+def _undecided(decision: Decision) -> str:
+    return (
+        f"{decision.total:,} images do not decide whether more than {percent(decision.limit)} % "
+        "are copies."
+    )
+
+
+def _headline(
+    verdict: Verdict | None,
+    findings: Findings,
+    reasons: list[Reason],
+    *,
+    has_evidence: bool,
+    maker: str,
+) -> str:
+    ratio, decision = findings.ratios.copies, findings.decision
+    beside = "with evidence of memorization that the rule does not count"
+    if decision is None:
+        counted = (
+            f"{ratio.count:,} of {ratio.total:,} generated images "
+            f"{'copies' if ratio.count == 1 else 'copy'} a training image"
+        )
+        return f"{counted}, {beside}" if has_evidence else counted
+    limit = f"{percent(decision.limit)} %"
+    if verdict == "PASS":
+        if has_evidence:
+            return f"PASS, {beside}"
+        return f"PASS: at most {limit} of what the {maker} makes are copies"
+    if verdict == "FAIL" and reasons and reasons[0].kind == "label test":
+        return "FAIL: the generated images lie nearer to training images than chance allows"
+    if verdict == "FAIL":
+        return f"FAIL: more than {limit} of what the {maker} makes are copies"
+    why = {
+        "undecided": f"whether more than {limit} are copies was not decided",
+        "floor": "the floor explains the copies counted",
+        "dense": "the rule cannot tell copies from new images in this data",
+        "rule": "the count depends on the rule",
+        "denoising": "the model does not denoise as configured",
+        "label test": "the label test sees memorization",
+        "class": "one class is above the limit",
+    }[reasons[0].kind]
+    if "depends on the radius" in reasons[0].text:
+        why = "the count depends on the radius"
+    text = f"INCONCLUSIVE: {why}"
+    return f"{text}; there is evidence of memorization" if has_evidence else text
+
+
+def _about(
+    decision: Decision | None, findings: Findings, *, num_train: int, kind: str, maker: str
+) -> str:
+    """What was counted, with the interval that belongs to the verdict."""
+    ratio = findings.ratios.copies
+    level = f"{100 * ratio.confidence:g} %"
+    verb = "counts" if ratio.count == 1 else "count"
+    counted = (
+        f"{ratio.count:,} of {ratio.total:,} generated images {verb} as {kind} of one of the "
+        f"{num_train:,} training images given"
+    )
+    if decision is None or decision.verdict == "INCONCLUSIVE":
+        return f"{counted}."
+    limit = f"{percent(decision.limit)} %"
+    if decision.verdict == "PASS":
+        shown = f"at most {limit} of what the {maker} makes are such copies"
+    else:
+        shown = (
+            f"more than {limit} of what the {maker} makes are such copies, their floor taken off"
+        )
+    return f"{counted}, which shows with {level} confidence that {shown}."
+
+
+def _not_tried(*, flips: bool, exact: bool) -> str:
+    if not exact:
+        return "Not looked for: copies that the encoder does not recognize."
+    mirrored = "" if flips else "mirrored, "
+    return (
+        f"Not looked for: copies that are shifted, {mirrored}cropped, recolored or blended, or of "
+        "a part of an image."
+    )
+
+
+def _confirmed(source: Source) -> str:
+    if source.model is None:
+        return (
+            "That these images come from one model, and that it was trained on the images given, "
+            "was not confirmed."
+        )
+    trained = source.model.trained_on_data
+    if trained is None:
+        return (
+            "That the model was trained on the images given was not confirmed: the checkpoint does "
+            "not say."
+        )
+    if trained:
+        return "The checkpoint says that it was trained on exactly the images given."
+    return "The checkpoint says that it was trained on other images than those given."
+
+
+def _advice(
+    decision: Decision | None, verdict: Verdict | None, reasons: list[Reason], controls: Controls
+) -> str:
+    if decision is None or verdict != "INCONCLUSIVE":
+        return ""
+    kinds = {reason.kind for reason in reasons}
+    if kinds & {"floor", "dense"} and not controls.num_holdout:
+        return "Give held-out images, which the model never saw: they can tell a floor from copies."
+    if "floor" in kinds:
+        return "Look at the pairs. More held-out images make the floor, and so the gate, sharper."
+    if "rule" in kinds:
+        return "Look at the pairs, and at near-duplicates among the training images."
+    if kinds == {"undecided"}:
+        is_sequential = decision.method == "sequential"
+        text = advice(
+            decision.count, decision.total, GateTest.of(decision), sequential=is_sequential
+        )
+        return f"{text} Give more samples." if is_sequential else text
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------
+# Choices
+
+
+def choices_of(config: ScanConfig, source: Source, data: ImageSet) -> tuple[str, ...]:
+    """Everything that bears on the verdict and was not left at its default."""
+    return tuple([*_of_rule(config), *_of_data(config, data), *_of_sampling(config, source)])
+
+
+def _of_rule(config: ScanConfig) -> list[str]:
+    default = Rule()
+    found = []
+    if config.rule.threshold != default.threshold:
+        found.append(f"threshold {config.rule.threshold} instead of {default.threshold}")
+    if config.rule.duplicate_rms != default.duplicate_rms:
+        radius, usual = config.rule.duplicate_rms, default.duplicate_rms
+        found.append(f"duplicate radius {radius:g} instead of {usual:g} gray levels")
+    if config.rule.confidence != default.confidence:
+        found.append(f"confidence {config.rule.confidence:g} instead of {default.confidence:g}")
+    if config.without:
+        left_out = listed([name.replace("_", "-") for name in config.without])
+        found.append(f"without {left_out}")
+    return found
+
+
+def _of_data(config: ScanConfig, data: ImageSet) -> list[str]:
+    if data.indices is None:
+        return []
+    return [f"only a part of the training images was searched: {len(data):,} of {data.source}"]
+
+
+def _of_sampling(config: ScanConfig, source: Source) -> list[str]:
+    if source.kind == "images":
+        return []
+    found = []
+    first = config.seeds[0]
+    if list(config.seeds) != list(range(first, first + len(config.seeds))):
+        found.append(f"seeds were chosen: {short(ranges(config.seeds), 60)}")
+    elif first:
+        found.append(f"seeds begin at {first:,}")
+    if config.class_index is not None:
+        found.append(f"one class only: {config.class_index}")
+    for name, field in config_fields(SamplerConfig).items():
+        value = getattr(config.sampler, name)
+        if value != field.default:
+            found.append(f"{field.flag.lstrip('-')} {value}")
+    if config.min_samples < ScanConfig.min_samples:
+        found.append(f"first look of the gate after {config.min_samples} images")
+    return found

@@ -1,0 +1,93 @@
+"""The words of the verdict: what counts, what speaks against it, and what was chosen."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from memaudit.audit.report.ci import junit_xml, markdown_summary
+from memaudit.audit.report.page import render_page
+from memaudit.audit.report.schema import make_report
+from memaudit.audit.result import ScanResult
+from memaudit.audit.statistics.gate import FloorCount, exact_decision, sequential_decision
+from memaudit.audit.verdict import choices_of, conclude
+from memaudit.models.sampler_config import SamplerConfig
+
+Make = Callable[..., ScanResult]
+
+
+def again(result: ScanResult, **changes: object) -> ScanResult:
+    """The result with another configuration, concluded again."""
+    config = replace(result.config, **changes)  # type: ignore[arg-type]
+    conclusion = conclude(
+        result.findings,
+        controls=result.controls,
+        diagnostics=result.diagnostics,
+        source=result.source,
+        num_train=len(result.data),
+        rule=config.rule,
+        flips=False,
+        exact=True,
+        fail_on=config.fail_on,
+        choices=choices_of(config, result.source, result.data),
+    )
+    return replace(result, config=config, conclusion=conclusion)
+
+
+def everywhere(result: ScanResult) -> tuple[str, ...]:
+    page = render_page(result, make_report(result))
+    return page, junit_xml(result), markdown_summary(result).replace("\\", ""), result.summary()
+
+
+def test_a_choice_is_named_wherever_the_verdict_is(make_result: Make):
+    result = make_result(copies=0, others=60, sampled=True, fail_above=0.2)
+    changed = again(
+        result,
+        seeds=(5, 3, *range(100, 158)),
+        sampler=SamplerConfig(sigma_max=1.0),
+        without=("authentic",),
+    )
+    for text in everywhere(changed):
+        assert "seeds were chosen: 5,3,100-157" in text
+        assert "sigma-max 1.0" in text and "without authentic" in text
+
+
+def test_seeds_that_begin_elsewhere_are_named_and_the_default_is_not(make_result: Make):
+    result = make_result(copies=0, others=60, sampled=True)
+    assert "seeds begin at 100" in " ".join(again(result).conclusion.choices)
+    assert again(result, seeds=range(60)).conclusion.choices == ()
+
+
+def test_data_that_was_not_confirmed_is_said_everywhere(make_result: Make):
+    for text in everywhere(make_result(copies=0, others=60, sampled=True, fail_above=0.2)):
+        assert "was not confirmed" in text
+
+
+def test_evidence_takes_the_word_from_a_pass_but_not_the_verdict(
+    make_result: Make, monkeypatch: pytest.MonkeyPatch
+):
+    result = make_result(copies=0, others=60, sampled=True, fail_above=0.2)
+    assert result.verdict == "PASS" and not result.conclusion.is_contradicted
+    monkeypatch.setattr(
+        type(result.diagnostics), "evidence", lambda self, alpha: ("C_T z = -14", "AUC 0.9")
+    )
+    against = again(result)
+    assert against.verdict == "PASS" and against.conclusion.is_contradicted
+    for text in everywhere(against):
+        assert "PASS, with evidence of memorization that the rule does not count" in text
+        assert "C_T z = -14; AUC 0.9" in text
+    assert '<header class="contradicted">' in everywhere(against)[0]
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_no_ratio_fails_that_limit_and_floor_explain(sequential: bool):
+    decide = sequential_decision if sequential else exact_decision
+    floor = FloorCount("held-out images", 40, 1000)
+    found = decide(40, 1000, limit=0.001, floor=floor)
+    assert found.verdict == "INCONCLUSIVE" and found.is_explained
+    assert found.fail_limit == pytest.approx(0.001 + 0.999 * 0.0541, abs=2e-4)
+    assert decide(40, 1000, limit=0.001).verdict == "FAIL"
+    assert decide(120, 1000, limit=0.001, floor=floor).verdict == "FAIL"
+    assert decide(0, 9000, limit=0.001, floor=floor).verdict == "PASS"
+    nothing = FloorCount("held-out images", 0, 0)
+    assert decide(1000, 1000, limit=0.001, floor=nothing).verdict == "INCONCLUSIVE"
