@@ -75,7 +75,7 @@ def percent(share: float) -> str:
     """A share in [0, 1] in percent, with at least two digits that tell it from 0 and 100."""
     nearest_end = 100 * min(share, 1 - share)
     if nearest_end <= 0:
-        return f"{100 * share:.0f}"
+        return f"{0 if share > -0.005 and share <= 0 else 100 * share:.0f}"
     return f"{100 * share:.{max(1, 1 - math.floor(math.log10(nearest_end)))}f}"
 
 

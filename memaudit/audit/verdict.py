@@ -20,7 +20,7 @@ from memaudit.audit.statistics.gate import Decision
 from memaudit.data.images import ImageSet
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
-from memaudit.wording import listed, p_text, percent, ranges, short
+from memaudit.wording import p_text, percent, ranges, short
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 ReasonKind = Literal["undecided", "floor", "dense", "rule", "denoising", "label test", "class"]
@@ -350,7 +350,7 @@ def _of_rule(config: ScanConfig) -> list[str]:
     if config.rule.confidence != default.confidence:
         found.append(f"confidence {config.rule.confidence:g} instead of {default.confidence:g}")
     if config.without:
-        left_out = listed([name.replace("_", "-") for name in config.without])
+        left_out = ", ".join(name.replace("_", "-") for name in config.without)
         found.append(f"without {left_out}")
     return found
 

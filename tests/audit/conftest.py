@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.images import smooth_images
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.findings import Gate, summarize_matches
@@ -17,16 +18,6 @@ from memaudit.audit.scan import scan
 from memaudit.audit.source import ModelFacts, Source, optimum_of
 from memaudit.audit.verdict import choices_of, conclude
 from memaudit.data.images import ImageSet
-
-
-def smooth_images(num_images: int, size: int, seed: int) -> np.ndarray:
-    """Color gradients, uint8 [N, 3, size, size]: as little alike as photographs are."""
-    rng = np.random.default_rng(seed)
-    corners = rng.uniform(0, 255, (num_images, 3, 2, 2))
-    t = np.linspace(0, 1, size)
-    rows = corners[:, :, :1] * (1 - t[:, None]) + corners[:, :, 1:] * t[:, None]
-    images = rows[..., :1] * (1 - t) + rows[..., 1:] * t
-    return images.round().astype(np.uint8)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from memaudit.data.images import ImageSet
 
 Encode = Callable[..., bytes]
@@ -12,3 +14,13 @@ def labels_of(images: ImageSet) -> list[int]:
     """The labels of a set that must have some."""
     assert images.labels is not None
     return [int(label) for label in images.labels]
+
+
+def smooth_images(num_images: int, size: int, seed: int) -> np.ndarray:
+    """Color gradients, uint8 [N, 3, size, size]: as little alike as photographs are."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 255, (num_images, 3, 2, 2))
+    t = np.linspace(0, 1, size)
+    rows = corners[:, :, :1] * (1 - t[:, None]) + corners[:, :, 1:] * t[:, None]
+    images = rows[..., :1] * (1 - t) + rows[..., 1:] * t
+    return images.round().astype(np.uint8)

@@ -99,7 +99,7 @@ def _floors(result: Scanned) -> str:
 
 def _facts(result: Scanned) -> dict[str, str]:
     conclusion = result.conclusion
-    facts = {"statement": " ".join(conclusion.sentences)}
+    facts = {"verdict": conclusion.headline, "statement": " ".join(conclusion.sentences)}
     if conclusion.choices:
         facts["not the defaults"] = "; ".join(conclusion.choices)
     facts |= {

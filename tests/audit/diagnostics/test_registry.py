@@ -379,7 +379,7 @@ def test_all_controls_are_one_table(whole_result: ScanResult):
     _, table, remark = join_tables(blocks)
     assert isinstance(table, Table) and isinstance(remark, Paragraph)
     assert [row.label for row in table.rows] == [
-        "Floor: held-out images flagged",
+        "Floor: held-out images counted",
         "Floor by the published rule",
         "Excess over the floor",
         "Blind baseline, AUC",

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from helpers.images import smooth_images
+
 from memaudit import ScanConfig, scan
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.sensitivity import contradicts
@@ -72,8 +72,11 @@ def test_leave_one_out_passes_over_many_equal_images():
 
 def test_images_from_which_no_two_others_differ_are_left_out():
     images = np.zeros((5, 1, 2, 2), dtype=np.uint8)
-    images[3:] = 200
-    assert len(NeighborIndex(images).leave_one_out(np.arange(5), duplicate_rms=(8.0,))) == 0
+    index = NeighborIndex(images)
+    assert len(index.leave_one_out(np.arange(5), duplicate_rms=(8.0,))) == 0
+    images[4] = 200
+    found = NeighborIndex(images).leave_one_out(np.arange(5), duplicate_rms=(8.0,))
+    assert found.index.tolist() == [[0, 1]]  # those of the last image
 
 
 @pytest.mark.parametrize("with_holdout", [False, True])
@@ -143,8 +146,8 @@ def test_a_hold_out_of_nothing_but_noisy_training_images_excuses_nothing():
 
 def test_copies_of_images_with_a_neighbor_beyond_the_radius_do_not_pass():
     train = smooth_images(500, 16, seed=1)
-    twins = noisy(train, 9)
-    copies = noisy(train[:100], 4)
+    twins = noisy(train, 9, seed=5)
+    copies = noisy(train[:100], 4, seed=6)
     made = np.concatenate([copies, smooth_images(1900, 16, seed=3)])
     result = judge(made, np.concatenate([train, twins]), smooth_images(500, 16, seed=2))
     assert result.verdict != "PASS"
@@ -152,8 +155,8 @@ def test_copies_of_images_with_a_neighbor_beyond_the_radius_do_not_pass():
 
 def test_a_count_that_only_another_radius_sees_makes_a_pass_inconclusive():
     train = smooth_images(500, 16, seed=1)
-    twins = noisy(train, 12)
-    made = np.concatenate([noisy(train[:100], 9), smooth_images(1900, 16, seed=3)])
+    twins = noisy(train, 14, seed=5)
+    made = np.concatenate([noisy(train[:100], 11, seed=6), smooth_images(1900, 16, seed=3)])
     result = judge(made, np.concatenate([train, twins]), smooth_images(500, 16, seed=2))
     assert result.decision.verdict == "PASS"
     assert result.verdict == "INCONCLUSIVE"

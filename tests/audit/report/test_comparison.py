@@ -64,12 +64,12 @@ def run(*args: object) -> Result:
 
 
 def test_a_report_is_read_as_it_was_written(make_report: MakeReport):
-    folder = make_report("a", 7, images_seen=5000, fail_above=0.1)
+    folder = make_report("a", 14, images_seen=5000, fail_above=0.1)
     (found,) = compare_reports([folder / "report.json"]).reports
     written = json.loads((folder / "report.json").read_text())
     assert found.folder == folder and found.source == "generated"
-    assert (found.images_seen, found.num_images, found.num_leaking_images) == (5000, 30, 7)
-    assert (found.ratio.count, found.ratio.total) == (7, 20)
+    assert (found.images_seen, found.num_images, found.num_leaking_images) == (5000, 30, 14)
+    assert (found.ratio.count, found.ratio.total) == (14, 20)
     assert found.ratio.low == written["ratios"]["distinct"]["low"]
     assert found.verdict == "FAIL" and found.interval == "Clopper-Pearson"
 

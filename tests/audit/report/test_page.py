@@ -61,8 +61,8 @@ def test_the_headline_is_count_share_and_interval(make_result: Make):
 
 def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_result: Make):
     text = page_of(make_result(copies=0, others=30))
-    assert "None of 30 generated images copies a training image" in text
-    assert re.search(r"At most\s+1[12](\.\d)?&nbsp;%", text)
+    assert "<h1>0 of 30 generated images copy a training image</h1>" in text
+    assert re.search(r"0 % \(0 to 1[12](\.\d)? %\)", text)
     assert "None of them is a copy." in text
     assert text.count('class="pictures"') == 30
 
@@ -72,7 +72,7 @@ def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_resul
     [
         (20, 40, True, "FAIL: more than 1.0", "the evidence was enough"),
         (0, 800, True, "PASS: at most 1.0", "the evidence was enough"),
-        (1, 60, True, "INCONCLUSIVE: whether more than 1.0", "more samples"),
+        (1, 60, True, "INCONCLUSIVE: whether more than 1.0", "Give more samples"),
         (20, 40, False, "FAIL: more than 1.0", "All 60 images that were given were judged"),
         (0, 400, False, "PASS: at most 1.0", "All 400 images that were given were judged"),
     ],
@@ -84,10 +84,11 @@ def test_a_verdict_comes_first_with_its_reason_and_evidence(
         make_result(copies=copies, others=others, sampled=sampled, fail_above=0.01, size=4)
     )
     assert f"<h1>{heading}" in text
-    assert "ecided at 95&nbsp;% confidence." in text
+    assert ("with 95 % confidence" in text) == (not heading.startswith("INCONCLUSIVE"))
     assert reason in text
     assert "needed 299 images without a single copy to pass" in text
     assert ("≥ 20" if sampled else "≤ 0.05") in text
+    assert ("≥ 40" if sampled else "≤ 0.025") in text
 
 
 def test_contents_and_headings_are_the_same_in_the_same_order(whole_result: ScanResult):
@@ -114,7 +115,7 @@ def test_a_section_without_anything_to_show_is_absent(make_result: Make):
 
 def test_held_out_images_give_floor_and_excess(whole_result: ScanResult, make_result: Make):
     text = page_of(whole_result)
-    assert "applied to 100 held-out images" in text
+    assert "taken of 100 held-out images" in text
     assert "Excess over the floor" in text and "C_T" in text
     assert "was measured on held-out images" in text
     text = page_of(make_result())
@@ -167,8 +168,8 @@ def test_the_sensitivity_table_has_the_headline_once(make_result: Make):
     text = page_of(make_result())
     table = text[text.index('<table class="grid">') :]
     table = table[: table.index("</table>")]
-    assert table.count('<th scope="row">') == 5
-    assert table.count("<td") == 20
+    assert table.count('<th scope="row">') == 6
+    assert table.count("<td") == 24
     assert re.findall(r'chosen">([^<]+)', table) == ["33.3&nbsp;%"]
 
 
