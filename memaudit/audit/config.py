@@ -13,7 +13,7 @@ from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import Option, check_options
 from memaudit.wording import listed, ranges
 
-FINDINGS = ("label_test",)
+FINDINGS = ("label_test", "worst_class")
 """Findings that may fail a gate besides the count of copies."""
 SEED_LIMIT = 2**32
 """Seeds count modulo this number: larger ones would give the image of a smaller one again."""
@@ -72,7 +72,8 @@ class ScanConfig:
         tuple[str, ...],
         Option(
             "Also FAIL on this finding: label-test (generated images are nearer to the training "
-            "images than to held-out ones by more than chance; needs held-out images).",
+            "images than to held-out ones by more than chance; needs --holdout), or worst-class "
+            "(one class is above the limit by itself; then PASS needs every class below it).",
             metavar="FINDING",
         ),
     ] = ()

@@ -233,11 +233,12 @@ def scan(
         conformal=conformal,
     )
     diagnostics = run_diagnostics(context, on_done=clock.lap)
-    described = describe_source(source, data)
+    described = describe_source(source, data, warnings=denoising.warnings if denoising else ())
     conclusion = conclude(
         findings,
         controls=controls,
         diagnostics=diagnostics,
+        denoising=denoising,
         source=described,
         num_train=len(data),
         rule=config.rule,

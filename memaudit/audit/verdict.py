@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import Controls
-from memaudit.audit.memorization.findings import Findings
+from memaudit.audit.memorization.findings import Findings, Gate, decide
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.forecast import GateTest, advice
@@ -87,6 +88,7 @@ def conclude(
     *,
     controls: Controls,
     diagnostics: Diagnostics,
+    denoising: DenoisingTest | None,
     source: Source,
     num_train: int,
     rule: Rule,
@@ -101,6 +103,7 @@ def conclude(
         findings: ratios, and the gate's decision.
         controls: how often images are counted that cannot be copies.
         diagnostics: what stands beside the ratio.
+        denoising: whether the model denoises the training images; None for given images.
         source: what was audited.
         num_train: N, the number of training images.
         rule: what counted as a copy.
@@ -114,12 +117,22 @@ def conclude(
     verdict: Verdict | None = None if decision is None else decision.verdict
     reasons: list[Reason] = []
     if decision is not None:
-        seen = _about_label_test(decision, diagnostics)
         reasons += _about_floor(decision, controls)
-        if verdict != "FAIL" and seen and ("label_test" in fail_on or controls.is_dense):
-            verdict, reasons = "FAIL", [*seen, *reasons]
+        untrusted = _about_holdout(decision, controls, diagnostics)
+        if untrusted:
+            verdict, reasons = "INCONCLUSIVE", untrusted
+        failing = []
+        if "label_test" in fail_on or controls.is_dense:
+            failing += _about_label_test(decision, diagnostics)
+        if "worst_class" in fail_on:
+            failing += _about_classes(diagnostics, "FAIL")
+        if verdict != "FAIL" and failing:
+            verdict, reasons = "FAIL", [*failing, *reasons]
         elif verdict == "PASS":
             reasons += _about_rules(findings, rule)
+            reasons += _about_denoising(denoising)
+            if "worst_class" in fail_on:
+                reasons += _about_classes(diagnostics, "INCONCLUSIVE")
             if reasons:
                 verdict = "INCONCLUSIVE"
         if verdict == "INCONCLUSIVE" and not reasons:
@@ -173,6 +186,61 @@ def _about_floor(decision: Decision, controls: Controls) -> list[Reason]:
             f"More than {limit} are counted as copies, but so are {floor.count:,} of "
             f"{floor.total:,} {whose}: the ratio is not above what limit and floor explain "
             f"together, {percent(decision.fail_limit)} %.",
+        )
+    ]
+
+
+def _about_holdout(
+    decision: Decision, controls: Controls, diagnostics: Diagnostics
+) -> list[Reason]:
+    """Why a FAIL over the floor of held-out images does not stand: they are of another kind."""
+    baseline, alone = diagnostics.blind_baseline, controls.leave_one_out
+    if decision.verdict != "FAIL" or controls.holdout is None:
+        return []
+    if baseline is None or not baseline.differs:
+        return []
+    if alone is not None:
+        gate = Gate(decision.limit, decision.method == "sequential", alone.count)
+        again = decide(decision.count, decision.total, gate=gate, confidence=decision.confidence)
+        if again.verdict == "FAIL":
+            return []
+    return [
+        Reason(
+            "floor",
+            "More images are counted as copies than limit and held-out floor explain, but training "
+            "and held-out images differ by themselves (a classifier that never saw the model tells "
+            "them apart), so that floor is not to be trusted; by leave-one-out, the ratio is not "
+            "above what limit and floor explain.",
+        )
+    ]
+
+
+def _about_denoising(denoising: DenoisingTest | None) -> list[Reason]:
+    """Why finding no copies says nothing about this model."""
+    if denoising is None or denoising.allows_pass:
+        return []
+    preprocessing = denoising.preprocessing
+    found = denoising.message if preprocessing.best is None else preprocessing.message
+    return [Reason("denoising", found)]
+
+
+def _about_classes(diagnostics: Diagnostics, otherwise: Verdict) -> list[Reason]:
+    """What the worst class says, where every class has to pass by itself."""
+    worst = diagnostics.worst_class
+    if otherwise == "FAIL":
+        if worst is None or worst.verdict != "FAIL":
+            return []
+        failing = ", ".join(map(str, worst.failing[:NAMED_RULES]))
+        return [Reason("class", f"{len(worst.failing):,} classes are above the limit ({failing}).")]
+    if worst is None:
+        return [Reason("class", "The worst class was to be judged, but there are no classes.")]
+    if worst.verdict == "PASS":
+        return []
+    return [
+        Reason(
+            "class",
+            f"{len(worst.undecided):,} of {worst.num_classes:,} classes had too few images to be "
+            "shown below the limit by themselves.",
         )
     ]
 
@@ -242,6 +310,8 @@ def _headline(
         return f"PASS: at most {limit} of what the {maker} makes are copies"
     if verdict == "FAIL" and reasons and reasons[0].kind == "label test":
         return "FAIL: the generated images lie nearer to training images than chance allows"
+    if verdict == "FAIL" and reasons and reasons[0].kind == "class":
+        return f"FAIL: one class or more copies in more than {limit} of its images"
     if verdict == "FAIL":
         return f"FAIL: more than {limit} of what the {maker} makes are copies"
     why = {
@@ -249,9 +319,9 @@ def _headline(
         "floor": "the floor explains the copies counted",
         "dense": "the rule cannot tell copies from new images in this data",
         "rule": "the count depends on the rule",
-        "denoising": "the model does not denoise as configured",
+        "denoising": "the model does not denoise these images as it is run",
         "label test": "the label test sees memorization",
-        "class": "one class is above the limit",
+        "class": "not every class is shown to be below the limit",
     }[reasons[0].kind]
     if "depends on the radius" in reasons[0].text:
         why = "the count depends on the radius"

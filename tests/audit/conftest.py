@@ -67,6 +67,7 @@ def make_result() -> Callable[..., ScanResult]:
             findings,
             controls=controls,
             diagnostics=result.diagnostics,
+            denoising=result.denoising,
             source=checkpoint,
             num_train=len(train),
             rule=config.rule,

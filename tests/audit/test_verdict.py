@@ -23,6 +23,7 @@ def again(result: ScanResult, **changes: object) -> ScanResult:
         result.findings,
         controls=result.controls,
         diagnostics=result.diagnostics,
+        denoising=result.denoising,
         source=result.source,
         num_train=len(result.data),
         rule=config.rule,

@@ -182,6 +182,11 @@ class Diagnostic(Generic[Result]):
     """Raises ConfigError or DataError for a setting it cannot work with, before sampling."""
 
     @property
+    def gives_evidence(self) -> bool:
+        """Whether it may find something that speaks for memorization."""
+        return self.evidence is not _no_evidence
+
+    @property
     def about(self) -> str:
         """What it measures: the first line of its file."""
         return (inspect.getdoc(inspect.getmodule(self.run)) or "").partition("\n")[0]

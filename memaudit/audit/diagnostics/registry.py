@@ -65,17 +65,22 @@ class Diagnostics:
                 yield name, diagnostic, result
 
     def evidence(self, alpha: float) -> tuple[str, ...]:
-        """Findings that speak for memorization at level α, in the order of the table.
+        """Findings that speak for memorization at level α, corrected for the number of diagnostics
+        that could have found some (Bonferroni), in the order of the table.
 
         Differences between training and held-out images do not count where a classifier that never
         saw the model tells the two apart.
         """
         sets_differ = self.blind_baseline is not None and self.blind_baseline.differs
+        looked = [
+            (diagnostic, result)
+            for _, diagnostic, result in self.results()
+            if diagnostic.gives_evidence and not (sets_differ and diagnostic.assumes_exchangeable)
+        ]
         return tuple(
             clause
-            for _, diagnostic, result in self.results()
-            if not (sets_differ and diagnostic.assumes_exchangeable)
-            for clause in diagnostic.evidence(result, alpha)
+            for diagnostic, result in looked
+            for clause in diagnostic.evidence(result, alpha / len(looked))
         )
 
 

@@ -16,7 +16,7 @@ def _run(context: Context) -> WorstClass | None:
     if context.fail_above is None:
         return None
     assert context.class_index is not None
-    copies = context.matches.memorized_distinct
+    copies = context.matches.is_copy
     classes, position = np.unique(context.class_index, return_inverse=True)
     totals, hits = np.bincount(position), np.bincount(position[copies], minlength=len(classes))
     return judge_worst_class(
@@ -24,6 +24,7 @@ def _run(context: Context) -> WorstClass | None:
         limit=context.fail_above,
         confidence=context.matches.rule.confidence,
         sequential=context.findings.interval == MIXTURE_SEQUENCE,
+        floor=None if context.findings.decision is None else context.findings.decision.floor,
     )
 
 

@@ -34,7 +34,7 @@ LEFT_OUT_BESIDE_HOLDOUT = 2_000
 PART = 1024
 """Training images judged at a time."""
 MOST_BRUTE_FORCED = 2048
-"""Leave-one-out stops after so many searches that had to compare an image with all others."""
+"""Leave-one-out stops once this many images had to be compared with all others."""
 DENSE = 0.01
 """Share of images within `duplicate_rms` of another above which the data is dense: there, images
 that are that close need not be copies."""
@@ -89,7 +89,7 @@ class Controls:
 
     @property
     def floor(self) -> Floor | None:
-        """The floor that stands beside the ratio: of held-out images where there are any."""
+        """The floor that stands beside the ratio: of held-out images, if there are any."""
         return self.leave_one_out if self.holdout is None else self.holdout
 
     def notes(self, duplicate_rms: float) -> tuple[str, ...]:

@@ -185,6 +185,7 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
             findings,
             controls=report.controls,
             diagnostics=report.diagnostics,
+            denoising=report.denoising,
             source=report.source,
             num_train=report.data.num_images,
             rule=rule,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from memaudit.audit.statistics.gate import Decision, exact_decision, sequential_decision
+from memaudit.audit.statistics.gate import Decision, FloorCount, exact_decision, sequential_decision
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def judge_worst_class(
     limit: float,
     confidence: float = 0.95,
     sequential: bool,
+    floor: FloorCount | None = None,
 ) -> WorstClass:
     """Judge every class by itself, at an error of α = 1 − confidence for all of them together.
 
@@ -57,6 +58,8 @@ def judge_worst_class(
         confidence: 1 − α, in [0.5, 1).
         sequential: whether images were sampled until the verdict was certain, or their number was
             fixed before.
+        floor: the same count of a control, of all classes together. With it, FAIL needs a ratio
+            above what limit and floor explain, at a level of α/2.
 
     Raises:
         ValueError: an argument is out of its range, or there are no classes.
@@ -71,16 +74,19 @@ def judge_worst_class(
     if not counts:
         raise ValueError("there are no classes to judge")
     required_below = -math.log1p(-confidence)
+    required_above = required_below if floor is None else math.log(2 / (1 - confidence))
     decisions: dict[int, Decision | None] = {}
     for c, (count, total) in counts.items():
         decide = sequential_decision if sequential else exact_decision
-        decisions[c] = decide(count, total, limit=limit, confidence=confidence) if total else None
+        decisions[c] = (
+            decide(count, total, limit=limit, confidence=confidence, floor=floor) if total else None
+        )
     above = {c: 0.0 if each is None else each.evidence_above for c, each in decisions.items()}
     below = {c: 0.0 if each is None else each.evidence_below for c, each in decisions.items()}
     order = sorted(above, key=lambda c: (-above[c], c))
     failing: list[int] = []
     for rank, c in enumerate(order):  # Holm: stop at the first that does not reach its level
-        if above[c] < required_below + math.log(len(order) - rank):
+        if above[c] < required_above + math.log(len(order) - rank):
             break
         failing.append(c)
     undecided = tuple(sorted(c for c in below if below[c] < required_below))
@@ -97,7 +103,7 @@ def judge_worst_class(
         worst=order[0] if has_images else None,
         num_classes=len(order),
         evidence_above=above[order[0]],
-        required_above=required_below + math.log(len(order)),
+        required_above=required_above + math.log(len(order)),
         evidence_below=min(below.values()),
         required_below=required_below,
     )
