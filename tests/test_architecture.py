@@ -86,6 +86,7 @@ FLOORS = (
     {"result"},
     {"report"},
     {"scanned"},
+    {"verdict"},
     {"sampling", "diagnostics"},
     {"config", "denoising", "environment", "scan_state", "source"},
     {"memorization"},

@@ -108,7 +108,7 @@ def _shares(result: "ScanResult") -> Table:
             "" if row.total is None else f"{row.total:,}",
             percent(row.value),
             Text(draw_interval(row.value, row.low, row.high, end=end, mark=limit)),
-            f"{percent(row.low)} to {percent(row.high)}",
+            row.interval,
         )
     return table
 
@@ -171,9 +171,8 @@ def _ratios(result: "ScanResult") -> Table:
     table.add_column("rule")
     table.add_column("memorized", justify="right")
     table.add_column("ratio", justify="right")
-    table.add_column(f"{100 * headline.confidence:g} % interval", justify="right")
+    table.add_column(f"{100 * headline.confidence:g} %, both ends", justify="right")
     for ratio, rule in (
-        (headline, "copies"),
         (
             result.ratios.distinct,
             f"distinct (duplicates: {result.config.rule.duplicate_rms:g} levels)",

@@ -118,7 +118,7 @@ def test_an_inconclusive_scan_continues_with_more_samples(
     few, many = arguments(checkpoint, data, out, 24), arguments(checkpoint, data, out, 120)
     first = run(*gate(few, 0.05))
     assert first.exit_code == 3
-    assert "more samples" in first.stdout and "Give more --samples" in first.stdout
+    assert "more samples" in first.stdout and "Give more samples" in first.stdout
     assert "The 24 images are kept beside it" in first.stderr
     assert verify_report(out).passed and parts(out) == 3
 

@@ -142,6 +142,7 @@ def check_denoising(
         CheckpointError: the model gives numbers that are not finite, or another shape.
 
     Example:
+        >>> import numpy as np
         >>> from memaudit.models.optimum.closed_form import ClosedFormOptimum
         >>> images = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8)
         >>> check_denoising(ClosedFormOptimum(images), ImageSet.from_array(images)).denoises

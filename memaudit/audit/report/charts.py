@@ -6,6 +6,7 @@ SVG made from numbers is the same on every machine, and its text stays text.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from memaudit.audit.diagnostics.section import Curve, LineChart, Stroke
 from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.one_sided import lower_end, upper_end
 from memaudit.wording import percent
 
 WIDTH, HEIGHT = 610, 220
@@ -49,6 +51,17 @@ class ShareRow:
     value: float
     low: float
     high: float
+    bound: Literal["both", "upper", "lower"] = "both"
+    """Which ends say something: after a verdict only the one that it rests on."""
+
+    @property
+    def interval(self) -> str:
+        """The interval in words, such as `at most 0.10 %`."""
+        if self.bound == "upper":
+            return f"at most {percent(self.high)} %"
+        if self.bound == "lower":
+            return f"at least {percent(self.low)} %"
+        return f"{percent(self.low)} to {percent(self.high)} %"
 
 
 def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
@@ -59,15 +72,34 @@ def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
     def row(label: str, share: Proportion) -> ShareRow:
         return ShareRow(label, share.total, share.ratio, share.low, share.high)
 
-    rows = [row("copies", result.ratios.copies)]
+    rows = [_row_of_copies(result)]
     floors = (result.controls.holdout, result.controls.leave_one_out)
     rows += [row(f"floor, {floor.control}", floor.copies) for floor in floors if floor is not None]
     holdout = result.diagnostics.holdout
-    if holdout is not None and holdout.excess is not None:
+    # A PASS is about the limit alone: beside it, a two-sided interval would seem to contradict it.
+    if result.verdict != "PASS" and holdout is not None and holdout.excess is not None:
         excess = holdout.excess
         rows.append(ShareRow("excess over held-out", None, excess.value, excess.low, excess.high))
     limit = result.config.fail_above or 0.0
     return tuple(rows), max(1.25 * limit, *(row.high for row in rows), 1e-9)
+
+
+def _row_of_copies(result: Scanned) -> ShareRow:
+    """The share of copies, with the end of its interval that the gate's decision rests on."""
+    share, decision = result.ratios.copies, result.decision
+    low, high = share.low, share.high
+    bound: Literal["both", "upper", "lower"] = "both"
+    if decision is not None and decision.verdict != "INCONCLUSIVE":
+        is_sequential = decision.method == "sequential"
+        count, total = decision.count, decision.total
+        if decision.verdict == "PASS":
+            bound, low = "upper", 0.0
+            high = upper_end(count, total, confidence=decision.confidence, sequential=is_sequential)
+        else:
+            bound, high = "lower", share.ratio
+            level = 1 - math.exp(-decision.required_above)
+            low = lower_end(count, total, confidence=level, sequential=is_sequential)
+    return ShareRow("copies", share.total, share.ratio, low, high, bound)
 
 
 # ------------------------------------------------------------------------------------------------
