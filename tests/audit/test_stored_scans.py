@@ -7,9 +7,9 @@ The results in stored_scans/ were written at commit fcd1315, before the code was
 They say what the restructured code must still find, bit for bit, so they are never to be written
 again to make a test pass. Only the results of gates, and of the scan at radius 16 of images that
 are near their neighbors, were: since then, the gate takes its floor off, and an image within the
-radius of a training image is a copy of it. Where report.json has another layout, `numbers_of` is to read the same
-numbers from it; where a command is spelled otherwise, SCANS, NETWORK_SCANS and SAMPLED are to say
-the same in the new words.
+radius of a training image is a copy of it. Where report.json has another layout, `numbers_of` is to
+read the same numbers from it; where a command is spelled otherwise, SCANS, NETWORK_SCANS and
+SAMPLED are to say the same in the new words.
 
 Every input is whole-number arithmetic on SplitMix64, so that it is the same on every machine and
 with every version of NumPy. The samplers of the optimum and of the planted model end in the middle
