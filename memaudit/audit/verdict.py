@@ -142,7 +142,7 @@ def conclude(
     return Conclusion(
         verdict=verdict,
         headline=_headline(verdict, findings, reasons, has_evidence=bool(evidence), maker=maker),
-        about=_about(decision, findings, num_train=num_train, kind=kind, maker=maker),
+        about=_about(verdict, findings, num_train=num_train, kind=kind, maker=maker),
         recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
         reasons=tuple(reasons),
         evidence=evidence,
@@ -330,17 +330,17 @@ def _headline(
 
 
 def _about(
-    decision: Decision | None, findings: Findings, *, num_train: int, kind: str, maker: str
+    verdict: Verdict | None, findings: Findings, *, num_train: int, kind: str, maker: str
 ) -> str:
     """What was counted, with the interval that belongs to the verdict."""
-    ratio = findings.ratios.copies
+    ratio, decision = findings.ratios.copies, findings.decision
     level = f"{100 * ratio.confidence:g} %"
     verb = "counts" if ratio.count == 1 else "count"
     counted = (
         f"{ratio.count:,} of {ratio.total:,} generated images {verb} as {kind} of one of the "
         f"{num_train:,} training images given"
     )
-    if decision is None or decision.verdict == "INCONCLUSIVE":
+    if decision is None or decision.verdict != verdict or verdict == "INCONCLUSIVE":
         return f"{counted}."
     limit = f"{percent(decision.limit)} %"
     if decision.verdict == "PASS":

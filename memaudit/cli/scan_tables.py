@@ -27,7 +27,8 @@ def render(result: "ScanResult") -> None:
     _conclusion(result)
     if result.decision is not None:
         _evidence_of_gate(result.decision)
-    if result.denoising is not None:
+    is_said = any(reason.kind == "denoising" for reason in result.conclusion.reasons)
+    if result.denoising is not None and not is_said:
         trusted = result.denoising.denoises and not result.denoising.noise_range.problem
         _say(Text(result.denoising.message, "" if trusted else "bold red"))
         if result.denoising.preprocessing.best is not None:
