@@ -15,6 +15,7 @@ from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings, Gate, decide
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.memorization.sensitivity import is_above_floor
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.forecast import GateTest, advice
 from memaudit.audit.statistics.gate import Decision
@@ -25,6 +26,11 @@ from memaudit.wording import p_text, percent, ranges, short
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 ReasonKind = Literal["undecided", "floor", "dense", "rule", "denoising", "label test", "class"]
+WHOSE = {
+    "held-out images": "images that the model never saw",
+    "leave-one-out": "training images, each judged among the others",
+}
+"""The images of each control, in words."""
 NAMED_RULES = 3
 """Number of contradicting rules that a reason names."""
 
@@ -116,7 +122,10 @@ def conclude(
     evidence = diagnostics.evidence(1 - ratio.confidence)
     verdict: Verdict | None = None if decision is None else decision.verdict
     reasons: list[Reason] = []
-    if decision is not None:
+    if decision is None:
+        reasons += _explained(findings, controls)
+        reasons += _about_denoising(denoising)
+    else:
         reasons += _about_floor(decision, controls)
         untrusted = _about_holdout(decision, controls, diagnostics)
         if untrusted:
@@ -176,16 +185,12 @@ def _about_floor(decision: Decision, controls: Controls) -> list[Reason]:
                 "how many images would be counted without any copying.",
             )
         ]
-    whose = {
-        "held-out images": "images that the model never saw",
-        "leave-one-out": "training images, each judged among the others",
-    }[floor.control]
     return [
         Reason(
             "floor",
             f"More than {limit} are counted as copies, but so are {floor.count:,} of "
-            f"{floor.total:,} {whose}: the ratio is not above what limit and floor explain "
-            f"together, {percent(decision.fail_limit)} %.",
+            f"{floor.total:,} {WHOSE[floor.control]}: the ratio is not above what limit and floor "
+            f"explain together, {percent(decision.fail_limit)} %.",
         )
     ]
 
@@ -262,6 +267,20 @@ def _about_label_test(decision: Decision, diagnostics: Diagnostics) -> list[Reas
     ]
 
 
+def _explained(findings: Findings, controls: Controls) -> list[Reason]:
+    """Why a count without a limit does not show copying: the floor is as high."""
+    ratio, floor = findings.ratios.copies, controls.floor
+    if not ratio.count or floor is None or is_above_floor(ratio, floor.copies):
+        return []
+    return [
+        Reason(
+            "floor",
+            f"That is not above the floor by more than chance: {floor.copies.count:,} of "
+            f"{floor.copies.total:,} {WHOSE[floor.control]} are counted as well.",
+        )
+    ]
+
+
 def _about_rules(findings: Findings, rule: Rule) -> list[Reason]:
     """Why a PASS by the count does not stand: another rule sees more copies than the limit."""
     against = [row for row in findings.sensitivity if row.contradicts]
@@ -302,6 +321,15 @@ def _headline(
             f"{ratio.count:,} of {ratio.total:,} generated images "
             f"{'copies' if ratio.count == 1 else 'copy'} a training image"
         )
+        kinds = {reason.kind for reason in reasons}
+        if "floor" in kinds:
+            counts = "counts as a copy" if ratio.count == 1 else "count as copies"
+            counted = (
+                f"{ratio.count:,} of {ratio.total:,} generated images {counts}, no more than the "
+                "floor explains"
+            )
+        if "denoising" in kinds:
+            counted += ", but the model does not denoise these images as it is run"
         return f"{counted}, {beside}" if has_evidence else counted
     limit = f"{percent(decision.limit)} %"
     if verdict == "PASS":

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from helpers.images import smooth_images
 
+from memaudit import scan
 from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report
@@ -92,3 +95,22 @@ def test_no_ratio_fails_that_limit_and_floor_explain(sequential: bool):
     assert decide(0, 9000, limit=0.001, floor=floor).verdict == "PASS"
     nothing = FloorCount("held-out images", 0, 0)
     assert decide(1000, 1000, limit=0.001, floor=nothing).verdict == "INCONCLUSIVE"
+
+
+def test_a_count_without_a_limit_says_so_if_the_floor_is_as_high():
+    images = np.repeat(smooth_images(20, 8, seed=1), 10, axis=0).astype(int)
+    noise = np.random.default_rng(0).integers(-6, 7, (400, 3, 8, 8))
+    drawn = (np.concatenate([images, images]) + noise).clip(0, 255).astype(np.uint8)
+    result = scan(drawn[:200:4], drawn[200:])
+    assert result.ratios.copies.count == 50 and result.verdict is None
+    headline = "50 of 50 generated images count as copies, no more than the floor explains"
+    for text in everywhere(result):
+        assert headline in text
+    copied = scan(drawn[:50], smooth_images(100, 8, seed=3))
+    assert copied.conclusion.headline == "0 of 50 generated images copy a training image"
+
+
+def test_of_two_copies_beyond_the_floor_the_headline_says_copy(make_result: Make):
+    result = make_result(copies=20, others=40)
+    assert result.conclusion.headline == "20 of 60 generated images copy a training image"
+    assert result.conclusion.reasons == ()

@@ -89,8 +89,9 @@ class Controls:
 
     @property
     def floor(self) -> Floor | None:
-        """The floor that stands beside the ratio: of held-out images, if there are any."""
-        return self.leave_one_out if self.holdout is None else self.holdout
+        """The floor that stands beside the ratio: of held-out images, if there are any. Where the
+        data is dense, those that are left are not like the others, and leave-one-out is it."""
+        return self.leave_one_out if self.holdout is None or self.is_dense else self.holdout
 
     def notes(self, duplicate_rms: float) -> tuple[str, ...]:
         """What a reader must know about the controls, one sentence each.

@@ -68,12 +68,31 @@ def contradicts(ratio: Proportion, floor: Proportion, limit: float) -> bool:
         floor: share of images that cannot be copies.
         limit: p₀, in (0, 1).
     """
-    from scipy.stats import hypergeom  # slow to import
-
     if floor.count == floor.total:
         return False
     if (ratio.ratio - floor.ratio) / (1 - floor.ratio) <= limit:
         return False
+    return is_above_floor(ratio, floor)
+
+
+def is_above_floor(ratio: Proportion, floor: Proportion) -> bool:
+    """Whether a share of copies is above its floor by more than chance, at level α.
+
+    Fisher's exact one-sided test: P(X ≥ k) ≤ α, where X of the n generated images would be counted
+    if the k + c that are were dealt out at random among the n + m images of both kinds.
+
+    Args:
+        ratio: share of the generated images, k of n.
+        floor: share of images that cannot be copies, c of m.
+
+    Examples:
+        >>> from memaudit.audit.statistics.intervals import clopper_pearson
+        >>> floor = clopper_pearson(2, 1_000)
+        >>> [is_above_floor(clopper_pearson(k, 1_000), floor) for k in (2, 20)]
+        [False, True]
+    """
+    from scipy.stats import hypergeom  # slow to import
+
     copies, images = ratio.count + floor.count, ratio.total + floor.total
     p = float(hypergeom.sf(ratio.count - 1, images, copies, ratio.total))
     return p <= 1 - ratio.confidence
