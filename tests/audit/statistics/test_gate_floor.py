@@ -37,6 +37,6 @@ def test_a_model_that_copies_no_more_than_the_limit_rarely_fails(floor: float, n
 @pytest.mark.slow
 def test_one_percent_of_copies_over_a_floor_fails():
     failing = share_failing(
-        0.01 + 0.99 * 0.00125, 0.00125, 4000, num_runs=200, num_images=6000, seed=0
+        0.01 + 0.99 * 0.00125, 0.00125, 4000, num_runs=200, num_images=10_000, seed=0
     )
     assert failing >= 0.98
