@@ -177,8 +177,6 @@ def scan(
                     floor.control,
                 )
             )
-        for note in controls.notes(config.rule.duplicate_rms):
-            tell(note)
     clock.lap("controls")
 
     if isinstance(source, ImageSet):

@@ -22,7 +22,7 @@ from memaudit.audit.statistics.gate import Decision
 from memaudit.data.images import ImageSet
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
-from memaudit.wording import p_text, percent, ranges, short
+from memaudit.wording import counted, p_text, percent, ranges, short, some
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 ReasonKind = Literal["undecided", "floor", "dense", "rule", "denoising", "label test", "class"]
@@ -60,7 +60,7 @@ class Conclusion:
     evidence: tuple[str, ...]
     """Findings that speak for memorization although the rule may not count them."""
     not_tried: str
-    """Kinds of copies that were not looked for."""
+    """Kinds of copies that the rule is not made to see."""
     confirmed: str
     """Whether the training images given are those that the model was trained on."""
     choices: tuple[str, ...]
@@ -146,12 +146,11 @@ def conclude(
                 verdict = "INCONCLUSIVE"
         if verdict == "INCONCLUSIVE" and not reasons:
             reasons.append(Reason("undecided", _undecided(decision)))
-    kind = "near-exact pixel copies" if exact else "copies by the encoder’s features"
     maker = "model" if source.kind == "checkpoint" else "generator"
     return Conclusion(
         verdict=verdict,
         headline=_headline(verdict, findings, reasons, has_evidence=bool(evidence), maker=maker),
-        about=_about(verdict, findings, num_train=num_train, kind=kind, maker=maker),
+        about=_about(verdict, findings, num_train=num_train, exact=exact, maker=maker),
         recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
         reasons=tuple(reasons),
         evidence=evidence,
@@ -235,8 +234,9 @@ def _about_classes(diagnostics: Diagnostics, otherwise: Verdict) -> list[Reason]
     if otherwise == "FAIL":
         if worst is None or worst.verdict != "FAIL":
             return []
-        failing = ", ".join(map(str, worst.failing[:NAMED_RULES]))
-        return [Reason("class", f"{len(worst.failing):,} classes are above the limit ({failing}).")]
+        which = some([str(index) for index in worst.failing])
+        above = counted(len(worst.failing), "class is", "classes are")
+        return [Reason("class", f"{above} above the limit ({which}).")]
     if worst is None:
         return [Reason("class", "The worst class was to be judged, but there are no classes.")]
     if worst.verdict == "PASS":
@@ -317,20 +317,20 @@ def _headline(
     ratio, decision = findings.ratios.copies, findings.decision
     beside = "with evidence of memorization that the rule does not count"
     if decision is None:
-        counted = (
+        found = (
             f"{ratio.count:,} of {ratio.total:,} generated images "
             f"{'copies' if ratio.count == 1 else 'copy'} a training image"
         )
         kinds = {reason.kind for reason in reasons}
         if "floor" in kinds:
             counts = "counts as a copy" if ratio.count == 1 else "count as copies"
-            counted = (
+            found = (
                 f"{ratio.count:,} of {ratio.total:,} generated images {counts}, no more than the "
                 "floor explains"
             )
         if "denoising" in kinds:
-            counted += ", but the model does not denoise these images as it is run"
-        return f"{counted}, {beside}" if has_evidence else counted
+            found += ", but the model does not denoise these images as it is run"
+        return f"{found}, {beside}" if has_evidence else found
     limit = f"{percent(decision.limit)} %"
     if verdict == "PASS":
         if has_evidence:
@@ -339,7 +339,7 @@ def _headline(
     if verdict == "FAIL" and reasons and reasons[0].kind == "label test":
         return "FAIL: the generated images lie nearer to training images than chance allows"
     if verdict == "FAIL" and reasons and reasons[0].kind == "class":
-        return f"FAIL: one class or more copies in more than {limit} of its images"
+        return f"FAIL: more than {limit} of the images of at least one class are copies"
     if verdict == "FAIL":
         return f"FAIL: more than {limit} of what the {maker} makes are copies"
     why = {
@@ -358,35 +358,39 @@ def _headline(
 
 
 def _about(
-    verdict: Verdict | None, findings: Findings, *, num_train: int, kind: str, maker: str
+    verdict: Verdict | None, findings: Findings, *, num_train: int, exact: bool, maker: str
 ) -> str:
     """What was counted, with the interval that belongs to the verdict."""
     ratio, decision = findings.ratios.copies, findings.decision
+    kinds = ("a copy by the encoder’s features", "copies by the encoder’s features")
+    if exact:
+        kinds = ("a near-exact pixel copy", "near-exact pixel copies")
     level = f"{100 * ratio.confidence:g} %"
-    verb = "counts" if ratio.count == 1 else "count"
-    counted = (
+    verb, kind = ("counts", kinds[0]) if ratio.count == 1 else ("count", kinds[1])
+    found = (
         f"{ratio.count:,} of {ratio.total:,} generated images {verb} as {kind} of one of the "
         f"{num_train:,} training images given"
     )
     if decision is None or decision.verdict != verdict or verdict == "INCONCLUSIVE":
-        return f"{counted}."
+        return f"{found}."
     limit = f"{percent(decision.limit)} %"
     if decision.verdict == "PASS":
         shown = f"at most {limit} of what the {maker} makes are such copies"
     else:
         shown = (
-            f"more than {limit} of what the {maker} makes are such copies, their floor taken off"
+            f"more than {limit} of what the {maker} makes are such copies, even without the share "
+            "that would be counted if nothing were copied (the floor)"
         )
-    return f"{counted}, which shows with {level} confidence that {shown}."
+    return f"{found}, which shows with {level} confidence that {shown}."
 
 
 def _not_tried(*, flips: bool, exact: bool) -> str:
     if not exact:
-        return "Not looked for: copies that the encoder does not recognize."
+        return "The rule is not made to see copies that the encoder does not recognize."
     mirrored = "" if flips else "mirrored, "
     return (
-        f"Not looked for: copies that are shifted, {mirrored}cropped, recolored or blended, or of "
-        "a part of an image."
+        f"The rule is not made to see copies that are shifted, {mirrored}cropped, recolored or "
+        "blended, or of a part of an image."
     )
 
 
@@ -434,7 +438,7 @@ def _advice(
 
 def choices_of(config: ScanConfig, source: Source, data: ImageSet) -> tuple[str, ...]:
     """Everything that bears on the verdict and was not left at its default."""
-    return tuple([*_of_rule(config), *_of_data(config, data), *_of_sampling(config, source)])
+    return tuple([*_of_rule(config), *_of_data(source, data), *_of_sampling(config, source)])
 
 
 def _of_rule(config: ScanConfig) -> list[str]:
@@ -453,8 +457,8 @@ def _of_rule(config: ScanConfig) -> list[str]:
     return found
 
 
-def _of_data(config: ScanConfig, data: ImageSet) -> list[str]:
-    if data.indices is None:
+def _of_data(source: Source, data: ImageSet) -> list[str]:
+    if data.indices is None or (source.model is not None and source.model.trained_on_data):
         return []
     return [f"only a part of the training images was searched: {len(data):,} of {data.source}"]
 

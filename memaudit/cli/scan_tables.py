@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.audit.statistics.gate import Decision, fixed_sample_size
+from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import interval_text, level_text
 from memaudit.cli.console import out
 from memaudit.cli.wording import percent, printable
@@ -36,7 +36,7 @@ def render(result: "ScanResult") -> None:
     if result.num_kept:
         _say(f"{result.num_kept:,} images were kept from an earlier run.")
     out.print(_shares(result))
-    out.print(_ratios(result))
+    _other_rules(result)
     if result.findings.num_degenerate:
         _say(
             f"{result.findings.num_degenerate:,} images equal both of their neighbors, which are "
@@ -70,7 +70,7 @@ def _conclusion(result: "ScanResult") -> None:
 
 
 def _evidence_of_gate(decision: Decision) -> None:
-    """Print the evidence, and what a fixed-size test would have needed."""
+    """Print the evidence on both sides, and how much of it decides."""
     above, below = decision.evidence_above, decision.evidence_below
     if decision.method == "exact":
         alpha = 1 - decision.confidence
@@ -82,13 +82,12 @@ def _evidence_of_gate(decision: Decision) -> None:
         )
     else:
         _say(
-            f"Sampling stopped at {decision.total:,}: e-value {exponential(above)} for more than "
-            f"{percent(decision.fail_limit)} (limit and floor; "
-            f"{exponential(decision.required_above)} fails), {exponential(below)} for less than "
-            f"{percent(decision.limit)} ({exponential(decision.required)} passes)."
+            f"Sampling stopped at {decision.total:,} images. Evidence (e-values) for less than "
+            f"{percent(decision.limit)}: {exponential(below)}, where "
+            f"{exponential(decision.required)} passes; for more than "
+            f"{percent(decision.fail_limit)} (limit and floor): {exponential(above)}, where "
+            f"{exponential(decision.required_above)} fails."
         )
-    needed = fixed_sample_size(decision.limit, decision.confidence)
-    _say(f"A fixed-size test would need {needed:,} images without a single copy to pass.")
 
 
 def _shares(result: "ScanResult") -> Table:
@@ -166,14 +165,28 @@ def _say(text: str | Text) -> None:
     out.print(text, soft_wrap=True)
 
 
+def _other_rules(result: "ScanResult") -> None:
+    """Print the ratios by the other rules, in a line where they are the same."""
+    ratios = result.ratios
+    counts = {ratio.count for ratio in (ratios.distinct, ratios.distinct_at_0, ratios.paper)}
+    if counts == {ratios.copies.count}:
+        _say(
+            "The distance ratio alone, with and without near-duplicates, and the paper's rule "
+            "count the same."
+        )
+    else:
+        out.print(_ratios(result))
+
+
 def _ratios(result: "ScanResult") -> Table:
     headline = result.ratios.copies
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rule")
     table.add_column("memorized", justify="right")
     table.add_column("ratio", justify="right")
-    table.add_column(f"{100 * headline.confidence:g} %, both ends", justify="right")
+    table.add_column(f"{level_text(headline.confidence)} interval", justify="right")
     for ratio, rule in (
+        (headline, "copies"),
         (
             result.ratios.distinct,
             f"distinct (duplicates: {result.config.rule.duplicate_rms:g} levels)",

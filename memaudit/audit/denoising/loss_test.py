@@ -237,7 +237,7 @@ def _judge(
         return True, message, ()
     message = (
         "The checkpoint denoises the training images as configured: its loss is at most "
-        f"{worst.loss / worst.allowed:.0%} of what is allowed, at noise levels "
+        f"{100 * worst.loss / worst.allowed:.0f} % of what is allowed, at noise levels "
         f"{noise_range.used_min:g} to {noise_range.used_max:g}."
     )
     return True, message, ()

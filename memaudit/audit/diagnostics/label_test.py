@@ -442,7 +442,7 @@ def _row(look: Look, num_samples: int) -> Row:
         label,
         (
             f"{look.statistic:,} of {num_samples:,}",
-            f"{100 * look.share.value:.2f} %",
+            f"{percent(look.share.value)} %",
             _interval(look.share),
             f"{look.p:.3g}",
         ),
@@ -450,7 +450,7 @@ def _row(look: Look, num_samples: int) -> Row:
 
 
 def _interval(share: Estimate) -> str:
-    return f"{100 * share.low:.2f} % to {100 * share.high:.2f} %"
+    return f"{percent(share.low)} % to {percent(share.high)} %"
 
 
 def _remarks(result: LabelTest, page: PageContext) -> str:
@@ -484,16 +484,19 @@ def _lines(result: LabelTest) -> Iterator[str]:
     for space in result.spaces:
         best = space.best
         yield (
-            f"Label test by {space.name}: p = {space.p:.3g}. Among {result.num_pairs:,} training "
-            f"and {result.num_pairs:,} held-out images, the share of generated images that are "
-            f"nearer to training images than chance explains is {100 * best.share.value:.2f} % "
-            f"({_interval(best.share)})."
+            f"Label test by {space.name}: p = {space.p:.3g} for generated images to lie this near "
+            f"to training images by chance, beside {result.num_pairs:,} training and "
+            f"{result.num_pairs:,} held-out images. Share that is too near: "
+            f"{percent(best.share.value)} % ({_interval(best.share)})."
         )
 
 
 def _evidence(result: LabelTest, alpha: float) -> Iterator[str]:
     if result.p_any <= alpha:
-        yield f"label test p = {result.p_any:.3g}"
+        yield (
+            "generated images are nearer to training than to held-out images (label test p = "
+            f"{result.p_any:.3g})"
+        )
 
 
 DIAGNOSTIC = Diagnostic(

@@ -600,8 +600,9 @@ def _lines(result: Optimality) -> Iterator[str]:
         yield "Without held-out images, there is no baseline for this agreement."
     else:
         yield (
-            f"With {result.baseline.num_images:,} images each: {result.baseline.train} for "
-            f"training images, {result.baseline.holdout} for held-out ones, the baseline."
+            f"The same with {result.baseline.num_images:,} training images only: "
+            f"{result.baseline.train}. With as many held-out images, the baseline: "
+            f"{result.baseline.holdout}."
         )
 
 
@@ -617,8 +618,9 @@ def _evidence(result: Optimality, alpha: float) -> Iterator[str]:
         _, at = max(clear, key=lambda pair: pair[0])
         assert at.mem_gap is not None and at.p_adjusted is not None
         yield (
-            f"MemGap {at.mem_gap.value:.2f} ({at.mem_gap.low:.2f} to {at.mem_gap.high:.2f}) at "
-            f"sigma {at.sigma:.2g} ({p_text(at.p_adjusted)})"
+            "the model denoises training images better than held-out ones (MemGap "
+            f"{at.mem_gap.value:.2f}, {at.mem_gap.low:.2f} to {at.mem_gap.high:.2f}, at sigma "
+            f"{at.sigma:.2g}, {p_text(at.p_adjusted)})"
         )
 
 

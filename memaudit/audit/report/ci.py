@@ -1,6 +1,5 @@
 """Summarize a scan for the pages of a CI system, as JUnit XML and Markdown."""
 
-from dataclasses import fields
 from xml.etree import ElementTree
 
 from memaudit.audit.scanned import Scanned
@@ -10,6 +9,13 @@ from memaudit.wording import exponential, percent
 
 INCONCLUSIVE = "INCONCLUSIVE"
 SHOWN_LEAKS = 10
+RATIO_NAMES = {
+    "copies": "share of copies",
+    "distinct": "by distance ratio alone",
+    "distinct_at_0": "by distance ratio, exact duplicates",
+    "paper": "by the published rule",
+}
+"""Names of the ratios, the headline first."""
 CASE = ("memaudit.scan", "the share of copies is within the limit")
 """Class and name of the only test case."""
 
@@ -59,7 +65,8 @@ def junit_error(message: str) -> str:
 def markdown_summary(result: Scanned) -> str:
     """The verdict, its evidence and the images that leak most, as Markdown."""
     lines = [f"## memaudit: {_cell(headline(result))}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in _facts(result).items()]
+    facts = {name: value for name, value in _facts(result).items() if name != "verdict"}
+    lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
     if result.leaks:
         lines += ["", "| training image | copies |", "|---|---:|"]
         lines += [f"| {_cell(leak.name)} | {leak.hits:,} |" for leak in result.leaks[:SHOWN_LEAKS]]
@@ -103,8 +110,7 @@ def _facts(result: Scanned) -> dict[str, str]:
     if conclusion.choices:
         facts["not the defaults"] = "; ".join(conclusion.choices)
     facts |= {
-        f"memorized, {field.name}": _share(getattr(result.ratios, field.name))
-        for field in fields(result.ratios)
+        name: _share(getattr(result.ratios, field)) for field, name in RATIO_NAMES.items()
     }
     for floor in (result.controls.holdout, result.controls.leave_one_out):
         if floor is not None:
@@ -113,8 +119,6 @@ def _facts(result: Scanned) -> dict[str, str]:
         facts["limit"] = f"{percent(result.decision.limit)} %"
         facts["confidence"] = f"{100 * result.decision.confidence:g} %"
         facts["evidence"] = _evidence(result.decision)
-    if conclusion.advice:
-        facts["what would decide"] = conclusion.advice
     facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
     if result.few_searched:
         facts["few images"] = result.few_searched

@@ -119,8 +119,8 @@ def gate_power_text(
         )
     text = (
         f"With {total:,} {whose}{flagged} a limit of {stated} cannot be told from the "
-        f"floor (their own interval is {percent(power.width)} % wide): only a ratio above {fails} "
-        "can FAIL"
+        f"floor (their own interval is {percent(power.width)} % wide): a PASS does not need it, but "
+        f"only a ratio above {fails} can FAIL"
     )
     if control == "leave-one-out":
         return f"{text}. Held-out images may give a lower floor."

@@ -61,7 +61,7 @@ def test_copies_give_a_statistic_far_below_0_and_noise_one_far_above():
     assert copied.z == copied.value / copied.spread
     assert copied.p_value == pytest.approx(norm.cdf(copied.z))
     (clause,) = DIAGNOSTIC.evidence(copied, 0.05)
-    assert clause == f"C_T z = {copied.z:.1f}"
+    assert clause.endswith(f"(C_T z = {copied.z:.1f})")
     missed = measure_copying(train, holdout, noise)
     assert missed.value > 5 * missed.spread
     assert missed.p_value == pytest.approx(1)
