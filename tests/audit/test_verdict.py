@@ -13,7 +13,8 @@ from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.gate import FloorCount, exact_decision, sequential_decision
-from memaudit.audit.verdict import choices_of, conclude
+from memaudit.audit.statistics.worst_class import WorstClass
+from memaudit.audit.verdict import _about_classes, choices_of, conclude
 from memaudit.models.sampler_config import SamplerConfig
 
 Make = Callable[..., ScanResult]
@@ -114,3 +115,21 @@ def test_of_two_copies_beyond_the_floor_the_headline_says_copy(make_result: Make
     result = make_result(copies=20, others=40)
     assert result.conclusion.headline == "20 of 60 generated images copy a training image"
     assert result.conclusion.reasons == ()
+
+
+def test_one_copy_and_one_class_are_spoken_of_in_the_singular(make_result: Make):
+    result = make_result(copies=1, others=60)
+    assert "counts as a near-exact pixel copy of one of" in result.conclusion.about
+    worst = WorstClass("FAIL", (2,), (), 2, 3, 9.0, 4.0, 1.0, 3.0)
+    found = replace(result.diagnostics, worst_class=worst)
+    [reason] = _about_classes(found, "FAIL")
+    assert reason.text == "1 class is above the limit (2)."
+
+
+def test_the_part_that_the_checkpoint_names_is_no_choice(make_result: Make):
+    result = make_result(copies=0, others=60, sampled=True)
+    part = replace(result.data, indices=np.arange(len(result.data)))
+    assert "only a part" in " ".join(choices_of(result.config, result.source, part))
+    assert result.source.model is not None
+    confirmed = replace(result.source, model=replace(result.source.model, trained_on_data=True))
+    assert "only a part" not in " ".join(choices_of(result.config, confirmed, part))

@@ -109,9 +109,7 @@ def _facts(result: Scanned) -> dict[str, str]:
     facts = {"verdict": conclusion.headline, "statement": " ".join(conclusion.sentences)}
     if conclusion.choices:
         facts["not the defaults"] = "; ".join(conclusion.choices)
-    facts |= {
-        name: _share(getattr(result.ratios, field)) for field, name in RATIO_NAMES.items()
-    }
+    facts |= {name: _share(getattr(result.ratios, field)) for field, name in RATIO_NAMES.items()}
     for floor in (result.controls.holdout, result.controls.leave_one_out):
         if floor is not None:
             facts[f"floor, {floor.control}"] = _share(floor.copies)

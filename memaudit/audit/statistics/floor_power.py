@@ -118,9 +118,9 @@ def gate_power_text(
             f"less: at a limit of {stated}, a ratio above {fails} can FAIL."
         )
     text = (
-        f"With {total:,} {whose}{flagged} a limit of {stated} cannot be told from the "
-        f"floor (their own interval is {percent(power.width)} % wide): a PASS does not need it, but "
-        f"only a ratio above {fails} can FAIL"
+        f"With {total:,} {whose}{flagged} a limit of {stated} cannot be told from the floor (their "
+        f"own interval is {percent(power.width)} % wide): a PASS does not need it, but only a "
+        f"ratio above {fails} can FAIL"
     )
     if control == "leave-one-out":
         return f"{text}. Held-out images may give a lower floor."

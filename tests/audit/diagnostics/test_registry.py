@@ -272,7 +272,9 @@ def test_evidence_from_sets_that_differ_by_themselves_does_not_count():
     c_t = CopyingStatistic(value=-9.0, spread=1.0, z=-9.0, p_value=1e-19, cells=())
     alike = BlindBaseline(100, 100, Estimate(0.5, 0.4, 0.6), 0.95, differs=False)
     unlike = BlindBaseline(100, 100, estimate, 0.95, differs=True)
-    clause = "generated images are closer to the training images than held-out ones are (C_T z = -9.0)"
+    clause = (
+        "generated images are closer to the training images than held-out ones are (C_T z = -9.0)"
+    )
     assert Diagnostics(copying=c_t).evidence(0.05) == (clause,)
     assert Diagnostics(copying=c_t, blind_baseline=alike).evidence(0.05) == (clause,)
     assert Diagnostics(copying=c_t, blind_baseline=unlike).evidence(0.05) == ()
