@@ -208,7 +208,13 @@ def scan(
         )
         keys = tuple(config.seeds[: len(samples.images)])
 
-    findings = summarize_matches(samples.matches, data.names, gate=gate, floors=controls.floor)
+    findings = summarize_matches(
+        samples.matches,
+        data.names,
+        gate=gate,
+        floors=controls.floor,
+        alone=controls.leave_one_out,
+    )
     duplicates = {}
     if isinstance(index, NeighborIndex):
         leaking = [leak.index for leak in findings.leaks]

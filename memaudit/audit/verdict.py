@@ -140,6 +140,8 @@ def conclude(
         elif verdict == "PASS":
             reasons += _about_rules(findings, rule)
             reasons += _about_denoising(denoising)
+            if "label_test" in fail_on:
+                reasons += _about_no_label_test(diagnostics)
             if "worst_class" in fail_on:
                 reasons += _about_classes(diagnostics, "INCONCLUSIVE")
             if reasons:
@@ -281,6 +283,21 @@ def _explained(findings: Findings, controls: Controls) -> list[Reason]:
     ]
 
 
+def _about_no_label_test(diagnostics: Diagnostics) -> list[Reason]:
+    """Why a PASS does not stand although the label test, asked to judge, does not fail it."""
+    baseline = diagnostics.blind_baseline
+    if diagnostics.label_test is None:
+        found = "there are no held-out images, or none without a near-duplicate in the training set"
+    elif baseline is not None and baseline.differs:
+        found = (
+            "training and held-out images differ by themselves (a classifier that never saw the "
+            "model tells them apart)"
+        )
+    else:
+        return []
+    return [Reason("label test", f"The label test was to judge as well, but {found}.")]
+
+
 def _about_rules(findings: Findings, rule: Rule) -> list[Reason]:
     """Why a PASS by the count does not stand: another rule sees more copies than the limit."""
     against = [row for row in findings.sensitivity if row.contradicts]
@@ -292,9 +309,10 @@ def _about_rules(findings: Findings, rule: Rule) -> list[Reason]:
     return [
         Reason(
             "rule",
-            f"The count depends on the {'radius' if at_other_radius else 'threshold'}: beyond its "
-            f"floor, it is above the limit by {len(against)} of the {len(findings.sensitivity)} "
-            f"rules in the table of thresholds and radii ({'; '.join(shares)}).",
+            f"The count depends on the {'radius' if at_other_radius else 'threshold'}: it is above "
+            "the limit, by more than a control may excuse, by "
+            f"{len(against)} of the {len(findings.sensitivity)} rules in the table of thresholds "
+            f"and radii ({'; '.join(shares)}).",
         )
     ]
 
@@ -348,7 +366,7 @@ def _headline(
         "dense": "the rule cannot tell copies from new images in this data",
         "rule": "the count depends on the rule",
         "denoising": "the model does not denoise these images as it is run",
-        "label test": "the label test sees memorization",
+        "label test": "the label test, which was to judge as well, could not",
         "class": "not every class is shown to be below the limit",
     }[reasons[0].kind]
     if "depends on the radius" in reasons[0].text:

@@ -62,7 +62,9 @@ def make_result() -> Callable[..., ScanResult]:
         controls = result.controls
         gate = None if fail_above is None else Gate(fail_above, True, controls.in_gate)
         config = replace(config, seeds=seeds)
-        findings = summarize_matches(result.matches, names, gate=gate, floors=controls.floor)
+        findings = summarize_matches(
+            result.matches, names, gate=gate, floors=controls.floor, alone=controls.leave_one_out
+        )
         conclusion = conclude(
             findings,
             controls=controls,

@@ -87,6 +87,7 @@ def summarize_matches(
     *,
     gate: Gate | None = None,
     floors: Floor | None = None,
+    alone: Floor | None = None,
 ) -> Findings:
     """Draw the conclusions, with intervals at the confidence of the matches' rule.
 
@@ -95,6 +96,7 @@ def summarize_matches(
         names: names of the training images by their index; those that leaked are enough.
         gate: the limit on the share of copies, if there is one.
         floors: what the same counts are among images that cannot be copies, if that is known.
+        alone: the leave-one-out floor, which may stand beside that of held-out images.
     """
     total, rule = len(matches), matches.rule
     interval = MIXTURE_SEQUENCE if gate is not None and gate.sequential else CLOPPER_PEARSON
@@ -105,13 +107,14 @@ def summarize_matches(
 
     def cell_of(cell: CellCount, position: int) -> Sensitivity:
         ratio = make_interval(cell.count, total, rule.confidence)
-        floor = None
-        if floors is not None:
-            floor = clopper_pearson(
-                floors.cells[position].count, floors.copies.total, rule.confidence
-            )
-        against = (
-            gate is not None and floor is not None and contradicts(ratio, floor, gate.fail_above)
+        shares = [
+            clopper_pearson(each.cells[position].count, each.copies.total, rule.confidence)
+            for each in (floors, alone)
+            if each is not None
+        ]
+        floor = None if floors is None else shares[0]
+        against = gate is not None and contradicts(
+            ratio, shares, gate.fail_above, by_ratio=cell.threshold is not None
         )
         return Sensitivity(cell.threshold, cell.duplicate_rms, ratio, floor, against)
 

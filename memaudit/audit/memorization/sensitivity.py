@@ -1,10 +1,15 @@
 """The count of copies by other rules: does a verdict hang on the threshold or the radius?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from memaudit.audit.memorization.matches import THRESHOLDS, Matches
 from memaudit.audit.statistics.intervals import Proportion
+
+MOST_EXCUSED = 0.01
+"""Largest floor of a count by distance ratio that may keep a PASS. CIFAR-10 and MNIST have at most
+0.2 % at any threshold and radius of the table."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Sensitivity:
     floor: Proportion | None
     """The same count among images that cannot be copies; None without a control."""
     contradicts: bool
-    """Whether this count speaks against a PASS: beyond its floor by more than chance, and by more
-    than the limit. False without a limit."""
+    """Whether this count speaks against a PASS: above the limit by more than a control may excuse.
+    False without a limit."""
 
     @property
     def rule(self) -> str:
@@ -57,17 +62,34 @@ def count_cells(matches: Matches) -> tuple[CellCount, ...]:
     return (*by_ratio, *near)
 
 
-def contradicts(ratio: Proportion, floor: Proportion, limit: float) -> bool:
-    """Whether a share of copies speaks against a PASS although the floor is taken off.
+def contradicts(
+    ratio: Proportion, floors: Sequence[Proportion], limit: float, *, by_ratio: bool
+) -> bool:
+    """Whether a share of copies speaks against a PASS, whatever its floors explain.
 
-    It does if the excess (r − r_c)/(1 − r_c) is larger than the limit, and a floor as high as the
-    share would be seen with a chance of at most α: Fisher's exact one-sided test.
+    It does if one of the floors does not explain it: the excess (r − r_c)/(1 − r_c) is larger than
+    the limit, and a floor as high as the share would be seen with a chance of at most α (Fisher's
+    exact one-sided test). Whoever raises one control has to raise the other, too.
+
+    It also does if it is certainly above the limit and there is no control, or a control has to
+    excuse more than ordinary data needs: near-duplicates planted in the training set or among the
+    held-out images would buy a PASS.
 
     Args:
         ratio: share of the generated images.
-        floor: share of images that cannot be copies.
+        floors: shares of images that cannot be copies, one of each control.
         limit: p₀, in (0, 1).
+        by_ratio: whether the distance ratio is counted, not every image within a radius.
     """
+    if ratio.low > limit and (
+        not floors or (by_ratio and max(floor.ratio for floor in floors) > MOST_EXCUSED)
+    ):
+        return True
+    return any(_exceeds(ratio, floor, limit) for floor in floors)
+
+
+def _exceeds(ratio: Proportion, floor: Proportion, limit: float) -> bool:
+    """Whether a share is above limit and floor, and above the floor by more than chance."""
     if floor.count == floor.total:
         return False
     if (ratio.ratio - floor.ratio) / (1 - floor.ratio) <= limit:

@@ -17,6 +17,7 @@ import numpy as np
 
 from memaudit.audit.diagnostics.diagnostic import Context
 from memaudit.audit.diagnostics.registry import recompute
+from memaudit.audit.memorization.controls import DENSE, Floor
 from memaudit.audit.memorization.findings import Findings, Gate, summarize_matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, encoded
@@ -24,6 +25,7 @@ from memaudit.audit.report.schema import Data, Report, decode, is_sealed, plain
 from memaudit.audit.report.tables import leaks_csv, matches_csv, read_leaks, read_matches
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import holds_images
+from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.audit.verdict import Conclusion, conclude
 from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError, MemauditError
@@ -111,6 +113,7 @@ def verify_report(
         checks.append(_check(REPORT, is_sealed(content), "was changed after it was written"))
         checks += _check_files(folder, report)
         checks += _check_findings(folder, report)
+        checks.append(_check_controls(report))
         if source is not None:
             stated = report.source.sha256
             same = _source_hash(source, progress) == stated
@@ -170,7 +173,11 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
                 floor=report.controls.in_gate,
             )
         findings = summarize_matches(
-            table.matches, known.names, gate=gate, floors=report.controls.floor
+            table.matches,
+            known.names,
+            gate=gate,
+            floors=report.controls.floor,
+            alone=report.controls.leave_one_out,
         )
         context = Context(
             matches=table.matches,
@@ -217,6 +224,56 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
             expected == text.encode(),
             "are not those that its own distances give",
         )
+
+
+def _check_controls(report: Report) -> Check:
+    """Compare what the report says of its controls with itself: their images are not in it."""
+    controls, total = report.controls, report.data.num_images
+    wrong = [
+        f"the {floor.control} floor"
+        for floor in (controls.leave_one_out, controls.holdout)
+        if floor is not None and not _is_possible(floor, report)
+    ]
+    alone, holdout = controls.leave_one_out, controls.holdout
+    if alone is not None and alone.copies.total > total:
+        wrong.append("more images left out than there are")
+    remaining = 0 if holdout is None else holdout.copies.total
+    if remaining + controls.num_set_apart != controls.num_holdout:
+        wrong.append("the number of held-out images")
+    # Only 1 % set apart makes data dense; near pairs of the training set have to be common as well.
+    is_dense = (
+        alone is not None
+        and controls.num_holdout > 0
+        and controls.num_set_apart / controls.num_holdout > DENSE
+        and alone.num_near / alone.copies.total > DENSE
+    )
+    if controls.is_dense != is_dense:
+        wrong.append("whether the data is dense")
+    return _check("controls", not wrong, f"contradict each other: {', '.join(wrong)}")
+
+
+def _is_possible(floor: Floor, report: Report) -> bool:
+    """Whether the counts of a control can be those of one set of images."""
+    total, copies = floor.copies.total, floor.copies.count
+    counts = {(cell.threshold, cell.duplicate_rms): cell.count for cell in floor.cells}
+    by_ratio = counts.get((report.threshold_fraction, report.duplicate_rms), -1)
+    near = counts.get((None, report.duplicate_rms), 0)  # no such cells where features are compared
+    ordered = all(
+        counts[smaller] <= counts[larger]
+        for smaller in counts
+        for larger in counts
+        if (smaller[0] is None) == (larger[0] is None)
+        if (smaller[0] or 0) <= (larger[0] or 0) and smaller[1] <= larger[1]
+    )
+    return (
+        total > 0
+        and len(counts) == len(floor.cells)
+        and all(0 <= count <= total for count in counts.values())
+        and ordered
+        and near == floor.num_near
+        and max(by_ratio, near) <= copies <= by_ratio + near
+        and _same(plain(floor.copies), plain(clopper_pearson(copies, total, report.confidence)))
+    )
 
 
 def _stated(report: Report) -> dict[str, Any]:

@@ -177,11 +177,18 @@ def test_a_cell_contradicts_only_beyond_its_floor_and_the_limit():
     def share(count: int, total: int):
         return clopper_pearson(count, total)
 
-    assert contradicts(share(40, 2000), share(0, 1000), 0.01)
-    assert not contradicts(share(15, 2000), share(0, 1000), 0.01)  # below the limit
-    assert not contradicts(share(40, 2000), share(20, 1000), 0.01)  # explained by the floor
-    assert not contradicts(share(2000, 2000), share(1000, 1000), 0.01)
-    assert not contradicts(share(3, 100), share(0, 20), 0.01)  # not beyond chance
+    def against(ratio, *floors, by_ratio=False):
+        return contradicts(ratio, floors, 0.01, by_ratio=by_ratio)
+
+    assert against(share(40, 2000), share(0, 1000))
+    assert not against(share(15, 2000), share(0, 1000))  # below the limit
+    assert not against(share(40, 2000), share(20, 1000))  # explained by the floor
+    assert not against(share(2000, 2000), share(1000, 1000))
+    assert not against(share(3, 100), share(0, 20))  # not beyond chance
+    assert against(share(40, 2000), share(20, 1000), share(0, 1000))  # one floor does not explain
+    assert against(share(40, 2000), share(20, 1000), by_ratio=True)  # no control excuses so much
+    assert not against(share(25, 2000), share(20, 1000), by_ratio=True)
+    assert against(share(40, 2000))  # there is no control
 
 
 def test_the_rule_of_a_scan_is_that_of_its_controls():
@@ -191,3 +198,47 @@ def test_the_rule_of_a_scan_is_that_of_its_controls():
     cells = result.controls.holdout.cells
     own = [row for row in cells if (row.threshold, row.duplicate_rms) == (Fraction(1, 2), 5.0)]
     assert len(own) == 1 and own[0].count <= result.controls.holdout.copies.count
+
+
+def test_no_control_buys_a_pass():
+    """Twins of training images, or copies among the held-out images, raise a floor: no excuse."""
+    rng = np.random.default_rng(0)
+
+    def images(number):
+        return np.kron(rng.normal(128, 20, (number, 3, 8, 8)), np.ones((2, 2)))
+
+    def moved(originals, levels):
+        noise = rng.normal(0, levels, originals.shape)
+        return (originals + noise).clip(0, 255).round().astype(np.uint8)
+
+    originals = images(300)
+    fresh = images(950).clip(0, 255).astype(np.uint8)
+    config = ScanConfig(fail_above=0.01, without=("recall",))
+
+    twins = np.concatenate([moved(originals, 0), moved(originals[:30], 11)])
+    near = np.concatenate([moved(np.tile(originals[:30], (4, 1, 1, 1)), 10.5), fresh])
+    assert scan(near, twins, config=config).conclusion.verdict == "INCONCLUSIVE"
+
+    held_out = moved(images(600), 0)
+    held_out[:60] = moved(originals[:60], 8.6)
+    far = np.concatenate([moved(originals[:50], 12), fresh])
+    found = scan(far, moved(originals, 0), holdout=held_out, config=config)
+    assert found.conclusion.verdict == "INCONCLUSIVE"
+
+
+def test_a_low_confidence_does_not_call_two_like_sets_different():
+    train, holdout = smooth_images(60, 8, seed=1), smooth_images(60, 8, seed=2)
+    config = ScanConfig(rule=Rule(confidence=0.5), without=("recall", "label_test", "copying"))
+    found = scan(train[:5], train, holdout=holdout, config=config)
+    assert found.diagnostics.blind_baseline.confidence == 0.95
+
+
+def test_a_label_test_that_was_asked_for_and_did_not_run_is_no_pass():
+    train, made = smooth_images(100, 8, seed=1), smooth_images(500, 8, seed=2)
+    config = ScanConfig(fail_above=0.01, fail_on=("label_test",), without=("recall",))
+    found = scan(made, train, config=config).conclusion
+    assert found.verdict == "INCONCLUSIVE"
+    assert "could not" in found.headline and "no held-out images" in found.reasons[-1].text
+    bright = np.clip(smooth_images(100, 8, seed=3) * 0.5, 0, 255).astype(np.uint8)
+    found = scan(made, train, holdout=named(bright, "holdout"), config=config).conclusion
+    assert found.verdict == "INCONCLUSIVE" and "differ by themselves" in found.reasons[-1].text

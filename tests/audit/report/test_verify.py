@@ -120,6 +120,29 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def _raise_floor(report: dict[str, Any]) -> None:
+    """Give every copy an excuse, but only where the gate looks."""
+    floor = report["controls"]["leave_one_out"]["copies"]
+    floor.update(count=floor["total"], ratio=1.0, high=1.0)
+
+
+FORGED_CONTROLS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "floor": _raise_floor,
+    "number": lambda report: report["controls"].update(num_holdout=7),
+    "dense": lambda report: report["controls"].update(is_dense=True),
+    "cells": lambda report: report["controls"]["leave_one_out"]["cells"].pop(),
+    "near": lambda report: report["controls"]["leave_one_out"].update(num_near=5),
+}
+
+
+@pytest.mark.parametrize("name", FORGED_CONTROLS)
+def test_controls_that_contradict_each_other_are_noticed(folder: Path, name: str):
+    forge(folder, FORGED_CONTROLS[name])
+    assert any(check in failed(folder) for check in ("controls", "ratios and verdict"))
+    if name != "cells":  # there, nothing can be computed
+        assert "controls" in failed(folder)
+
+
 @pytest.mark.parametrize("name", FORGED)
 def test_whatever_follows_from_the_matches_is_computed_again(folder: Path, name: str):
     forge(folder, FORGED[name])
