@@ -126,12 +126,12 @@ def conclude(
         reasons += _explained(findings, controls)
         reasons += _about_denoising(denoising)
     else:
-        reasons += _about_floor(decision, controls)
+        reasons += _about_floor(decision, controls, diagnostics)
         untrusted = _about_holdout(decision, controls, diagnostics)
         if untrusted:
             verdict, reasons = "INCONCLUSIVE", untrusted
         failing = []
-        if "label_test" in fail_on or controls.is_dense:
+        if "label_test" in fail_on:
             failing += _about_label_test(decision, diagnostics)
         if "worst_class" in fail_on:
             failing += _about_classes(diagnostics, "FAIL")
@@ -163,18 +163,20 @@ def conclude(
     )
 
 
-def _about_floor(decision: Decision, controls: Controls) -> list[Reason]:
+def _about_floor(decision: Decision, controls: Controls, diagnostics: Diagnostics) -> list[Reason]:
     """Why a ratio above the limit does not fail."""
     if not decision.is_explained:
         return []
     limit = f"{percent(decision.limit)} %"
     if controls.is_dense:
+        test = diagnostics.label_test
+        found = "" if test is None else f" ({p_text(test.p)})"
         return [
             Reason(
                 "dense",
                 "Training images and held-out images lie within the duplicate radius of other "
                 "training images by themselves, so this rule cannot tell a copy from a new image "
-                "here; only the label test can.",
+                f"here; only the label test can{found}.",
             )
         ]
     floor = decision.floor

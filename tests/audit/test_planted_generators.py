@@ -393,7 +393,7 @@ def test_new_images_rarely_lose_their_pass_and_are_rarely_said_to_be_memorized(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["templates", "lit templates", "flat"])
-def test_dense_data_fails_no_more_often_than_the_label_test_may(kind: str):
+def test_dense_data_never_fails_nor_passes(kind: str):
     rng = np.random.default_rng(6)
     verdicts = Counter[str]()
     for _ in range(60):
@@ -401,4 +401,4 @@ def test_dense_data_fails_no_more_often_than_the_label_test_may(kind: str):
         result = judge(made, train, holdout, without=("recall", "blind_baseline"))
         verdicts[str(result.verdict)] += 1
     print(kind, dict(verdicts))
-    assert not verdicts["PASS"] and at_most(verdicts["FAIL"], 60, 0.05)
+    assert verdicts == {"INCONCLUSIVE": 60}

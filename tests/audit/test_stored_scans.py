@@ -68,7 +68,8 @@ SCANS = {
     "given_one_class": "made --data classes --label b,c --size 30 --subset random --subset-seed 3",
     "given_balanced": "made --data classes --size 24 --balanced",
     "given_gray": "gray_mixed.npz --data gray.npz",
-    "given_gate_fail": "mixed.npz --data color.npz --holdout held.npz --fail-above 0.1",
+    "given_gate_fail": "mixed.npz --data color.npz --holdout held.npz --fail-above 0.1 "
+    "--fail-on label-test",
     "given_gate_pass": "fresh.npz --data color.npz --fail-above 0.1",
     "given_gate_inconclusive": "mixed.npz --data color.npz --fail-above 0.5 --confidence 0.99",
     "given_flips": "mixed.npz --data color.npz --flips --holdout held.npz",

@@ -7,6 +7,9 @@ from fractions import Fraction
 from memaudit.audit.memorization.matches import THRESHOLDS, Matches
 from memaudit.audit.statistics.intervals import Proportion
 
+NUM_ROWS = len(THRESHOLDS) + 1
+"""Rows of the table, for whose number the tests are corrected: along a row, nearly the same images
+are counted."""
 MOST_EXCUSED = 0.01
 """Largest floor of a count by distance ratio that may keep a PASS. CIFAR-10 and MNIST have at most
 0.2 % at any threshold and radius of the table."""
@@ -94,10 +97,10 @@ def _exceeds(ratio: Proportion, floor: Proportion, limit: float) -> bool:
         return False
     if (ratio.ratio - floor.ratio) / (1 - floor.ratio) <= limit:
         return False
-    return is_above_floor(ratio, floor)
+    return is_above_floor(ratio, floor, num_tests=NUM_ROWS)
 
 
-def is_above_floor(ratio: Proportion, floor: Proportion) -> bool:
+def is_above_floor(ratio: Proportion, floor: Proportion, *, num_tests: int = 1) -> bool:
     """Whether a share of copies is above its floor by more than chance, at level α.
 
     Fisher's exact one-sided test: P(X ≥ k) ≤ α, where X of the n generated images would be counted
@@ -106,6 +109,7 @@ def is_above_floor(ratio: Proportion, floor: Proportion) -> bool:
     Args:
         ratio: share of the generated images, k of n.
         floor: share of images that cannot be copies, c of m.
+        num_tests: number of tests made, which α is divided by.
 
     Examples:
         >>> from memaudit.audit.statistics.intervals import clopper_pearson
@@ -117,4 +121,4 @@ def is_above_floor(ratio: Proportion, floor: Proportion) -> bool:
 
     copies, images = ratio.count + floor.count, ratio.total + floor.total
     p = float(hypergeom.sf(ratio.count - 1, images, copies, ratio.total))
-    return p <= 1 - ratio.confidence
+    return p <= (1 - ratio.confidence) / num_tests
