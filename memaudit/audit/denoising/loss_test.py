@@ -41,6 +41,11 @@ MAX_LINEAR = 2.0
 This finds weights that were never trained: an untrained EDM network shrinks to the mean."""
 VISIBLE_SIGMA = 1.0
 """Noise level up to which an image shows through its noise."""
+LEARNABLE = 0.8
+"""Where a linear filter loses less than this part of what shrinking to the mean does, there is
+something to learn."""
+NOTHING_LEARNED = 0.98
+"""A model whose loss is a larger part of it at all of these levels has learned nothing of use."""
 FLAT_SHARE = 0.1
 """Share of the loss of shrinking that is allowed besides, for images that a filter nearly knows."""
 
@@ -232,6 +237,13 @@ def _judge(
             "about memorization."
         )
         return False, message, causes
+    if _has_learned_nothing(levels):
+        message = (
+            "The checkpoint does not denoise: at no noise level is its loss on the training images "
+            "lower than that of shrinking to their mean, which needs no training. That it "
+            "generates no copies says nothing about memorization."
+        )
+        return False, message, UNTRAINED
     if noise_range.problem:
         message = f"The checkpoint denoises as configured, but {noise_range.problem}."
         return True, message, ()
@@ -241,6 +253,18 @@ def _judge(
         f"{noise_range.used_min:g} to {noise_range.used_max:g}."
     )
     return True, message, ()
+
+
+def _has_learned_nothing(levels: tuple[DenoisingLevel, ...]) -> bool:
+    """Whether shrinking to the mean is as good wherever a linear filter is clearly better."""
+    learnable = [
+        level
+        for level in levels
+        if level.sigma <= VISIBLE_SIGMA and level.linear_loss < LEARNABLE * level.shrink_loss
+    ]
+    return bool(learnable) and all(
+        level.loss > NOTHING_LEARNED * level.shrink_loss for level in learnable
+    )
 
 
 def _times(ratio: float) -> str:

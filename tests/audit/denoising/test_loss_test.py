@@ -153,6 +153,18 @@ def test_a_shrinking_denoiser_that_sees_through_nothing_does_not_pass():
     assert "linear filter" in found.message and "never trained" in found.causes[0]
 
 
+def test_shrinking_does_not_pass_where_a_filter_is_only_somewhat_better():
+    """As a hardly trained model of noisy images: within what is allowed at every single level."""
+    rng = np.random.default_rng(0)
+    noisy = np.clip(TRAIN.images / 2.0 + rng.normal(64, 30, TRAIN.images.shape), 0, 255)
+    data = ImageSet.from_array(noisy.astype(np.uint8))
+    found = check_denoising(shrink_to_mean(data), data)
+    assert all(level.loss <= level.allowed for level in found.levels)
+    assert any(level.linear_loss < 0.8 * level.shrink_loss for level in found.levels)
+    assert not found.denoises and "at no noise level" in found.message
+    assert check_denoising(ClosedFormOptimum(data.images), data).denoises
+
+
 def test_white_noise_leaves_nothing_to_learn_so_that_shrinking_is_enough():
     noise = np.random.default_rng(0).integers(0, 256, (60, 3, 8, 8), np.uint8)
     data = ImageSet.from_array(noise)
