@@ -288,7 +288,7 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
     if len(data) < 2:
         raise DataError(
             f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbor, "
-            "so at least 2 are required."
+            "and a control more than one image, so at least 2 are required."
         )
 
 
