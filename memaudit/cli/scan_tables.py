@@ -97,10 +97,11 @@ def _shares(result: "ScanResult") -> Table:
     rows, end = share_rows(result)
     limit = result.config.fail_above
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("share")
+    table.add_column("share", no_wrap=True)
     table.add_column("images", justify="right")
-    table.add_column("", justify="right")
-    table.add_column(f"0 to {percent(end)}" + ("" if limit is None else ", ! limit"))
+    table.add_column("", justify="right", no_wrap=True)
+    axis = f"0 to {percent(end)}" + ("" if limit is None else ", ! limit")
+    table.add_column(axis, no_wrap=True)
     table.add_column(f"{level_text(result.ratios.copies.confidence)} interval", justify="right")
     for row in rows:
         table.add_row(

@@ -450,7 +450,9 @@ def _row(look: Look, num_samples: int) -> Row:
 
 
 def _interval(share: Estimate) -> str:
-    return f"{percent(share.low)} % to {percent(share.high)} %"
+    # Labelings alone allow more than all of the images to be too near, or fewer than none.
+    low, high = (min(max(end, -1.0), 1.0) for end in (share.low, share.high))
+    return f"{percent(low)} % to {percent(high)} %"
 
 
 def _remarks(result: LabelTest, page: PageContext) -> str:

@@ -73,13 +73,17 @@ def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
         return ShareRow(label, share.total, share.ratio, share.low, share.high)
 
     rows = [_row_of_copies(result)]
-    floors = (result.controls.holdout, result.controls.leave_one_out)
-    rows += [row(f"floor, {floor.control}", floor.copies) for floor in floors if floor is not None]
+    for name, floor in (
+        ("held-out", result.controls.holdout),
+        ("leave-one-out", result.controls.leave_one_out),
+    ):
+        if floor is not None:
+            rows.append(row(f"floor, {name}", floor.copies))
     holdout = result.diagnostics.holdout
     # A PASS is about the limit alone: beside it, a two-sided interval would seem to contradict it.
     if result.verdict != "PASS" and holdout is not None and holdout.excess is not None:
         excess = holdout.excess
-        rows.append(ShareRow("excess over held-out", None, excess.value, excess.low, excess.high))
+        rows.append(ShareRow("excess", None, excess.value, excess.low, excess.high))
     limit = result.config.fail_above or 0.0
     return tuple(rows), max(1.25 * limit, *(row.high for row in rows), 1e-9)
 
