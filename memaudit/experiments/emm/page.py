@@ -166,14 +166,14 @@ def describe_interval(estimate: EMMEstimate) -> str:
     sampling = f"{estimate.sampling_low:,.0f} to {estimate.sampling_high:,.0f}"
     if estimate.low is None or estimate.high is None:
         return (
-            "There is no interval of EMM, because one training per size does not show how much "
-            "another choice of images and another training change the ratio. For these very "
-            f"trainings, the generated images leave {sampling} open."
+            "There is no interval for EMM, because one training per size does not show how much "
+            "another choice of images and another training change the ratio. For the "
+            f"trainings that were run, the generated images leave {sampling} open."
         )
     return (
         f"{level} interval {estimate.low:,.0f} to {estimate.high:,.0f}, from "
-        f"{estimate.replicates} trainings per size with other images and seeds (of these very "
-        f"trainings, by their generated images alone: {sampling})."
+        f"{estimate.replicates} trainings per size with other images and seeds (by the "
+        f"generated images of these trainings alone: {sampling})."
     )
 
 

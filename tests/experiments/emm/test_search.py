@@ -278,7 +278,7 @@ def test_the_files_hold_the_curve_and_the_answer(reports: Path, tmp_path: Path):
     text = page.read_text()
     assert f"memorizes {found.estimate.emm:,.0f} training images" in text
     assert "http" not in text.replace('http-equiv="Content', "")
-    assert "There is no interval of EMM" in text and "95 % interval" not in text
+    assert "There is no interval for EMM" in text and "95 % interval" not in text
     content = json.loads((tmp_path / "out" / "emm.json").read_text())
     assert content["low"] is None and content["sampling_low"] < content["emm"]
     assert content["schema"] == "memaudit.emm/2" and content["emm"] == found.estimate.emm
