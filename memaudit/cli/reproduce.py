@@ -108,12 +108,14 @@ def reproduce(
     config = from_options(RunConfig, options, device=choose_device(device))
     if name is None:
         whole = PointSelection(replicates=selection.replicates, rule=selection.rule)
-        _list_recipes([r.for_laptop() if is_laptop else r for r in RECIPES], whole, config)
+        recipes = [r.for_laptop() if is_laptop else r for r in RECIPES]
+        _list_recipes(recipes, whole, config, is_laptop=is_laptop)
         return
 
     recipe = find_recipe(name)
     if dry_run:
-        _list_recipes([recipe.for_laptop() if is_laptop else recipe], selection, config)
+        recipes = [recipe.for_laptop() if is_laptop else recipe]
+        _list_recipes(recipes, selection, config, is_laptop=is_laptop)
         return
     if data_path is None or out is None:
         raise ConfigError("Training needs images and a folder: give --data and --out.")
@@ -149,7 +151,7 @@ def reproduce(
 
 
 def _list_recipes(
-    recipes: "Sequence[Recipe]", selection: PointSelection, config: RunConfig
+    recipes: "Sequence[Recipe]", selection: PointSelection, config: RunConfig, *, is_laptop: bool
 ) -> None:
     """Show recipes with the cost of the chosen trainings and their scans."""
     import numpy as np
@@ -188,11 +190,12 @@ def _list_recipes(
             _two_digits(throughput.seconds(cost) / 3600),
         )
     out.print(table)
+    cheaper = "" if is_laptop else ", or run a recipe at a fraction of its cost with --laptop"
     say(
         "Hours are for one device, at the speed of the base network here: "
         f"{format_flops(throughput.training)}/s in training, "
         f"{format_flops(throughput.sampling)}/s in sampling. Choose points with --value, --size "
-        "and --resolution, or run a recipe at a fraction of its cost with --laptop."
+        f"and --resolution{cheaper}."
     )
 
 
