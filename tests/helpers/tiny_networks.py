@@ -17,3 +17,17 @@ TINY: dict[str, Any] = {
 def tiny(class_name: str, **options: Any) -> Preconditioner:
     """A tiny network in evaluation mode."""
     return build_network({"class_name": class_name} | TINY | options).eval()
+
+
+SMALLEST = {
+    "class_name": "EDMPrecond",
+    "img_resolution": 8,
+    "img_channels": 3,
+    "label_dim": 0,
+    "model_type": "SongUNet",
+    "model_channels": 4,
+    "channel_mult": [1],
+    "num_blocks": 1,
+    "attn_resolutions": [],
+}
+"""Configuration of the smallest network that can be sampled, for tests of what is around it."""
