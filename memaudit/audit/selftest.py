@@ -57,7 +57,7 @@ class Control:
     tolerance: float
     """How far the truth may be from it."""
     measured: Proportion
-    """Images that are memorized by the distinct rule."""
+    """Images that count as copies, as in a scan."""
     passed: bool
     """Whether the interval and expected ± tolerance overlap."""
 
@@ -130,8 +130,8 @@ def selftest(
     index = NeighborIndex(images.images, device=config.execution.device)
 
     def control(name: str, made: np.ndarray, expected: float, tolerance: float) -> Control:
-        memorized = match_images(index, made, config.rule, progress=progress).memorized_distinct
-        measured = clopper_pearson(int(memorized.sum()), len(memorized), config.rule.confidence)
+        copies = match_images(index, made, config.rule, progress=progress).is_copy
+        measured = clopper_pearson(int(copies.sum()), len(copies), config.rule.confidence)
         passed = measured.low <= expected + tolerance and expected - tolerance <= measured.high
         return Control(name, expected, tolerance, measured, passed)
 
@@ -252,7 +252,7 @@ def _model_controls(
     planted = scan(mixed, images, holdout=holdout, config=judging, progress=progress)
     name = f"{num_planted:,} planted images"
     yield _verdict_control(name, planted, "FAIL", planted.verdict == "FAIL")
-    is_found = planted.matches.memorized_distinct & (planted.matches.squared_distance1 == 0)
+    is_found = planted.matches.is_copy & (planted.matches.squared_distance1 == 0)
     found = clopper_pearson(int(is_found[:num_planted].sum()), num_planted, config.rule.confidence)
     yield ModelControl(
         name="planted images found",

@@ -22,7 +22,8 @@ def memorization_ratio(
     """The share of generated images that copy a training image, with its exact interval.
 
     A generated image is a copy iff ‖x − NN1‖ < t·‖x − NN2‖, where NN2 is not a duplicate of NN1
-    (the distinct rule, decided in integers). `scan` tells more about the same images.
+    (the distinct rule, decided in integers), or if it is a duplicate of NN1 itself: what a scan
+    counts as `ratios.copies`. `scan` tells more about the same images.
 
     Args:
         generated: uint8 [M, C, H, W], an ImageSet, or a path that `open_images` opens; M ≥ 1.
@@ -49,5 +50,5 @@ def memorization_ratio(
     if not len(images):
         raise DataError(f"{images.source} holds no images. At least 1 generated image is needed.")
     matches = match_images(NeighborIndex(as_images(train).images), images.images, rule)
-    hits = matches.memorized_distinct
+    hits = matches.is_copy
     return clopper_pearson(int(hits.sum()), len(hits), rule.confidence)
