@@ -14,12 +14,15 @@ from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.statistics.forecast import Forecast, GateTest, about, forecast_stop
+from memaudit.audit.statistics.worst_class import judge_classes
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.progress import Progress
 
 REFRESH = 1.05
 """The stop is forecast anew after each copy, and when this many times as many images are judged."""
+BY_CLASS = 64
+"""Images after which the worst class is looked at, if it is part of the gate."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class _Judge:
         self._num_forecast = 0
         self._neighbors: list[DistinctNeighbors] = []
         self._num_judged = self._num_copies = 0
+        self._by_class = gate is not None and "worst_class" in config.fail_on
+        self._copies: list[np.ndarray] = []
+        self._classes: list[np.ndarray] = []
         self.num_decisive: int | None = None
         """Number of images after which the gate is certain; None while it is not."""
         self._look_ahead()
@@ -53,12 +59,21 @@ class _Judge:
         """Whether a gate waits for the verdict on every batch."""
         return self._gate is not None
 
-    def judge(self, images: np.ndarray) -> None:
-        """Judge further images, uint8 [B, C, H, W], in the order of sampling."""
+    def judge(self, images: np.ndarray, class_index: np.ndarray | None) -> None:
+        """Judge further images, in the order of sampling.
+
+        Args:
+            images: uint8 [B, C, H, W].
+            class_index: int64 [B], or None for a model without classes.
+        """
         found = match_images(self._index, images, self._config.rule)
         self._neighbors.append(found.neighbors)
         hits = found.is_copy
-        if self._gate is not None:
+        if self._gate is not None and self._by_class and class_index is not None:
+            self._copies.append(hits)
+            self._classes.append(class_index)
+            self.num_decisive = self._first_decided_by_class(self._gate)
+        elif self._gate is not None:
             position = first_decided(
                 hits,
                 (self._num_copies, self._num_judged),
@@ -71,6 +86,31 @@ class _Judge:
         self._num_copies += int(hits.sum())
         if hits.any() or self._num_judged >= REFRESH * self._num_forecast:
             self._look_ahead()
+
+    def _first_decided_by_class(self, gate: Gate) -> int | None:
+        """After how many images both the gate and the worst class are decided, or None.
+
+        Looked at after every BY_CLASS images, so that the result does not depend on the batch size.
+        """
+        copies, classes = np.concatenate(self._copies), np.concatenate(self._classes)
+        confidence = self._config.rule.confidence
+        next_look = (self._num_judged // BY_CLASS + 1) * BY_CLASS
+        for end in range(next_look, len(copies) + 1, BY_CLASS):
+            if end < self._config.min_samples:
+                continue
+            overall = decide(int(copies[:end].sum()), end, gate=gate, confidence=confidence)
+            worst = judge_classes(
+                copies[:end],
+                classes[:end],
+                limit=gate.fail_above,
+                confidence=confidence,
+                sequential=True,
+                floor=gate.floor,
+            )
+            passed = overall.verdict == worst.verdict == "PASS"
+            if passed or "FAIL" in (overall.verdict, worst.verdict):
+                return end
+        return None
 
     def matches(self) -> Matches:
         """The matches of all images judged, up to the decisive one."""
@@ -103,13 +143,15 @@ class _Judge:
             decision.evidence_below / decision.required,
         )
         text += f", {max(0.0, share):.0%} of the evidence needed"
+        if self._by_class:
+            return f"{text}, by all classes together"
         if self.likely_stop is None:
             return f"{text}, not likely to decide within {len(self._config.seeds):,} images"
         return f"{text}, likely to stop at about {about(self.likely_stop):,} images"
 
     def _look_ahead(self) -> None:
         """Forecast the stop of the gate from what was judged so far."""
-        if self._gate is None or self.num_decisive is not None:
+        if self._gate is None or self._by_class or self.num_decisive is not None:
             return
         self._num_forecast = self._num_judged
         decision = decide(
@@ -161,26 +203,32 @@ def sample_and_match(
         progress(task, done, total, judge.note() or note)
 
     batches: list[GeneratedBatch] = []
-    waiting: list[np.ndarray] = []
+    waiting: list[GeneratedBatch] = []
     for batch in chain(kept, _generate(checkpoint, config, class_weights, state, num_kept, noted)):
         batches.append(batch)
-        waiting.append(batch.images)
+        waiting.append(batch)
         is_last = sum(len(made.seeds) for made in batches) == len(config.seeds)
-        if judge.is_waiting or is_last or sum(map(len, waiting)) >= SEARCH_BATCH:
+        if judge.is_waiting or is_last or sum(len(made.seeds) for made in waiting) >= SEARCH_BATCH:
             clock.lap("sampling")
-            judge.judge(np.concatenate(waiting))
+            judge.judge(np.concatenate([made.images for made in waiting]), _classes(waiting))
             waiting.clear()
             clock.lap("search")
         if judge.num_decisive is not None:
             break
 
-    classes = [batch.class_index for batch in batches if batch.class_index is not None]
+    class_index = _classes(batches)
     return JudgedSamples(
         images=np.concatenate([batch.images for batch in batches])[: judge.num_decisive],
-        class_index=np.concatenate(classes)[: judge.num_decisive] if classes else None,
+        class_index=None if class_index is None else class_index[: judge.num_decisive],
         matches=judge.matches(),
         num_kept=num_kept if judge.num_decisive is None else min(num_kept, judge.num_decisive),
     )
+
+
+def _classes(batches: Sequence[GeneratedBatch]) -> np.ndarray | None:
+    """The class of each image, int64 [M], or None for a model without classes."""
+    classes = [batch.class_index for batch in batches if batch.class_index is not None]
+    return np.concatenate(classes) if classes else None
 
 
 def _generate(

@@ -1,6 +1,6 @@
 """Planted generators under a gate: verdict, count and floor are those that are known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report, read_report
 from memaudit.audit.report.verify import verify_report
+from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
@@ -336,3 +337,51 @@ def test_a_checkpoint_of_other_training_images_is_warned_of():
     message = "not those that the checkpoint says it was trained on (1,000 images of elsewhere"
     for text in (junit_xml(result), render_page(result, make_report(result))):
         assert message in text
+
+
+@dataclass
+class PlantedInOneClass(Planted):
+    """Copies in the second of four classes only."""
+
+    label_dim: int = 4
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        assert class_labels is not None
+        share = self.share
+        answers = []
+        for row, label in zip(x, class_labels.argmax(1).tolist(), strict=True):
+            self.share = share if label == 1 else 0.0
+            answers.append(self._answer(row))
+        self.share = share
+        return torch.stack(answers)
+
+
+LABELED = replace(TRAIN, labels=np.arange(len(TRAIN)) % 4)
+
+
+def scan_by_class(share: float, *, batch_size: int = 64, **options: Any) -> ScanResult:
+    model = replace(planted(TRAIN, share), network=PlantedInOneClass(TRAIN.images, share))  # type: ignore[arg-type]
+    holdout = image_set(2000, seed=7, source="held out")
+    settings = config(4000, fail_above=0.02, batch_size=batch_size, **options)
+    settings = replace(settings, without=("optimality", "label_test", "blind_baseline", "recall"))
+    return scan(model, LABELED, holdout=holdout, config=settings)
+
+
+def test_sampling_continues_until_every_class_passes_by_itself():
+    together = scan_by_class(0.0)
+    assert together.diagnostics.worst_class is not None
+    assert together.diagnostics.worst_class.verdict == "INCONCLUSIVE"
+    each = [scan_by_class(0.0, fail_on=("worst-class",), batch_size=size) for size in (17, 64)]
+    for result in each:
+        assert result.decision is not None and result.decision.verdict == "PASS"
+        assert result.diagnostics.worst_class is not None
+        assert result.diagnostics.worst_class.verdict == "PASS"
+        assert len(together.generated) < len(result.generated) < 4000
+    assert len(each[0].generated) == len(each[1].generated)
+
+
+def test_sampling_stops_as_soon_as_one_class_fails():
+    result = scan_by_class(0.1, fail_on=("worst-class",))
+    assert result.verdict == "FAIL" and len(result.generated) < 4000
+    assert result.diagnostics.worst_class is not None
+    assert result.diagnostics.worst_class.failing == (1,)

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
 from memaudit.audit.diagnostics.section import Block, Paragraph
 from memaudit.audit.memorization.findings import MIXTURE_SEQUENCE
-from memaudit.audit.statistics.worst_class import WorstClass, judge_worst_class
+from memaudit.audit.statistics.worst_class import WorstClass, judge_classes
 from memaudit.wording import counted, some
 
 
@@ -16,11 +14,9 @@ def _run(context: Context) -> WorstClass | None:
     if context.fail_above is None:
         return None
     assert context.class_index is not None
-    copies = context.matches.is_copy
-    classes, position = np.unique(context.class_index, return_inverse=True)
-    totals, hits = np.bincount(position), np.bincount(position[copies], minlength=len(classes))
-    return judge_worst_class(
-        dict(zip(classes.tolist(), zip(hits.tolist(), totals.tolist(), strict=True), strict=True)),
+    return judge_classes(
+        context.matches.is_copy,
+        context.class_index,
         limit=context.fail_above,
         confidence=context.matches.rule.confidence,
         sequential=context.findings.interval == MIXTURE_SEQUENCE,

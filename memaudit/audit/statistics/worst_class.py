@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from memaudit.audit.statistics.gate import Decision, FloorCount, exact_decision, sequential_decision
 
 
@@ -33,6 +35,33 @@ class WorstClass:
     reaches `required_below`."""
     required_below: float
     """ln(1/α)."""
+
+
+def judge_classes(
+    copies: np.ndarray,
+    class_index: np.ndarray,
+    *,
+    limit: float,
+    confidence: float = 0.95,
+    sequential: bool,
+    floor: FloorCount | None = None,
+) -> WorstClass:
+    """`judge_worst_class` of the classes that images were generated for.
+
+    Args:
+        copies: whether each image is a copy, bool [M], M ≥ 1.
+        class_index: the class of each image, int64 [M].
+        limit, confidence, sequential, floor: as in `judge_worst_class`.
+    """
+    classes, position = np.unique(class_index, return_inverse=True)
+    totals, hits = np.bincount(position), np.bincount(position[copies], minlength=len(classes))
+    return judge_worst_class(
+        dict(zip(classes.tolist(), zip(hits.tolist(), totals.tolist(), strict=True), strict=True)),
+        limit=limit,
+        confidence=confidence,
+        sequential=sequential,
+        floor=floor,
+    )
 
 
 def judge_worst_class(
