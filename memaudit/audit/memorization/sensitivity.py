@@ -11,8 +11,8 @@ NUM_ROWS = len(THRESHOLDS) + 1
 """Rows of the table, for whose number the tests are corrected: along a row, nearly the same images
 are counted."""
 MOST_EXCUSED = 0.01
-"""Largest floor of a count by distance ratio that may keep a PASS. CIFAR-10 and MNIST have at most
-0.2 % at any threshold and radius of the table."""
+"""Largest floor of a count by distance ratio that may keep a PASS. CIFAR-10, with 50,000 training
+images, has 0.76 % at a threshold of 1/2, and less at lower ones."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def contradicts(
     the limit, and a floor as high as the share would be seen with a chance of at most α (Fisher's
     exact one-sided test). Whoever raises one control has to raise the other, too.
 
-    It also does if it is certainly above the limit and there is no control, or a control has to
-    excuse more than ordinary data needs: near-duplicates planted in the training set or among the
+    It also does if it is certainly above the limit and there is no control, or the floor of one is
+    certainly higher than in ordinary data: near-duplicates planted in the training set or among the
     held-out images would buy a PASS.
 
     Args:
@@ -85,7 +85,7 @@ def contradicts(
         by_ratio: whether the distance ratio is counted, not every image within a radius.
     """
     if ratio.low > limit and (
-        not floors or (by_ratio and max(floor.ratio for floor in floors) > MOST_EXCUSED)
+        not floors or (by_ratio and max(floor.low for floor in floors) > MOST_EXCUSED)
     ):
         return True
     return any(_exceeds(ratio, floor, limit) for floor in floors)
