@@ -2,6 +2,7 @@
 
 from xml.etree import ElementTree
 
+from memaudit.audit.report.charts import share_rows
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import Proportion
@@ -78,7 +79,9 @@ def markdown_summary(result: Scanned) -> str:
 def text_summary(result: Scanned) -> str:
     """What a scan found, in a few lines of plain text."""
     lines = [f"{headline(result)}.", *result.conclusion.sentences]
-    lines.append(f"Copies: {result.ratios.copies}. {_floors(result)}".rstrip())
+    ratio, shown = result.ratios.copies, share_rows(result)[0][0]
+    copies = f"{ratio.count:,} of {ratio.total:,}, {percent(ratio.ratio)} % ({shown.interval})"
+    lines.append(f"Copies: {copies}. {_floors(result)}".rstrip())
     lines.append(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
     lines += result.controls.notes(result.config.rule.duplicate_rms)
     for _, diagnostic, found in result.diagnostics.results():
@@ -110,6 +113,12 @@ def _facts(result: Scanned) -> dict[str, str]:
     if conclusion.choices:
         facts["not the defaults"] = "; ".join(conclusion.choices)
     facts |= {name: _share(getattr(result.ratios, field)) for field, name in RATIO_NAMES.items()}
+    if result.decision is not None:
+        # Beside a one-sided verdict, a two-sided interval would seem to contradict it.
+        ratio, shown = result.ratios.copies, share_rows(result)[0][0]
+        facts[RATIO_NAMES["copies"]] = (
+            f"{percent(ratio.ratio)} % [{shown.interval}] ({ratio.count:,} of {ratio.total:,})"
+        )
     for floor in (result.controls.holdout, result.controls.leave_one_out):
         if floor is not None:
             facts[f"floor, {floor.control}"] = _share(floor.copies)
