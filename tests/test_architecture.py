@@ -86,7 +86,7 @@ FLOORS = (
     {"result"},
     {"report"},
     {"scanned"},
-    {"verdict"},
+    {"choices", "verdict"},
     {"sampling", "diagnostics"},
     {"config", "denoising", "environment", "scan_state", "source"},
     {"memorization"},

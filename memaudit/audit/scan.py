@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.noise_range import check_noise_range
@@ -40,7 +41,7 @@ from memaudit.audit.source import (
 )
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.floor_power import gate_power_text
-from memaudit.audit.verdict import choices_of, conclude
+from memaudit.audit.verdict import conclude
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
@@ -167,7 +168,7 @@ def scan(
     if config.fail_above is not None:
         floor = controls.in_gate
         gate = Gate(config.fail_above, isinstance(source, Checkpoint), floor)
-        if not controls.is_dense:
+        if floor.total:
             tell(
                 gate_power_text(
                     config.fail_above,
@@ -177,6 +178,8 @@ def scan(
                     floor.control,
                 )
             )
+        elif not controls.is_dense:
+            tell(f"Nothing can FAIL by the count: {controls.missing}.")
     clock.lap("controls")
 
     if isinstance(source, ImageSet):
@@ -249,7 +252,9 @@ def scan(
         flips=index.flips,
         exact=index.exact,
         fail_on=config.fail_on,
-        choices=choices_of(config, described, data),
+        choices=choices_of(
+            config, described, data, given=source if isinstance(source, ImageSet) else None
+        ),
     )
     return ScanResult(
         source=described,

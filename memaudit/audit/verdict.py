@@ -1,4 +1,4 @@
-"""The verdict, and what it is about: what was counted, what speaks against it, what was chosen.
+"""The verdict, and what it is about: what was counted, and what speaks against it.
 
 The gate decides on a count of near-exact copies (statistics/gate.py). Here stands what else a
 verdict needs: a PASS must be the same at every threshold and radius, and evidence of memorization
@@ -9,7 +9,6 @@ from a report.
 from dataclasses import dataclass
 from typing import Literal
 
-from memaudit.audit.config import ScanConfig
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import Controls
@@ -19,13 +18,12 @@ from memaudit.audit.memorization.sensitivity import is_above_floor
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.forecast import GateTest, advice
 from memaudit.audit.statistics.gate import Decision
-from memaudit.data.images import ImageSet
-from memaudit.models.sampler_config import SamplerConfig
-from memaudit.options import config_fields
-from memaudit.wording import counted, p_text, percent, ranges, short, some
+from memaudit.wording import counted, p_text, percent, some
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-ReasonKind = Literal["undecided", "floor", "dense", "rule", "denoising", "label test", "class"]
+ReasonKind = Literal[
+    "undecided", "floor", "dense", "radius", "threshold", "denoising", "label test", "class"
+]
 WHOSE = {
     "held-out images": "images that the model never saw",
     "leave-one-out": "training images, each judged among the others",
@@ -139,13 +137,15 @@ def conclude(
             verdict, reasons = "FAIL", [*failing, *reasons]
         elif verdict == "PASS":
             reasons += _about_rules(findings, rule)
-            reasons += _about_denoising(denoising)
             if "label_test" in fail_on:
                 reasons += _about_no_label_test(diagnostics)
             if "worst_class" in fail_on:
                 reasons += _about_classes(diagnostics, "INCONCLUSIVE")
-            if reasons:
-                verdict = "INCONCLUSIVE"
+        if verdict != "FAIL":
+            # Whatever was counted: more samples of such a model would show no more.
+            reasons = [*_about_denoising(denoising), *reasons]
+        if verdict == "PASS" and reasons:
+            verdict = "INCONCLUSIVE"
         if verdict == "INCONCLUSIVE" and not reasons:
             reasons.append(Reason("undecided", _undecided(decision)))
     maker = "model" if source.kind == "checkpoint" else "generator"
@@ -182,11 +182,7 @@ def _about_floor(decision: Decision, controls: Controls, diagnostics: Diagnostic
     floor = decision.floor
     if floor is None or not floor.total:
         return [
-            Reason(
-                "floor",
-                f"More than {limit} are counted as copies, but there is no control: nothing says "
-                "how many images would be counted without any copying.",
-            )
+            Reason("floor", f"More than {limit} are counted as copies, but {controls.missing}.")
         ]
     return [
         Reason(
@@ -308,10 +304,11 @@ def _about_rules(findings: Findings, rule: Rule) -> list[Reason]:
     at_other_radius = any(row.threshold in (None, rule.threshold) for row in against)
     most = sorted(against, key=lambda row: -row.ratio.count)[:NAMED_RULES]
     shares = [f"{percent(row.ratio.ratio)} % by {row.rule}" for row in most]
+    kind: ReasonKind = "radius" if at_other_radius else "threshold"
     return [
         Reason(
-            "rule",
-            f"The count depends on the {'radius' if at_other_radius else 'threshold'}: it is above "
+            kind,
+            f"The count depends on the {kind}: it is above "
             "the limit, by more than a control may excuse, by "
             f"{len(against)} of the {len(findings.sensitivity)} rules in the table of thresholds "
             f"and radii ({'; '.join(shares)}).",
@@ -366,13 +363,12 @@ def _headline(
         "undecided": f"whether more than {limit} are copies was not decided",
         "floor": "the floor explains the copies counted",
         "dense": "the rule cannot tell copies from new images in this data",
-        "rule": "the count depends on the rule",
+        "radius": "the count depends on the radius",
+        "threshold": "the count depends on the threshold",
         "denoising": "the model does not denoise these images as it is run",
         "label test": "the label test, which was to judge as well, could not",
         "class": "not every class is shown to be below the limit",
     }[reasons[0].kind]
-    if "depends on the radius" in reasons[0].text:
-        why = "the count depends on the radius"
     text = f"INCONCLUSIVE: {why}"
     return f"{text}; there is evidence of memorization" if has_evidence else text
 
@@ -441,8 +437,10 @@ def _advice(
         return "Give held-out images, which the model never saw: they can tell a floor from copies."
     if "floor" in kinds:
         return "Look at the pairs. More held-out images make the floor, and so the gate, sharper."
-    if "rule" in kinds:
+    if kinds & {"radius", "threshold"}:
         return "Look at the pairs, and at near-duplicates among the training images."
+    if kinds == {"class"}:
+        return "Give more samples: every class has to be shown below the limit by itself."
     if kinds == {"undecided"}:
         is_sequential = decision.method == "sequential"
         text = advice(
@@ -450,54 +448,3 @@ def _advice(
         )
         return f"{text} Give more samples." if is_sequential else text
     return ""
-
-
-# ------------------------------------------------------------------------------------------------
-# Choices
-
-
-def choices_of(config: ScanConfig, source: Source, data: ImageSet) -> tuple[str, ...]:
-    """Everything that bears on the verdict and was not left at its default."""
-    return tuple([*_of_rule(config), *_of_data(source, data), *_of_sampling(config, source)])
-
-
-def _of_rule(config: ScanConfig) -> list[str]:
-    default = Rule()
-    found = []
-    if config.rule.threshold != default.threshold:
-        found.append(f"threshold {config.rule.threshold} instead of {default.threshold}")
-    if config.rule.duplicate_rms != default.duplicate_rms:
-        radius, usual = config.rule.duplicate_rms, default.duplicate_rms
-        found.append(f"duplicate radius {radius:g} instead of {usual:g} gray levels")
-    if config.rule.confidence != default.confidence:
-        found.append(f"confidence {config.rule.confidence:g} instead of {default.confidence:g}")
-    if config.without:
-        left_out = ", ".join(name.replace("_", "-") for name in config.without)
-        found.append(f"without {left_out}")
-    return found
-
-
-def _of_data(source: Source, data: ImageSet) -> list[str]:
-    if data.indices is None or (source.model is not None and source.model.trained_on_data):
-        return []
-    return [f"only a part of the training images was searched: {len(data):,} of {data.source}"]
-
-
-def _of_sampling(config: ScanConfig, source: Source) -> list[str]:
-    if source.kind == "images":
-        return []
-    found = []
-    first = config.seeds[0]
-    if list(config.seeds) != list(range(first, first + len(config.seeds))):
-        found.append(f"seeds were chosen: {short(ranges(config.seeds), 60)}")
-    elif first:
-        found.append(f"seeds begin at {first:,}")
-    if config.class_index is not None:
-        found.append(f"one class only: {config.class_index}")
-    for name, field in config_fields(SamplerConfig).items():
-        value = getattr(config.sampler, name)
-        if value != field.default:
-            found.append(f"{field.flag.lstrip('-')} {value}")
-    if config.min_samples < ScanConfig.min_samples:
-        found.append(f"first look of the gate after {config.min_samples} images")
-    return found

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.images import smooth_images
 
+from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.findings import Gate, summarize_matches
 from memaudit.audit.neighbors.encoder import open_encoder
@@ -16,7 +17,7 @@ from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.source import ModelFacts, Source, optimum_of
-from memaudit.audit.verdict import choices_of, conclude
+from memaudit.audit.verdict import conclude
 from memaudit.data.images import ImageSet
 
 

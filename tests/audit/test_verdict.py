@@ -5,17 +5,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers.images import smooth_images
 
 from memaudit import scan
+from memaudit.audit.choices import choices_of
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.gate import FloorCount, exact_decision, sequential_decision
+from memaudit.audit.statistics.one_sided import upper_end
 from memaudit.audit.statistics.worst_class import WorstClass
-from memaudit.audit.verdict import _about_classes, choices_of, conclude
+from memaudit.audit.verdict import _about_classes, conclude
+from memaudit.data.images import ImageSet
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
+from memaudit.wording import percent
 
 Make = Callable[..., ScanResult]
 
@@ -133,3 +141,60 @@ def test_the_part_that_the_checkpoint_names_is_no_choice(make_result: Make):
     assert result.source.model is not None
     confirmed = replace(result.source, model=replace(result.source.model, trained_on_data=True))
     assert "only a part" not in " ".join(choices_of(result.config, confirmed, part))
+
+
+def test_what_was_searched_and_judged_is_a_choice(make_result: Make):
+    result = make_result(copies=0, others=20)
+    config = replace(
+        result.config, index=IndexConfig(flips=True), fail_above=0.1, fail_on=("worst-class",)
+    )
+    given = ImageSet.from_array(result.generated)
+    part = given.take(np.arange(5))
+    said = choices_of(config, result.source, result.data, given=part)
+    assert said == (
+        "also fails on worst-class",
+        "mirror images searched as well",
+        "only a part of the generated images was judged: 5",
+    )
+    assert choices_of(result.config, result.source, result.data, given=given) == ()
+    by_class = ScanConfig(seeds=range(2**32), class_frequencies="data")  # too many to list
+    assert choices_of(by_class, result.source, result.data) == ("class frequencies of the data",)
+
+
+def test_more_samples_are_not_advised_for_a_model_that_does_not_denoise():
+    train = smooth_images(100, 8, seed=1)
+    data = ImageSet.from_array(train)
+    mean = float(train.mean() / 127.5 - 1)
+
+    class Blurs(ClosedFormOptimum):
+        def __call__(self, x, sigma, class_labels=None):  # type: ignore[no-untyped-def]
+            return torch.full_like(x, mean)
+
+    config = ScanConfig(seeds=range(64), fail_above=0.001, without=("optimality", "recall"))
+    result = scan(Blurs(train), data, config=config)
+    assert result.decision is not None and result.decision.verdict == "INCONCLUSIVE"
+    assert [reason.kind for reason in result.conclusion.reasons] == ["denoising"]
+    assert "does not denoise" in result.conclusion.headline and not result.conclusion.advice
+
+
+def test_held_out_images_that_are_all_set_apart_are_not_called_missing():
+    train = smooth_images(60, 8, seed=1)
+    near = np.clip(train.astype(int) + 3, 0, 255).astype(np.uint8)
+    told: list[str] = []
+    result = scan(
+        train[:20],
+        train,
+        holdout=near,
+        config=ScanConfig(fail_above=0.01, without=("recall", "label_test")),
+        tell=told.append,
+    )
+    expected = "each of the 60 held-out images lies within the duplicate radius"
+    assert expected in result.conclusion.reasons[0].text and expected in told[0]
+
+
+def test_no_summary_of_a_pass_gives_a_number_above_its_limit(make_result: Make):
+    result = make_result(copies=0, others=700, sampled=True, fail_above=0.01, size=4)
+    assert result.verdict == "PASS" and result.ratios.copies.high > 0.006
+    shown = f"at most {percent(upper_end(0, 700, sequential=True))} %"
+    assert f"Copies: 0 of 700, 0 % ({shown})" in result.summary()
+    assert f"0 % [{shown}] (0 of 700)" in junit_xml(result)

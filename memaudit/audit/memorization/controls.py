@@ -93,6 +93,18 @@ class Controls:
         data is dense, those that are left are not like the others, and leave-one-out is it."""
         return self.leave_one_out if self.holdout is None or self.is_dense else self.holdout
 
+    @property
+    def missing(self) -> str:
+        """Why the gate has no floor, if it has none: a clause."""
+        if self.num_holdout:
+            return (
+                f"each of the {self.num_holdout:,} held-out images lies within the duplicate "
+                "radius of a training image, so none is left as a control"
+            )
+        return (
+            "there is no control: nothing says how many images would be counted without any copying"
+        )
+
     def notes(self, duplicate_rms: float) -> tuple[str, ...]:
         """What a reader must know about the controls, one sentence each.
 

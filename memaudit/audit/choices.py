@@ -1,0 +1,90 @@
+"""What was chosen in a scan: everything that bears on the verdict and is not the default.
+
+A reader who was not there must be able to tell a plain audit from one that was set up to pass.
+"""
+
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.source import Source
+from memaudit.data.images import ImageSet
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.options import config_fields
+from memaudit.wording import ranges, short
+
+
+def choices_of(
+    config: ScanConfig, source: Source, data: ImageSet, *, given: ImageSet | None = None
+) -> tuple[str, ...]:
+    """Everything that bears on the verdict and was not left at its default.
+
+    Args:
+        config: of the scan.
+        source: what was audited.
+        data: the training images.
+        given: the images that were judged, where they were given.
+    """
+    found = [*_of_rule(config), *_of_search(config), *_of_data(source, data)]
+    if given is None:
+        found += _of_sampling(config)
+    elif given.indices is not None:
+        found.append(f"only a part of the generated images was judged: {len(given):,}")
+    return tuple(found)
+
+
+def _of_rule(config: ScanConfig) -> list[str]:
+    default = Rule()
+    found = []
+    if config.rule.threshold != default.threshold:
+        found.append(f"threshold {config.rule.threshold} instead of {default.threshold}")
+    if config.rule.duplicate_rms != default.duplicate_rms:
+        radius, usual = config.rule.duplicate_rms, default.duplicate_rms
+        found.append(f"duplicate radius {radius:g} instead of {usual:g} gray levels")
+    if config.rule.confidence != default.confidence:
+        found.append(f"confidence {config.rule.confidence:g} instead of {default.confidence:g}")
+    if config.fail_on:
+        found.append(f"also fails on {_listed(config.fail_on)}")
+    if config.without:
+        found.append(f"without {_listed(config.without)}")
+    return found
+
+
+def _of_search(config: ScanConfig) -> list[str]:
+    found = []
+    if config.index.features is not None:
+        found.append(f"features of {config.index.features} compared, not pixels")
+    if config.index.flips:
+        found.append("mirror images searched as well")
+    return found
+
+
+def _of_data(source: Source, data: ImageSet) -> list[str]:
+    if data.indices is None or (source.model is not None and source.model.trained_on_data):
+        return []
+    return [f"only a part of the training images was searched: {len(data):,} of {data.source}"]
+
+
+def _of_sampling(config: ScanConfig) -> list[str]:
+    found = []
+    first = config.seeds[0]
+    # Compared as they are, since a range may be too long to list.
+    in_order = range(first, first + len(config.seeds))
+    seeds = config.seeds if isinstance(config.seeds, range) else tuple(config.seeds)
+    if seeds != (in_order if isinstance(seeds, range) else tuple(in_order)):
+        found.append(f"seeds were chosen: {short(ranges(config.seeds), 60)}")
+    elif first:
+        found.append(f"seeds begin at {first:,}")
+    if config.class_index is not None:
+        found.append(f"one class only: {config.class_index}")
+    if config.class_frequencies != ScanConfig.class_frequencies:
+        found.append(f"class frequencies of the {config.class_frequencies}")
+    for name, field in config_fields(SamplerConfig).items():
+        value = getattr(config.sampler, name)
+        if value != field.default:
+            found.append(f"{field.flag.lstrip('-')} {value}")
+    if config.min_samples < ScanConfig.min_samples:
+        found.append(f"first look of the gate after {config.min_samples} images")
+    return found
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(name.replace("_", "-") for name in names)
