@@ -15,13 +15,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from memaudit.data.images import ImageSet
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.progress import Progress
+
+CacheDir = str | Path | Literal[False] | None
+"""The folder of a cache; None means `default_cache_dir`, and False that none is read or written."""
 
 _VERSION = 2
 """Raise this when the same files give other pixels, names or labels than before."""
@@ -83,27 +86,36 @@ class CacheEntry:
 
 
 def cache_entry(
-    cache_dir: str | Path | None,
+    cache_dir: CacheDir,
     path: Path,
     files: Mapping[str, os.stat_result],
     resolution: int | None,
-) -> CacheEntry:
-    """The entry of a source, whether or not it is in the cache.
+) -> CacheEntry | None:
+    """The entry of a source, whether or not it is in the cache; None if there is to be no cache.
 
     Args:
-        cache_dir: the folder of all entries; None means `default_cache_dir`.
+        cache_dir: the folder of all entries.
         path: the source.
         files: all files that decide its images.
         resolution: the resolution that the images are resized to, or None.
     """
+    root = cache_root(cache_dir)
+    if root is None:
+        return None
     place = hashlib.sha256(f"{path.resolve()}\n{resolution}".encode()).hexdigest()
     digest = hashlib.sha256(f"{_VERSION}\n".encode())
     for name, stat in sorted(files.items()):
         digest.update(
             f"{name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape")
         )
-    root = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     return CacheEntry(root / "images" / place[:32], digest.hexdigest())
+
+
+def cache_root(cache_dir: CacheDir) -> Path | None:
+    """The folder of a cache, or None if there is to be none."""
+    if cache_dir is False:
+        return None
+    return default_cache_dir() if cache_dir is None else Path(cache_dir)
 
 
 def default_cache_dir() -> Path:

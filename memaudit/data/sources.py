@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from memaudit.data.built_sets import manifest_files, restore_source_names
-from memaudit.data.cache import cache_entry
+from memaudit.data.cache import CacheDir, cache_entry
 from memaudit.data.images import ImageSet
 from memaudit.data.readers import arrays, cifar, image_files, mnist
 from memaudit.data.readers.lazy_images import Contents
@@ -36,7 +36,7 @@ def open_images(
     path: str | Path,
     *,
     resolution: int | None = None,
-    cache_dir: str | Path | None = None,
+    cache_dir: CacheDir = None,
     progress: Progress = silent,
 ) -> ImageSet:
     """Images in any of the forms in READERS, recognized by content and not by name.
@@ -60,7 +60,8 @@ def open_images(
         resolution: resize square images to resolution×resolution (Lanczos); by default images keep
             their size.
         cache_dir: the folder for decoded images; by default $MEMAUDIT_CACHE or the system's cache
-            folder. If it cannot be written, images stay in memory.
+            folder. If it cannot be written, images stay in memory. False reads and writes no cache:
+            the images are the source's, whatever lies in the cache.
         progress: told how many images are read.
 
     Returns:
@@ -77,7 +78,7 @@ def open_images(
         reader = _reader_for(path)
         files = reader.files(path)
         entry = cache_entry(cache_dir, path, {**files, **manifest_files(path)}, resolution)
-        if (cached := entry.load(str(path))) is not None:
+        if entry is not None and (cached := entry.load(str(path))) is not None:
             return cached
         contents = restore_source_names(reader.read(path, files, resolution), path)
         contents = replace(contents, source=str(path))
@@ -87,7 +88,8 @@ def open_images(
         raise DataError(
             f"{error.filename or path} cannot be read: {error.strerror or error}."
         ) from error
-    if contents.num_bytes >= MAPPED_FROM and not isinstance(contents.array, np.memmap):
+    is_large = contents.num_bytes >= MAPPED_FROM and not isinstance(contents.array, np.memmap)
+    if entry is not None and is_large:
         try:
             return entry.store(contents, progress)
         except OSError:
@@ -119,12 +121,16 @@ def _in_memory(contents: Contents, progress: Progress) -> ImageSet:
 
 
 def as_images(
-    images: str | Path | np.ndarray | ImageSet, *, progress: Progress = silent
+    images: str | Path | np.ndarray | ImageSet,
+    *,
+    cache_dir: CacheDir = None,
+    progress: Progress = silent,
 ) -> ImageSet:
     """Images given as a path, an array or an image set.
 
     Args:
         images: anything that `open_images` opens, or uint8 [N, C, H, W], or an ImageSet.
+        cache_dir: as for `open_images`.
         progress: told how far the decoding of images is.
 
     Raises:
@@ -134,7 +140,7 @@ def as_images(
     if isinstance(images, ImageSet):
         return images
     if isinstance(images, str | Path):
-        return open_images(images, progress=progress)
+        return open_images(images, cache_dir=cache_dir, progress=progress)
     array = np.asarray(images)
     if array.dtype == object:
         raise TypeError(

@@ -167,6 +167,20 @@ def test_a_large_array_is_kept_where_it_was_packed(
     np.testing.assert_array_equal(images.images, pixels)
 
 
+def test_without_a_cache_nothing_of_it_is_read_or_written(
+    folder: Path, cache_dir: Path, num_read: Callable[..., int]
+) -> None:
+    open_images(folder)
+    (file,) = (cache_dir / "images").glob("*/images.npy")
+    before = file.stat()
+    images = open_images(folder, cache_dir=False)
+    assert not isinstance(images.images, np.memmap)
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    file.unlink()
+    open_images(folder, cache_dir=False)
+    assert not file.exists()
+
+
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("MEMAUDIT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

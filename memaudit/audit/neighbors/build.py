@@ -1,7 +1,5 @@
 """The index that a configuration asks for, and the plain pixel index beside it."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -17,6 +15,7 @@ from memaudit.audit.neighbors.results import (
     SearchFacts,
     SearchStatistics,
 )
+from memaudit.data.cache import CacheDir
 from memaudit.data.images import ImageSet
 from memaudit.progress import Progress, silent
 
@@ -26,7 +25,7 @@ def build_index(
     config: IndexConfig | None = None,
     *,
     device: str | torch.device = "cpu",
-    cache_dir: str | Path | None = None,
+    cache_dir: CacheDir = None,
     progress: Progress = silent,
 ) -> ImageSearch:
     """Build the index of a training set, or open it from the cache.
@@ -35,7 +34,8 @@ def build_index(
         data: training images, N ≥ 1; may be memory-mapped.
         config: what to compare; None means pixels, as they are.
         device: "cpu", or "cuda" to search and encode on a GPU.
-        cache_dir: where pixel indices are kept; None means `default_cache_dir`.
+        cache_dir: where pixel indices are kept; None means `default_cache_dir`, False
+            nowhere.
         progress: told how many images are indexed.
 
     Raises:
@@ -72,7 +72,7 @@ def pixel_index(
     index: ImageSearch,
     data: ImageSet,
     *,
-    cache_dir: str | Path | None = None,
+    cache_dir: CacheDir = None,
     progress: Progress = silent,
 ) -> NeighborIndex:
     """The index of the training images' pixels as they are, where another one may be in use.
@@ -83,7 +83,8 @@ def pixel_index(
     Args:
         index: of `data`.
         data: training images.
-        cache_dir: where pixel indices are kept; None means `default_cache_dir`.
+        cache_dir: where pixel indices are kept; None means `default_cache_dir`, False
+            nowhere.
         progress: told how many images are indexed.
     """
     if isinstance(index, NeighborIndex):

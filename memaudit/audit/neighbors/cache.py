@@ -17,7 +17,7 @@ import torch
 
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.projection import Basis, ProjectedImages, Projection, projected_width
-from memaudit.data.cache import default_cache_dir
+from memaudit.data.cache import CacheDir, cache_root
 from memaudit.data.images import ImageSet
 from memaudit.files import atomic_write
 from memaudit.progress import Progress, silent
@@ -33,7 +33,7 @@ def open_index(
     *,
     device: str | torch.device = "cpu",
     flips: bool = False,
-    cache_dir: str | Path | None = None,
+    cache_dir: CacheDir = None,
     memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> NeighborIndex:
@@ -43,8 +43,8 @@ def open_index(
         data: training images, N ≥ 1; may be memory-mapped.
         device: "cpu", or "cuda" to search on a GPU.
         flips: whether a training image also counts as its mirror image.
-        cache_dir: where indices are kept; None means `default_cache_dir`. If it cannot be written,
-            the index is built every time.
+        cache_dir: where indices are kept; None means `default_cache_dir`, False nowhere. If it
+            cannot be written, the index is built every time.
         memory_limit: most bytes that the index may take. A limit shortens the projections, which
             makes searches slower but not less exact.
         progress: told how many images are indexed.
@@ -54,17 +54,19 @@ def open_index(
         ConfigError: the device is "cuda", but there is no GPU; or the index takes more memory than
             the limit.
     """
-    root = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    width = projected_width(len(data), data.images[:1].size, memory_limit)
-    path = root / "index" / f"{data.fingerprint}-{width}.npz"
-    projected = _load(path, data, torch.device(device))
+    root = cache_root(cache_dir)
+    path = projected = None
+    if root is not None:
+        width = projected_width(len(data), data.images[:1].size, memory_limit)
+        path = root / "index" / f"{data.fingerprint}-{width}.npz"
+        projected = _load(path, data, torch.device(device))
     if projected is not None:
         return NeighborIndex(data.images, device=device, flips=flips, projected=projected)
     started = time.perf_counter()
     index = NeighborIndex(
         data.images, device=device, flips=flips, memory_limit=memory_limit, progress=progress
     )
-    if time.perf_counter() - started >= WORTH_KEEPING:
+    if path is not None and time.perf_counter() - started >= WORTH_KEEPING:
         with contextlib.suppress(OSError):
             _store(index.projected, path, data)
     return index

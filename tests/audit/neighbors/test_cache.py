@@ -59,6 +59,13 @@ def test_images_too_few_to_take_a_second_are_not_kept(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_cache_nothing_of_it_is_read_or_written(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMAUDIT_CACHE", str(tmp_path))
+    for num_built in (1, 2):
+        assert_right(open_index(image_set(), cache_dir=False), image_set())
+        assert built == [400] * num_built and list(tmp_path.iterdir()) == []
+
+
 def test_small_images_are_kept_as_they_are(built, tmp_path):
     images = np.ascontiguousarray(image_set().images[..., :4, :4])
     data = ImageSet(images, names=[""] * len(images))
