@@ -1,12 +1,16 @@
-"""Files appear whole or not at all; a lock is held by one process, and no longer than it lives."""
+"""Only regular files are read; files appear whole or not at all; a lock has one holder."""
 
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.limited import run_python
 
-from memaudit.files import atomic_write, exclusive
+from memaudit.files import atomic_write, exclusive, read_regular
 
 HOLD = """
 import sys, time
@@ -53,3 +57,59 @@ def test_a_killed_process_gives_its_lock_back(tmp_path: Path) -> None:
         process.kill()
     with exclusive(path):
         pass
+
+
+def test_a_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(path)
+    assert read_regular(path, 5) == read_regular(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(OSError, match="it has 5 bytes; at most 4 make sense here") as error:
+        read_regular(path, 4)
+    assert error.value.filename == str(path)
+
+
+def test_a_huge_sparse_file_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="it has 1,099,511,627,776 bytes"):
+        read_regular(path, 1 << 30)
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (_pipe, "a named pipe"),
+        (_socket, "a socket"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (Path.mkdir, "a folder"),
+    ],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_special_files_are_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], None], kind: str, linked: bool
+) -> None:
+    path = tmp_path / "file"
+    make(path)
+    if linked:
+        path = tmp_path / "link"
+        path.symlink_to("file")
+    with pytest.raises(OSError, match=f"it is {kind}, not a regular file"):
+        read_regular(path, 100)
+
+
+def test_a_child_process_keeps_its_limits() -> None:
+    assert run_python("print(1)").stdout == "1\n"
+    assert "MemoryError" in run_python("bytes(1 << 30)", memory=1 << 29).stderr
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_python("while True: pass", timeout=0.5)
