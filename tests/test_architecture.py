@@ -88,7 +88,7 @@ FLOORS = (
     {"scanned"},
     {"choices", "verdict"},
     {"sampling", "diagnostics"},
-    {"config", "denoising", "environment", "scan_state", "source"},
+    {"config", "denoising", "environment", "regeneration", "scan_state", "source"},
     {"memorization"},
     {"neighbors", "statistics"},
 )
