@@ -1,13 +1,18 @@
 """The program `memaudit`: find the command asked for and turn errors into messages."""
 
 import importlib
+import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 import click
 
 import memaudit
 from memaudit.errors import MemauditError
+from memaudit.wording import short
 
 COMMANDS = {
     "scan": "Measure how many generated images copy a training image.",
@@ -27,6 +32,10 @@ COMMANDS = {
 
 COULD_NOT_RUN = 2
 """Exit status of every error; 1 means FAIL and 3 INCONCLUSIVE."""
+STOPPED = 130
+"""Exit status after Ctrl-C, SIGTERM or a closed terminal."""
+_DEBUG = "memaudit.debug"
+"""Key of click's context under which `--debug` is noted."""
 
 
 class Commands(click.Group):
@@ -39,6 +48,7 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f"memaudit.cli.{name}"), name)
+        _add_debug_option(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -48,13 +58,72 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except MemauditError as error:
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.meta.get(_DEBUG):
+                traceback.print_exception(error)
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
-            raise _Failure(error.worded(names)) from error
-        except OSError as error:  # for example, a full disk or a removed folder
-            place = f"{error.filename}: " if error.filename else ""
-            raise _Failure(f"{place}{error.strerror or error}.") from error
+            raise _Failure(in_one_line(error, names)) from error
+
+
+def in_one_line(error: Exception, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What an error says to a person; whatever it is, an audit that met it has no verdict.
+
+    Args:
+        error: any error.
+        names: the options that set the fields which a message names.
+    """
+    if isinstance(error, MemauditError):
+        return error.worded(names)
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError):  # for example, a full disk or a removed folder
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or said}."
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said
+    if isinstance(error, MemoryError) or is_torchs:
+        more = f" ({short(said)})" if said else ""
+        return f"Memory ran out{more}. Use fewer or smaller images, or a machine with more memory."
+    if isinstance(error, RecursionError):
+        return "Something in a file given is nested too deep to be read."
+    what = ": ".join(text for text in (type(error).__name__, short(said, 300)) if text)
+    return (
+        f"{what} ({_place(error)}). memaudit did not expect this: please report it with what the "
+        "same command prints with --debug."
+    )
+
+
+def _place(error: Exception) -> str:
+    """The last line of the package that an error passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "memaudit" in Path(frame.filename).parts]
+    if not ours:
+        return "outside memaudit"
+    path = Path(ours[-1].filename)
+    return f"{path.parent.name}/{path.name}:{ours[-1].lineno}"
+
+
+def _add_debug_option(command: click.Command) -> None:
+    """Let every command take `--debug`, which prints the traceback of an error."""
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            _add_debug_option(subcommand)
+    elif not any(param.name == "debug" for param in command.params):
+        command.params.append(
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_note_debug,
+                help="Print the traceback of an error.",
+            )
+        )
+
+
+def _note_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = value  # shared by all contexts of one call
 
 
 def option_names(command: click.Command) -> dict[str, str]:
@@ -96,6 +165,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
+    _stop_on_signals()
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Exit as exit_:
@@ -103,6 +173,16 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(COULD_NOT_RUN)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped.", err=True)
-        sys.exit(130)
+        sys.exit(STOPPED)
+    except Exception as error:  # Python would exit with 1, which means FAIL
+        _Failure(in_one_line(error)).show()
+        sys.exit(COULD_NOT_RUN)
+
+
+def _stop_on_signals() -> None:
+    """Let SIGTERM and a closed terminal end the program as Ctrl-C does, unless they are ignored."""
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) == signal.SIG_DFL:
+            signal.signal(name, signal.default_int_handler)

@@ -298,14 +298,15 @@ def _check_summary_files(*paths: Path | None) -> None:
 def _errors_into(junit: Path) -> Iterator[None]:
     """Write the error of a scan that could not run as JUnit XML too, so that a CI page shows it."""
     from memaudit.audit.report.ci import junit_error
-    from memaudit.errors import MemauditError
+    from memaudit.cli.main import in_one_line
     from memaudit.files import atomic_write
 
     try:
         yield
-    except (MemauditError, OSError) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        said = in_one_line(error) if isinstance(error, Exception) else "The scan was stopped."
         with atomic_write(junit) as file:
-            file.write(junit_error(str(error)).encode())
+            file.write(junit_error(said).encode())
         raise
 
 

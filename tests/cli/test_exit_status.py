@@ -1,0 +1,116 @@
+"""1 means FAIL and nothing else: however a command ends otherwise, it says so in one line."""
+
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from memaudit.cli.main import COMMANDS, STOPPED
+from memaudit.errors import DataError
+
+Run = Callable[..., Result]
+
+FOREIGN = [
+    ValueError("a\nb"),
+    KeyError("name"),
+    RuntimeError("shape [3, 8] is invalid"),
+    AssertionError(),
+    ZeroDivisionError("division by zero"),
+    MemoryError("Unable to allocate 3.2 TiB"),
+    MemoryError(),
+    RecursionError("maximum recursion depth exceeded"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    OSError(28, "No space left on device", "report.json"),
+    DataError("3 images were found; 4 are needed."),
+]
+
+
+def _fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("memaudit.audit.scan.scan", scan)
+
+
+@pytest.mark.parametrize("error", FOREIGN, ids=lambda error: repr(error)[:30])
+def test_every_error_ends_with_2_one_line_and_a_junit_error(
+    run: Run, make_npz: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    _fail_with(error, monkeypatch)
+    junit = tmp_path / "junit.xml"
+    result = run("scan", make_npz(3), "--data", make_npz(5), "--junit", junit)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    found = ET.parse(junit).getroot().find(".//error")
+    assert found is not None
+    assert " ".join((found.get("message") or "").split()) in result.stderr
+
+
+def test_an_unexpected_error_says_where_and_shows_its_traceback_on_request(
+    run: Run, make_npz: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    _fail_with(ValueError("operands do not match"), monkeypatch)
+    arguments = ["scan", make_npz(3), "--data", make_npz(5)]
+    said = run(*arguments).stderr
+    assert "ValueError: operands do not match (cli/scan.py:" in said and "--debug" in said
+    assert "Traceback" not in said
+    assert "Traceback (most recent call last)" in run(*arguments, "--debug").stderr
+
+
+def test_a_scan_that_was_stopped_says_so_to_ci(
+    run: Run, make_npz: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _fail_with(KeyboardInterrupt(), monkeypatch)
+    junit = tmp_path / "junit.xml"
+    run("scan", make_npz(3), "--data", make_npz(5), "--junit", junit)
+    assert "stopped" in junit.read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_debug(run: Run, command: str):
+    arguments = [command, "build"] if command == "dataset" else [command]
+    assert "--debug" in run(*arguments, "--help").stdout
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_scan_as_ctrl_c_does(
+    checkpoint: Path, make_npz: Callable, tmp_path: Path, signum: signal.Signals
+):
+    out = tmp_path / "report"
+    arguments = ["scan", checkpoint, "--data", make_npz(10), "--samples", 100_000, "--out", out]
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    begin = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{begin}; from memaudit.cli.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("scan-state/part-*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == STOPPED
+    assert said.rstrip().endswith("Stopped.")
+    assert list(out.glob("scan-state/part-*.npz"))
+    assert np.load(next(out.glob("scan-state/part-*.npz")))["images"].dtype == np.uint8
+
+
+def test_an_error_outside_every_command_does_not_end_with_1(tmp_path: Path):
+    program = (
+        "import memaudit.cli.main as m\n"
+        "def broken(**options): raise RuntimeError('no terminal')\n"
+        "m.cli.main = broken\n"
+        "m.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: RuntimeError: no terminal")
