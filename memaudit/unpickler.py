@@ -6,8 +6,9 @@ others; it never imports a global, but looks it up, exactly by module and name, 
 functions of ours that build records. Nothing that the file says can reach anything else.
 
 Bounds: a length is compared with the bytes present before anything is read, a memo index costs one
-entry whatever its value, and the number of opcodes is limited, hence time and memory too. Nesting
-cannot exhaust Python's stack, since the machine keeps its own.
+entry whatever its value, and the number of opcodes is limited, hence time and memory too: no call
+copies what others copied, and keys cannot collide on purpose. Nesting cannot exhaust Python's
+stack, since the machine keeps its own.
 """
 
 import pickletools
@@ -28,6 +29,11 @@ MAX_INTEGER = 16
 """Most bytes of one integer."""
 MAX_MARKS = 256
 """Most containers that are begun and not yet ended."""
+MAX_KEY = 1 << 60
+"""Largest integer that is a key. Python hashes larger ones by a remainder, so that a file could
+name a million that collide; a table of them takes hours to fill."""
+LONG_TEXT = 256
+"""Characters from which on a text counts as the argument of one call only."""
 MAX_TOLD = 10
 """Most reasons that a message gives; `Budget.named` has them all."""
 
@@ -150,6 +156,7 @@ class Unpickler:
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._refused: dict[str, None] = {}
+        self._copied = 0
         try:
             while (opcode := self._opcode()).name != "STOP":
                 self._step(opcode)
@@ -177,6 +184,15 @@ class Unpickler:
             raise self.dialect.broken(
                 f"its pickle has more than {MAX_OPCODES:,} instructions; no {self.dialect.noun} "
                 "needs that."
+            )
+
+    def _spend_text(self, length: int) -> None:
+        """Count the characters that a call may copy: all calls together, as many as the file has
+        bytes."""
+        self._copied += length if length > LONG_TEXT else 0
+        if self._copied > len(self.data):
+            raise self.dialect.broken(
+                f"its pickle uses the same text for many calls, which no {self.dialect.noun} does."
             )
 
     # Reading.
@@ -371,8 +387,9 @@ class Unpickler:
                 f"its pickle calls {called if isinstance(called, Global) else shown(called)}, "
                 f"which no {self.dialect.noun} does. Nothing in it ran."
             )
-        # One list may be the argument of many calls.
+        # One list or text may be the argument of many calls.
         self._spend(sum(len(part) for part in arguments if isinstance(part, list)))
+        self._spend_text(sum(len(part) for part in arguments if isinstance(part, str)))
         self._stack.append(construct(arguments))
 
     def _set_state(self) -> None:
@@ -414,7 +431,14 @@ class Unpickler:
             raise self.dialect.broken(
                 f"its pickle has {shown(key)} as a key; a text or number is needed."
             )
+        check_key(key, self.dialect)
         return key
+
+
+def check_key(key: str | bytes | int, dialect: Dialect) -> None:
+    """Refuse an integer that is too large to be hashed without collisions."""
+    if isinstance(key, int) and abs(key) >= MAX_KEY:
+        raise dialect.broken(f"its pickle has a key of {key.bit_length()} bits.")
 
 
 def encoded_text(arguments: tuple[Any, ...], *, max_length: int) -> bytes | None:

@@ -40,7 +40,8 @@ def test_plain_values_are_read_as_python_reads_them(protocol: int, value: object
     try:
         read = load(pickle.dumps(value, protocol=protocol))
     except MemauditError as error:
-        assert "where at most 16 make sense" in str(error)  # An integer of more than 128 bits.
+        # An integer of more than 128 bits, or of more than 60 as a key.
+        assert "where at most 16 make sense" in str(error) or "a key of" in str(error)
     else:
         assert read == value
 
@@ -58,6 +59,7 @@ def test_strings_of_python_2_are_bytes_where_the_dialect_has_them() -> None:
         (b"}cos\nsystem\nb.", "names the global os.system, which no test needs"),
         (b"}}X\x01\x00\x00\x00aNsb.", "sets attributes of a dict, which no test does"),
         (b"}}b.", "sets attributes of a dict"),
+        (b"}\x8a\x09" + bytes(8) + b"\x01Ns.", "a key of 65 bits"),
         (b"N" * 1_000_001 + b".", "more than 1,000,000 instructions; no test needs"),
         (b"X\x00\x00\x20\x00" + b"a" * (2 << 20), "2,097,152 bytes where at most 1,048,576"),
     ],
@@ -65,3 +67,12 @@ def test_strings_of_python_2_are_bytes_where_the_dialect_has_them() -> None:
 def test_a_refusal_is_of_the_dialects_kind_and_in_its_words(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load(b"\x80\x02" + content)
+
+
+def test_a_text_cannot_be_copied_more_often_than_it_is_there() -> None:
+    """A file of 1 MB could otherwise take 20 GB, with one text encoded again and again."""
+    text = b"X\x00\x00\x01\x00" + b"a" * (1 << 16)
+    content = b"\x80\x02]q\x00(cbuiltins\nset\nq\x01" + text + b"q\x02\x85R"
+    assert isinstance(load(content + b"e."), list)
+    with pytest.raises(DataError, match="uses the same text for many calls"):
+        load(content + b"h\x01h\x02\x85R" * 1000 + b"e.")

@@ -249,6 +249,28 @@ BROKEN = {
         ),
         "more than 1,000,000 instructions",
     ),
+    "numbers with one hash as keys": (
+        proto(
+            b"}("
+            + b"".join(
+                b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N"
+                for i in range(1, 200_000)
+            )
+            + b"u."
+        ),
+        "a key of 61 bits",
+    ),
+    "numbers with one hash in a set": (
+        proto(
+            stack_global("builtins", "set")
+            + b"]("
+            + b"".join(
+                b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") for i in range(1, 200_000)
+            )
+            + b"e\x85R."
+        ),
+        "a key of 61 bits",
+    ),
     "one text encoded again and again": (
         proto(stack_global("_codecs", "encode") + b"X\0\0\x0f\0" + b"a" * 983_040)
         + text("latin1")

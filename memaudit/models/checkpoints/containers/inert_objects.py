@@ -19,7 +19,7 @@ import torch
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
 from memaudit.models.checkpoints.containers.stored_tensors import Storage, StoredTensor
-from memaudit.unpickler import Construct, Dialect, Global, Record, encoded_text
+from memaudit.unpickler import Construct, Dialect, Global, Record, check_key, encoded_text
 from memaudit.wording import shown
 
 CHECKPOINT = Dialect(
@@ -113,6 +113,8 @@ def ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
 def set_of(arguments: tuple[Any, ...]) -> set[Any]:
     match arguments:
         case (list(items),) if all(isinstance(item, str | int) for item in items):
+            for item in items:
+                check_key(item, CHECKPOINT)
             return set(items)
     raise CheckpointError("it builds a set of something other than texts and numbers.")
 
