@@ -1,7 +1,7 @@
 """What is audited: a model, which generates images, or images that exist already."""
 
 import hashlib
-import zipfile
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,17 @@ from torch import nn
 
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import READERS, open_images
-from memaudit.errors import ConfigError, DataError
+from memaudit.errors import CheckpointError, ConfigError, DataError
+from memaudit.files import open_regular
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
+from memaudit.models.checkpoints.containers.zip_file import zip_entries
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pkl", ".pt", ".pth", ".ckpt", ".bin")
+ZIP_HEAD = 1024
+"""Bytes at the start of a zip that hold the name of its first entry."""
 OPTIMUM = "optimum"
 """The source that names no file: the closed-form optimum of the training images."""
 
@@ -255,11 +259,20 @@ def _looks_like_checkpoint(path: Path) -> bool:
 
 
 def _is_torch_zip(path: Path) -> bool:
-    """Whether a file is one of torch.save, which is a zip with a pickle inside."""
-    if not zipfile.is_zipfile(path):
+    """Whether a file is one of torch.save, which is a zip with a pickle inside, whole or not."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(ZIP_HEAD)
+            if not head.startswith(b"PK\3\4"):
+                return False
+            # A damaged file is told by its first entry, which is the pickle of what torch wrote.
+            if head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b"data.pkl"):
+                return True
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            names = zip_entries(memoryview(content)).keys()
+    except (OSError, CheckpointError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("data.pkl") for name in archive.namelist())
+    return any(name.endswith("data.pkl") for name in names)
 
 
 def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
