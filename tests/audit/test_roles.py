@@ -74,5 +74,5 @@ def test_a_damaged_checkpoint_is_still_told_from_images(tmp_path: Path, damage):
     assert not holds_images(path)
     path.write_bytes(damage(path.read_bytes()))
     assert not holds_images(path)
-    with pytest.raises(CheckpointError, match=r"model.pt: its zip (archive|directory|64)"):
+    with pytest.raises(CheckpointError, match=r"model.pt: its zip"):
         open_source(path)
