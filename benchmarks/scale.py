@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/scale.py --sizes 20000 80000 320000
 
 Writes synthetic images of 64×64×3 to a file in the folder, maps it, and for each size (the first N
-of them) builds the index, searches, and opens the index again from the cache, each size in a
-process of its own. Memory is the peak of anonymous memory (RssAnon) beyond what the process had
-before; the mapped file is not counted, since the system drops its pages when it needs them. Some
-queries are checked against all distances in integers.
+of them) builds the index and searches, each size in a process of its own. Memory is the peak of
+anonymous memory (RssAnon) beyond what the process had before; the mapped file is not counted, since
+the system drops its pages when it needs them. Some queries are checked against all distances in
+integers.
 
 Seconds are processor time (all threads), since other work on the machine adds to wall-clock time;
 on a free machine, with one thread and the file in memory, both are the same.
@@ -32,11 +32,8 @@ import result
 import torch
 from scipy.fft import idctn
 
-from memaudit.audit.neighbors import cache as index_cache
-from memaudit.audit.neighbors.cache import open_index
 from memaudit.audit.neighbors.integer_distances import nearest_by_brute_force
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.data.images import ImageSet
 
 SHAPE = (3, 64, 64)
 D = 3 * 64 * 64
@@ -133,7 +130,6 @@ class Row:
     index_bytes: int
     build: Cost
     search: Cost
-    reopen: Cost
     num_certified: int
     num_widened: int
     num_brute_forced: int
@@ -158,13 +154,6 @@ def measure(path: Path, num_images: int, num_queries: int, memory_limit: int | N
     )
     assert (found.index[:: len(queries) // NUM_CHECKED] == truth).all(), "differs from integers"
 
-    data = ImageSet(images, names=[""] * num_images)
-    _ = data.fingerprint  # which a scan knows from the image cache
-    index_cache.WORTH_KEEPING = 0.0
-    with tempfile.TemporaryDirectory(dir=path.parent) as cache_dir:
-        open_index(data, memory_limit=memory_limit, cache_dir=cache_dir)
-        with measured(base) as reopen:
-            open_index(data, memory_limit=memory_limit, cache_dir=cache_dir)
     of = found.statistics
     return Row(
         num_images,
@@ -172,7 +161,6 @@ def measure(path: Path, num_images: int, num_queries: int, memory_limit: int | N
         index.num_bytes,
         build,
         search,
-        reopen,
         of.num_certified,
         of.num_widened,
         of.num_brute_forced,
@@ -190,9 +178,9 @@ def measure_apart(path: Path, num_images: int, num_queries: int, memory_limit: i
 def table(rows: list[Row], num_queries: int) -> list[str]:
     """One line per size."""
     lines = [
-        "| N | images on disk | R | index | build | peak | search | peak | opened from the cache "
+        "| N | images on disk | R | index | build | peak | search | peak "
         "| certified / widened / brute | candidates per query |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
@@ -200,7 +188,6 @@ def table(rows: list[Row], num_queries: int) -> list[str]:
             f"| {row.index_bytes / 1e6:.0f} MB "
             f"| {row.build.seconds:.1f} s | {row.build.peak_bytes / 1e6:.0f} MB "
             f"| {row.search.seconds:.2f} s | {row.search.peak_bytes / 1e6:.0f} MB "
-            f"| {row.reopen.seconds:.2f} s "
             f"| {row.num_certified} / {row.num_widened} / {row.num_brute_forced} "
             f"| {row.num_candidates / num_queries:.0f} |"
         )
@@ -226,7 +213,6 @@ def growth(rows: list[Row], num_queries: int) -> list[str]:
         line(f"search of {num_queries}", [row.search.seconds for row in rows], "s", 1),
         line("peak while building", [row.build.peak_bytes / 1e9 for row in rows], "GB", 2),
         line("peak while searching", [row.search.peak_bytes / 1e9 for row in rows], "GB", 2),
-        line("opened from the cache", [row.reopen.seconds for row in rows], "s", 1),
         f"- the index takes {per_image} bytes per image: {IMAGENET:,} take "
         f"{IMAGENET * per_image / 1e9:.2f} GB, and 20 of 24 GB hold {20e9 / per_image / 1e6:.0f} "
         "million",

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.neighbors.cache import open_index
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
@@ -15,7 +14,6 @@ from memaudit.audit.neighbors.results import (
     SearchFacts,
     SearchStatistics,
 )
-from memaudit.data.cache import CacheDir
 from memaudit.data.images import ImageSet
 from memaudit.progress import Progress, silent
 
@@ -25,17 +23,17 @@ def build_index(
     config: IndexConfig | None = None,
     *,
     device: str | torch.device = "cpu",
-    cache_dir: CacheDir = None,
     progress: Progress = silent,
 ) -> ImageSearch:
-    """Build the index of a training set, or open it from the cache.
+    """Build the index of a training set.
+
+    It is built for every scan and never kept: whoever could change a kept one could hide copies,
+    and to check it takes about as long as to build it (docs/neighbors.md, section 7).
 
     Args:
         data: training images, N ≥ 1; may be memory-mapped.
         config: what to compare; None means pixels, as they are.
         device: "cpu", or "cuda" to search and encode on a GPU.
-        cache_dir: where pixel indices are kept; None means `default_cache_dir`, False
-            nowhere.
         progress: told how many images are indexed.
 
     Raises:
@@ -45,11 +43,10 @@ def build_index(
     """
     config = IndexConfig() if config is None else config
     if config.features is None:
-        return open_index(
-            data,
+        return NeighborIndex(
+            data.images,
             device=device,
             flips=config.flips,
-            cache_dir=cache_dir,
             memory_limit=config.memory_limit,
             progress=progress,
         )
@@ -72,24 +69,21 @@ def pixel_index(
     index: ImageSearch,
     data: ImageSet,
     *,
-    cache_dir: CacheDir = None,
     progress: Progress = silent,
 ) -> NeighborIndex:
     """The index of the training images' pixels as they are, where another one may be in use.
 
     An index that also searches mirror images holds the same projections, and nothing is built. One
-    of features holds none: then the pixel index comes from the cache or is built.
+    of features holds none: then the pixel index is built.
 
     Args:
         index: of `data`.
         data: training images.
-        cache_dir: where pixel indices are kept; None means `default_cache_dir`, False
-            nowhere.
         progress: told how many images are indexed.
     """
     if isinstance(index, NeighborIndex):
         return index.without_flips()
-    return open_index(data, device=index.device, cache_dir=cache_dir, progress=progress)
+    return NeighborIndex(data.images, device=index.device, progress=progress)
 
 
 def similar_index(

@@ -21,7 +21,7 @@ from memaudit.audit.neighbors.integer_distances import (
     pair_distances,
     split_keys,
 )
-from memaudit.audit.neighbors.projection import ProjectedImages, nearest_projections, project_images
+from memaudit.audit.neighbors.projection import nearest_projections, project_images
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
 from memaudit.audit.neighbors.units import Space, pixel_space
 from memaudit.progress import Progress, silent
@@ -47,7 +47,6 @@ class NeighborIndex(ImageSearch):
         device: str | torch.device = "cpu",
         flips: bool = False,
         memory_limit: int | None = None,
-        projected: ProjectedImages | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare the search.
@@ -58,7 +57,6 @@ class NeighborIndex(ImageSearch):
             flips: whether a training image also counts as its mirror image.
             memory_limit: most bytes that the index may take. A limit shortens the projections,
                 which makes searches slower but not less exact.
-            projected: the images' projections, if they were made before (cache.py).
             progress: told how many images have been indexed.
 
         Raises:
@@ -67,7 +65,7 @@ class NeighborIndex(ImageSearch):
                 than the limit.
         """
         super().__init__(images, device=device, flips=flips)
-        self.projected = projected or project_images(
+        self.projected = project_images(
             self._rows, device=self.device, memory_limit=memory_limit, progress=progress
         )
         self.backend, self._search_vectors = open_vector_search(self.projected.vectors, self.device)

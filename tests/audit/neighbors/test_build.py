@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.all_distances import brute_force, smooth
 
-from memaudit.audit.neighbors import cache, pixel_index
+from memaudit.audit.neighbors import pixel_index
 from memaudit.audit.neighbors.build import build_index
 from memaudit.audit.neighbors.build import pixel_index as open_pixels
 from memaudit.audit.neighbors.config import IndexConfig
@@ -41,7 +41,7 @@ def encoder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def num_built(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many pixel indices were built, all of which are worth keeping."""
+    """How many pixel indices were built."""
     calls = []
     project_images = pixel_index.project_images
 
@@ -50,7 +50,6 @@ def num_built(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return project_images(images, **options)
 
     monkeypatch.setattr(pixel_index, "project_images", counted)
-    monkeypatch.setattr(cache, "WORTH_KEEPING", 0.0)
     return lambda: len(calls)
 
 
@@ -61,7 +60,7 @@ def assert_searches_pixels_as_they_are(index: NeighborIndex, data: ImageSet) -> 
 
 
 def test_pixels_are_searched_where_nothing_else_is_said(data: ImageSet, tmp_path: Path):
-    index = build_index(data, cache_dir=tmp_path)
+    index = build_index(data)
     assert isinstance(index, NeighborIndex) and not index.flips
     assert index.space.name == "pixels" and index.space.num_values == 192
     assert open_pixels(index, data).projected is index.projected
@@ -70,21 +69,21 @@ def test_pixels_are_searched_where_nothing_else_is_said(data: ImageSet, tmp_path
 def test_an_index_of_mirror_images_shares_its_projections(
     data: ImageSet, tmp_path: Path, num_built: Callable[[], int]
 ):
-    index = build_index(data, IndexConfig(flips=True), cache_dir=tmp_path)
-    plain = open_pixels(index, data, cache_dir=tmp_path)
+    index = build_index(data, IndexConfig(flips=True))
+    plain = open_pixels(index, data)
     assert num_built() == 1
     assert index.flips and not plain.flips
     assert_searches_pixels_as_they_are(plain, data)
 
 
-def test_pixels_beside_features_come_from_the_cache(
+def test_pixels_beside_features_are_indexed_apart(
     data: ImageSet, tmp_path: Path, encoder: Path, num_built: Callable[[], int]
 ):
     config = IndexConfig(features=encoder, feature_metric="l2", preprocessing="unit")
     index = build_index(data, config)
     assert isinstance(index, FeatureIndex) and index.space.unit == "l2 distance of features"
-    for _ in range(2):
-        assert_searches_pixels_as_they_are(open_pixels(index, data, cache_dir=tmp_path), data)
+    assert num_built() == 0
+    assert_searches_pixels_as_they_are(open_pixels(index, data), data)
     assert num_built() == 1
 
 
@@ -97,7 +96,7 @@ def test_an_encoder_has_the_cosine_and_imagenets_mean_by_default(data: ImageSet,
 
 def test_the_memory_of_the_index_is_in_gigabytes(data: ImageSet, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"more than the memory limit of 0\.0 MB"):
-        build_index(data, IndexConfig(index_memory=1e-6), cache_dir=tmp_path)
+        build_index(data, IndexConfig(index_memory=1e-6))
 
 
 @pytest.mark.parametrize(
@@ -123,3 +122,13 @@ def test_configurations_import_without_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_no_index_is_read_from_or_left_on_the_disk(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A kept index with 60 vectors moved once turned a FAIL into a PASS: there is none to move."""
+    monkeypatch.setenv("MEMAUDIT_CACHE", str(tmp_path))
+    for _ in range(2):
+        assert_searches_pixels_as_they_are(open_pixels(build_index(data), data), data)
+    assert not list(tmp_path.iterdir())
