@@ -88,7 +88,8 @@ FLOORS = (
     {"scanned"},
     {"choices", "verdict"},
     {"sampling", "diagnostics"},
-    {"config", "denoising", "environment", "regeneration", "scan_state", "source"},
+    {"config", "denoising", "environment", "kept_images", "scan_state", "source"},
+    {"regeneration", "unchosen_seeds"},
     {"memorization"},
     {"neighbors", "statistics"},
 )

@@ -6,6 +6,7 @@ A reader who was not there must be able to tell a plain audit from one that was 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.source import Source
+from memaudit.audit.unchosen_seeds import are_consecutive
 from memaudit.data.images import ImageSet
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
@@ -65,14 +66,12 @@ def _of_data(source: Source, data: ImageSet) -> list[str]:
 
 def _of_sampling(config: ScanConfig) -> list[str]:
     found = []
-    first = config.seeds[0]
-    # Compared as they are, since a range may be too long to list.
-    in_order = range(first, first + len(config.seeds))
-    seeds = config.seeds if isinstance(config.seeds, range) else tuple(config.seeds)
-    if seeds != (in_order if isinstance(seeds, range) else tuple(in_order)):
+    if not are_consecutive(config.seeds):
         found.append(f"seeds were chosen: {short(ranges(config.seeds), 60)}")
-    elif first:
-        found.append(f"seeds begin at {first:,}")
+    elif config.nonce is not None:
+        found.append(f"seeds drawn from the nonce '{config.nonce}'")
+    elif config.seeds[0]:
+        found.append(f"seeds begin at {config.seeds[0]:,}")
     if config.class_index is not None:
         found.append(f"one class only: {config.class_index}")
     if config.class_frequencies != ScanConfig.class_frequencies:

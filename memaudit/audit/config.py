@@ -7,6 +7,12 @@ from typing import Annotated, Literal
 
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
+from memaudit.audit.unchosen_seeds import (
+    LONGEST_NONCE,
+    MOST_FROM_NONCE,
+    SEED_LIMIT,
+    are_consecutive,
+)
 from memaudit.errors import ConfigError
 from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
@@ -15,10 +21,6 @@ from memaudit.wording import listed, ranges
 
 FINDINGS = ("label_test", "worst_class")
 """Findings that may fail a gate besides the count of copies."""
-SEED_LIMIT = 2**32
-"""Seeds count modulo this number: larger ones would give the image of a smaller one again."""
-
-
 ClassFrequencies = Literal["uniform", "data"]
 
 
@@ -31,9 +33,19 @@ class ScanConfig:
     """
 
     seeds: Sequence[int] = range(10_000)
-    """One seed per generated image. Ignored when the images are given."""
+    """One seed per generated image. Ignored when the images are given; with a nonce, only their
+    number counts."""
     sampler: SamplerConfig = SamplerConfig()
     """EDM's Algorithm 2 with 18 steps."""
+    nonce: Annotated[
+        str | None,
+        Option(
+            "Draw the first seed from SHA-256 of checkpoint, training images and this text, which "
+            "the auditor chooses after the checkpoint was handed in; the others follow it.",
+            metavar="TEXT",
+            default_text="the seeds begin at 0",
+        ),
+    ] = None
     class_index: Annotated[
         int | None,
         Option(
@@ -142,6 +154,8 @@ class ScanConfig:
             )
         if not self.seeds:
             raise ConfigError("0 samples were asked for; at least 1 is needed.")
+        if self.nonce is not None:
+            _check_nonce(self.nonce, self.seeds)
         lowest, highest = _ends(self.seeds)
         if lowest < 0 or highest >= SEED_LIMIT:
             raise ConfigError(
@@ -187,6 +201,26 @@ class ScanConfig:
         }
         given = [f"seeds={ranges(self.seeds)!r}", *(f"{k}={v!r}" for k, v in changed.items())]
         return f"ScanConfig({', '.join(given)})"
+
+
+def _check_nonce(nonce: str, seeds: Sequence[int]) -> None:
+    if not 1 <= len(nonce) <= LONGEST_NONCE or not nonce.isprintable():
+        raise ConfigError(
+            f"{{nonce}} has {len(nonce):,} characters; 1 to {LONGEST_NONCE} printable ones are "
+            "needed.",
+            field="nonce",
+        )
+    if not are_consecutive(seeds):
+        raise ConfigError(
+            "{nonce} draws seeds that follow one another, but {seeds} gives others. Leave one out.",
+            field=("nonce", "seeds"),
+        )
+    if len(seeds) > MOST_FROM_NONCE:
+        raise ConfigError(
+            f"{len(seeds):,} {{samples}} were asked for; {{nonce}} draws at most "
+            f"{MOST_FROM_NONCE:,}.",
+            field=("nonce", "samples"),
+        )
 
 
 def _as_seeds(seeds: object) -> tuple[int, ...]:

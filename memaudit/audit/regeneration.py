@@ -16,6 +16,10 @@ from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
 
+SAME_RMS = 1.0
+"""RMS gray levels within which two images of one seed are the same image: machines round otherwise,
+which turns a few bytes by one level. A copy is still one at many times that distance."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -65,6 +69,17 @@ def regenerate(
         images=np.concatenate([batch.images for batch in batches]),
         class_index=np.concatenate(classes) if classes else None,
     )
+
+
+def differ(images: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Whether images of the same seeds are different images, bool [B].
+
+    Args:
+        images: uint8 [B, C, H, W].
+        again: uint8 [B, C, H, W], generated anew.
+    """
+    gap = images.astype(np.int64) - again.astype(np.int64)
+    return np.asarray(np.square(gap).mean(axis=(1, 2, 3)) > SAME_RMS**2)
 
 
 def draw_rows(total: int, number: int) -> np.ndarray:

@@ -8,10 +8,12 @@ import numpy as np
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.environment import Clock
+from memaudit.audit.kept_images import check_kept
 from memaudit.audit.memorization.findings import Gate, decide, first_decided
 from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.results import DistinctNeighbors
+from memaudit.audit.regeneration import Recipe
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.statistics.forecast import Forecast, GateTest, about, forecast_stop
 from memaudit.audit.statistics.worst_class import judge_classes
@@ -36,6 +38,8 @@ class JudgedSamples:
     matches: Matches
     num_kept: int = 0
     """How many of them an earlier run had generated."""
+    num_regenerated: int = 0
+    """How many kept images were generated again, and came out the same."""
 
 
 class _Judge:
@@ -193,8 +197,15 @@ def sample_and_match(
     """
     judge = _Judge(config, index, gate)
 
-    kept = [] if state is None else list(state.load())
+    network = checkpoint.network
+    shape = (network.img_channels, network.img_resolution, network.img_resolution)
+    kept = [] if state is None else list(state.load(shape, network.label_dim))
     num_kept = sum(len(batch.seeds) for batch in kept)
+    num_regenerated = 0
+    if kept and gate is not None:
+        recipe = Recipe(config.sampler, config.class_index, class_weights, config.execution)
+        num_regenerated = check_kept(checkpoint, kept, recipe, progress=progress)
+        clock.lap("test of kept images")
 
     def noted(task: str, done: int, total: int | None, note: str = "") -> None:
         if judge.likely_stop is not None and total is not None:
@@ -222,6 +233,7 @@ def sample_and_match(
         class_index=None if class_index is None else class_index[: judge.num_decisive],
         matches=judge.matches(),
         num_kept=num_kept if judge.num_decisive is None else min(num_kept, judge.num_decisive),
+        num_regenerated=num_regenerated,
     )
 
 

@@ -7,6 +7,7 @@ docs/method.md has the definitions.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,11 @@ from memaudit.audit.source import (
 )
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.floor_power import gate_power_text
+from memaudit.audit.unchosen_seeds import are_consecutive, seeds_from_nonce
 from memaudit.audit.verdict import conclude
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
+from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import sampling_identity
@@ -63,6 +66,7 @@ def scan(
     index: ImageSearch | None = None,
     folder: str | Path | None = None,
     overwrite: bool = False,
+    fresh: bool = False,
     progress: Progress = automatic,
     tell: Callable[[str], None] = say_nothing,
 ) -> ScanResult:
@@ -85,13 +89,15 @@ def scan(
             that is killed resumes where it was, and one that ended INCONCLUSIVE continues with more
             seeds. None: they are kept in memory only.
         overwrite: discard the images that another scan or an INCONCLUSIVE one left in the folder.
+        fresh: discard whatever images an earlier run left in the folder, and generate all anew.
         progress: told how far each step is; by default shown in a notebook only.
         tell: told, before anything is sampled, what a gate can show with these controls.
 
     Raises:
         DataError: shapes that do not match, fewer than 2 training images, held-out images that
             occur in the training set.
-        ConfigError: a class that the model does not have; a folder with another scan's images; a
+        ConfigError: a class that the model does not have; a folder with another scan's images, or
+            under a gate with images that this model does not make; a
             diagnostic that does not exist, or that cannot run on what is given; a gate on a model
             whose own noise range cuts what is needed to sample it.
         CheckpointError: a checkpoint that cannot be opened; a network that gives numbers that are
@@ -124,6 +130,8 @@ def scan(
             check_comparable(source, given)
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
+    if config.nonce is not None:
+        config = _with_seeds_of_nonce(config, source, data)
     clock = Clock()
 
     def open_pixel_index() -> NeighborIndex:
@@ -198,7 +206,9 @@ def scan(
                 device=device,
             )
             identity |= _gate_identity(config, data, holdout)
-            state = ScanState(Path(folder), identity, config.seeds, overwrite=overwrite)
+            state = ScanState(
+                Path(folder), identity, config.seeds, overwrite=overwrite, fresh=fresh
+            )
         samples = sample_and_match(
             source,
             config,
@@ -252,6 +262,8 @@ def scan(
         flips=index.flips,
         exact=index.exact,
         fail_on=config.fail_on,
+        seeds_chosen=isinstance(source, Checkpoint)
+        and not are_consecutive(config.seeds[: len(keys)]),
         choices=choices_of(
             config, described, data, given=source if isinstance(source, ImageSet) else None
         ),
@@ -276,7 +288,25 @@ def scan(
         timings=clock.timings(),
         environment=describe_environment(device),
         num_kept=samples.num_kept,
+        num_regenerated=samples.num_regenerated,
     )
+
+
+def _with_seeds_of_nonce(
+    config: ScanConfig, source: Checkpoint | ImageSet, data: ImageSet
+) -> ScanConfig:
+    """The configuration with the seeds that its nonce draws.
+
+    Raises:
+        ConfigError: images were given, which have no seeds.
+    """
+    if not isinstance(source, Checkpoint):
+        raise ConfigError(
+            "{nonce} draws seeds for a model, but images were given. Leave it out.", field="nonce"
+        )
+    assert config.nonce is not None
+    seeds = seeds_from_nonce(config.nonce, source.sha256, data.fingerprint, len(config.seeds))
+    return replace(config, seeds=seeds)
 
 
 def _gate_identity(config: ScanConfig, data: ImageSet, holdout: ImageSet | None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class ScanState:
         seeds: Sequence[int],
         *,
         overwrite: bool = False,
+        fresh: bool = False,
     ) -> None:
         """Open what an earlier scan left, or start afresh.
 
@@ -44,6 +45,7 @@ class ScanState:
             identity: what an image depends on besides its seed, as JSON values.
             seeds: the seeds of this scan; the earlier one may have had fewer or more.
             overwrite: discard the images of another scan, or of the report in the folder.
+            fresh: discard whatever images are there.
 
         Raises:
             ConfigError: the folder holds the images of another scan.
@@ -54,23 +56,28 @@ class ScanState:
         about = self._folder / "scan.json"
         saved = _read_json(about)
         changed = [name for name, value in identity.items() if saved.get(name) != value]
-        if saved and changed and not overwrite:
+        if saved and changed and not overwrite and not fresh:
             raise ConfigError(
                 f"{folder} holds an unfinished scan with another {', '.join(changed)}. Resume it "
                 "with the options it began with, name another folder, or start again with "
-                "{overwrite}.",
-                field="overwrite",
+                "{fresh}.",
+                field="fresh",
             )
-        if changed or (overwrite and keeps_reported_images(folder)):
+        if changed or fresh or (overwrite and keeps_reported_images(folder)):
             discard_state(folder)
             self._folder.mkdir(parents=True)
             with atomic_write(about) as file:
                 file.write(json.dumps(identity).encode())
 
-    def load(self) -> Iterator[GeneratedBatch]:
-        """Yield the stored batches up to the first gap, then remove those behind it."""
+    def load(self, image_shape: tuple[int, int, int], label_dim: int) -> Iterator[GeneratedBatch]:
+        """Yield the stored batches up to the first gap, then remove those behind it.
+
+        Args:
+            image_shape: channels, height and width of the model's images.
+            label_dim: number of its classes, 0 for none.
+        """
         position = 0
-        while (batch := self._read(position)) is not None:
+        while (batch := self._read(position)) is not None and _fits(batch, image_shape, label_dim):
             yield batch
             position += len(batch.seeds)
         for path in self._folder.glob("part-*.npz"):
@@ -102,6 +109,20 @@ class ScanState:
 
     def _part(self, position: int) -> Path:
         return self._folder / f"part-{position:09d}.npz"
+
+
+def _fits(batch: GeneratedBatch, image_shape: tuple[int, int, int], label_dim: int) -> bool:
+    """Whether a batch can be one of the model's: the files may be anybody's."""
+    images, classes = batch.images, batch.class_index
+    if images.dtype != np.uint8 or images.shape != (len(batch.seeds), *image_shape):
+        return False
+    if classes is None or not label_dim:
+        return classes is None and not label_dim
+    return (
+        classes.dtype == np.int64
+        and classes.shape == batch.seeds.shape
+        and bool(((classes >= 0) & (classes < label_dim)).all())
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

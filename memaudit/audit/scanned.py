@@ -9,6 +9,7 @@ from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.diagnostic import PageContext
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
+from memaudit.audit.kept_images import kept_text
 from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings, Ratios
 from memaudit.audit.memorization.matches import Leak, Matches
@@ -66,6 +67,8 @@ class Scanned:
     environment: Environment
     num_kept: int = 0
     """How many of the generated images were kept from an earlier run."""
+    num_regenerated: int = 0
+    """How many kept images were generated again, and came out the same."""
 
     @property
     def ratios(self) -> Ratios:
@@ -96,6 +99,11 @@ class Scanned:
     def left_out(self) -> str:
         """Names of the diagnostics that were left out on request, or an empty text."""
         return ", ".join(name.replace("_", "-") for name in self.config.without)
+
+    @property
+    def kept_text(self) -> str:
+        """What is said of images kept from an earlier run, or an empty text."""
+        return kept_text(self.num_kept, self.num_regenerated)
 
     @property
     def few_searched(self) -> str:

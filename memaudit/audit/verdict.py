@@ -22,13 +22,25 @@ from memaudit.wording import counted, p_text, percent, some
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 ReasonKind = Literal[
-    "undecided", "floor", "dense", "radius", "threshold", "denoising", "label test", "class"
+    "undecided",
+    "floor",
+    "dense",
+    "radius",
+    "threshold",
+    "denoising",
+    "label test",
+    "class",
+    "seeds",
 ]
 WHOSE = {
     "held-out images": "images that the model never saw",
     "leave-one-out": "training images, each judged among the others",
 }
 """The images of each control, in words."""
+SEEDS_CHOSEN = (
+    "The seeds were chosen: they do not follow one another, so the share counted is that of these "
+    "images, and says nothing of all that the model makes."
+)
 NAMED_RULES = 3
 """Number of contradicting rules that a reason names."""
 
@@ -99,6 +111,7 @@ def conclude(
     flips: bool,
     exact: bool,
     fail_on: tuple[str, ...],
+    seeds_chosen: bool,
     choices: tuple[str, ...],
 ) -> Conclusion:
     """Draw the conclusion of a scan.
@@ -114,6 +127,7 @@ def conclude(
         flips: whether mirror images were searched as well.
         exact: whether pixels were compared, not features.
         fail_on: findings that fail the gate besides the count.
+        seeds_chosen: whether the images are of seeds that do not follow one another.
         choices: what was not left at its default.
     """
     ratio, decision = findings.ratios.copies, findings.decision
@@ -144,6 +158,8 @@ def conclude(
         if verdict != "FAIL":
             # Whatever was counted: more samples of such a model would show no more.
             reasons = [*_about_denoising(denoising), *reasons]
+        if seeds_chosen:
+            verdict, reasons = "INCONCLUSIVE", [Reason("seeds", SEEDS_CHOSEN), *reasons]
         if verdict == "PASS" and reasons:
             verdict = "INCONCLUSIVE"
         if verdict == "INCONCLUSIVE" and not reasons:
@@ -368,6 +384,7 @@ def _headline(
         "denoising": "the model does not denoise these images as it is run",
         "label test": "the label test, which was to judge as well, could not",
         "class": "not every class is shown to be below the limit",
+        "seeds": "the seeds were chosen",
     }[reasons[0].kind]
     text = f"INCONCLUSIVE: {why}"
     return f"{text}; there is evidence of memorization" if has_evidence else text
@@ -433,6 +450,8 @@ def _advice(
     if decision is None or verdict != "INCONCLUSIVE":
         return ""
     kinds = {reason.kind for reason in reasons}
+    if "seeds" in kinds:
+        return "Give seeds that follow one another, or let a nonce draw them."
     if kinds & {"floor", "dense"} and not controls.num_holdout:
         return "Give held-out images, which the model never saw: they can tell a floor from copies."
     if "floor" in kinds:

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Exit status for each verdict; every error exits with 2."""
 
-FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index", "class_frequencies")
+FOR_MODELS = (
+    *config_fields(SamplerConfig),
+    "seeds",
+    "nonce",
+    "arch",
+    "class_index",
+    "class_frequencies",
+)
 """Options that apply only to a model."""
 
 
@@ -54,7 +61,7 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index", "cl
 @click.option(
     "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
 )
-@config_options(ScanConfig, "class_index", "class_frequencies")
+@config_options(ScanConfig, "nonce", "class_index", "class_frequencies")
 @config_options(SamplerConfig)
 @config_options(Rule)
 @config_options(ScanConfig, "fail_above", "fail_on", "min_samples")
@@ -77,6 +84,11 @@ FOR_MODELS = (*config_fields(SamplerConfig), "seeds", "arch", "class_index", "cl
     help="Write report.html, report.json, matches.csv and leaks.csv into DIR.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a report that is already in DIR.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Generate every image anew: discard what a run that was stopped or undecided kept in DIR.",
+)
 @click.option(
     "--junit",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -106,6 +118,7 @@ def scan(
     arch: str | None,
     out: Path | None,
     overwrite: bool,
+    fresh: bool,
     junit: Path | None,
     summary: Path | None,
     dry_run: bool,
@@ -145,6 +158,8 @@ def scan(
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected, select_images
 
+    if seeds is not None and options["nonce"] is not None:
+        raise ConfigError("--nonce draws the seeds, but --seeds gives them; leave one of them out.")
     config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
     if dry_run:
         out = junit = summary = None
@@ -153,7 +168,9 @@ def scan(
         if junit is not None:
             stack.enter_context(_errors_into(junit))
         if out is not None:
-            stack.enter_context(report_folder(out, overwrite=overwrite, seeds=config.seeds))
+            stack.enter_context(
+                report_folder(out, overwrite=overwrite, seeds=config.seeds, nonce=config.nonce)
+            )
         progress = stack.enter_context(progress_bars())
         check_roles(source, data_path)
         opened: Any = OPTIMUM
@@ -179,6 +196,7 @@ def scan(
             config=config,
             folder=out,
             overwrite=overwrite,
+            fresh=fresh,
             progress=progress,
             tell=remark,
         )

@@ -33,8 +33,8 @@ def render(result: "ScanResult") -> None:
         _say(Text(result.denoising.message, "" if trusted else "bold red"))
         if result.denoising.preprocessing.best is not None:
             _say(Text(result.denoising.preprocessing.message, "bold red"))
-    if result.num_kept:
-        _say(f"{result.num_kept:,} images were kept from an earlier run.")
+    if result.kept_text:
+        _say(result.kept_text)
     out.print(_shares(result))
     _other_rules(result)
     if result.findings.num_degenerate:

@@ -77,6 +77,7 @@ def make_result() -> Callable[..., ScanResult]:
             flips=False,
             exact=True,
             fail_on=config.fail_on,
+            seeds_chosen=False,
             choices=choices_of(config, checkpoint, train),
         )
         return replace(

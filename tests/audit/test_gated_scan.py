@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.report.ci import junit_xml
+from memaudit.audit.regeneration import catch_chance, differ, draw_rows
+from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report, read_report
@@ -20,10 +21,12 @@ from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics.forecast import clean_stop
+from memaudit.audit.unchosen_seeds import seeds_from_nonce
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.execution import Execution
+from memaudit.models.generate import generate_images
 from memaudit.models.sampler_config import SamplerConfig
 
 SHAPE = (3, 4, 4)
@@ -385,3 +388,85 @@ def test_sampling_stops_as_soon_as_one_class_fails():
     assert result.verdict == "FAIL" and len(result.generated) < 4000
     assert result.diagnostics.worst_class is not None
     assert result.diagnostics.worst_class.failing == (1,)
+
+
+def test_some_kept_images_are_generated_again_under_a_gate(tmp_path: Path):
+    for num_seeds, num_kept, num_regenerated in ((500, 0, 0), (800, 500, 64), (5000, 800, 64)):
+        result = scan(
+            planted(TRAIN, 0.01),
+            TRAIN,
+            config=config(num_seeds, fail_above=0.01),
+            folder=tmp_path,
+        )
+        assert (result.num_kept, result.num_regenerated) == (num_kept, num_regenerated)
+        write_report(result, tmp_path)
+        assert verify_report(tmp_path).passed
+    said = "64 of them, chosen at random, were generated again and came out the same. If 4.6 % or"
+    for text in (result.summary(), markdown_summary(result), junit_xml(result)):
+        assert said in text
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_forged_images_are_noticed_as_often_as_is_said(share: float, tmp_path: Path):
+    """400 checks of 640 kept images, of which a share was replaced."""
+    kept = list(
+        generate_images(planted(TRAIN, 1.0).network, range(640), config=ONE_STEP, batch_size=64)
+    )
+    rng = np.random.default_rng(1)
+    images = np.concatenate([batch.images for batch in kept])
+    forged = rng.choice(640, round(share * 640), replace=False)
+    images[forged] = rng.integers(0, 256, (len(forged), *SHAPE), np.uint8)
+    again = np.concatenate([batch.images for batch in kept])
+    noticed = [
+        bool(differ(images[rows], again[rows]).any())
+        for rows in (draw_rows(640, 64) for _ in range(400))
+    ]
+    assert np.mean(noticed) >= catch_chance(share, 64) - 0.03
+
+
+def test_a_copy_cannot_be_hidden_within_what_counts_as_rounding():
+    copy = TRAIN.images[:50]
+    signs = np.random.default_rng(2).choice([-1, 1], copy.shape)
+    nudged = np.clip(copy.astype(int) + signs, 0, 255).astype(np.uint8)
+    assert not differ(nudged, copy).any()
+    assert scan(nudged, TRAIN).ratios.copies.count == 50
+
+
+def test_seeds_picked_by_hand_decide_nothing():
+    """The seeds of a model that copies half the time, of which only the others are listed."""
+    model = planted(TRAIN, 0.5)
+    found = scan(model, TRAIN, config=config(400))
+    seeds, copied = np.array(found.keys), found.matches.is_copy
+    clean = seeds[~copied].tolist()
+    options = replace(config(fail_above=0.2, min_samples=1), seeds=clean)
+    result = scan(model, TRAIN, config=options)
+    assert result.decision is not None and result.decision.verdict == "PASS"
+    assert result.verdict == "INCONCLUSIVE"
+    assert result.conclusion.headline == "INCONCLUSIVE: the seeds were chosen"
+    copies = seeds[copied].tolist()
+    result = scan(model, TRAIN, config=replace(options, seeds=copies, fail_above=0.6))
+    assert result.verdict == "INCONCLUSIVE"
+    backwards = replace(options, seeds=range(399, -1, -1))
+    assert scan(model, TRAIN, config=backwards).verdict == "INCONCLUSIVE"
+
+
+def test_a_nonce_draws_the_seeds_and_is_named(tmp_path: Path):
+    model = planted(TRAIN, 0.0)
+    options = replace(config(100, fail_above=0.01), nonce="auditor 7")
+    first = scan(model, TRAIN, config=options, folder=tmp_path)
+    write_report(first, tmp_path)
+    assert verify_report(tmp_path).passed
+    seeds = seeds_from_nonce("auditor 7", model.sha256, TRAIN.fingerprint, 1000)
+    assert first.keys == tuple(seeds[:100]) and first.verdict == "INCONCLUSIVE"
+    assert first.conclusion.choices[0] == "without optimality"
+    assert "seeds drawn from the nonce 'auditor 7'" in first.conclusion.choices
+    again = scan(model, TRAIN, config=replace(options, seeds=range(1000)), folder=tmp_path)
+    assert again.verdict == "PASS" and again.num_kept == 100
+    assert again.keys == tuple(seeds[: len(again.keys)])
+    other = scan(planted(image_set(200, 5), 0.0), image_set(200, 5), config=options)
+    assert other.keys[0] != first.keys[0]
+    with pytest.raises(ConfigError, match="images were given"):
+        scan(image_set(20, 1), TRAIN, config=options)
+    for nonce in ("", "x" * 201, "a\x1b[2J"):
+        with pytest.raises(ConfigError, match="printable"):
+            replace(options, nonce=nonce)

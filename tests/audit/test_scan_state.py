@@ -13,6 +13,7 @@ from memaudit.audit.scan_state import STATE, ScanState, only_scan_in
 from memaudit.errors import ConfigError
 from memaudit.models.generate import GeneratedBatch
 
+SHAPE = (3, 4, 4)
 IDENTITY = {"checkpoint": ["abc", "native"], "class": None}
 
 
@@ -29,7 +30,7 @@ def test_batches_come_back_in_order(tmp_path: Path, classes: bool):
     state = ScanState(tmp_path, IDENTITY, seeds)
     state.store(0, parts[0])
     state.store(2, parts[1])
-    loaded = list(ScanState(tmp_path, IDENTITY, seeds).load())
+    loaded = list(ScanState(tmp_path, IDENTITY, seeds).load(SHAPE, 3 if classes else 0))
     for part, again in zip(parts, loaded, strict=True):
         assert np.array_equal(part.seeds, again.seeds)
         assert np.array_equal(part.images, again.images)
@@ -38,8 +39,8 @@ def test_batches_come_back_in_order(tmp_path: Path, classes: bool):
 
 def test_more_seeds_resume_from_fewer(tmp_path: Path):
     ScanState(tmp_path, IDENTITY, (0, 1)).store(0, batch([0, 1]))
-    assert len(list(ScanState(tmp_path, IDENTITY, (0, 1, 2, 3)).load())) == 1
-    assert list(ScanState(tmp_path, IDENTITY, (5, 6)).load()) == []
+    assert len(list(ScanState(tmp_path, IDENTITY, (0, 1, 2, 3)).load(SHAPE, 0))) == 1
+    assert list(ScanState(tmp_path, IDENTITY, (5, 6)).load(SHAPE, 0)) == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no zip", None])
@@ -53,7 +54,9 @@ def test_a_damaged_or_missing_batch_ends_what_is_kept(tmp_path: Path, damage: by
         path.unlink()
     else:
         path.write_bytes(damage)
-    assert [int(part.seeds[0]) for part in ScanState(tmp_path, IDENTITY, seeds).load()] == [0]
+    assert [int(part.seeds[0]) for part in ScanState(tmp_path, IDENTITY, seeds).load(SHAPE, 0)] == [
+        0
+    ]
     # What lay behind the gap is gone: it could not be told from parts of another batch size.
     assert len(list((tmp_path / STATE).glob("part-*"))) == 1
 
@@ -66,7 +69,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path):
     images = batch([0, 1]).images.tobytes()
     content[bytes(content).index(images) + 5] ^= 1
     path.write_bytes(content)
-    assert list(ScanState(tmp_path, IDENTITY, (0, 1)).load()) == []
+    assert list(ScanState(tmp_path, IDENTITY, (0, 1)).load(SHAPE, 0)) == []
 
 
 def test_images_of_another_scan_are_refused_by_name(tmp_path: Path):

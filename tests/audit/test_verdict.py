@@ -19,6 +19,7 @@ from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.gate import FloorCount, exact_decision, sequential_decision
 from memaudit.audit.statistics.one_sided import upper_end
 from memaudit.audit.statistics.worst_class import WorstClass
+from memaudit.audit.unchosen_seeds import are_consecutive
 from memaudit.audit.verdict import _about_classes, conclude
 from memaudit.data.images import ImageSet
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
@@ -42,6 +43,7 @@ def again(result: ScanResult, **changes: object) -> ScanResult:
         flips=False,
         exact=True,
         fail_on=config.fail_on,
+        seeds_chosen=not are_consecutive(config.seeds),
         choices=choices_of(config, result.source, result.data),
     )
     return replace(result, config=config, conclusion=conclusion)

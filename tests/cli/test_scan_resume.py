@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -49,7 +50,7 @@ def content_of(out: Path) -> dict[str, Any]:
     report = json.loads((out / "report.json").read_bytes())
     for varying in ("timings", "environment", "files", "sha256"):
         del report[varying]
-    del report["sampling"]["num_kept"]
+    del report["sampling"]["num_kept"], report["sampling"]["num_regenerated"]
     return {"report": report, "matches": (out / "matches.csv").read_text()}
 
 
@@ -173,5 +174,54 @@ def test_overwrite_discards_the_images_of_an_inconclusive_scan(
     assert run(*gate(arguments(checkpoint, data, out, 30), 0.05)).exit_code == 3
     report = json.loads((out / "report.json").read_bytes())
     assert report["sampling"]["num_kept"] == 20
-    for name in ("report.html",):
-        assert "20 images of them were kept from an earlier run" in (out / name).read_text()
+    assert report["sampling"]["num_regenerated"] == 20
+    said = "20 images were kept from an earlier run; all of them were generated again"
+    assert said in (out / "report.html").read_text()
+
+
+def _forge(out: Path, share: float) -> None:
+    """Replace a share of the kept images by noise, as if the model had made that."""
+    rng = np.random.default_rng(0)
+    for path in (out / STATE).glob("part-*.npz"):
+        with np.load(path) as part:
+            arrays = dict(part)
+        forged = rng.random(len(arrays["images"])) < share
+        noise = rng.integers(0, 256, arrays["images"].shape, np.uint8)
+        arrays["images"] = np.where(forged[:, None, None, None], noise, arrays["images"])
+        np.savez(path, **arrays)
+
+
+def test_images_that_the_model_did_not_make_are_not_judged_as_its_own(
+    run: Run, checkpoint: Path, make_npz: Callable[..., Path], tmp_path: Path
+):
+    data, out = make_npz(50), tmp_path / "report"
+    assert run(*gate(arguments(checkpoint, data, out, 40), 0.05)).exit_code == 3
+    _forge(out, 1.0)
+    more = gate(arguments(checkpoint, data, out, 60), 0.05)
+    refused = run(*more)
+    assert refused.exit_code == 2
+    assert "was not made by this model" in refused.stderr and "--fresh" in refused.stderr
+    assert run(*more, "--fresh").exit_code == 3
+    report = json.loads((out / "report.json").read_bytes())
+    assert report["sampling"]["num_kept"] == 0
+
+
+@pytest.mark.parametrize("wrong", ["float", "shape", "classes"])
+def test_kept_images_of_another_form_are_generated_anew(
+    run: Run, checkpoint: Path, make_npz: Callable[..., Path], tmp_path: Path, wrong: str
+):
+    data, out = make_npz(50), tmp_path / "report"
+    assert run(*gate(arguments(checkpoint, data, out, 20), 0.05)).exit_code == 3
+    for path in (out / STATE).glob("part-*.npz"):
+        with np.load(path) as part:
+            arrays = dict(part)
+        if wrong == "float":
+            arrays["images"] = arrays["images"].astype(np.float32)
+        elif wrong == "shape":
+            arrays["images"] = arrays["images"][:, :1]
+        else:
+            arrays["class_index"] = np.zeros(len(arrays["seeds"]), np.int64)
+        np.savez(path, **arrays)
+    assert run(*gate(arguments(checkpoint, data, out, 30), 0.05)).exit_code == 3
+    report = json.loads((out / "report.json").read_bytes())
+    assert report["sampling"]["num_kept"] == 0 and report["ratios"]["copies"]["total"] == 30

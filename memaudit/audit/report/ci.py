@@ -90,6 +90,8 @@ def text_summary(result: Scanned) -> str:
         lines.append(f"Left out on request: {result.left_out}.")
     if result.conclusion.choices:
         lines.append(f"Not the defaults: {'; '.join(result.conclusion.choices)}.")
+    if result.kept_text:
+        lines.append(result.kept_text)
     lines += [f"Warning: {warning}" for warning in result.source.warnings]
     return "\n".join(lines)
 
@@ -135,8 +137,8 @@ def _facts(result: Scanned) -> dict[str, str]:
         f"{len(result.data):,} of {result.data.source} (SHA-256 of the pixels "
         f"{result.data.fingerprint})"
     )
-    if result.num_kept:
-        facts["kept from an earlier run"] = f"{result.num_kept:,} images"
+    if result.kept_text:
+        facts["kept images"] = result.kept_text
     if result.denoising is not None:
         facts["denoising test"] = result.denoising.message
         used = result.denoising.noise_range

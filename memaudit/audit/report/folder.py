@@ -34,7 +34,11 @@ LEAKS = "leaks.csv"
 
 
 def check_output_folder(
-    folder: str | Path, *, overwrite: bool = False, seeds: Sequence[int] | None = None
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    seeds: Sequence[int] | None = None,
+    nonce: str | None = None,
 ) -> None:
     """Create the folder of a report, or refuse it before any work is done.
 
@@ -43,6 +47,7 @@ def check_output_folder(
         overwrite: allow a folder that holds a report; it stays until the new one is written.
         seeds: those of a scan that may continue: also allow a report of INCONCLUSIVE whose seeds
             are the first of these, and whose images were kept.
+        nonce: what draws the seeds instead, if anything does; then it must be the report's own.
 
     Raises:
         ConfigError: a file, a folder that cannot be written, or one that holds a report.
@@ -50,7 +55,7 @@ def check_output_folder(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; a report needs a folder. Name another one.")
-    if (folder / REPORT).exists() and not overwrite and not _continues(folder, seeds):
+    if (folder / REPORT).exists() and not overwrite and not _continues(folder, seeds, nonce):
         raise ConfigError(
             f"{folder} already holds a report. Name another folder, or replace it with "
             "{overwrite}.",
@@ -65,7 +70,7 @@ def check_output_folder(
         ) from error
 
 
-def _continues(folder: Path, seeds: Sequence[int] | None) -> bool:
+def _continues(folder: Path, seeds: Sequence[int] | None, nonce: str | None) -> bool:
     """Whether a scan of these seeds continues the one whose report is in the folder.
 
     Raises:
@@ -75,12 +80,23 @@ def _continues(folder: Path, seeds: Sequence[int] | None) -> bool:
         return False
     try:
         report = read_report(folder)
-        judged = [] if report.sampling is None else parse_ranges(report.sampling.seeds)
+        sampling = report.sampling
+        judged = [] if sampling is None else parse_ranges(sampling.seeds)
     except (DataError, ValueError):
         return False
-    if report.gate is None or report.gate.verdict != "INCONCLUSIVE" or not judged:
+    if report.gate is None or report.gate.verdict != "INCONCLUSIVE":
         return False
-    if list(seeds[: len(judged)]) != judged[: len(seeds)]:
+    if sampling is None or not judged:
+        return False
+    if sampling.nonce != nonce:
+        drawn = "no nonce" if sampling.nonce is None else f"the nonce '{sampling.nonce}'"
+        raise ConfigError(
+            f"{folder} holds an INCONCLUSIVE report whose seeds were drawn with {drawn}. To "
+            "continue it, give the same {nonce}; or name another folder, or start again with "
+            "{overwrite}.",
+            field=("nonce", "overwrite"),
+        )
+    if nonce is None and list(seeds[: len(judged)]) != judged[: len(seeds)]:
         raise ConfigError(
             f"{folder} holds an INCONCLUSIVE report. To continue it, the {{seeds}} must begin with "
             f"its own, {short(ranges(judged))}; or name another folder, or start again with "
@@ -102,14 +118,18 @@ def _continues(folder: Path, seeds: Sequence[int] | None) -> bool:
 
 @contextmanager
 def report_folder(
-    folder: str | Path, *, overwrite: bool = False, seeds: Sequence[int] | None = None
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    seeds: Sequence[int] | None = None,
+    nonce: str | None = None,
 ) -> Iterator[None]:
     """The folder of a report while a scan works on it: checked, and closed to a second scan.
 
     Raises:
         ConfigError: as `check_output_folder`, and where another scan is writing into it.
     """
-    check_output_folder(folder, overwrite=overwrite, seeds=seeds)
+    check_output_folder(folder, overwrite=overwrite, seeds=seeds, nonce=nonce)
     with only_scan_in(Path(folder)):
         yield
 

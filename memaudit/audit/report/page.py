@@ -95,6 +95,7 @@ def render_page(result: Scanned, report: Report) -> str:
         findings=result.findings,
         denoising=result.denoising,
         few_searched=result.few_searched,
+        kept_text=result.kept_text,
         conclusion=result.conclusion,
         shares=shares,
         shares_end=shares_end,

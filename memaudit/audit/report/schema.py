@@ -66,12 +66,16 @@ class Sampling:
 
     seeds: str
     """Seeds of the images that were judged, in their order, as ranges."""
+    nonce: str | None
+    """The text that the first seed was drawn from, or null."""
     most_seeds: int
     """Number of seeds that were asked for; a gate may stop earlier."""
     min_samples: int
     """Images that the gate looked at first."""
     num_kept: int
     """Images judged that an earlier run of this scan had generated and kept."""
+    num_regenerated: int
+    """How many kept images, chosen at random, were generated again and came out the same."""
     class_index: int | None
     """The one class that was generated, or null: drawn from each seed."""
     class_frequencies: Literal["uniform", "data"]
@@ -153,9 +157,11 @@ def make_report(result: Scanned) -> Report:
     if result.source.kind == "checkpoint":
         sampling = Sampling(
             seeds=ranges(int(key) for key in result.keys),
+            nonce=config.nonce,
             most_seeds=len(config.seeds),
             min_samples=config.min_samples,
             num_kept=result.num_kept,
+            num_regenerated=result.num_regenerated,
             class_index=config.class_index,
             class_frequencies=config.class_frequencies,
             sampler=config.sampler.resolved(),

@@ -199,6 +199,7 @@ def _check_findings(folder: Path, report: Report) -> Iterator[Check]:
             flips=report.search.flips,
             exact=report.space.exact,
             fail_on=report.fail_on,
+            seeds_chosen=report.sampling is not None and "," in report.sampling.seeds,
             choices=report.conclusion.choices,
         )
         recomputed = _recomputed(findings, conclusion, context, without=report.without)
