@@ -1,10 +1,11 @@
 """How numbers and names are written for people, in messages, in the terminal and on pages.
 
-Names come from files that nobody vouches for. What could move a cursor, hide, or turn the direction
-of writing is written as an escape.
+Names come from files that nobody vouches for. `printable` writes as an escape what could move a
+cursor, hide, or turn the direction of writing; the files of escapes.py need more than that.
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,16 +15,25 @@ MAX_NUMBERS = 10**8
 """Most integers that a text of ranges may stand for: a hostile one must not exhaust memory."""
 SHOWN_NAMES = 3
 """Names that a list gives before it says how many more there are."""
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
+"""Characters without a shape that Python counts as printable: fillers, joiners, variations."""
 
 
 def printable(value: Any) -> Any:
-    """Text with every character that has no shape of its own escaped; other values as they are."""
+    """Text with every character that has no shape of its own escaped; other values as they are.
+
+    Control characters, line ends, marks of direction and of zero width, and what is not text at all
+    (surrogates) become `\\x1b`, `\\n`, `\\u202e` and the like.
+    """
     if type(value) is not str:  # markup that a template made is a subclass
         return value
-    if value.isprintable():  # a picture's data is a text of megabytes
+    if value.isascii() and value.isprintable():  # a picture's data is a text of megabytes
         return value
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
+        char
+        if char.isprintable() and not _BLANK.match(char)
+        else char.encode("unicode_escape").decode()
+        for char in value
     )
 
 

@@ -1,11 +1,14 @@
 """Print to the terminal: results on stdout, progress and remarks on stderr."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+import click
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,14 +20,41 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
-from memaudit.cli.wording import printable
-from memaudit.progress import LineProgress, Progress
+from memaudit.progress import WIDTH, LineProgress, Progress
+from memaudit.wording import printable, short
+
+LONGEST = 2000
+"""Characters of one text that are printed: a file may hold a value of megabytes."""
 
 
 class _Console(Console):
-    """A console that survives a closed pipe, as in `memaudit scan … | head`."""
+    """A console on which every text is a text: no markup, and nothing that steers a terminal.
+
+    What is printed holds names and values from files that nobody vouches for. So a `str`, also in
+    the cell of a table, is escaped before it is laid out, and whatever else reaches the terminal is
+    escaped at the end. Only styles and cursor movements of rich's own pass: use `styled` for style.
+    It also survives a closed pipe, as in `memaudit scan … | head`.
+    """
+
+    def render_str(self, text: str, *, style: str | Style = "", **options: Any) -> Text:
+        """Make the text of a `str` that is printed: as it is, with escapes."""
+        shown = styled(text, style)
+        shown.justify, shown.overflow = options.get("justify"), options.get("overflow")
+        return shown
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render, and escape what `render_str` did not see, such as the texts of rich's columns."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and segment.text != "\n":
+                lines = map(printable, segment.text.split("\n"))
+                segment = Segment("\n".join(lines), segment.style)
+            yield segment
 
     def on_broken_pipe(self) -> None:
         """Stop writing but keep running: rich would exit with 1, not with the verdict's status."""
@@ -33,22 +63,33 @@ class _Console(Console):
 
 
 out = _Console()
-err = Console(stderr=True)
+err = _Console(stderr=True)
 
 
-def remark(text: str) -> None:
-    """Print text on stderr without interpreting it: a path may look like rich's markup."""
-    err.print(printable(text), soft_wrap=True)
+def styled(text: str, style: str | Style) -> Text:
+    """Text in one style, such as `bold red`, with escapes for what could steer a terminal."""
+    return Text(printable(short(text, LONGEST)), style)
 
 
-def say(text: str) -> None:
-    """Print text on stdout without interpreting or coloring it."""
-    out.print(printable(text), soft_wrap=True)
+def remark(text: str, style: str = "") -> None:
+    """Print text on stderr."""
+    err.print(styled(text, style), soft_wrap=True)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print text on stdout."""
+    out.print(styled(text, style), soft_wrap=True)
 
 
 def print_row(name: str, value: str) -> None:
     """Print a name and its value on one line: a table would break a fingerprint in two."""
-    out.print(Text.assemble((f"{name:<25} ", "bold"), printable(value)), soft_wrap=True)
+    out.print(Text.assemble(styled(f"{name:<25} ", "bold"), styled(value, "")), soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """Print content as strict JSON on stdout, in ASCII: a terminal shows it as it is."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
+    click.echo(text.replace("\x7f", "\\u007f"))  # the one control character that JSON leaves
 
 
 @contextmanager
@@ -58,21 +99,22 @@ def progress_bars() -> Iterator[Progress]:
         yield LineProgress(sys.stderr, overwrite=False)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Bars(*columns, console=err) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(task: str, done: int, total: int | None, note: str = "") -> None:
+            note = printable(short(note, WIDTH))
             if task not in tasks:
-                tasks[task] = bars.add_task(task, total=total, note=note)
+                tasks[task] = bars.add_task(printable(short(task, WIDTH)), total=total, note=note)
             bars.update(tasks[task], completed=done, total=total, note=note)
 
         yield show

@@ -1,6 +1,5 @@
 """`memaudit dataset duplicates`: images that a training set holds more than once."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,7 @@ def duplicates(
     """
     from memaudit.audit.neighbors.duplicates import find_duplicates
     from memaudit.audit.report.duplicates_page import write_duplicates
-    from memaudit.cli.console import progress_bars, remark
+    from memaudit.cli.console import print_json, progress_bars, remark
     from memaudit.data.built_sets import write_set
     from memaudit.data.sources import open_images
     from memaudit.data.writers import SET_FORMS, check_writable
@@ -85,7 +84,7 @@ def duplicates(
             without = images.take(found.kept)
             write_set(kept, without, sources=[images], choices=choices, progress=progress)
     if as_json:
-        click.echo(json.dumps(_as_dict(found, images), indent=2, allow_nan=False))
+        print_json(_as_dict(found, images))
     else:
         _print_duplicates(found, images)
     if out is not None:
@@ -124,7 +123,7 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
     from memaudit.audit.neighbors.units import rms_gray_levels
     from memaudit.audit.report.duplicates_page import largest_groups
     from memaudit.cli.console import out, print_row
-    from memaudit.cli.wording import percent, printable
+    from memaudit.cli.wording import percent
 
     share = percent(found.num_in_groups / found.num_images)
     print_row("images", f"{found.num_images:,}")
@@ -148,6 +147,6 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
             f"{len(group.indices):,}",
             f"{sum(group.is_copy):,}",
             f"{farthest:.2f}",
-            printable(some([images.names[i] for i in group.indices])),
+            some([images.names[i] for i in group.indices]),
         )
     out.print(table)

@@ -1,6 +1,5 @@
 """`memaudit dataset inspect`: what a training set holds, and how it was made."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ def inspect(path: Path, as_json: bool) -> None:
     \b
     memaudit dataset inspect cifar10.zip
     """
-    from memaudit.cli.console import progress_bars
+    from memaudit.cli.console import print_json, progress_bars
     from memaudit.data.built_sets import read_set_manifest
     from memaudit.data.sources import open_images
 
@@ -50,7 +49,7 @@ def inspect(path: Path, as_json: bool) -> None:
         "names": list(images.names),
         "manifest": manifest,
     }
-    click.echo(json.dumps(about, indent=2, allow_nan=False))
+    print_json(about)
 
 
 def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:

@@ -1,6 +1,7 @@
 """`memaudit inspect`: what a checkpoint holds, and whether it denoises given images."""
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,9 @@ from memaudit.cli.options import (
 )
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError, DataError
+
+SHOWN_FACTS = 100
+"""Facts of one kind that are printed: a file may hold any number of them."""
 
 if TYPE_CHECKING:
     from memaudit.audit.denoising.loss_test import DenoisingTest
@@ -64,6 +68,7 @@ def inspect(
     memaudit inspect model.safetensors --data ./train
     """
     from memaudit.audit.source import holds_images
+    from memaudit.cli.console import print_json
     from memaudit.cli.main import COULD_NOT_RUN
     from memaudit.models.checkpoints import inspect_checkpoint
 
@@ -87,7 +92,7 @@ def inspect(
         content = asdict(info)
         if data_path is not None:
             content["denoising"] = None if test is None else asdict(test)
-        click.echo(json.dumps(_finite(content), indent=2, allow_nan=False))
+        print_json(_finite(content))
     else:
         _render(info)
         if test is not None:
@@ -169,6 +174,13 @@ def _render(info: "CheckpointInfo") -> None:
         if value not in (None, "", (), {}):
             print_row(name, str(value))
 
+    def rows(facts: Iterable[tuple[str, Any]], what: str) -> None:
+        facts = list(facts)
+        for name, value in facts[:SHOWN_FACTS]:
+            row(name, value if isinstance(value, str) else json.dumps(value))
+        if len(facts) > SHOWN_FACTS:
+            row("", f"and {len(facts) - SHOWN_FACTS:,} more {what}; --json prints all")
+
     row("file", f"{info.path} ({info.num_bytes:,} bytes, {info.container})")
     row("sha256", info.sha256)
     row("safe", "yes: read to its end, nothing in it ran" if info.safe else "NO")
@@ -183,14 +195,12 @@ def _render(info: "CheckpointInfo") -> None:
         row("preconditioning", network.preconditioning)
         row("images", f"{network.img_channels} x {resolution} x {resolution}, {classes}")
         row("noise levels", f"{network.sigma_min:g} to {network.sigma_max:g}")
-        for name, value in network.config.items():
-            row(f"  {name}", json.dumps(value))
-        for name, value in network.provenance.items():
-            row(f"  {name}", value if isinstance(value, str) else json.dumps(value))
-        for warning in network.warnings:
-            row("warning", warning)
-    for name in info.globals:
-        row("pickle names", name)
+        rows(
+            ((f"  {name}", json.dumps(value)) for name, value in network.config.items()), "options"
+        )
+        rows(((f"  {name}", value) for name, value in network.provenance.items()), "facts")
+        rows((("warning", warning) for warning in network.warnings), "warnings")
+    rows((("pickle names", name) for name in info.globals), "names")
 
 
 def _finite(value: Any) -> Any:

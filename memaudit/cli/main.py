@@ -12,7 +12,7 @@ import click
 
 import memaudit
 from memaudit.errors import MemauditError
-from memaudit.wording import short
+from memaudit.wording import printable, short
 
 COMMANDS = {
     "scan": "Measure how many generated images copy a training image.",
@@ -36,6 +36,9 @@ STOPPED = 130
 """Exit status after Ctrl-C, SIGTERM or a closed terminal."""
 _DEBUG = "memaudit.debug"
 """Key of click's context under which `--debug` is noted."""
+
+LONGEST_MESSAGE = 5000
+"""Characters of an error that are printed; the paths in it alone may take thousands."""
 
 
 class Commands(click.Group):
@@ -62,7 +65,8 @@ class Commands(click.Group):
             raise
         except Exception as error:
             if ctx.meta.get(_DEBUG):
-                traceback.print_exception(error)
+                for line in "".join(traceback.format_exception(error)).splitlines():
+                    click.echo(printable(line), err=True)
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
             raise _Failure(in_one_line(error, names)) from error
@@ -146,7 +150,12 @@ class _Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:
         click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(self.message, err=True)
+        click.echo(_safe(self.message), err=True)
+
+
+def _safe(message: str) -> str:
+    """A message that may quote a file or an argument, for the terminal."""
+    return str(printable(short(message, LONGEST_MESSAGE)))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -171,6 +180,7 @@ def main() -> None:
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
+        error.message = _safe(error.message)  # type: ignore[misc]  # quotes arguments as they are
         error.show()
         sys.exit(COULD_NOT_RUN)
     except (click.Abort, KeyboardInterrupt):

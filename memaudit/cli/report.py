@@ -1,6 +1,5 @@
 """`memaudit report`: compare reports side by side."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,13 +49,13 @@ def report(
     from memaudit.audit.report.comparison import compare_reports, comparison_dict
     from memaudit.audit.report.comparison_page import write_comparison
     from memaudit.cli.console import out as stdout
-    from memaudit.cli.console import remark
+    from memaudit.cli.console import print_json, remark
 
     comparison = compare_reports(paths, by=by)
     if out is not None:
         write_comparison(comparison, out, overwrite=overwrite)
     if as_json:
-        click.echo(json.dumps(comparison_dict(comparison), indent=2, allow_nan=False))
+        print_json(comparison_dict(comparison))
     else:
         stdout.print(_table(comparison))
     for difference in comparison.differences:
@@ -70,7 +69,6 @@ def _table(comparison: "Comparison") -> "Table":
     from rich.table import Table
 
     from memaudit.audit.report.curve_page import with_interval
-    from memaudit.cli.wording import printable
 
     reports = comparison.reports
     columns: dict[str, list[str]] = {
@@ -89,5 +87,5 @@ def _table(comparison: "Comparison") -> "Table":
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for name, *cells in zip(comparison.names, *columns.values(), strict=True):
-        table.add_row(printable(name), *cells)
+        table.add_row(name, *cells)
     return table

@@ -156,10 +156,10 @@ def _list_recipes(
     """Show recipes with the cost of the chosen trainings and their scans."""
     import numpy as np
     from rich import box
+    from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
-    from memaudit.cli.console import out, say
+    from memaudit.cli.console import out, say, styled
     from memaudit.data.images import ImageSet
     from memaudit.experiments.cost import Cost, format_flops, measure_throughput
     from memaudit.experiments.paper.reproduce import choose_points, predict_point_cost
@@ -183,7 +183,7 @@ def _list_recipes(
         )
         sizes = sorted(point.size for point in points)
         table.add_row(
-            Text.assemble(recipe.name, (f"\n{recipe.factor}", "dim")),
+            Group(recipe.name, styled(recipe.factor, "dim")),
             "-".join(f"{size:,}" for size in sorted({sizes[0], sizes[-1]})),
             f"{sum(point.replicates for point in points):,}",
             format_flops(cost.total),

@@ -1,6 +1,5 @@
 """`memaudit scan`: the audit."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -232,13 +231,13 @@ def _configs(
 def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
     """Print what the scan found: tables or JSON on stdout, warnings and the page on stderr."""
     from memaudit.audit.report.schema import make_report, plain
-    from memaudit.cli.console import remark
+    from memaudit.cli.console import print_json, remark
     from memaudit.cli.scan_tables import render
 
     for warning in result.source.warnings:
         remark(f"Warning: {warning}")
     if as_json:
-        click.echo(json.dumps(plain(make_report(result)), indent=2, allow_nan=False))
+        print_json(plain(make_report(result)))
     else:
         render(result)
     if page is not None:
@@ -247,11 +246,11 @@ def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
 
 def _show_forecast(found: "ScanForecast", *, as_json: bool) -> None:
     """Print what a scan would take, one line for each thing."""
-    from memaudit.cli.console import print_row, say
+    from memaudit.cli.console import print_json, print_row, say
     from memaudit.wording import duration
 
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2, allow_nan=False))
+        print_json(asdict(found))
         return
     one = found.seconds_per_image
     if one is None:

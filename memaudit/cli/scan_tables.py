@@ -4,12 +4,11 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import interval_text, level_text
-from memaudit.cli.console import out
-from memaudit.cli.wording import percent, printable
+from memaudit.cli.console import out, say
+from memaudit.cli.wording import percent
 from memaudit.wording import exponential
 
 if TYPE_CHECKING:
@@ -30,27 +29,27 @@ def render(result: "ScanResult") -> None:
     is_said = any(reason.kind == "denoising" for reason in result.conclusion.reasons)
     if result.denoising is not None and not is_said:
         trusted = result.denoising.denoises and not result.denoising.noise_range.problem
-        _say(Text(result.denoising.message, "" if trusted else "bold red"))
+        say(result.denoising.message, "" if trusted else "bold red")
         if result.denoising.preprocessing.best is not None:
-            _say(Text(result.denoising.preprocessing.message, "bold red"))
+            say(result.denoising.preprocessing.message, "bold red")
     if result.kept_text:
-        _say(result.kept_text)
+        say(result.kept_text)
     out.print(_shares(result))
     _other_rules(result)
     if result.findings.num_degenerate:
-        _say(
+        say(
             f"{result.findings.num_degenerate:,} images equal both of their neighbors, which are "
             "exact duplicates; the paper's rule cannot count them."
         )
     if result.few_searched:
-        _say(result.few_searched)
+        say(result.few_searched)
     if result.is_explained_by_floor:
-        _say(
+        say(
             f"{len(result.leaks):,} of {len(result.data):,} training images are the nearest of an "
             "image that was counted; whether they leak, the count cannot tell."
         )
     else:
-        _say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+        say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
     _notes_of_controls(result)
     _diagnostic_lines(result)
     out.print(_closest_pairs(result))
@@ -62,11 +61,11 @@ def _conclusion(result: "ScanResult") -> None:
     style = VERDICT_STYLE.get(conclusion.verdict or "", "bold")
     if conclusion.is_contradicted:
         style = VERDICT_STYLE["INCONCLUSIVE"]
-    _say(Text(conclusion.headline, style=style))
+    say(conclusion.headline, style)
     for sentence in conclusion.sentences:
-        _say(printable(sentence))
+        say(sentence)
     if conclusion.choices:
-        _say(f"Not the defaults: {printable('; '.join(conclusion.choices))}.")
+        say(f"Not the defaults: {'; '.join(conclusion.choices)}.")
 
 
 def _evidence_of_gate(decision: Decision) -> None:
@@ -74,14 +73,14 @@ def _evidence_of_gate(decision: Decision) -> None:
     above, below = decision.evidence_above, decision.evidence_below
     if decision.method == "exact":
         alpha = 1 - decision.confidence
-        _say(
+        say(
             f"Exact binomial tests of all {decision.total:,} images given: p = "
             f"{exponential(-above)} for more than {percent(decision.fail_limit)} (limit and "
             f"floor), p = {exponential(-below)} for less than {percent(decision.limit)}; "
             f"{exponential(-decision.required_above)} or less fails, {alpha:.2g} or less passes."
         )
     else:
-        _say(
+        say(
             f"Sampling stopped at {decision.total:,} images. Evidence (e-values) for less than "
             f"{percent(decision.limit)}: {exponential(below)}, where "
             f"{exponential(decision.required)} passes; for more than "
@@ -108,7 +107,7 @@ def _shares(result: "ScanResult") -> Table:
             row.label,
             "" if row.total is None else f"{row.total:,}",
             percent(row.value),
-            Text(draw_interval(row.value, row.low, row.high, end=end, mark=limit)),
+            draw_interval(row.value, row.low, row.high, end=end, mark=limit),
             row.interval,
         )
     return table
@@ -135,7 +134,7 @@ def draw_interval(
 def _notes_of_controls(result: "ScanResult") -> None:
     """Print what a reader must know about the floor."""
     for note in result.controls.notes(result.config.rule.duplicate_rms):
-        _say(printable(note))
+        say(note)
 
 
 def _diagnostic_lines(result: "ScanResult") -> None:
@@ -143,11 +142,11 @@ def _diagnostic_lines(result: "ScanResult") -> None:
     for _, diagnostic, found in result.diagnostics.results():
         for line in diagnostic.lines(found):
             if isinstance(line, str):
-                _say(line)
+                say(line)
             else:
                 out.print(_table(line))
     if result.left_out:
-        _say(f"Left out on request: {result.left_out}.")
+        say(f"Left out on request: {result.left_out}.")
 
 
 def _table(shown: "ShownTable") -> Table:
@@ -158,12 +157,8 @@ def _table(shown: "ShownTable") -> Table:
     for name in shown.columns:
         table.add_column(name, justify="right")
     for row in shown.rows:
-        table.add_row(printable(row.label), *map(printable, row.cells))
+        table.add_row(row.label, *row.cells)
     return table
-
-
-def _say(text: str | Text) -> None:
-    out.print(text, soft_wrap=True)
 
 
 def _other_rules(result: "ScanResult") -> None:
@@ -171,7 +166,7 @@ def _other_rules(result: "ScanResult") -> None:
     ratios = result.ratios
     counts = {ratio.count for ratio in (ratios.distinct, ratios.distinct_at_0, ratios.paper)}
     if counts == {ratios.copies.count}:
-        _say(
+        say(
             "The distance ratio alone, with and without near-duplicates, and the paper's rule "
             "count the same."
         )
@@ -211,8 +206,8 @@ def _closest_pairs(result: "ScanResult") -> Table:
     table.add_column("copy")
     for row in matches.distance_ratio.argsort(kind="stable")[:WORST_PAIRS]:
         table.add_row(
-            printable(str(result.keys[row])),
-            printable(data.names[matches.nn1[row]]),
+            str(result.keys[row]),
+            data.names[matches.nn1[row]],
             f"{result.space.distance(matches.squared_distance1[row]):.2f}",
             f"{matches.distance_ratio[row]:.3f}",
             "yes" if matches.is_copy[row] else "no",

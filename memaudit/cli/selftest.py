@@ -1,6 +1,5 @@
 """`memaudit selftest`: test the instrument with positive and negative controls."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def selftest(
     from memaudit.audit.config import ScanConfig
     from memaudit.audit.selftest import selftest as run_selftest
     from memaudit.audit.source import open_source
-    from memaudit.cli.console import progress_bars
+    from memaudit.cli.console import print_json, progress_bars
     from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
@@ -95,7 +94,7 @@ def selftest(
             images, model=source, holdout=others, config=config, progress=progress
         )
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=2, allow_nan=False))
+        print_json(asdict(result))
     else:
         _render(result)
     if not result.passed:
@@ -106,7 +105,7 @@ def _render(result: Any) -> None:
     from rich import box
     from rich.table import Table
 
-    from memaudit.cli.console import out
+    from memaudit.cli.console import out, say, styled
     from memaudit.cli.wording import interval, percent
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -122,28 +121,29 @@ def _render(result: Any) -> None:
             f"{measured.count:,} / {measured.total:,}",
             percent(measured.ratio),
             interval(measured),
-            "yes" if control.passed else "[bold red]NO[/]",
+            "yes" if control.passed else styled("NO", "bold red"),
         )
     out.print(table)
     if result.model_controls:
         out.print(_model_table(result))
-        out.print(
+        say(
             "Over repetitions, p is uniform if the model does not favor its training images, and "
-            "larger if it does; a sound instrument gives 0.01 or less in 1 of 100.",
-            soft_wrap=True,
+            "larger if it does; a sound instrument gives 0.01 or less in 1 of 100."
         )
-    out.print("All controls passed." if result.passed else "[bold red]A control failed.[/]")
+    say(*("All controls passed.", "") if result.passed else ("A control failed.", "bold red"))
 
 
 def _model_table(result: Any) -> Any:
     from rich import box
     from rich.table import Table
 
+    from memaudit.cli.console import styled
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("control on the model")
     for column in ("required", "found", "passed"):
         table.add_column(column)
     for control in result.model_controls:
-        passed = "yes" if control.passed else "[bold red]NO[/]"
+        passed = "yes" if control.passed else styled("NO", "bold red")
         table.add_row(control.name, control.required, control.found, passed)
     return table

@@ -114,17 +114,12 @@ def train(
 
 
 def _show_audit(audit: "SnapshotAudit") -> None:
-    from memaudit.cli.console import err, remark
+    from memaudit.cli.console import remark
     from memaudit.cli.wording import describe
     from memaudit.training.schedule import format_epochs
 
     if audit.begins:
-        err.print(
-            f"Memorization begins at epoch {format_epochs(audit.epochs)}.",
-            style="bold red",
-            highlight=False,
-            soft_wrap=True,
-        )
+        remark(f"Memorization begins at epoch {format_epochs(audit.epochs)}.", "bold red")
     remark(
         f"Epoch {format_epochs(audit.epochs)}: {audit.copies.count:,} of {audit.copies.total:,} "
         f"samples are copies, {describe(audit.copies)}."

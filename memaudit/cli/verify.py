@@ -1,6 +1,5 @@
 """`memaudit verify`: check a report against itself and its sources."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,20 +36,19 @@ def verify(
     memaudit verify report --source model.safetensors --data ./train
     """
     from memaudit.audit.report.verify import verify_report
-    from memaudit.cli.console import out, progress_bars
-    from memaudit.cli.wording import printable
+    from memaudit.cli.console import out, print_json, progress_bars, say
 
     with progress_bars() as progress:
         result = verify_report(folder, source=source, data=data_path, progress=progress)
     if as_json:
-        click.echo(json.dumps({"passed": result.passed, **asdict(result)}, indent=2))
+        print_json({"passed": result.passed, **asdict(result)})
     else:
         for check in result.checks:
             detail = f": {check.detail}" if check.detail else ""
             style = "green" if check.passed else "bold red"
             word = "ok" if check.passed else "CHANGED"
             out.print(f"{word:8}", style=style, end="")
-            out.print(f"{check.name}{detail}", highlight=False, markup=False, soft_wrap=True)
-        out.print(printable(f"Verdict stated: {result.verdict or 'none (no gate)'}"))
-        out.print(f"SHA-256 of report.json: {result.sha256}", highlight=False, soft_wrap=True)
+            say(f"{check.name}{detail}")
+        say(f"Verdict stated: {result.verdict or 'none (no gate)'}")
+        say(f"SHA-256 of report.json: {result.sha256}")
     ctx.exit(0 if result.passed else 1)

@@ -1,20 +1,11 @@
-"""How numbers and names are written in the terminal."""
+"""How numbers are written in the terminal."""
 
 from typing import TYPE_CHECKING
 
 from memaudit import wording
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from memaudit.audit.statistics.intervals import Estimate, Proportion
-
-
-def printable(name: str) -> "Text":
-    """A file name as it is: no markup in it, and bytes that are not text as escapes."""
-    from rich.text import Text
-
-    return Text(name.encode(errors="backslashreplace").decode())
 
 
 def percent(share: float) -> str:
