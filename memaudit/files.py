@@ -1,10 +1,14 @@
 """Regular files read within a limit, files that appear whole or not at all, and locks."""
 
 import errno
+import fcntl
 import os
+import re
+import secrets
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,20 +77,73 @@ def read_regular(path: str | Path, limit: int) -> bytes:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: Path, *, private: bool = False, sweep: bool = True, durable: bool = True
+) -> Iterator[BinaryIO]:
     """A binary file to write, which takes the name `path` only when it is whole.
 
-    It is written beside `path` first, since a rename is atomic only within one file system.
+    It is written beside `path` first, since a rename is atomic only within one file system, under a
+    name that nobody can guess, and is readable only to the user until then. What a killed process
+    left of it goes. A link in its place is replaced and not followed.
+
+    Args:
+        path: the file to write or replace.
+        private: whether only the user can read it afterwards, too.
+        sweep: whether to look for what killed processes left, which lists the whole folder. A
+            folder of many files is better swept once, by `remove_parts`.
+        durable: whether the file is on the disk for sure when it takes its name, even if the
+            machine stops at once.
+
+    Raises:
+        OSError: it cannot be written, or something other than a regular file is in its place;
+            `filename` is `path`, whatever failed.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with _named(path):
+        if path.exists():
+            check_regular(path.stat(), path)  # a rename would replace a device such as /dev/null
+        if sweep:
+            remove_parts(path.parent, path.name)
+        part, file = _new_part(path)
+        try:
+            with file:
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+                _open_up(file, 0o600 if private else 0o666 & ~_umask())
+                os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add bytes to the end of a regular file, which is made if there is none.
+
+    Raises:
+        OSError: it cannot be written, or is a link, which is not followed; `filename` is `path`.
+    """
+    with _named(path):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with open(_open_unlinked(path, flags), "ab") as file:
+            file.write(data)
+
+
+def remove_parts(folder: Path, of: str | None = None) -> None:
+    """Remove what killed processes left of files that `atomic_write` was writing.
+
+    A part that a process still writes is locked by it and stays.
+
+    Args:
+        folder: where to look.
+        of: the name of the one file whose parts are removed, or None for all.
+    """
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            is_part = _PART.fullmatch(name)
+            if is_part and (of is None or is_part[1] == of[:_NAME_IN_PART]):
+                with suppress(OSError):
+                    _remove_abandoned(folder / name)
 
 
 @contextmanager
@@ -98,15 +155,103 @@ def exclusive(path: Path) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds the lock.
+        OSError: the file cannot be made, or is a link, which is not followed.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
+    lock = _open_unlinked(path, os.O_RDWR | os.O_CREAT)
     try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise BlockingIOError(f"{path} is held by another process") from error
-    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{path} is held by another process") from error
         yield
     finally:
-        lock.release()
+        os.close(lock)
+
+
+_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+_NAME_IN_PART = 50
+"""Characters of a file's name in those of its parts, so that a long name stays within limits."""
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part", re.DOTALL)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_ABANDONED = 24 * 3600
+"""Seconds after which a part is taken for abandoned on a disk that has no locks."""
+
+
+def _open_unlinked(path: Path, flags: int) -> int:
+    """The descriptor of a regular file that no link leads to."""
+    try:
+        descriptor = os.open(path, flags | _NO_LINK | _AT_ONCE, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            said = "it is a link, which is not followed; remove it"
+            raise OSError(error.errno, said, str(path)) from error
+        raise
+    try:
+        check_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _new_part(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `path`, locked for as long as it is open."""
+    while True:
+        part = path.with_name(f".{path.name[:_NAME_IN_PART]}.{secrets.token_hex(8)}.part")
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
+        # Another process that looks for abandoned parts may have come before the lock.
+        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+            return part, open(descriptor, "wb")
+        os.close(descriptor)
+        part.unlink(missing_ok=True)
+
+
+def _remove_abandoned(part: Path) -> None:
+    descriptor = os.open(part, os.O_RDWR | _NO_LINK | _AT_ONCE)
+    try:
+        found = os.fstat(descriptor)
+        check_regular(found, part)
+        is_free = _lock(descriptor)
+        if is_free is None:
+            is_free = time.time() - found.st_mtime > _ABANDONED
+        if is_free:
+            part.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the lock of a file could be taken at once; None if the disk has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _open_up(file: BinaryIO, mode: int) -> None:
+    with suppress(OSError):  # some disks have no permissions
+        os.fchmod(file.fileno(), mode)
+
+
+def _umask() -> int:
+    """The permissions that new files do not get."""
+    mask = os.umask(0o077)  # it can only be read by setting it; meanwhile nobody gains anything
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give the errors of writing a file its name: those of a full disk have none."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename
+        if place is None and error.errno in _DISK_ERRORS:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if isinstance(place, str) and _PART.fullmatch(Path(place).name):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise

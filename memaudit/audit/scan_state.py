@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from memaudit.errors import ConfigError
-from memaudit.files import atomic_write, exclusive
+from memaudit.files import append, atomic_write, exclusive, remove_parts
 from memaudit.models.generate import GeneratedBatch
 
 STATE = "scan-state"
@@ -48,10 +48,12 @@ class ScanState:
             fresh: discard whatever images are there.
 
         Raises:
-            ConfigError: the folder holds the images of another scan.
+            ConfigError: the folder holds the images of another scan, or a link in their place.
             OSError: it cannot be written.
         """
         self._folder = folder / STATE
+        if self._folder.is_symlink():
+            raise ConfigError(f"{self._folder} is a link, which is not followed; remove it.")
         self._seeds = np.asarray(seeds, dtype=np.int64)
         about = self._folder / "scan.json"
         saved = _read_json(about)
@@ -68,6 +70,7 @@ class ScanState:
             self._folder.mkdir(parents=True)
             with atomic_write(about) as file:
                 file.write(json.dumps(identity).encode())
+        remove_parts(self._folder)
 
     def load(self, image_shape: tuple[int, int, int], label_dim: int) -> Iterator[GeneratedBatch]:
         """Yield the stored batches up to the first gap, then remove those behind it.
@@ -89,7 +92,7 @@ class ScanState:
         arrays: dict[str, Any] = {"seeds": batch.seeds, "images": batch.images}
         if batch.class_index is not None:
             arrays["class_index"] = batch.class_index
-        with atomic_write(self._part(position)) as file:
+        with atomic_write(self._part(position), sweep=False) as file:
             np.savez(file, **arrays)
 
     def _read(self, position: int) -> GeneratedBatch | None:
@@ -137,7 +140,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def keep_state(folder: Path) -> None:
     """Mark the stored images as those of the report that is written into the folder."""
     if (folder / STATE).is_dir():
-        (folder / STATE / REPORTED).touch()
+        append(folder / STATE / REPORTED, b"")
 
 
 def keeps_reported_images(folder: Path) -> bool:

@@ -8,6 +8,7 @@ import click
 from memaudit.cli.options import config_options, data_options, from_options
 from memaudit.data.selection import Selection
 from memaudit.data.set_recipe import SetRecipe
+from memaudit.errors import ConfigError
 
 
 @click.command()
@@ -20,11 +21,13 @@ from memaudit.data.set_recipe import SetRecipe
     metavar="SET",
     help="Write a .zip in EDM's form, an .npz or a folder, with a manifest of how it was made.",
 )
-def build(data_path: Path, out: Path, **options: Any) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a set that is there.")
+def build(data_path: Path, out: Path, overwrite: bool, **options: Any) -> None:
     """Make a training set of the images of one or two sources.
 
     The images are selected, mixed, repeated and labeled, in this order. The same options give
-    the same pixels and labels on every machine.
+    the same pixels and labels on every machine. A folder is marked as unfinished, and refused by
+    every command that reads images, until its last image is there; the same command resumes it.
 
     \b
     # a class-balanced subset of 1,000 images, at 16x16
@@ -40,17 +43,25 @@ def build(data_path: Path, out: Path, **options: Any) -> None:
     recipe = from_options(SetRecipe, options, selection=selection)
 
     from memaudit.cli.console import progress_bars, remark
-    from memaudit.data.built_sets import write_set
+    from memaudit.data.built_sets import check_set_writable, write_set
     from memaudit.data.derived_sets import build_set
     from memaudit.data.sources import open_images
-    from memaudit.data.writers import SET_FORMS, check_writable
 
-    check_writable(out, SET_FORMS)
     paths = [data_path] if recipe.mix is None else [data_path, recipe.mix]
+    if out.exists() and any(path.exists() and out.samefile(path) for path in paths):
+        raise ConfigError(f"{out} is a source of the set; name another place for the set itself.")
+    check_set_writable(out, overwrite=overwrite)
     with progress_bars() as progress:
         sources = [
             open_images(path, resolution=selection.resolution, progress=progress) for path in paths
         ]
         images = build_set(recipe, *sources)
-        write_set(out, images, sources=sources, choices=recipe.choices, progress=progress)
+        write_set(
+            out,
+            images,
+            sources=sources,
+            choices=recipe.choices,
+            overwrite=overwrite,
+            progress=progress,
+        )
     remark(f"{out}: {images.summary}, fingerprint {images.fingerprint}")

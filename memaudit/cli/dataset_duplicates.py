@@ -57,15 +57,15 @@ def duplicates(
     from memaudit.audit.neighbors.duplicates import find_duplicates
     from memaudit.audit.report.duplicates_page import write_duplicates
     from memaudit.cli.console import print_json, progress_bars, remark
-    from memaudit.data.built_sets import write_set
+    from memaudit.data.built_sets import check_set_writable, write_set
     from memaudit.data.sources import open_images
-    from memaudit.data.writers import SET_FORMS, check_writable
+    from memaudit.data.writers import check_writable
 
     duplicate_rms = from_options(Rule, options).duplicate_rms
     if out is not None:
         check_writable(out, {"": "a folder"})
     if kept is not None:
-        check_writable(kept, SET_FORMS)
+        check_set_writable(kept)
     where = choose_device(device)
     with progress_bars() as progress:
         images = open_images(path, progress=progress)

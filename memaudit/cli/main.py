@@ -1,5 +1,6 @@
 """The program `memaudit`: find the command asked for and turn errors into messages."""
 
+import errno
 import importlib
 import signal
 import sys
@@ -84,7 +85,9 @@ def in_one_line(error: Exception, names: Mapping[str, str] = MappingProxyType({}
     said = " ".join(str(error).split())
     if isinstance(error, OSError):  # for example, a full disk or a removed folder
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or said}."
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        more = " What was whole before is kept: make room, and give the command again."
+        return f"{place}{error.strerror or said}.{more if is_full else ''}"
     is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said
     if isinstance(error, MemoryError) or is_torchs:
         more = f" ({short(said)})" if said else ""

@@ -1,7 +1,7 @@
 """`memaudit scan`: the audit."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -301,11 +301,15 @@ def _check_given_images(ctx: click.Context) -> None:
 
 def _check_summary_files(*paths: Path | None) -> None:
     """Refuse files that cannot be written, before the scan starts."""
+    from memaudit.files import check_regular
+
     for path in paths:
         if path is None:
             continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                check_regular(path.stat(), path)
             TemporaryFile(dir=path.parent).close()
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
@@ -322,16 +326,23 @@ def _errors_into(junit: Path) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         said = in_one_line(error) if isinstance(error, Exception) else "The scan was stopped."
-        with atomic_write(junit) as file:
+        with suppress(OSError), atomic_write(junit) as file:  # the error itself is shown anyway
             file.write(junit_error(said).encode())
         raise
 
 
 def _write_summaries(result: "ScanResult", *, junit: Path | None, summary: Path | None) -> None:
+    """Write what a CI page shows. Where it cannot be written, the verdict and its status stand."""
     from memaudit.audit.report.ci import junit_xml, markdown_summary
+    from memaudit.cli.console import remark
+    from memaudit.cli.main import in_one_line
     from memaudit.files import atomic_write
 
     for path, text in ((junit, junit_xml), (summary, markdown_summary)):
-        if path is not None:
+        if path is None:
+            continue
+        try:
             with atomic_write(path) as file:
                 file.write(text(result).encode())
+        except OSError as error:
+            remark(f"Warning: the scan is done, but a file was not written: {in_one_line(error)}")

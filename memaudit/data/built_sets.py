@@ -9,7 +9,18 @@ import memaudit
 from memaudit.data.images import ImageSet
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Files, stats
-from memaudit.data.writers import MANIFEST_FILE, NamedImage, read_manifest, write_images
+from memaudit.data.resumable_folder import holds_only_the_lock, resumable_folder
+from memaudit.data.writers import (
+    MANIFEST_FILE,
+    SET_FORMS,
+    UNFINISHED,
+    NamedImage,
+    check_form,
+    check_writable,
+    read_manifest,
+    write_images,
+)
+from memaudit.errors import ConfigError, DataError
 from memaudit.progress import Progress, silent
 
 SCHEMA = "memaudit.dataset/1"
@@ -21,6 +32,7 @@ def write_set(
     *,
     sources: Sequence[ImageSet],
     choices: Mapping[str, Any],
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> None:
     """Write a set that `open_images` reads again with the same order, labels and fingerprint.
@@ -30,26 +42,82 @@ def write_set(
     the name of each image in its source, [N].
 
     Args:
-        path: one of SET_FORMS; see `write_images`.
+        path: one of SET_FORMS; see `write_images`. A file appears whole or not at all; a folder is
+            marked as unfinished until it is whole, and resumed where an earlier process stopped.
         images: the set.
         sources: the whole sets from which its images were taken.
         choices: how they were taken, as JSON values.
+        overwrite: replace the images of another set in the folder.
         progress: told how many images are written.
+
+    Raises:
+        ConfigError: the folder holds something else, or another process is writing into it.
+        OSError: it cannot be written.
     """
     manifest = {
-        "schema": SCHEMA,
         "memaudit": memaudit.__version__,
         "fingerprint": images.fingerprint,
-        "shape": images.images.shape,
-        "class_names": images.class_names,
+        "shape": list(images.images.shape),
+        "class_names": list(images.class_names),
         "sources": [
             {"path": whole.source, "fingerprint": whole.fingerprint, "num_images": len(whole)}
             for whole in sources
         ],
-        "choices": choices,
+        "choices": dict(choices),
         "names": list(images.names),
     }
-    write_images(path, _named(images, progress), manifest=manifest)
+    if path.suffix:
+        manifest = {"schema": SCHEMA, **manifest}
+        write_images(path, _named(images, progress), manifest=manifest)
+        return
+    names = [_member(i) for i in range(len(images))]
+    with resumable_folder(
+        path, names, identity=manifest, schema=SCHEMA, overwrite=overwrite
+    ) as folder:
+        for image in _named(images, progress):
+            if not folder.holds(image):
+                folder.add(image, durable=False)
+
+
+def check_set_writable(path: Path, *, overwrite: bool | None = None) -> None:
+    """Refuse a set that could not be written, before any work is done.
+
+    Args:
+        path: where `write_set` will write.
+        overwrite: whether a set that is there may be replaced; None if that cannot be chosen.
+
+    Raises:
+        ConfigError: as `check_writable`, except for a folder that `write_set` did not finish, or a
+            set that is to be replaced.
+    """
+    manifest = (read_set_manifest(path) or {}) if path.exists() else {}
+    if path.is_dir() and manifest.get(UNFINISHED):
+        return
+    exists = bool(manifest) if path.is_dir() else path.is_file()
+    if exists and overwrite is False:
+        raise ConfigError(
+            f"{path} holds a set already; name another place, or replace it with {{overwrite}}.",
+            field="overwrite",
+        )
+    if exists and overwrite:
+        check_form(path, SET_FORMS)
+        return
+    if not holds_only_the_lock(path):
+        check_writable(path, SET_FORMS)
+
+
+def check_finished(path: Path) -> None:
+    """Refuse a folder that memaudit did not finish: it would be taken for a smaller set.
+
+    Raises:
+        DataError: its manifest says so.
+    """
+    manifest = read_manifest(path) if path.is_dir() else None
+    if manifest is not None and manifest.get(UNFINISHED):
+        raise DataError(
+            f"{path} is unfinished: what wrote its images stopped before the last one. Give the "
+            "command that began it again, which resumes it, or remove the folder."
+        )
 
 
 def manifest_files(path: Path) -> Files:

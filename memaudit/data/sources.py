@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memaudit.data.built_sets import manifest_files, restore_source_names
+from memaudit.data.built_sets import check_finished, manifest_files, restore_source_names
 from memaudit.data.cache import CacheDir, cache_entry
 from memaudit.data.images import ImageSet
 from memaudit.data.readers import arrays, cifar, image_files, mnist
@@ -75,6 +75,7 @@ def open_images(
         raise ValueError(f"resolution must be at least 1, got {resolution}")
     path = Path(path)
     try:
+        check_finished(path)
         reader = _reader_for(path)
         files = reader.files(path)
         entry = cache_entry(cache_dir, path, {**files, **manifest_files(path)}, resolution)

@@ -1,4 +1,4 @@
-"""Write images one by one: to a folder, a zip in EDM's form, an npz, or one picture."""
+"""Write images one by one into a file: a zip in EDM's form, an npz, or one picture."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from memaudit.data.readers.image_files import LABELS_FILE
 from memaudit.errors import ConfigError
@@ -21,9 +21,13 @@ SET_FORMS = {"": "a folder", ".zip": ".zip", ".npz": ".npz"}
 """Suffix → words, for the forms that `open_images` reads again."""
 FORMS = {**SET_FORMS, ".png": ".png (a grid)"}
 """Every form that can be written."""
+FILE_FORMS = {suffix: words for suffix, words in FORMS.items() if suffix}
+"""Those that are one file."""
 
 MANIFEST_FILE = "manifest.json"
 """The file of a folder or zip that says how its images were made."""
+UNFINISHED = "unfinished"
+"""The key of a folder's manifest that is true until its last image is written."""
 _MANIFEST_ARRAY = "manifest"
 """The array of an npz that holds the same text."""
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -52,7 +56,7 @@ def check_writable(path: Path, forms: Mapping[str, str] = FORMS) -> None:
         ConfigError: a form that is not accepted, a folder that is not empty, a file that exists, or
             no permission.
     """
-    _check_form(path, forms)
+    check_form(path, forms)
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(f"{path} is not empty; name a new folder, or empty it first.")
     if path.is_file():
@@ -69,24 +73,21 @@ def check_writable(path: Path, forms: Mapping[str, str] = FORMS) -> None:
 def write_images(
     path: Path, images: Iterable[NamedImage], *, manifest: Mapping[str, Any] | None = None
 ) -> None:
-    """Write images in the form that the suffix of `path` asks for, one of FORMS.
+    """Write images into one file, in the form that the suffix of `path` asks for.
 
     Args:
         path: `.zip` (EDM's form: PNG files in folders of 1,000, labels in dataset.json), `.npz`
-            (`images` [N, C, H, W], `names`, `labels`), `.png` (one grid), or a folder of PNG files
-            (labels in dataset.json). A file appears whole or not at all.
-        images: images of one shape; taken one by one, so that a folder or zip may have any size.
-        manifest: how they were made, stored with them as JSON: in a file manifest.json of the zip
-            or folder, written last, or in an array `manifest` of the npz. A grid has none.
+            (`images` [N, C, H, W], `names`, `labels`) or `.png` (one grid). It appears whole or not
+            at all. `resumable_folder` writes folders.
+        images: images of one shape; taken one by one, so that a zip may have any size.
+        manifest: how they were made, stored with them as JSON: in a file manifest.json of the zip,
+            written last, or in an array `manifest` of the npz. A grid has none.
 
     Raises:
         ConfigError: the suffix is not one of these.
     """
-    _check_form(path, FORMS)
+    check_form(path, FILE_FORMS)
     text = None if manifest is None else json.dumps(manifest, indent=1)
-    if not path.suffix:
-        _write_folder(path, images, text)
-        return
     with atomic_write(path) as file:
         if path.suffix == ".zip":
             _write_zip(file, images, text)
@@ -138,24 +139,26 @@ def to_picture(pixels: np.ndarray) -> Image.Image:
     )
 
 
-def _check_form(path: Path, forms: Mapping[str, str]) -> None:
+def png(picture: Image.Image, about: PngImagePlugin.PngInfo | None = None) -> bytes:
+    """A picture as the bytes of a PNG.
+
+    Pillow writes into a file itself, but on a full disk it does not say which error there was.
+    """
+    file = io.BytesIO()
+    picture.save(file, format="png", pnginfo=about)
+    return file.getvalue()
+
+
+def check_form(path: Path, forms: Mapping[str, str]) -> None:
+    """Refuse a path whose suffix none of the forms has.
+
+    Raises:
+        ConfigError: it has another suffix.
+    """
     if path.suffix not in forms:
         *others, last = forms.values()
         words = f"{', '.join(others)} or {last}" if others else last
         raise ConfigError(f"{path} ends in {path.suffix}; {words} can be written.")
-
-
-def _write_folder(folder: Path, images: Iterable[NamedImage], manifest: str | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    labels = {}
-    for image in images:
-        member = f"{image.name}.png"
-        to_picture(image.pixels).save(folder / member)
-        labels[member] = image.label
-    if None not in labels.values():
-        (folder / LABELS_FILE).write_text(labels_text(labels))
-    if manifest is not None:
-        (folder / MANIFEST_FILE).write_text(manifest)
 
 
 def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | None) -> None:
@@ -163,9 +166,7 @@ def _write_zip(file: BinaryIO, images: Iterable[NamedImage], manifest: str | Non
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for i, image in enumerate(images):
             member = f"{i // 1000:05d}/{image.name}.png"
-            picture = io.BytesIO()
-            to_picture(image.pixels).save(picture, format="png")
-            archive.writestr(zipfile.ZipInfo(member, _DATE), picture.getvalue())
+            archive.writestr(zipfile.ZipInfo(member, _DATE), png(to_picture(image.pixels)))
             labels[member] = image.label
         archive.writestr(zipfile.ZipInfo(LABELS_FILE, _DATE), labels_text(labels))
         if manifest is not None:
@@ -189,4 +190,4 @@ def _write_npz(file: BinaryIO, images: Iterable[NamedImage], manifest: str | Non
 
 
 def _write_grid(file: BinaryIO, images: Iterable[NamedImage]) -> None:
-    grid(np.stack([image.pixels for image in images])).save(file, format="png")
+    file.write(png(grid(np.stack([image.pixels for image in images]))))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memaudit.errors import ConfigError
+from memaudit.files import append
 
 
 class Snapshot(NamedTuple):
@@ -55,7 +56,7 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.log.open("a").close()
+            append(self.log, b"")
         except OSError as error:
             raise ConfigError(
                 f"{self.path} cannot be written ({error.strerror}). Choose another folder for the "

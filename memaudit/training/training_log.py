@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memaudit.errors import ConfigError
-from memaudit.files import atomic_write
+from memaudit.files import append, atomic_write
 from memaudit.training.trainer import Trainer
 
 DIVERGED_STEPS = 10
@@ -181,8 +181,7 @@ class TrainingLog:
 
         self.entries.append(entry)
         if self._write:
-            with self.path.open("ab") as file:
-                file.write(_line(entry))
+            append(self.path, _line(entry))
         if self._on_entry is not None:
             self._on_entry(entry)
 

@@ -99,3 +99,13 @@ def test_a_second_scan_of_a_folder_is_refused_until_the_first_ends(tmp_path: Pat
         first.stdout.close()
     with only_scan_in(tmp_path):  # a killed one holds nothing
         pass
+
+
+def test_a_link_in_place_of_the_state_is_not_followed(tmp_path: Path):
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "report"
+    elsewhere.mkdir()
+    out.mkdir()
+    (out / "scan-state").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="scan-state is a link, which is not followed"):
+        ScanState(out, {"model": "a"}, [1, 2])
+    assert not list(elsewhere.iterdir())

@@ -16,7 +16,8 @@ from memaudit.audit import source
 from memaudit.cli import options
 from memaudit.cli.main import COMMANDS, main
 from memaudit.cli.train import train
-from memaudit.data.writers import NamedImage, write_images
+from memaudit.data.built_sets import write_set
+from memaudit.data.images import ImageSet
 from memaudit.training.config import TrainingConfig
 
 Run = Callable[..., Result]
@@ -238,7 +239,8 @@ def test_the_optimum_has_one_name():
 @pytest.mark.parametrize("form", ["folder", "images.zip", "images.npz"])
 def test_inspecting_images_names_the_command_for_them(run: Run, tmp_path: Path, form: str):
     path = tmp_path / form
-    write_images(path, [NamedImage("0", np.zeros([3, 8, 8], np.uint8))])
+    images = ImageSet.from_array(np.zeros([1, 3, 8, 8], np.uint8))
+    write_set(path, images, sources=[images], choices={})
     result = run("inspect", path)
     assert result.exit_code == 2
     assert form in result.stderr and "`memaudit dataset inspect`" in result.stderr

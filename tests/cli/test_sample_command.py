@@ -55,7 +55,7 @@ def test_a_killed_command_resumes_and_ends_the_same(
     process.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in killed.glob("*.png")}
     assert 20 <= len(kept)
-    (killed / ".000000.png.1.part").write_bytes(b"cut")
+    (killed / f".000000.png.{'a' * 16}.part").write_bytes(b"cut")
     (killed / "000003.png").write_bytes((killed / "000003.png").read_bytes()[:-40])
 
     result = run(*arguments)

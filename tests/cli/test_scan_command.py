@@ -298,3 +298,39 @@ def test_a_dry_run_says_what_a_scan_would_take_and_writes_nothing(
     assert "no model could pass" in few.stdout
     content = json.loads(run(*command, "--dry-run", "--json").stdout)
     assert content["likely_stop"] == 3787
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.9])
+@pytest.mark.parametrize("unwritable", ["junit_xml", "markdown_summary"])
+def test_the_status_is_the_verdicts_even_if_a_file_for_ci_cannot_be_written(
+    run: Run,
+    make_npz: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: float,
+    unwritable: str,
+):
+    """The disk fills up while the images are judged: FAIL must still be 1, and PASS 0."""
+
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    train = make_npz(40)
+    monkeypatch.setattr(f"memaudit.audit.report.ci.{unwritable}", full)
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    source = train if limit < 0.5 else make_npz(400, seed=9)
+    options = ("--fail-above", limit, "--junit", junit, "--summary", summary)
+    result = run("scan", source, "--data", train, *options)
+    missing, there = (junit, summary) if unwritable == "junit_xml" else (summary, junit)
+    assert result.exit_code == (1 if limit < 0.5 else 0), result.output
+    assert "Warning: the scan is done, but a file was not written: " in result.stderr
+    assert f"{missing}: No space left on device. What was whole" in result.stderr
+    assert there.exists() and not missing.exists() and len(list(tmp_path.glob(".*.part"))) == 0
+
+
+def test_a_device_is_no_file_for_ci(run: Run, make_npz: Callable[..., Path]):
+    """To replace /dev/null by a rename is what root could do to a whole machine."""
+    data = make_npz(4)
+    result = run("scan", data, "--data", data, "--summary", "/dev/null")
+    assert result.exit_code == 2
+    assert "/dev/null cannot be written: it is a device, not a regular file." in result.stderr

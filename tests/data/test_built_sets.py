@@ -11,10 +11,13 @@ from helpers.images import labels_of
 
 import memaudit
 from memaudit.data import sources
-from memaudit.data.built_sets import read_set_manifest, write_set
+from memaudit.data.built_sets import check_set_writable, read_set_manifest, write_set
 from memaudit.data.derived_sets import label_images, repeat_images
 from memaudit.data.images import ImageSet
+from memaudit.data.resumable_folder import ResumableFolder
 from memaudit.data.sources import open_images
+from memaudit.data.writers import NamedImage
+from memaudit.errors import ConfigError, DataError
 
 FORMS = ("folder", "set.zip", "set.npz")
 
@@ -140,3 +143,66 @@ def test_files_of_other_forms_have_no_manifest(tmp_path: Path) -> None:
     assert read_set_manifest(tmp_path / "images.npy") is None
     assert read_set_manifest(tmp_path / "images.npz") is None
     assert read_set_manifest(tmp_path / "absent") is None
+
+
+def broken_after(number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the writing of a folder end after some images, as if it were killed."""
+    add = ResumableFolder.add
+    calls: list[str] = []
+
+    def counted(self: ResumableFolder, image: NamedImage, **options: Any) -> None:
+        if len(calls) == number:  # once
+            calls.append("no limit any more")
+            raise KeyboardInterrupt
+        calls.append(image.name)
+        add(self, image, **options)
+
+    monkeypatch.setattr(ResumableFolder, "add", counted)
+    return calls
+
+
+def test_an_unfinished_folder_is_refused_by_name_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "set"
+    calls = broken_after(7, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        write_set(path, source(), sources=[source()], choices={"size": 12})
+    with pytest.raises(DataError, match=r"set is unfinished: .* Give the command that began it"):
+        open_images(path)
+    check_set_writable(path, overwrite=False)
+    (path / "img00000002.png").write_bytes((path / "img00000001.png").read_bytes())  # another one
+
+    with pytest.raises(ConfigError, match="holds images of another choices"):
+        write_set(path, source(), sources=[source()], choices={"size": 11})
+    write_set(path, source(), sources=[source()], choices={"size": 12})
+    assert calls[8:] == ["img00000002"] + [f"img{i:08d}" for i in range(7, 12)]
+    assert open_images(path).fingerprint == source().fingerprint
+    manifest = read_set_manifest(path)
+    assert manifest is not None and "unfinished" not in manifest
+
+
+def test_a_set_is_replaced_only_if_asked_and_only_if_it_is_one(tmp_path: Path) -> None:
+    path, other = tmp_path / "set", source(num_images=5)
+    write_set(path, source(), sources=[], choices={})
+    with pytest.raises(ConfigError, match="holds a set already; name another place, or replace"):
+        check_set_writable(path, overwrite=False)
+    with pytest.raises(ConfigError, match="is not empty"):
+        check_set_writable(path)
+    check_set_writable(path, overwrite=True)
+    write_set(path, other, sources=[], choices={}, overwrite=True)
+    assert open_images(path).fingerprint == other.fingerprint
+
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"notes\.txt, which is not of a set .* nothing was"):
+        write_set(path, source(), sources=[], choices={}, overwrite=True)
+    assert open_images(path).fingerprint == other.fingerprint
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        check_set_writable(tmp_path / "photos", overwrite=True)
+
+    write_set(tmp_path / "set.npz", source(), sources=[], choices={})
+    with pytest.raises(ConfigError, match="holds a set already"):
+        check_set_writable(tmp_path / "set.npz", overwrite=False)
+    check_set_writable(tmp_path / "set.npz", overwrite=True)

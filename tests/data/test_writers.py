@@ -20,7 +20,7 @@ def named_images(channels: int, labeled: bool) -> list[NamedImage]:
     return [NamedImage(f"{i:06d}", p, i % 3 if labeled else None) for i, p in enumerate(pixels)]
 
 
-@pytest.mark.parametrize("form", ["folder", "images.zip", "images.npz"])
+@pytest.mark.parametrize("form", ["images.zip", "images.npz"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("labeled", [True, False])
 def test_images_survive_writing_and_reading(

@@ -31,6 +31,7 @@ from memaudit.experiments.train_and_scan import (
     replicate_folder,
     train_and_scan_all,
 )
+from memaudit.files import atomic_write
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
 from memaudit.training.network import configure_network
@@ -368,8 +369,10 @@ def reproduce(
         if before is None or result != replace(
             before, device=result.device, finished=result.finished
         ):
-            with (out / RESULTS).open("ab") as file:
-                file.write(json.dumps(asdict(result)).encode() + b"\n")
+            path = out / RESULTS
+            before_it = path.read_bytes() if path.is_file() else b""
+            with atomic_write(path) as file:  # to append could leave half a line on a full disk
+                file.write(before_it + json.dumps(asdict(result)).encode() + b"\n")
         results.append(result)
         on_result(result)
 
