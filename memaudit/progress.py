@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
-from memaudit.wording import printable
+from memaudit.escapes import terminal
 
 EVERY = 10.0
 """Seconds between two lines of one task where lines stay, as in a log."""
@@ -78,7 +78,7 @@ class LineProgress:
         elapsed = now - clock.started
         if elapsed >= QUIET and (ends or now - clock.shown >= self._every):
             clock.shown = now
-            self._write(printable(describe_progress(task, done, total, elapsed, note)), ends)
+            self._write(terminal(describe_progress(task, done, total, elapsed, note)), ends)
 
     def _write(self, text: str, ends: bool) -> None:
         if self._overwrite:

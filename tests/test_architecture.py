@@ -21,7 +21,7 @@ ALLOWED = {
     "models": {"data"},
     "data": set(),
 }
-FOUNDATION = {"errors", "progress", "files", "options", "unpickler", "wording"}
+FOUNDATION = {"errors", "escapes", "progress", "files", "options", "unpickler", "wording"}
 DOORS = {
     "faiss": ("audit/neighbors/pixel_index.py",),
     "pickle": (),

@@ -89,3 +89,12 @@ def test_every_file_and_folder_exists(document: Path):
         if not (document.parent / link).exists():
             missing.add(link)
     assert not missing
+
+
+def test_the_tests_that_hold_a_promise_exist():
+    text = (ROOT / "docs" / "threats.md").read_text("utf-8")
+    sources = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named
+    assert {test for test in named if not any(f"def {test}(" in one for one in sources)} == set()
+    assert all((ROOT / path).is_file() for path in re.findall(r"`(tests/[\w/]+\.py)`", text))

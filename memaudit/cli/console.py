@@ -1,6 +1,5 @@
 """Print to the terminal: results on stdout, progress and remarks on stderr."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -24,11 +23,9 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from memaudit.escapes import terminal, terminal_json
 from memaudit.progress import WIDTH, LineProgress, Progress
-from memaudit.wording import printable, short
-
-LONGEST = 2000
-"""Characters of one text that are printed: a file may hold a value of megabytes."""
+from memaudit.wording import printable
 
 
 class _Console(Console):
@@ -68,7 +65,7 @@ err = _Console(stderr=True)
 
 def styled(text: str, style: str | Style) -> Text:
     """Text in one style, such as `bold red`, with escapes for what could steer a terminal."""
-    return Text(printable(short(text, LONGEST)), style)
+    return Text(terminal(text), style)
 
 
 def remark(text: str, style: str = "") -> None:
@@ -87,9 +84,8 @@ def print_row(name: str, value: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print content as strict JSON on stdout, in ASCII: a terminal shows it as it is."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
-    click.echo(text.replace("\x7f", "\\u007f"))  # the one control character that JSON leaves
+    """Print content as strict JSON on stdout."""
+    click.echo(terminal_json(content))
 
 
 @contextmanager
@@ -112,9 +108,9 @@ def progress_bars() -> Iterator[Progress]:
         tasks: dict[str, TaskID] = {}
 
         def show(task: str, done: int, total: int | None, note: str = "") -> None:
-            note = printable(short(note, WIDTH))
+            note = terminal(note, WIDTH)
             if task not in tasks:
-                tasks[task] = bars.add_task(printable(short(task, WIDTH)), total=total, note=note)
+                tasks[task] = bars.add_task(terminal(task, WIDTH), total=total, note=note)
             bars.update(tasks[task], completed=done, total=total, note=note)
 
         yield show

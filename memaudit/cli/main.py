@@ -13,7 +13,8 @@ import click
 
 import memaudit
 from memaudit.errors import MemauditError
-from memaudit.wording import printable, short
+from memaudit.escapes import terminal
+from memaudit.wording import short
 
 COMMANDS = {
     "scan": "Measure how many generated images copy a training image.",
@@ -67,7 +68,7 @@ class Commands(click.Group):
         except Exception as error:
             if ctx.meta.get(_DEBUG):
                 for line in "".join(traceback.format_exception(error)).splitlines():
-                    click.echo(printable(line), err=True)
+                    click.echo(terminal(line), err=True)
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
             raise _Failure(in_one_line(error, names)) from error
@@ -153,12 +154,7 @@ class _Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:
         click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(_safe(self.message), err=True)
-
-
-def _safe(message: str) -> str:
-    """A message that may quote a file or an argument, for the terminal."""
-    return str(printable(short(message, LONGEST_MESSAGE)))
+        click.echo(terminal(self.message, LONGEST_MESSAGE), err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,7 +179,7 @@ def main() -> None:
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
-        error.message = _safe(error.message)  # type: ignore[misc]  # quotes arguments as they are
+        error.message = terminal(error.message, LONGEST_MESSAGE)  # type: ignore[misc]  # quotes arguments as they are
         error.show()
         sys.exit(COULD_NOT_RUN)
     except (click.Abort, KeyboardInterrupt):

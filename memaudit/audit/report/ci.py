@@ -6,7 +6,8 @@ from memaudit.audit.report.charts import share_rows
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import Proportion
-from memaudit.wording import exponential, percent
+from memaudit.escapes import markdown, markdown_code
+from memaudit.wording import exponential, percent, printable
 
 INCONCLUSIVE = "INCONCLUSIVE"
 SHOWN_LEAKS = 10
@@ -36,7 +37,7 @@ def junit_xml(result: Scanned) -> str:
     )
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _facts(result).items():
-        ElementTree.SubElement(properties, "property", name=_text(name), value=_text(value))
+        ElementTree.SubElement(properties, "property", name=printable(name), value=printable(value))
     case = ElementTree.SubElement(
         suite,
         "testcase",
@@ -46,10 +47,10 @@ def junit_xml(result: Scanned) -> str:
     )
     if failed or undecided:
         element = ElementTree.SubElement(
-            case, "failure" if failed else "error", message=_text(headline(result))
+            case, "failure" if failed else "error", message=printable(headline(result))
         )
-        facts = (f"{name}: {value}" for name, value in _facts(result).items())
-        element.text = _text("\n".join(facts))
+        facts = (printable(f"{name}: {value}") for name, value in _facts(result).items())
+        element.text = "\n".join(facts)
     elif result.verdict is None:
         ElementTree.SubElement(case, "skipped", message="no limit was given")
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
@@ -59,18 +60,20 @@ def junit_error(message: str) -> str:
     """The same test case for a scan that could not run."""
     suite = ElementTree.Element("testsuite", name="memaudit", tests="1", failures="0", errors="1")
     case = ElementTree.SubElement(suite, "testcase", classname=CASE[0], name=CASE[1])
-    ElementTree.SubElement(case, "error", message=_text(message))
+    ElementTree.SubElement(case, "error", message=printable(message))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def markdown_summary(result: Scanned) -> str:
     """The verdict, its evidence and the images that leak most, as Markdown."""
-    lines = [f"## memaudit: {_cell(headline(result))}", "", "| | |", "|---|---|"]
+    lines = [f"## memaudit: {markdown(headline(result))}", "", "| | |", "|---|---|"]
     facts = {name: value for name, value in _facts(result).items() if name != "verdict"}
-    lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
+    lines += [f"| {name} | {markdown(value)} |" for name, value in facts.items()]
     if result.leaks:
         lines += ["", "| training image | copies |", "|---|---:|"]
-        lines += [f"| {_cell(leak.name)} | {leak.hits:,} |" for leak in result.leaks[:SHOWN_LEAKS]]
+        lines += [
+            f"| {markdown_code(leak.name)} | {leak.hits:,} |" for leak in result.leaks[:SHOWN_LEAKS]
+        ]
         if len(result.leaks) > SHOWN_LEAKS:
             lines += ["", f"… and {len(result.leaks) - SHOWN_LEAKS:,} more in leaks.csv."]
     return "\n".join(lines) + "\n"
@@ -172,20 +175,4 @@ def _share(ratio: Proportion) -> str:
     return (
         f"{percent(ratio.ratio)} % [{percent(ratio.low)}, {percent(ratio.high)}] "
         f"({ratio.count:,} of {ratio.total:,})"
-    )
-
-
-def _cell(text: str) -> str:
-    """Escape text so that a cell of a Markdown table shows it as it is."""
-    text = _text(text).replace("\\", "\\\\")
-    for mark in "|`*_[]<>#":
-        text = text.replace(mark, f"\\{mark}")
-    return text
-
-
-def _text(text: str) -> str:
-    """Escape unprintable characters, since XML cannot hold all of them."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
     )

@@ -3,8 +3,6 @@
 The words of the page are in templates/duplicates.html.j2, its look in templates/report.css.
 """
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
 from memaudit.audit.neighbors.units import rms_gray_levels
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
 from memaudit.data.images import ImageSet
+from memaudit.escapes import csv_text
 from memaudit.files import atomic_write
 from memaudit.wording import short
 
@@ -79,14 +78,14 @@ def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
     `group` counts from 1 in the order of the groups' first images, `squared_distance` and `rms`
     are distances to the group's first image, and `exact` is 1 if an earlier image is equal.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "index", "name", "squared_distance", "rms", "exact"])
-    for number, group in enumerate(found.groups, start=1):
-        for i, S, is_copy in _members(group):
-            rms = rms_gray_levels(S, images.image_shape)
-            writer.writerow([number, i, images.names[i], S, rms, int(is_copy)])
-    return text.getvalue()
+    return csv_text(
+        ["group", "index", "name", "squared_distance", "rms", "exact"],
+        (
+            [number, i, images.names[i], S, rms_gray_levels(S, images.image_shape), int(is_copy)]
+            for number, group in enumerate(found.groups, start=1)
+            for i, S, is_copy in _members(group)
+        ),
+    )
 
 
 def duplicates_page(found: Duplicates, images: ImageSet) -> str:

@@ -1,8 +1,6 @@
 """The two tables of a report as text: matches.csv and leaks.csv, written and read back."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.scanned import Keys
 from memaudit.audit.statistics.conformal import ConformalP
+from memaudit.escapes import csv_rows, csv_text
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class MatchTable:
 def matches_csv(table: MatchTable) -> str:
     """The text of matches.csv."""
     columns = match_columns(table)
-    return _csv(columns, zip(*columns.values(), strict=True))
+    return csv_text(columns, zip(*columns.values(), strict=True))
 
 
 def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
@@ -77,7 +76,7 @@ def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -
     Raises:
         ValueError: the table has another form.
     """
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = csv_rows(text)
     header = next(rows, [])
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
 
@@ -127,7 +126,7 @@ def leaks_csv(
 ) -> str:
     """The text of leaks.csv: one row per leaking training image, most copied first."""
     column = _key_column(keys)
-    return _csv(
+    return csv_text(
         ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"],
         (
             (
@@ -159,7 +158,9 @@ def read_leaks(text: str) -> LeakNames:
     Raises:
         ValueError: the table has another form.
     """
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    lines = csv_rows(text)
+    header = next(lines, [])
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
     try:
         return LeakNames(
             {int(row["index"]): row["name"] for row in rows},
@@ -171,11 +172,3 @@ def read_leaks(text: str) -> LeakNames:
 
 def _key_column(keys: Keys) -> str:
     return "seed" if isinstance(keys[0], int) else "name"
-
-
-def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

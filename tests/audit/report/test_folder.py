@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -20,7 +21,8 @@ from memaudit.audit.neighbors.units import pixel_space
 from memaudit.audit.report import folder as report_module
 from memaudit.audit.report.folder import check_output_folder, write_report
 from memaudit.audit.report.schema import make_report, plain
-from memaudit.audit.report.tables import MatchTable, matches_csv, read_matches
+from memaudit.audit.report.tables import MatchTable, matches_csv, read_leaks, read_matches
+from memaudit.audit.report.verify import verify_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.intervals import clopper_pearson
@@ -198,6 +200,25 @@ def test_the_table_of_matches_reads_back_as_it_was(make_result: Make, duplicate_
     for name in ("index", "squared_distance", "index_distinct", "squared_distance_distinct"):
         read, written = again.matches.neighbors, matches.neighbors
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+
+
+@pytest.mark.parametrize("start", ["=cmd|' /C calc'!A0;=1", "'", "\t@", "\r\n-1", '\x1b[2J,"+'])
+def test_a_name_that_a_spreadsheet_would_compute_reads_back_as_it_was(
+    make_result: Make, tmp_path: Path, start: str
+):
+    result = make_result(copies=3, others=2, name=f"{start}{{}}")
+    result = replace(result, keys=tuple(f"{start}{key}" for key in result.keys))
+    write_report(result, tmp_path)
+    table = read_matches(
+        (tmp_path / "matches.csv").read_bytes().decode(), Rule(), result.space, num_holdout=0
+    )
+    assert table.keys == result.keys
+    known = read_leaks((tmp_path / "leaks.csv").read_bytes().decode())
+    assert known.names == {i: f"{start}{i}" for i in range(3)}
+    for file in ("matches.csv", "leaks.csv"):
+        for row in rows_of(tmp_path / file):
+            assert all(cell[:1] not in tuple("=@\t\r+") for cell in row.values())
+    assert verify_report(tmp_path).passed
 
 
 def test_a_table_of_another_form_is_refused():
