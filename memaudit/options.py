@@ -23,28 +23,16 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from memaudit.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Option:
-    """What a field means, which values it takes, and how the command line calls it."""
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that make sense somewhere."""
 
-    help: str
-    """One or two sentences, as `--help` shows them."""
     at_least: float | None = None
     at_most: float | None = None
     above: float | None = None
-    """The value must be larger than this."""
+    """The number must be larger than this."""
     below: float | None = None
-    """The value must be smaller than this; infinity refuses only infinity."""
-    flag: str | None = None
-    """Name on the command line, where it is not that of the field: `--steps`."""
-    metavar: str | None = None
-    """What stands for the value in `--help`: `N`, `SIGMA`."""
-    default_text: str | None = None
-    """What a default of None means, as `--help` shows it."""
-    is_share: bool = False
-    """Whether the number is a share, which a command also takes as `0.1%` or `1/1000`."""
-    at_zero: str | None = None
-    """What to say of a 0 that is out of the range, in whole sentences."""
+    """The number must be smaller than this; infinity refuses only infinity."""
 
     @property
     def range_text(self) -> str:
@@ -75,6 +63,24 @@ class Option:
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
         )
+
+
+@dataclass(frozen=True)
+class Option(Range):
+    """What a field means, which values it takes, and how the command line calls it."""
+
+    help: str
+    """One or two sentences, as `--help` shows them."""
+    flag: str | None = None
+    """Name on the command line, where it is not that of the field: `--steps`."""
+    metavar: str | None = None
+    """What stands for the value in `--help`: `N`, `SIGMA`."""
+    default_text: str | None = None
+    """What a default of None means, as `--help` shows it."""
+    is_share: bool = False
+    """Whether the number is a share, which a command also takes as `0.1%` or `1/1000`."""
+    at_zero: str | None = None
+    """What to say of a 0 that is out of the range, in whole sentences."""
 
 
 @dataclass(frozen=True)

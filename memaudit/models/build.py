@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from memaudit.errors import ConfigError
+from memaudit.models.config_values import VALUES, check_config
 from memaudit.models.networks.edm2 import EDM2UNet
 from memaudit.models.networks.registry import unet_class
 from memaudit.models.precond import (
@@ -18,6 +19,7 @@ from memaudit.models.precond import (
     VPPrecond,
     iDDPMPrecond,
 )
+from memaudit.wording import listed, shown
 
 PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "VPPrecond": VPPrecond,
@@ -37,7 +39,8 @@ KINDS: dict[Any, tuple[Any, str]] = {
     Sequence[int]: ((list, tuple), "a list of integers"),
     Sequence[float]: ((list, tuple), "a list of numbers"),
 }
-"""Annotation of a constructor's argument → types that a configuration may hold there, in words."""
+"""Annotation of an argument that `config_values` does not list → the types that a configuration may
+hold there, in words."""
 
 
 def build_network(config: Mapping[str, Any]) -> Preconditioner:
@@ -58,31 +61,40 @@ def build_network(config: Mapping[str, Any]) -> Preconditioner:
     precond = PRECONDITIONERS.get(class_name) if isinstance(class_name, str) else None
     if precond is None:
         raise ConfigError(
-            f"class_name is {class_name!r}, which memaudit does not know; it must be one of "
+            f"class_name is {shown(class_name)}, which memaudit does not know; it must be one of "
             f"{', '.join(PRECONDITIONERS)}."
         )
     try:
         _check_keywords(precond, keywords)
-        return precond(**keywords)
-    except (TypeError, ValueError, RuntimeError) as error:
+        network = precond(**keywords)
+    except (ConfigError, ArithmeticError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{class_name} cannot be built as configured: {error}.") from error
+    if not 0 <= network.sigma_min < network.sigma_max:  # nor NaN
+        raise ConfigError(
+            f"{class_name} as configured denoises from sigma_min = {network.sigma_min:g} to "
+            f"sigma_max = {network.sigma_max:g}, which is not a range."
+        )
+    return network
 
 
 def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) -> None:
     accepted = dict(inspect.signature(precond).parameters)
     unet: type[nn.Module] = EDM2UNet
     if "model_type" in accepted:
-        unet = unet_class(keywords.get("model_type", accepted["model_type"].default))
+        model_type = keywords.get("model_type", accepted["model_type"].default)
+        VALUES["model_type"].check("model_type", model_type)
+        unet = unet_class(model_type)
     accepted |= inspect.signature(unet).parameters
     for name in ("in_channels", "out_channels", "model_kwargs", "unet_kwargs"):
         accepted.pop(name, None)  # not for the configuration to set
 
-    unknown = sorted(set(keywords) - set(accepted))
+    unknown = set(keywords) - set(accepted)
     if unknown:
         raise ValueError(
-            f"unknown keyword {', '.join(unknown)}; accepted are {', '.join(sorted(accepted))}"
+            f"unknown keyword {listed(unknown)}; accepted are {', '.join(sorted(accepted))}"
         )
-    for name, value in keywords.items():
+    check_config(keywords, VALUES)
+    for name in keywords.keys() - VALUES.keys():
         types, words = KINDS.get(accepted[name].annotation, (object, ""))
-        if not isinstance(value, types):
-            raise ValueError(f"{name} must be {words}, got {value!r}")
+        if not isinstance(keywords[name], types):
+            raise ValueError(f"{name} must be {words}, got {shown(keywords[name])}")

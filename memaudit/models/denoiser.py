@@ -5,9 +5,15 @@ D(x; σ) of the clean image behind x = y + σ·n, n ~ N(0, I), data in [-1, 1] (
 arXiv:2206.00364, §2). A sampler or an audit accepts any of them and never asks which it got.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+
+from memaudit.errors import CheckpointError, ConfigError
+from memaudit.wording import printable
 
 
 @runtime_checkable
@@ -41,3 +47,41 @@ class Denoiser(Protocol):
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The nearest noise level that the denoiser supports, same shape and dtype."""
         ...
+
+
+@contextmanager
+def evaluation(x: Tensor) -> Iterator[None]:
+    """What torch raises while a network of a file is evaluated, as an error that says so.
+
+    Args:
+        x: what the network is given, [B, C, H, W]; the message has its shape.
+
+    Raises:
+        CheckpointError: the network cannot be evaluated.
+        ConfigError: there is not enough memory.
+    """
+    try:
+        yield
+    except (
+        MemoryError,
+        RuntimeError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
+        tried = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or NO_MEMORY in reason:
+            raise ConfigError(
+                f"There is not enough memory to denoise images of {tried} at once. Use a machine "
+                "with more memory, or on a GPU a smaller {batch_size}.",
+                field="batch_size",
+            ) from error
+        raise CheckpointError(
+            f"The network cannot denoise images of {tried}: {printable(reason)}."
+        ) from error
+
+
+NO_MEMORY = "allocate memory"
+"""What torch says of a CPU whose memory is used up, in a RuntimeError."""

@@ -7,11 +7,13 @@ float32 whatever the precision of F.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from memaudit.models.denoiser import evaluation
 from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.networks.edm2 import EDM2UNet, MPConv, MPFourier
 from memaudit.models.networks.registry import unet_class
@@ -88,12 +90,14 @@ class Preconditioner(nn.Module, ABC):
         half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
 
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
-        F_x: Tensor = self.model(
-            (c_in * x).to(torch.float16 if half else torch.float32),
-            c_noise.flatten(),
-            class_labels=self._labels(class_labels, x.device),
-            **unet_inputs,
-        )
+        labels = self._labels(class_labels, x.device)
+        with nullcontext() if self.training else evaluation(x):
+            F_x: Tensor = self.model(
+                (c_in * x).to(torch.float16 if half else torch.float32),
+                c_noise.flatten(),
+                class_labels=labels,
+                **unet_inputs,
+            )
         # iDDPM's U-Net returns a variance as well, in further channels.
         return c_skip * x + c_out * F_x[:, : self.img_channels].to(torch.float32)
 

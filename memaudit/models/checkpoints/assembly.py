@@ -1,5 +1,7 @@
 """From stored weights to a network: every name, shape and number is checked on the way."""
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,17 +12,18 @@ from torch.overrides import TorchFunctionMode
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
+from memaudit.models.denoiser import Denoiser
 from memaudit.models.precond import Preconditioner
 from memaudit.wording import listed, shown
 
-MAX_VALUE = 1 << 20
-"""Largest integer in a configuration."""
-LIMITS = {"num_blocks": 256, "M": 10_000}
-"""Limits on options that cost time however few weights there are."""
-MAX_LIST = 64
-"""Most entries of a list; the paper's longest, the skip connections of a deep network, has 25."""
-MAX_TEXT = 80
-"""Most characters of a keyword or a text."""
+PROBE_SIGMAS = (0.002, 80.0)
+"""Noise levels at which a network is tried, cut to its range."""
+PROBE_SIZE = 8
+"""Least height and width of the images that a network is tried on."""
+CONSTANTS = re.compile(r"(?:^|\.)(?:u|resample_filter)$")
+"""Names of weights that follow from the configuration."""
+CONSTANT_TOLERANCE = 1e-2
+"""Largest relative error of a stored constant; half precision has 5e-4, and so has iDDPM's u."""
 
 
 def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> Preconditioner:
@@ -30,24 +33,33 @@ def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> Pr
         A denoiser in evaluation mode, float32, without gradients.
 
     Raises:
-        CheckpointError: an unknown class or keyword, a tensor that is missing, surplus or of
-            another shape, or weights that are not finite.
+        CheckpointError: an unknown class or keyword, a value out of its range, a tensor that is
+            missing, surplus or of another shape, weights that are not finite, or a network that
+            cannot denoise.
     """
-    network = build_uninitialized(stored.config)
+    network = build_uninitialized(stored.config, present=stored.tensors)
+    _check_constants(network, stored.tensors)
     load_weights(network, stored.tensors)
-    return network.to(device).eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    check_denoises(network, num_levels=len(getattr(network.model, "resolutions", ())))
+    return network.to(device)
 
 
-def build_uninitialized(config: Mapping[str, Any]) -> Preconditioner:
+def build_uninitialized(
+    config: Mapping[str, Any], *, present: Mapping[str, Any] | None = None
+) -> Preconditioner:
     """The network of `config` with the names and shapes of its weights, but without values.
 
+    Args:
+        config: `class_name` and the constructor's keywords.
+        present: the weights that are there for it, by name; None for a configuration of ours.
+
     Raises:
-        CheckpointError: a class or keyword is unknown, or a value does not fit.
+        CheckpointError: a class or keyword is unknown, a value is out of its range, or the network
+            needs far more weights than are there.
     """
-    for key, value in config.items():
-        check_option(key, value)
     try:
-        with without_initialization():
+        with without_initialization(present):
             return build_network(config)
     # The values come from a file that may be hostile: whatever they break is the file's fault.
     except (
@@ -59,6 +71,41 @@ def build_uninitialized(config: Mapping[str, Any]) -> Preconditioner:
         ValueError,
     ) as error:
         raise CheckpointError(f"memaudit cannot build its network. {error}") from error
+
+
+def check_denoises(network: Denoiser, *, num_levels: int) -> None:
+    """Denoise one small image of noise at both ends of the network's range.
+
+    What the configuration makes impossible fails here, when the file is opened, for every command
+    alike.
+
+    Args:
+        network: a denoiser in evaluation mode, on the CPU.
+        num_levels: of its U-Net, each of half the resolution; 0 where it is not known.
+
+    Raises:
+        CheckpointError: it fails, or returns anything but finite images of the same shape.
+    """
+    size = network.img_resolution
+    if num_levels:
+        step = 1 << (num_levels - 1)
+        size = min(size, step * -(-PROBE_SIZE // step))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, network.img_channels, size, size, generator=generator)
+    labels = torch.eye(1, network.label_dim) if network.label_dim else None
+    for level in PROBE_SIGMAS:
+        sigma = torch.tensor(min(max(level, network.sigma_min), network.sigma_max))
+        with torch.inference_mode():
+            D = network(sigma * noise, sigma, labels)
+        if D.shape != noise.shape or not D.isfinite().all():
+            raise CheckpointError(
+                f"it denoises an image of {list(noise.shape)} at sigma = {float(sigma):g} to "
+                + (
+                    "numbers that are not finite."
+                    if D.shape == noise.shape
+                    else f"{list(D.shape)}."
+                )
+            )
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -80,9 +127,23 @@ class without_initialization(TorchFunctionMode):
 
     Memory that is never written costs nothing, so that a file cannot ask for more than it holds.
     (The meta device would do as well, but loads torch's compiler: many seconds.)
+
+    Args:
+        present: the weights that the file has, by name. A configuration that calls for far more is
+            refused as soon as that shows; None trusts it.
     """
 
     IN_PLACE = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_})
+    RANDOM = frozenset({torch.randn, torch.rand})
+    MADE = RANDOM | {torch.empty, torch.zeros, torch.ones}
+
+    def __init__(self, present: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._tensors = self._numbers = math.inf
+        if present is not None:
+            # Twice as many, so that what is missing or of another shape is told by its name.
+            self._tensors = 2 * len(present) + 100
+            self._numbers = 2 * sum(math.prod(t.shape) for t in present.values()) + (1 << 20)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -90,35 +151,21 @@ class without_initialization(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self.IN_PLACE or getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        if func in (torch.randn, torch.rand):
+        if func in self.MADE:
+            self._count(args, kwargs)
+        if func in self.RANDOM:
             func = torch.empty
         return func(*args, **kwargs)
 
-
-def check_option(key: str, value: Any) -> None:
-    """Refuse what no constructor takes, or what takes long even without weights.
-
-    Raises:
-        CheckpointError: naming the option.
-    """
-    if not key.isidentifier() or len(key) > MAX_TEXT:
-        raise CheckpointError(
-            f"its configuration has the keyword {shown(key)}, which is not a name."
-        )
-    values = value if isinstance(value, list | tuple) else [value]
-    limit = LIMITS.get(key, MAX_VALUE)
-    if len(values) > MAX_LIST or any(isinstance(v, int) and abs(v) > limit for v in values):
-        raise CheckpointError(
-            f"its configuration asks for {key} = {shown(value)}; at most {limit:,}, and at most "
-            f"{MAX_LIST} entries, are accepted."
-        )
-    if not all(v is None or isinstance(v, int | float | str) for v in values) or any(
-        v != v or (isinstance(v, str) and len(v) > MAX_TEXT) for v in values
-    ):
-        raise CheckpointError(
-            f"its configuration says {key} = {shown(value)}, which is not a number, a short "
-            "text or a list of them."
-        )
+    def _count(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        sizes = args or (kwargs.get("size", ()),)
+        shape = sizes[0] if isinstance(sizes[0], list | tuple) else sizes
+        self._tensors -= 1
+        self._numbers -= math.prod(shape)
+        if self._tensors < 0 or self._numbers < 0:
+            raise CheckpointError(
+                "its configuration calls for a network of far more weights than the file has."
+            )
 
 
 def _check_names_and_shapes(
@@ -139,6 +186,23 @@ def _check_names_and_shapes(
             raise CheckpointError(
                 f"tensor {shown(name)} is {found[name]} in the file, but its configuration calls "
                 f"for {shape}."
+            )
+
+
+def _check_constants(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse stored values of what the configuration says already: noise levels and filters.
+
+    With other noise levels a model would be sampled, and found harmless, where it does not denoise.
+    """
+    for name, expected in network.named_buffers():
+        found = tensors.get(name)
+        if not CONSTANTS.search(name) or found is None or found.shape != expected.shape:
+            continue  # names and shapes are checked where the weights are loaded
+        found, expected = found.to(torch.float64), expected.to(torch.float64)
+        if not torch.isclose(found, expected, rtol=CONSTANT_TOLERANCE, atol=1e-3).all():
+            raise CheckpointError(
+                f"tensor {shown(name)} is not what its configuration makes of it: it was altered, "
+                "or the configuration is not its own."
             )
 
 

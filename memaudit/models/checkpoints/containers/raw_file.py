@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from memaudit.errors import CheckpointError
+from memaudit.files import open_regular
 from memaudit.models.checkpoints.containers.inert_objects import CHECKPOINT, RECORDS
 from memaudit.models.checkpoints.containers.safetensors_file import (
     is_safetensors,
@@ -85,11 +86,7 @@ def read_file(path: Path) -> RawFile:
         CheckpointError: it is missing, unreadable, or not of a known container.
     """
     try:
-        if not path.exists():
-            raise CheckpointError("there is no such file; check the path.")
-        if not path.is_file():
-            raise CheckpointError("it is not a regular file; a checkpoint file is needed.")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
             last = file.read(1)
@@ -101,6 +98,8 @@ def read_file(path: Path) -> RawFile:
             copy = mmap.mmap(-1, size)
             file.seek(0)
             data = memoryview(copy)[: file.readinto(copy)]
+    except FileNotFoundError as error:
+        raise CheckpointError("there is no such file; check the path.") from error
     except OSError as error:
         raise CheckpointError(f"it cannot be read: {error.strerror}.") from error
     return RawFile(path, container, data, hashlib.sha256(data).hexdigest())

@@ -14,6 +14,7 @@ Weights are read like all others: a .bin file is a pickle, and is not run.
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from memaudit.errors import CheckpointError, ConfigError
-from memaudit.models.checkpoints.assembly import check_option, load_weights, without_initialization
+from memaudit.models.checkpoints.assembly import (
+    check_denoises,
+    load_weights,
+    without_initialization,
+)
 from memaudit.models.checkpoints.checkpoint import Checkpoint, CheckpointInfo, NetworkInfo
-from memaudit.models.checkpoints.containers.raw_file import decode, read_file
+from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
+from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import SourceFormat
 from memaudit.models.checkpoints.json_metadata import read_json_file
 from memaudit.models.checkpoints.weight_names import find_tensors
+from memaudit.models.config_values import SCHEDULER_VALUES, UNET2D_VALUES, check_config
+from memaudit.models.denoiser import evaluation
 from memaudit.unpickler import Budget
-from memaudit.wording import shown
+from memaudit.wording import printable, shown
 
 NAME = "diffusers UNet2DModel"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -43,7 +51,25 @@ DISCRETE = {
     )
 }
 EDM = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"}
+DDPM_KEYWORDS = {
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    "rescale_betas_zero_snr",
+}
+"""Options of a discrete scheduler that decide its noise levels."""
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a folder holds, read once."""
+
+    unet: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    weights: Contents
+    num_bytes: int
+    """Size of the three files together."""
+    sha256: str
+    """Hash of the three files' hashes."""
 
 
 def open_folder(path: str, device: torch.device | str) -> Checkpoint:
@@ -53,27 +79,48 @@ def open_folder(path: str, device: torch.device | str) -> Checkpoint:
         ConfigError: diffusers is not installed.
         CheckpointError: files are missing or broken, or the model is of an unsupported kind.
     """
-    folder = Path(path)
+    return _opened(_read_folder(Path(path)), path, device)
+
+
+def _read_folder(folder: Path) -> _Files:
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    unet_config, unet_hash = read_json_file(unet_folder / "config.json", hint=FILES)
+    unet, unet_bytes = read_json_file(unet_folder / "config.json", hint=FILES)
     scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    scheduler, scheduler_hash = read_json_file(
+    scheduler, scheduler_bytes = read_json_file(
         scheduler_folder / "scheduler_config.json", hint=FILES
     )
-    _check_supported(unet_config, scheduler)
-    weights = next((unet_folder / name for name in WEIGHTS if (unet_folder / name).is_file()), None)
-    if weights is None:
+    _check_supported(unet, scheduler)
+    found = next((unet_folder / name for name in WEIGHTS if (unet_folder / name).exists()), None)
+    if found is None:
         raise CheckpointError(f"{unet_folder} has none of the weights {', '.join(WEIGHTS)}.")
-    contents = decode(read_file(weights), Budget())
-    tensors, _ = find_tensors(contents.value)
-    network = DiffusersDenoiser(_unet(unet_config), _noise_levels(scheduler), scheduler)
-    load_weights(network.unet, contents.read_tensors(tensors))
-    hashes = f"{unet_hash}\n{scheduler_hash}\n{contents.sha256}\n"
+    try:
+        weights = decode(read_file(found), Budget())
+    except CheckpointError as error:
+        raise type(error)(f"{found.name}: {error}") from error
+    hashes = [hashlib.sha256(content).hexdigest() for content in (unet_bytes, scheduler_bytes)]
+    lines = "".join(f"{each}\n" for each in (*hashes, weights.sha256))
+    return _Files(
+        unet,
+        scheduler,
+        weights,
+        num_bytes=len(unet_bytes) + len(scheduler_bytes) + weights.num_bytes,
+        sha256=hashlib.sha256(lines.encode()).hexdigest(),
+    )
+
+
+def _opened(files: _Files, path: str, device: torch.device | str) -> Checkpoint:
+    tensors, _ = find_tensors(files.weights.value)
+    noise_levels = _noise_levels(files.scheduler)
+    unet = _unet(files.unet, tensors)
+    network = DiffusersDenoiser(unet, noise_levels, files.scheduler)
+    load_weights(unet, files.weights.read_tensors(tensors))
+    network.eval().requires_grad_(False)
+    check_denoises(network, num_levels=len(unet.config["block_out_channels"]))
     return Checkpoint(
-        network=network.to(device).eval().requires_grad_(False),
+        network=network.to(device),
         config={},
-        provenance={"unet": unet_config, "scheduler": scheduler},
-        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        provenance={"unet": files.unet, "scheduler": files.scheduler},
+        sha256=files.sha256,
         format=NAME,
         path=path,
     )
@@ -81,12 +128,13 @@ def open_folder(path: str, device: torch.device | str) -> Checkpoint:
 
 def inspect_folder(path: str) -> CheckpointInfo:
     """What a folder holds; it raises what `open_folder` does."""
-    checkpoint = open_folder(path, "cpu")
+    files = _read_folder(Path(path))
+    checkpoint = _opened(files, path, "cpu")
     scheduler, network = checkpoint.provenance["scheduler"], checkpoint.network
     assert isinstance(network, DiffusersDenoiser)
     return CheckpointInfo(
         path=path,
-        num_bytes=sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()),
+        num_bytes=files.num_bytes,
         sha256=checkpoint.sha256,
         container="diffusers folder",
         globals=(),
@@ -152,7 +200,10 @@ class DiffusersDenoiser(nn.Module):
         else:
             c_noise = self._nearest_level(sigma)
         labels = self._class_index(class_labels) if self.label_dim else None
-        F_x: Tensor = self.unet(variance.rsqrt() * x, c_noise.flatten(), class_labels=labels).sample
+        with evaluation(x):
+            F_x: Tensor = self.unet(
+                variance.rsqrt() * x, c_noise.flatten(), class_labels=labels
+            ).sample
         F_x = F_x[:, : self.img_channels]  # Further channels are a learned variance.
         if self.prediction_type == "sample":
             return F_x
@@ -197,38 +248,58 @@ def _check_supported(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> N
                 f"its {what} is {shown(found)}; memaudit knows {names}. Give another to memaudit "
                 "as a Python denoiser (module:function)."
             )
-    if not isinstance(unet.get("sample_size"), int):
+    if "sample_size" not in unet:
+        raise CheckpointError("its configuration lacks the sample_size; one number is needed.")
+    try:
+        check_config(unet, UNET2D_VALUES, ignore_others=True)
+        check_config(scheduler, SCHEDULER_VALUES, ignore_others=True)
+    except ConfigError as error:
+        raise CheckpointError(f"in its configuration, {error}.") from error
+    size, num_levels = unet["sample_size"], len(unet.get("block_out_channels", ()))
+    if num_levels and size % (1 << (num_levels - 1)):
         raise CheckpointError(
-            f"its sample_size is {shown(unet.get('sample_size'))}; one number is needed."
+            f"its sample_size is {size}, which cannot be halved for its {num_levels} levels; a "
+            f"multiple of {1 << (num_levels - 1)} is needed."
         )
-    for key, value in (*unet.items(), *scheduler.items()):
-        values = value if isinstance(value, list) else [value]
-        if all(isinstance(v, int | float) for v in values):
-            check_option(key, value)
 
 
-def _unet(config: Mapping[str, Any]) -> nn.Module:
+def _unet(config: Mapping[str, Any], present: Mapping[str, StoredTensor]) -> Any:
+    # Other keywords have no effect, and diffusers would print them.
+    keywords = {name: config[name] for name in UNET2D_VALUES.keys() & config.keys()}
     unet_class = _diffusers().UNet2DModel
     try:
-        with without_initialization():
-            unet: nn.Module = unet_class.from_config(dict(config))
-            return unet
+        with without_initialization(present):
+            return unet_class.from_config(keywords)
+    except CheckpointError:
+        raise
     # The values come from a file that may be hostile: whatever they break is the file's fault.
     except Exception as error:
-        raise CheckpointError(f"its UNet2DModel cannot be built: {error}.") from error
+        raise CheckpointError(f"its UNet2DModel cannot be built: {_reason(error)}.") from error
 
 
 def _noise_levels(config: Mapping[str, Any]) -> Tensor | None:
     """σ_t of a scheduler with discrete levels, float32 [T], ascending; None for EDM's."""
     if config["_class_name"] in EDM:
         return None
+    keywords = {name: config[name] for name in DDPM_KEYWORDS & config.keys()}
     # The discrete schedulers share their noise levels' options, and differ in how they sample.
+    scheduler_class = _diffusers().DDPMScheduler
     try:
-        alpha_bar: Tensor = _diffusers().DDPMScheduler.from_config(dict(config)).alphas_cumprod
+        alpha_bar: Tensor = scheduler_class.from_config(keywords).alphas_cumprod
     except Exception as error:
-        raise CheckpointError(f"its scheduler cannot be built: {error}.") from error
+        raise CheckpointError(f"its scheduler cannot be built: {_reason(error)}.") from error
     sigma = ((1 - alpha_bar) / alpha_bar).sqrt().to(torch.float32)
-    return sigma[sigma.isfinite()]  # Schedules without signal at the end reach infinity.
+    sigma = sigma[sigma.isfinite()]  # Schedules without signal at the end reach infinity.
+    if not len(sigma) or not (sigma[1:] >= sigma[:-1]).all() or not sigma[0] > 0:
+        raise CheckpointError(
+            "its scheduler has no finite noise levels, or they do not ascend from above 0."
+        )
+    return sigma
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return str(printable(text.splitlines()[0][:300]))
 
 
 def _diffusers() -> Any:

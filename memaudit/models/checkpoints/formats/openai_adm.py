@@ -75,7 +75,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
         raise ConfigError(
             f"qkv_order is {order!r}; a network of OpenAI's needs one of {', '.join(QKV_ORDERS)}."
         )
-    network = build_uninitialized(options)
+    network = build_uninitialized(options, present=tensors)
     weights = contents.read_tensors(tensors)
     return StoredNetwork(
         format=NAME,

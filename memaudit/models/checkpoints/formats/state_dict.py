@@ -44,7 +44,7 @@ def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
     weights = contents.read_tensors(tensors)
     if config.get("class_name") == "iDDPMPrecond":
         weights.setdefault(
-            "u", build_uninitialized(config).get_buffer("u")
+            "u", build_uninitialized(config, present=weights).get_buffer("u")
         )  # Not part of the U-Net.
     warnings = ["The configuration is the user's: the file has none, only names and shapes fit."]
     if key in KEYS and key not in EMA_KEYS:

@@ -138,11 +138,19 @@ SCHEDULER = {"_class_name": "DDPMScheduler"}
         ({"_class_name": "os.system"}, {}, "model is 'os.system'"),
         ({"time_embedding_type": "fourier"}, {}, "time_embedding_type is 'fourier'"),
         ({"center_input_sample": True}, {}, "center_input_sample is True"),
-        ({"sample_size": [8, 4]}, {}, "sample_size is a list"),
-        ({"layers_per_block": 10**9}, {}, "asks for layers_per_block = 1000000000"),
+        ({"sample_size": [8, 4]}, {}, "sample_size must be an integer, .* got a list"),
+        (
+            {"layers_per_block": 10**9},
+            {},
+            "layers_per_block must be an integer, at least 1 and at most 256, got 10",
+        ),
         ({}, {"_class_name": "ScoreSdeVeScheduler"}, "scheduler is 'ScoreSdeVeScheduler'"),
         ({}, {"prediction_type": "flow"}, "prediction_type is 'flow'"),
-        ({}, {"num_train_timesteps": 10**9}, "asks for num_train_timesteps"),
+        (
+            {},
+            {"num_train_timesteps": 10**9},
+            "num_train_timesteps must be an integer, at least 1 and",
+        ),
         ({}, {}, "has none of the weights"),
     ],
 )
@@ -162,7 +170,7 @@ def test_a_folder_without_its_files_says_which(tmp_path):
     with pytest.raises(CheckpointError, match=r"config.json is missing; a diffusers folder"):
         open_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"config.json is not valid JSON"):
         open_checkpoint(tmp_path)
 
 

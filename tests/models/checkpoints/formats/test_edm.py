@@ -139,7 +139,7 @@ def altered(ema, change):
         (lambda m, s, k: m.update(version=5), CheckpointError, "by version 5 of EDM's"),
         (lambda m, s, k: m.update(type="function"), CheckpointError, "is not of a class"),
         (lambda m, s, k: m.update(class_name="PFGMPrecond"), CheckpointError, "'PFGMPrecond'"),
-        (lambda m, s, k: k.update(mask_ratio=0.5), CheckpointError, "keyword mask_ratio"),
+        (lambda m, s, k: k.update(mask_ratio=0.5), CheckpointError, "keyword 'mask_ratio'"),
         (lambda m, s, k: k.update(num_blocks=2), CheckpointError, "lacks the tensor 'model.dec."),
         (lambda m, s, k: k.update(channel_mult={}), CheckpointError, "channel_mult must be a list"),
         (
