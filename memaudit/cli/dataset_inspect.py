@@ -34,7 +34,7 @@ def inspect(path: Path, as_json: bool) -> None:
     with progress_bars() as progress:
         images = open_images(path, progress=progress)
         fingerprint = images.fingerprint
-    manifest = read_set_manifest(path)
+    manifest = read_set_manifest(path, num_images=len(images))
     if not as_json:
         _print_set(images, manifest)
         return

@@ -1,9 +1,9 @@
 """Training sets on disk, each with a manifest that says how it was made."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard
+from typing import Any
 
 import memaudit
 from memaudit.data.images import ImageSet
@@ -22,6 +22,7 @@ from memaudit.data.writers import (
 )
 from memaudit.errors import ConfigError, DataError
 from memaudit.progress import Progress, silent
+from memaudit.wording import joined
 
 SCHEMA = "memaudit.dataset/1"
 
@@ -90,7 +91,7 @@ def check_set_writable(path: Path, *, overwrite: bool | None = None) -> None:
         ConfigError: as `check_writable`, except for a folder that `write_set` did not finish, or a
             set that is to be replaced.
     """
-    manifest = (read_set_manifest(path) or {}) if path.exists() else {}
+    manifest = (read_set_manifest(path) or {}) if path.is_dir() else {}
     if path.is_dir() and manifest.get(UNFINISHED):
         return
     exists = bool(manifest) if path.is_dir() else path.is_file()
@@ -129,10 +130,28 @@ def manifest_files(path: Path) -> Files:
     return stats([file]) if file.is_file() else {}
 
 
-def read_set_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a set that `write_set` wrote, or None for anything else."""
-    manifest = read_manifest(path)
-    return manifest if manifest is not None and manifest.get("schema") == SCHEMA else None
+def read_set_manifest(path: Path, *, num_images: int | None = None) -> dict[str, Any] | None:
+    """The manifest of a set that `write_set` wrote, or None for anything else.
+
+    Args:
+        path: what `open_images` opened, or a set that is unfinished.
+        num_images: number of images in it, or None if unknown.
+
+    Raises:
+        DataError: it claims to be such a manifest, and its values are of other types; or as
+            `read_manifest`.
+    """
+    manifest = read_manifest(path, num_images=num_images)
+    if manifest is None or manifest.get("schema") != SCHEMA:
+        return None
+    wrong = [name for name, is_right in _TYPES.items() if not is_right(manifest.get(name))]
+    if wrong:
+        raise DataError(
+            f"{path}: its manifest is said to be of a set that memaudit wrote, but its "
+            f"{joined(wrong)} cannot be. Build the set again, or remove the manifest to open the "
+            "images with the names that they have here."
+        )
+    return manifest
 
 
 def restore_source_names(contents: Contents, path: Path) -> Contents:
@@ -145,26 +164,54 @@ def restore_source_names(contents: Contents, path: Path) -> Contents:
     Returns:
         `contents` itself if the manifest is missing, foreign, or describes other images.
     """
-    manifest = read_set_manifest(path)
+    manifest = read_set_manifest(path, num_images=len(contents.names))
     if manifest is None:
         return contents
-    names, class_names = manifest.get("names"), manifest.get("class_names")
+    names, class_names = manifest["names"], manifest["class_names"]
     members = [_member(i) for i in range(len(contents.names))]
     if [PurePosixPath(name).stem for name in contents.names] != members:
         return contents  # images were added, removed or renamed
     num_classes = 0 if contents.labels is None else int(contents.labels.max()) + 1
-    if (
-        not _are_texts(names)
-        or not _are_texts(class_names)
-        or len(names) != len(members)
-        or (class_names and len(class_names) < num_classes)
-    ):
+    if len(names) != len(members) or (class_names and len(class_names) < num_classes):
         return contents
     return replace(contents, names=names, class_names=tuple(class_names))
 
 
-def _are_texts(value: Any) -> TypeGuard[list[str]]:
+def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _are_sources(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(source, dict)
+        and isinstance(source.get("path"), str)
+        and isinstance(source.get("fingerprint"), str)
+        for source in value
+    )
+
+
+def _are_choices(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_choice, value.values()))
+
+
+def _is_choice(value: Any) -> bool:
+    """Whether this is a value, a list of values, or the images that were left out."""
+    return all(
+        item is None
+        or isinstance(item, str | int | float)
+        or (isinstance(item, dict) and _are_texts([item.get("name"), item.get("duplicate_of")]))
+        for item in (value if isinstance(value, list) else [value])
+    )
+
+
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    "memaudit": lambda value: isinstance(value, str),
+    "sources": _are_sources,
+    "choices": _are_choices,
+    "names": _are_texts,
+    "class_names": _are_texts,
+}
+"""What a manifest must hold, and whether a value can be it."""
 
 
 def _member(i: int) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memaudit.errors import DataError
-from memaudit.wording import counted, short
+from memaudit.wording import counted, short, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,10 +43,7 @@ class ImageSet:
                 f"{self.source} holds {self.images.dtype} {list(self.images.shape)}; images must "
                 "be uint8 [N, C, H, W]. ImageSet.from_array takes other layouts."
             )
-        if self.images.shape[1] not in (1, 3):
-            raise DataError(
-                f"{self.source} has {self.images.shape[1]} channels; gray (1) or RGB (3) is needed."
-            )
+        check_shape(self.images.shape, self.source)
         num_images = len(self.images)
         if len(self.names) != num_images:
             raise DataError(f"{self.source} has {num_images} images but {len(self.names)} names.")
@@ -181,19 +178,49 @@ def channels_first(array: np.ndarray, what: str) -> np.ndarray:
     return array if is_first else array.transpose(0, 3, 1, 2)
 
 
+def check_shape(shape: tuple[int, ...], source: str) -> None:
+    """Refuse [N, C, H, W] that no images have: other channels than gray or RGB, or no pixels."""
+    _, C, H, W = shape
+    if C not in (1, 3):
+        raise DataError(f"{source} has {C} channels; gray (1) or RGB (3) is needed.")
+    if H < 1 or W < 1:
+        raise DataError(f"{source} holds images of {H} x {W} pixels, which show nothing.")
+
+
+MAX_CLASSES = 10**6
+"""Most classes of a set that has fewer images: a count is kept for each."""
+
+
 def as_labels(labels: Any, num_images: int, source: str) -> np.ndarray:
     """`labels` as int64 [N], or a DataError that says what is wrong with them."""
-    found: np.ndarray = np.asarray(labels)
-    if not np.issubdtype(found.dtype, np.integer) or found.ndim != 1:
+    if isinstance(labels, list | tuple):
+        # Before numpy makes texts, floats or objects of them, or fails at it.
+        wrong = [label for label in labels if type(label) is bool or not _is_integer(label)]
+        if wrong:
+            raise DataError(f"{source} holds the label {shown(wrong[0])}; integers are needed.")
+        low, high = min(labels, default=0), max(labels, default=0)
+    else:
+        labels = np.asarray(labels)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+            raise DataError(
+                f"The labels of {source} are {labels.dtype} {list(labels.shape)}; one integer per "
+                f"image is needed, [{num_images}]."
+            )
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if len(labels) != num_images:
+        raise DataError(f"{source} holds {num_images} images but {len(labels)} labels.")
+    if low < 0:
+        raise DataError(f"{source} holds the label {shown(low)}; labels count from 0.")
+    if high >= max(MAX_CLASSES, num_images):
         raise DataError(
-            f"The labels of {source} are {found.dtype} {list(found.shape)}; one integer per image "
-            f"is needed, [{num_images}]."
+            f"{source} holds the label {shown(high)}; labels count from 0, and at most "
+            f"{max(MAX_CLASSES, num_images):,} classes make sense here. Number the classes anew."
         )
-    if len(found) != num_images:
-        raise DataError(f"{source} holds {num_images} images but {len(found)} labels.")
-    if len(found) and found.min() < 0:
-        raise DataError(f"{source} holds the label {found.min()}; labels count from 0.")
-    return found.astype(np.int64)
+    return np.asarray(labels, np.int64)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer)
 
 
 def uint8_to_float(images: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ class ResumableFolder:
 def _begin(path: Path, names: Sequence[str], manifest: dict[str, Any]) -> None:
     """Check that the images present belong with those to come, and write the manifest."""
     present = _visible(path) - {MANIFEST_FILE, LABELS_FILE}
-    saved = read_manifest(path) or {}
+    saved = read_manifest(path, num_images=len(names)) or {}
     changed = [name for name, value in manifest.items() if saved.get(name) != value]
     if present and changed:
         others = f"another {', '.join(changed)}" if saved else "an unknown origin"

@@ -11,6 +11,7 @@ from memaudit.data.images import ImageSet
 from memaudit.data.readers import arrays, cifar, image_files, mnist
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
+from memaudit.data.room import check_memory, free_disk
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -89,13 +90,26 @@ def open_images(
         raise DataError(
             f"{error.filename or path} cannot be read: {error.strerror or error}."
         ) from error
+    except MemoryError as error:
+        raise _too_large(path) from error
     is_large = contents.num_bytes >= MAPPED_FROM and not isinstance(contents.array, np.memmap)
-    if entry is not None and is_large:
+    if entry is not None and is_large and contents.num_bytes < free_disk(entry.folder):
         try:
             return entry.store(contents, progress)
         except OSError:
             pass  # no room, or not ours to write
-    return _in_memory(contents, progress)
+    try:
+        return _in_memory(contents, progress)
+    except MemoryError as error:
+        raise _too_large(path) from error
+
+
+def _too_large(path: Path) -> DataError:
+    """The last resort, where no limit was known beforehand."""
+    return DataError(
+        f"{path} needs more memory than there is. Use a part of it, smaller images, or a machine "
+        "with more memory."
+    )
 
 
 def _reader_for(path: Path) -> Reader:
@@ -111,6 +125,7 @@ def _reader_for(path: Path) -> Reader:
 def _in_memory(contents: Contents, progress: Progress) -> ImageSet:
     images = contents.array
     if images is None:
+        check_memory(contents.num_bytes, f"Reading the images of {contents.source}")
         images = np.empty(contents.shape, np.uint8)
         done = 0
         for batch in contents.batches():

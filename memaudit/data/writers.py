@@ -13,9 +13,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from memaudit.data.readers.arrays import npy_array
 from memaudit.data.readers.image_files import LABELS_FILE
-from memaudit.errors import ConfigError
-from memaudit.files import atomic_write
+from memaudit.data.readers.reader import first_member, side_file_bytes
+from memaudit.data.readers.zip_members import opened_zip, zip_members
+from memaudit.errors import ConfigError, DataError
+from memaudit.files import atomic_write, read_regular
 
 SET_FORMS = {"": "a folder", ".zip": ".zip", ".npz": ".npz"}
 """Suffix → words, for the forms that `open_images` reads again."""
@@ -30,6 +33,8 @@ UNFINISHED = "unfinished"
 """The key of a folder's manifest that is true until its last image is written."""
 _MANIFEST_ARRAY = "manifest"
 """The array of an npz that holds the same text."""
+_MAX_MANIFEST = 64 << 20
+"""Most bytes of a manifest where the number of images is not known."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 """The date of every file in a zip, so that equal images give equal zips."""
 
@@ -97,27 +102,50 @@ def write_images(
             _write_grid(file, images)
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest that `write_images` was given, or None if there is no readable one."""
+def read_manifest(path: Path, *, num_images: int | None = None) -> dict[str, Any] | None:
+    """The manifest that `write_images` was given, or None if there is no readable one.
+
+    Args:
+        path: a folder, zip or npz.
+        num_images: number of images in it, which decides how long its manifest may be; None if
+            unknown, as of a folder that is unfinished.
+
+    Raises:
+        DataError, OSError: it is longer, or not a regular file, or the zip is damaged.
+    """
+    limit = _MAX_MANIFEST if num_images is None else side_file_bytes(num_images)
     try:
         if path.is_dir():
-            text = (path / MANIFEST_FILE).read_text()
+            manifest = json.loads(read_regular(path / MANIFEST_FILE, limit))
         else:
-            with zipfile.ZipFile(path) as archive:
-                text = _manifest_in_zip(archive)
-        manifest = json.loads(text)
-    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error):
+            manifest = json.loads(_manifest_in_zip(path, limit))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None
 
 
-def _manifest_in_zip(archive: zipfile.ZipFile) -> str:
-    """The text of the manifest in a zip or npz, which is a zip of arrays."""
+def _manifest_in_zip(path: Path, limit: int) -> bytes:
+    """The text of the manifest in a zip or npz, which is a zip of arrays; empty without one."""
+    if first_member(path) is None:
+        return b""
     array = f"{_MANIFEST_ARRAY}.npy"
-    if array not in archive.namelist():
-        return archive.read(MANIFEST_FILE).decode()
-    with archive.open(array) as file:
-        return str(np.lib.format.read_array(file, allow_pickle=False))
+    members = zip_members(path, (array, MANIFEST_FILE).__contains__)
+    name = array if array in members else MANIFEST_FILE
+    if name not in members:
+        return b""
+    # An array has four bytes for each character.
+    limit *= 4 if name == array else 1
+    if members[name].file_size > limit:
+        raise DataError(
+            f"{path}: its {name} is said to be {members[name].file_size:,} bytes long; at most "
+            f"{limit:,} make sense."
+        )
+    try:
+        with opened_zip(path, members) as read:
+            data = read(name)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: its {name} cannot be read: {error}.") from error
+    return data if name == MANIFEST_FILE else str(npy_array(data, f"{name} in {path}")).encode()
 
 
 def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:

@@ -11,12 +11,17 @@ from helpers.images import labels_of
 
 import memaudit
 from memaudit.data import sources
-from memaudit.data.built_sets import check_set_writable, read_set_manifest, write_set
+from memaudit.data.built_sets import (
+    SCHEMA,
+    check_set_writable,
+    read_set_manifest,
+    write_set,
+)
 from memaudit.data.derived_sets import label_images, repeat_images
 from memaudit.data.images import ImageSet
 from memaudit.data.resumable_folder import ResumableFolder
 from memaudit.data.sources import open_images
-from memaudit.data.writers import NamedImage
+from memaudit.data.writers import NamedImage, write_images
 from memaudit.errors import ConfigError, DataError
 
 FORMS = ("folder", "set.zip", "set.npz")
@@ -82,10 +87,7 @@ def test_a_copy_of_a_set_still_has_the_names_of_the_first_source(tmp_path: Path)
     [
         {"schema": "memaudit.samples/1"},
         {"names": ["a"] * 11},
-        {"names": [1] * 12},
-        {"names": None},
         {"class_names": ["cat", "dog"]},
-        {"class_names": "cats"},
     ],
 )
 def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -94,6 +96,35 @@ def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict[st
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     read = open_images(tmp_path / "set")
     assert read.names[0] == "img00000000.png" and read.class_names == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": [1] * 12},
+        {"names": None},
+        {"class_names": "cats"},
+        {"memaudit": []},
+        {"sources": [{"path": "a"}]},
+        {"sources": [7]},
+        {"sources": {}},
+        {"choices": None},
+        {"choices": {"left_out": [{"name": "a"}]}},
+        {"choices": {"label": [[[]]]}},
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_manifest_of_wrong_types_is_refused(
+    tmp_path: Path, change: dict[str, Any], form: str
+) -> None:
+    manifest = {"schema": SCHEMA, "memaudit": "1", "names": [], "class_names": []}
+    manifest |= {"sources": [], "choices": {}}
+    image = NamedImage("a", np.zeros((1, 8, 8), np.uint8))
+    write_images(tmp_path / form, [image], manifest=manifest)
+    assert read_set_manifest(tmp_path / form, num_images=1) == manifest
+    write_images(tmp_path / form, [image], manifest=manifest | change)
+    with pytest.raises(DataError, match=f"its {next(iter(change))} cannot be"):
+        read_set_manifest(tmp_path / form)
 
 
 def test_names_are_not_given_to_other_images(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ one numpy array of bytes. `memaudit.unpickler` reads it without running anything
 """
 
 import math
-import tarfile
-import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,20 @@ import numpy as np
 
 from memaudit.data.readers.lazy_images import Contents, array_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
+from memaudit.data.readers.tar_members import is_tar, tar_members
 from memaudit.errors import DataError
-from memaudit.unpickler import Budget, Construct, Dialect, Global, Record, Unpickler, encoded_text
+from memaudit.files import read_regular
+from memaudit.unpickler import (
+    MAX_NAME,
+    Budget,
+    Construct,
+    Dialect,
+    Global,
+    Record,
+    Unpickler,
+    encoded_text,
+)
+from memaudit.wording import shown
 
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
 _CIFAR100 = ("train", "meta")
@@ -74,11 +84,21 @@ def _array(arguments: tuple[Any, ...]) -> _Array:
     raise DataError("it builds a numpy array of a class of its own.")
 
 
-def _latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
-    found = encoded_text(arguments, max_length=_MAX_FILE_BYTES)
-    if found is None:
-        raise DataError("it encodes something other than a text as latin1.")
-    return found
+def _latin1_encoder(max_bytes: int) -> Construct:
+    """What encodes the texts of one batch, `max_bytes` of them in all."""
+    left = max_bytes
+
+    def encode(arguments: tuple[Any, ...]) -> bytes:
+        nonlocal left
+        found = encoded_text(arguments, max_length=left)
+        if found is None:
+            raise DataError(
+                "it encodes something other than a text as latin1, or one text many times."
+            )
+        left -= len(found)
+        return found
+
+    return encode
 
 
 _ADMITTED: dict[Global, Construct | None] = {
@@ -86,9 +106,9 @@ _ADMITTED: dict[Global, Construct | None] = {
     Global("numpy._core.multiarray", "_reconstruct"): _array,
     Global("numpy", "ndarray"): None,
     Global("numpy", "dtype"): _byte_type,
-    Global("_codecs", "encode"): _latin1_bytes,
 }
-"""All that a batch may name, and what is built from it."""
+"""What a batch may name besides `_codecs.encode`, and what is built from it."""
+_ENCODE = Global("_codecs", "encode")
 
 
 def _is_extracted(path: Path) -> bool:
@@ -100,7 +120,7 @@ def _extracted_files(path: Path) -> Files:
 
 
 def _read_extracted(path: Path, files: Files, _resolution: int | None) -> Contents:
-    return _read({name: (path / name).read_bytes() for name in files}, path)
+    return _read({name: read_regular(path / name, _MAX_FILE_BYTES) for name in files}, path)
 
 
 EXTRACTED = Reader("CIFAR's extracted archive", _is_extracted, _read_extracted, _extracted_files)
@@ -117,7 +137,9 @@ def _batch_files(path: Path) -> Files:
 
 
 def _read_batch(path: Path, files: Files, _resolution: int | None) -> Contents:
-    return _read({name: path.with_name(name).read_bytes() for name in files}, path)
+    return _read(
+        {name: read_regular(path.with_name(name), _MAX_FILE_BYTES) for name in files}, path
+    )
 
 
 BATCH = Reader(
@@ -125,26 +147,9 @@ BATCH = Reader(
 )
 
 
-def _is_tar(path: Path) -> bool:
-    try:
-        return path.is_file() and tarfile.is_tarfile(path)
-    except EOFError:  # packed and cut short
-        return False
-
-
 def _read_archive(path: Path, _files: Files, _resolution: int | None) -> Contents:
     """The training images of a .tar.gz, which is read in passing and not extracted."""
-    parts = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = member.name.rpartition("/")[2]
-                known = name in (*_CIFAR10, *_CIFAR100) and member.size <= _MAX_FILE_BYTES
-                file = archive.extractfile(member) if known else None
-                if file is not None:
-                    parts[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
+    parts = tar_members(path, {*_CIFAR10, *_CIFAR100}.__contains__, _MAX_FILE_BYTES)
     names = _named_training_files(parts)
     if names is None:
         raise DataError(
@@ -154,7 +159,7 @@ def _read_archive(path: Path, _files: Files, _resolution: int | None) -> Content
     return _read({name: parts[name] for name in names}, path)
 
 
-ARCHIVE = Reader("CIFAR's archive for Python", _is_tar, _read_archive, may_be_generated=False)
+ARCHIVE = Reader("CIFAR's archive for Python", is_tar, _read_archive, may_be_generated=False)
 
 
 def _training_files(folder: Path) -> tuple[str, ...] | None:
@@ -182,15 +187,18 @@ def load_batch(data: bytes) -> dict[str, Any]:
     """
     if not data.startswith(b"\x80\x02"):
         raise DataError("it is not a pickle of protocol 2.")
-    batch = Unpickler(memoryview(data), _DIALECT, _ADMITTED, Budget()).load()
+    # A text is encoded once, where it stands: all of them together are shorter than the file.
+    admitted = _ADMITTED | {_ENCODE: _latin1_encoder(len(data))}
+    batch = Unpickler(memoryview(data), _DIALECT, admitted, Budget()).load()
     if not isinstance(batch, dict):
         raise DataError(f"it holds a {type(batch).__name__}, not a dict.")
-    return {
-        key.decode("latin1") if isinstance(key, bytes) else str(key): (
-            value.values if isinstance(value, _Array) else value
-        )
-        for key, value in batch.items()
-    }
+    found = {}
+    for key, value in batch.items():
+        name = key.decode("latin1") if isinstance(key, bytes) else str(key)
+        if name in found:
+            raise DataError(f"it holds {shown(name)} twice.")
+        found[name] = value.values if isinstance(value, _Array) else value
+    return found
 
 
 def _read(parts: Mapping[str, bytes], path: Path) -> Contents:
@@ -205,13 +213,11 @@ def _read(parts: Mapping[str, bytes], path: Path) -> Contents:
         except DataError as error:
             raise DataError(f"{path}: {name} cannot be opened: {error}") from error
         if "data" not in part:
-            class_names = tuple(
-                text.decode("latin1") if isinstance(text, bytes) else str(text)
-                for text in _either(part, "label_names", "fine_label_names", path / name)
-            )
+            texts = _either(part, "label_names", "fine_label_names", path / name)
+            class_names = tuple(_class_name(text, path / name) for text in texts)
             continue
         pixels = part["data"]
-        if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (3072,):
+        if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (3072,):  # [N, 3·32·32]
             raise DataError(f"{path}: {name} holds no images of 3×32×32 bytes.")
         images.append(pixels.reshape(-1, 3, 32, 32))
         labels.extend(_either(part, "labels", "fine_labels", path / name))
@@ -227,3 +233,9 @@ def _either(part: dict[str, Any], key10: str, key100: str, file: Path) -> list[A
     if not isinstance(found, list):
         raise DataError(f"{file} lacks `{key10}` (CIFAR-10) or `{key100}` (CIFAR-100).")
     return found
+
+
+def _class_name(text: Any, file: Path) -> str:
+    if not isinstance(text, bytes | str) or len(text) > MAX_NAME:
+        raise DataError(f"{file} has {shown(text)} as the name of a class; a text is needed.")
+    return text.decode("latin1") if isinstance(text, bytes) else text

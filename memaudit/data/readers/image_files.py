@@ -7,13 +7,11 @@ as EDM orders them. Hidden files and what macOS adds to a zip (`__MACOSX`) are i
 
 import json
 import os
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -21,13 +19,21 @@ from memaudit.data.images import as_labels
 from memaudit.data.readers.batch_decoding import EncodedBatch, choose_num_processes, decode_batches
 from memaudit.data.readers.decoding import SUFFIXES, decode_image
 from memaudit.data.readers.lazy_images import Contents, batch_rows
-from memaudit.data.readers.reader import Files, Reader, first_member
+from memaudit.data.readers.reader import (
+    MAX_FILE_BYTES,
+    Files,
+    Reader,
+    first_member,
+    side_file_bytes,
+)
+from memaudit.data.readers.zip_members import opened_zip, zip_members
 from memaudit.errors import DataError
+from memaudit.files import check_regular, read_regular
+from memaudit.wording import listed, shown
 
 ReadFile = Callable[[str], bytes]
 """name → the file's bytes."""
 
-_MAX_FILE_BYTES = 1 << 30
 LABELS_FILE = "dataset.json"
 """The file with the classes of all images, in EDM's form."""
 
@@ -46,16 +52,19 @@ def _folder_files(path: Path) -> Files:
         prefix = "" if inside == "." else f"{inside}/"
         for name in names:
             if _wanted(prefix + name):
-                files[prefix + name] = os.stat(os.path.join(folder, name))
+                file = os.path.join(folder, name)
+                files[prefix + name] = os.stat(file)
+                check_regular(files[prefix + name], file)
     return files
 
 
 def _read_folder(path: Path, files: Files, resolution: int | None) -> Contents:
+    sizes = {name: stat.st_size for name, stat in files.items()}
+
     @contextmanager
     def opened() -> Iterator[ReadFile]:
-        yield lambda name: (path / name).read_bytes()
+        yield lambda name: read_regular(path / name, sizes[name])
 
-    sizes = {name: stat.st_size for name, stat in files.items()}
     return _read_tree(str(path), sizes, opened, resolution)
 
 
@@ -68,26 +77,9 @@ def _is_zip(path: Path) -> bool:
 
 def _read_zip(path: Path, _files: Files, resolution: int | None) -> Contents:
     """The images of a zip, which is read in place and never unpacked to disk."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if _wanted(member.filename)]
-    except zipfile.BadZipFile as error:
-        raise DataError(
-            f"{path} is not a readable zip: {error}. Fetch or make it again."
-        ) from error
-    by_name = {member.filename: member for member in members}
-    if len(by_name) < len(members):
-        raise DataError(
-            f"{path} holds two files with the same name; it must be clear which one counts."
-        )
-
-    @contextmanager
-    def opened() -> Iterator[ReadFile]:
-        with path.open("rb") as file:
-            yield lambda name: _read_member(file, by_name[name])
-
-    sizes = {name: member.file_size for name, member in by_name.items()}
-    return _read_tree(str(path), sizes, opened, resolution)
+    members = zip_members(path, _wanted)
+    sizes = {name: member.file_size for name, member in members.items()}
+    return _read_tree(str(path), sizes, lambda: opened_zip(path, members), resolution)
 
 
 ZIP = Reader("a .zip of image files", _is_zip, _read_zip)
@@ -104,30 +96,6 @@ def _wanted(name: str) -> bool:
 
 def _is_labels_file(name: str) -> bool:
     return f"/{name}".endswith(f"/{LABELS_FILE}")
-
-
-def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of one member.
-
-    ZipFile.read does the same, but takes longer than decoding a JPEG of 32×32.
-    """
-    file.seek(member.header_offset)
-    header = file.read(30)
-    if header[:4] != b"PK\x03\x04" or len(header) < 30:
-        raise zipfile.BadZipFile("it is cut short")
-    name_length, extra_length = struct.unpack("<HH", header[26:])
-    file.seek(name_length + extra_length, os.SEEK_CUR)
-    data = file.read(member.compress_size)
-    if member.flag_bits & 1:
-        raise zipfile.BadZipFile("it is encrypted")
-    if member.compress_type == zipfile.ZIP_DEFLATED:
-        # Bounded by the announced size: a small member may unpack to terabytes.
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(1, member.file_size))
-    elif member.compress_type != zipfile.ZIP_STORED:
-        raise zipfile.BadZipFile(f"it is packed by method {member.compress_type}, not deflate")
-    if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
-        raise zipfile.BadZipFile("its checksum does not match")
-    return data
 
 
 # ------------------------------------------------------------------------------------------------
@@ -179,17 +147,20 @@ def _read_tree(
 
 def _checked(read_file: ReadFile, source: str, sizes: Mapping[str, int]) -> ReadFile:
     """`read_file`, but every failure is a DataError that names the file."""
+    side_file = side_file_bytes(len(sizes))
 
     def read(name: str) -> bytes:
-        if sizes[name] > _MAX_FILE_BYTES:
+        limit = side_file if _is_labels_file(name) else MAX_FILE_BYTES
+        if sizes[name] > limit:
             raise DataError(
-                f"{source}: {name} is said to be {sizes[name]} bytes long; the limit for one file "
-                f"is {_MAX_FILE_BYTES}."
+                f"{source}: {name} is said to be {sizes[name]:,} bytes long; at most {limit:,} "
+                "make sense."
             )
         try:
             return read_file(name)
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{source}: {name} cannot be read: {error}.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{source}: {name} cannot be read: {reason}.") from error
 
     return read
 
@@ -234,22 +205,27 @@ def _labels_in_file(source: str, names: list[str], data: bytes) -> np.ndarray | 
     """Labels from EDM's {"labels": [[name, label], ...]}, or None if that is null."""
     try:
         entries = json.loads(data)["labels"]
-        labels = None if entries is None else {str(name): label for name, label in entries}
+        labels: dict[str, int] = {}
+        for name, label in entries if entries is not None else ():
+            if labels.setdefault(name, label) != label:
+                raise DataError(f"{source}: {LABELS_FILE} gives two labels to {shown(name)}.")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f'{source}: {LABELS_FILE} is neither {{"labels": [[name, label], ...]}} nor '
             '{"labels": null}.'
         ) from error
-    if labels is None:
+    if entries is None:
         return None
     for name in names:
         if name not in labels:
             raise DataError(f"{source}: {LABELS_FILE} has no label for {name}.")
         if type(labels[name]) is not int:
             raise DataError(
-                f"{source}: {LABELS_FILE} labels {name} as {labels[name]!r}; a class index (an "
-                "integer) is needed."
+                f"{source}: {LABELS_FILE} labels {name} as {shown(labels[name])}; a class index "
+                "(an integer) is needed."
             )
-    if missing := sorted(labels.keys() - set(names)):
-        raise DataError(f"{source}: {LABELS_FILE} labels {missing[0]}, which is not there.")
+    if missing := labels.keys() - set(names):
+        raise DataError(
+            f"{source}: {LABELS_FILE} labels {listed(map(str, missing), 1)}, which is not there."
+        )
     return as_labels([labels[name] for name in names], len(names), source)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from memaudit.data.images import as_labels
+from memaudit.data.images import as_labels, check_shape
+from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 
 BATCH_BYTES = 4 << 20
@@ -64,6 +65,7 @@ def array_contents(
     num_images = len(array)
     if num_images == 0:
         raise DataError(f"{source} holds no images.")
+    check_shape(array.shape, source)
     rows = batch_rows(array[0].nbytes)
 
     def batches() -> Iterator[np.ndarray]:
@@ -74,6 +76,20 @@ def array_contents(
         labels = as_labels(labels, num_images, source)
     _, C, H, W = array.shape
     return Contents(source, (num_images, C, H, W), names, batches, labels, class_names, array)
+
+
+_NAME_BYTES = 100
+"""Bytes that Python needs for a short text and its place in a list."""
+
+
+def numbered_names(file: str, num_images: int) -> list[str]:
+    """`file[0]`, `file[1]`, …, for images that have no names of their own.
+
+    Raises:
+        DataError: so many do not fit into memory.
+    """
+    check_memory(num_images * _NAME_BYTES, f"Naming the {num_images:,} images of {file}")
+    return [f"{file}[{i}]" for i in range(num_images)]
 
 
 def batch_rows(image_bytes: int) -> int:

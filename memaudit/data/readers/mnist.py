@@ -14,11 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from memaudit.data.readers.lazy_images import Contents, array_contents
-from memaudit.data.readers.reader import GZIP_MAGIC, Files, Reader, first_bytes, stats
+from memaudit.data.readers.lazy_images import Contents, array_contents, numbered_names
+from memaudit.data.readers.reader import (
+    DEFLATE_RATIO,
+    GZIP_MAGIC,
+    Files,
+    Reader,
+    first_bytes,
+    stats,
+)
+from memaudit.data.room import check_memory
 from memaudit.errors import DataError
+from memaudit.files import open_regular
 
 _IDX_MAGIC = b"\x00\x00\x08"
+_MAX_DIMENSIONS = 4
 _IMAGES = re.compile(r"images[.-]idx3-ubyte(\.gz)?$")
 
 
@@ -26,7 +36,7 @@ def _is_idx_file(path: Path) -> bool:
     head = first_bytes(path, 3)
     if head[:2] == GZIP_MAGIC:
         try:
-            with gzip.open(path) as file:
+            with open_regular(path) as packed, gzip.open(packed) as file:
                 head = file.read(3)
         except (EOFError, OSError, zlib.error):
             return False
@@ -50,7 +60,7 @@ def _read_idx(path: Path, files: Files, _resolution: int | None) -> Contents:
             "is the one with idx3 in its name."
         )
     labels = _read_array(labels_file[0]) if labels_file else None
-    names = [f"{path.name}[{i}]" for i in range(len(images))]
+    names = numbered_names(path.name, len(images))
     return array_contents(images[:, None], str(path), names, labels)
 
 
@@ -100,17 +110,25 @@ def _training_images(folder: Path) -> Path:
 
 def _read_array(path: Path) -> np.ndarray:
     """The uint8 array in an idx file."""
-    with path.open("rb") as file:
-        packed = file.read(2) == GZIP_MAGIC
     try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            magic = file.read(4)
-            if magic[:3] != _IDX_MAGIC:
-                raise DataError(f"{path} is not an idx file of bytes.")
-            shape = struct.unpack(f">{magic[3]}I", file.read(4 * magic[3]))
-            size = math.prod(shape)
-            # Deflate packs at most 1032 to 1: a file cannot hold more, and no more is allocated.
-            values = file.read(size + 1) if size <= 1032 * path.stat().st_size else b""
+        with open_regular(path) as stored:
+            is_packed = stored.read(2) == GZIP_MAGIC
+            stored.seek(0)
+            present = os.fstat(stored.fileno()).st_size
+            with gzip.open(stored) if is_packed else stored as file:
+                magic = file.read(4)
+                if magic[:3] != _IDX_MAGIC:
+                    raise DataError(f"{path} is not an idx file of bytes.")
+                shape = struct.unpack(f">{magic[3]}I", file.read(4 * magic[3]))
+                size = math.prod(shape)
+                if len(shape) > _MAX_DIMENSIONS:
+                    raise DataError(f"{path} announces {len(shape)} dimensions; images have 3.")
+                if size > present * (DEFLATE_RATIO if is_packed else 1):
+                    raise DataError(
+                        f"{path} announces {list(shape)} bytes and holds fewer. Fetch it again."
+                    )
+                check_memory(size, f"Reading {path}")
+                values = file.read(size + 1)
     except (EOFError, OSError, zlib.error, struct.error, IndexError) as error:
         raise DataError(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
     if len(values) != size:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memaudit.data.readers.lazy_images import Contents
+from memaudit.files import check_regular, open_regular
 
 Files = Mapping[str, os.stat_result]
 """Name inside the source → stat, for every file that decides its images, names and labels."""
@@ -37,16 +38,35 @@ class Reader:
 
 
 def stats(files: Iterable[Path]) -> Files:
-    """The stat of each file, by the file's name."""
-    return {file.name: file.stat() for file in files}
+    """The stat of each file, by the file's name.
+
+    Raises:
+        OSError: one of them is missing, or not a regular file.
+    """
+    found = {}
+    for file in files:
+        found[file.name] = file.stat()
+        check_regular(found[file.name], file)
+    return found
 
 
 def first_bytes(path: Path, count: int = 512) -> bytes:
-    """The beginning of a file; empty for a folder."""
+    """The beginning of a regular file; empty for a folder."""
     if path.is_dir():
         return b""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(count)
+
+
+MAX_FILE_BYTES = 1 << 30
+"""Most bytes of one file in a set; the largest image that is decoded takes 200 MB."""
+DEFLATE_RATIO = 1032
+"""Deflate packs at most so many bytes into one: a file cannot hold more."""
+
+
+def side_file_bytes(num_images: int) -> int:
+    """Most bytes of a JSON file that describes a set of images: 1 MB, and 1 kB an image."""
+    return (1 << 20) + (num_images << 10)
 
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
