@@ -60,7 +60,7 @@ def _read_header(file: BinaryIO, size: int, what: str) -> _Header:
     start = file.tell()
     # Even of an array without values the dimensions must have a product.
     sizes = [max(n, 1) for n in shape]
-    if min(shape, default=0) < 0 or len(shape) > 8 or math.prod(sizes) >= 1 << 48:
+    if min(shape, default=0) < 0 or len(shape) > 8 or math.prod(sizes) >= 1 << 62:
         raise DataError(f"{what} is not a readable array: it announces {_announced(dtype, shape)}.")
     if math.prod(shape) * dtype.itemsize != size - start:
         raise DataError(

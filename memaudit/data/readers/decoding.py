@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from memaudit.data.readers.jpeg import decode_jpeg, is_jpeg
+from memaudit.data.readers.jpeg import decode_jpeg, is_cut, is_jpeg, too_few_bytes
 from memaudit.data.readers.lazy_images import check_square, resize
 from memaudit.errors import DataError
 
@@ -38,12 +38,24 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
     Raises:
         DataError: the image is broken, not 8-bit gray or RGB, or to be resized but not square.
     """
-    image = decode_jpeg(data, max_pixels=_MAX_PIXELS) if is_jpeg(data) else None
-    if image is None:
-        image = _decode_with_pil(data, name)
+    image = _decode_jpeg(data, name) if is_jpeg(data) else _decode_with_pil(data, name)
     if resolution is not None:
         check_square(name, image.shape[1], image.shape[2], resolution)
         image = resize(image, resolution)
+    return image
+
+
+def _decode_jpeg(data: bytes, name: str) -> np.ndarray:
+    lacks = too_few_bytes(data, max_pixels=_MAX_PIXELS)
+    if not lacks:
+        image = decode_jpeg(data, max_pixels=_MAX_PIXELS)
+        if image is None:
+            image = _decode_with_pil(data, name)
+        # The fast decoder writes to the terminal what libjpeg thinks of a file.
+        if is_cut(data, image, lambda data: _decode_with_pil(data, name)):
+            lacks = "its data end before its last pixel"
+    if lacks:
+        raise DataError(f"{name} cannot be decoded: {lacks}. Fetch it again or remove it.")
     return image
 
 

@@ -2,8 +2,10 @@
 
 import importlib.util
 import io
+import re
 from collections.abc import Callable
 from functools import cache
+from operator import mul
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,87 @@ def _announced_shape(data: bytes) -> tuple[int, int, int] | None:
             return (C, H0 << 8 | H1, W0 << 8 | W1) if precision == 8 and C in (1, 3) else None
         at += 2 + (data[at + 2] << 8 | data[at + 3])
     return None
+
+
+_RESTARTS = range(0xD0, 0xD8)
+_PROGRESSIVE, _END, _SCAN, _RESTART_INTERVAL = 0xC2, 0xD9, 0xDA, 0xDD
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+"""In a scan's data, 0xFF is followed by 0x00; anything else ends the data."""
+# Without a byte 0xFF, and so varied that a decoder which reads it as image data gives an image.
+_FILLING = np.random.default_rng(0).integers(1, 255, 64, np.uint8).tobytes()
+
+
+def is_cut(data: bytes, image: np.ndarray, decode: Callable[[bytes], np.ndarray]) -> bool:
+    """Whether a JPEG that was decoded holds less image data than its header announces.
+
+    Decoders fill with gray what is missing. Bytes that follow a scan's last pixel are skipped, but
+    where pixels are missing they are decoded: an image is whole if it stays the same with more
+    bytes at the end of each scan. The last block of 16×16 pixels may be damaged unnoticed.
+
+    Args:
+        data: the file's bytes.
+        image: its pixels, uint8 [C, H, W].
+        decode: gives the pixels of a file; says nothing of bytes that it skips.
+    """
+    corner = image[:, -1, -1].tolist()
+    luma = sum(map(mul, corner, (0.299, 0.587, 0.114))) if len(corner) == 3 else corner[0]
+    # With several scans or restarts, what is missing may be anywhere; else it is the end.
+    if abs(luma - 128) > 2 and _is_in_order(data, len(corner)):
+        return False
+    scans = _scan_ends(data)
+    if not scans:
+        return False
+    parts = [data[start:end] + _FILLING for start, end in zip([0, *scans], scans, strict=False)]
+    # A decoder that waits for a restart skips all bytes until then.
+    parts += [bytes((0xFF, restart)) + _FILLING for restart in _RESTARTS] * 2
+    filled = decode(b"".join(parts) + data[scans[-1] :])
+    # The fast decoder and the one that is given may differ.
+    return not np.array_equal(filled, image) and not np.array_equal(filled, decode(data))
+
+
+def _is_in_order(data: bytes, channels: int) -> bool:
+    """Whether all image data come in one piece, block by block."""
+    at = 2
+    while at + 5 <= len(data) and data[at] == 0xFF:
+        kind = data[at + 1]
+        if kind == _SCAN:
+            return data[at + 4] == channels
+        if kind in (_PROGRESSIVE, _RESTART_INTERVAL):
+            return False
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return False
+
+
+def _scan_ends(data: bytes) -> list[int]:
+    """Where the coded data of each scan end, and of each part between restarts."""
+    ends = []
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _END:
+        kind = data[at + 1]
+        if kind == 0xFF:  # any number of them may precede a marker
+            at += 1
+            continue
+        if kind not in _RESTARTS:
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+        else:
+            at += 2
+        if kind == _SCAN or kind in _RESTARTS:
+            found = _MARKER.search(data, at)
+            at = found.start() if found else len(data)
+            ends.append(at)
+    return ends
+
+
+def too_few_bytes(data: bytes, *, max_pixels: int) -> str:
+    """Why the file cannot hold as many pixels as its header announces; empty if it can.
+
+    A block of 8×8 pixels takes 1 bit or more.
+    """
+    _, H, W = _announced_shape(data) or (0, 0, 0)
+    blocks = -(-H // 8) * -(-W // 8)
+    if H * W > max_pixels or blocks <= 8 * len(data):
+        return ""
+    return f"its header announces {H}×{W} pixels, more than its {len(data):,} bytes can hold"
 
 
 @cache
