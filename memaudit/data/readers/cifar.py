@@ -84,21 +84,11 @@ def _array(arguments: tuple[Any, ...]) -> _Array:
     raise DataError("it builds a numpy array of a class of its own.")
 
 
-def _latin1_encoder(max_bytes: int) -> Construct:
-    """What encodes the texts of one batch, `max_bytes` of them in all."""
-    left = max_bytes
-
-    def encode(arguments: tuple[Any, ...]) -> bytes:
-        nonlocal left
-        found = encoded_text(arguments, max_length=left)
-        if found is None:
-            raise DataError(
-                "it encodes something other than a text as latin1, or one text many times."
-            )
-        left -= len(found)
-        return found
-
-    return encode
+def _latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
+    found = encoded_text(arguments, max_length=_MAX_FILE_BYTES)
+    if found is None:
+        raise DataError("it encodes something other than a text as latin1.")
+    return found
 
 
 _ADMITTED: dict[Global, Construct | None] = {
@@ -106,9 +96,9 @@ _ADMITTED: dict[Global, Construct | None] = {
     Global("numpy._core.multiarray", "_reconstruct"): _array,
     Global("numpy", "ndarray"): None,
     Global("numpy", "dtype"): _byte_type,
+    Global("_codecs", "encode"): _latin1_bytes,
 }
-"""What a batch may name besides `_codecs.encode`, and what is built from it."""
-_ENCODE = Global("_codecs", "encode")
+"""All that a batch may name, and what is built from it."""
 
 
 def _is_extracted(path: Path) -> bool:
@@ -187,9 +177,7 @@ def load_batch(data: bytes) -> dict[str, Any]:
     """
     if not data.startswith(b"\x80\x02"):
         raise DataError("it is not a pickle of protocol 2.")
-    # A text is encoded once, where it stands: all of them together are shorter than the file.
-    admitted = _ADMITTED | {_ENCODE: _latin1_encoder(len(data))}
-    batch = Unpickler(memoryview(data), _DIALECT, admitted, Budget()).load()
+    batch = Unpickler(memoryview(data), _DIALECT, _ADMITTED, Budget()).load()
     if not isinstance(batch, dict):
         raise DataError(f"it holds a {type(batch).__name__}, not a dict.")
     found = {}

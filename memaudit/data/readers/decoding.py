@@ -48,9 +48,8 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
 def _decode_jpeg(data: bytes, name: str) -> np.ndarray:
     lacks = too_few_bytes(data, max_pixels=_MAX_PIXELS)
     if not lacks:
-        image = decode_jpeg(data, max_pixels=_MAX_PIXELS)
-        if image is None:
-            image = _decode_with_pil(data, name)
+        fast = decode_jpeg(data, max_pixels=_MAX_PIXELS)
+        image = _decode_with_pil(data, name) if fast is None else fast
         # The fast decoder writes to the terminal what libjpeg thinks of a file.
         if is_cut(data, image, lambda data: _decode_with_pil(data, name)):
             lacks = "its data end before its last pixel"

@@ -1,20 +1,18 @@
 """Whatever a source of images is or says, it is refused with one message, and in bounds."""
 
 import json
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.hostile_images import HOSTILE, PIXELS
 from helpers.limited import run_python
-
-import numpy as np
 
 SECONDS = 20
 """What one source may take; the slowest takes about 3 s."""
 
 OPEN_ALL = """
-import json, signal, sys, time
+import json, signal, sys
 from memaudit.data.sources import open_images
 from memaudit.errors import MemauditError
 
@@ -27,7 +25,6 @@ def late(*_):
 signal.signal(signal.SIGALRM, late)
 for line in open(sys.argv[1]):
     name, path = json.loads(line)
-    start = time.perf_counter()
     signal.alarm(int(sys.argv[2]))
     try:
         found = f"opened: {open_images(path, cache_dir=sys.argv[3])}"
@@ -37,7 +34,6 @@ for line in open(sys.argv[1]):
         found = f"{type(error).__name__}: {str(error)[:300]}"
     signal.alarm(0)
     print(json.dumps([name, found]), flush=True)
-    print(round(time.perf_counter() - start, 2), name, file=sys.stderr)
 """
 
 
@@ -51,9 +47,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def answers(
-    sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def answers(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What came of opening each."""
     folder = tmp_path_factory.mktemp("answers")
     lines = [json.dumps([name, str(path)]) for name, path in sources.items()]
@@ -61,7 +55,6 @@ def answers(
     done = run_python(OPEN_ALL, folder / "sources", str(SECONDS), folder / "cache", timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not list((folder / "cache").glob("**/*.npy"))
-    print(done.stderr)
     return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
@@ -70,3 +63,80 @@ def test_a_hostile_source_is_refused_with_a_reason(name: str, answers: dict[str,
     answer = answers[name]
     assert answer.startswith("refused: ") and HOSTILE[name][1] in answer
     assert len(answer) < 1000
+
+
+RUN_ALL = """
+import contextlib, io, json, signal, sys
+from memaudit.cli.main import main
+
+class Late(BaseException):
+    pass
+
+def late(*_):
+    raise Late
+
+signal.signal(signal.SIGALRM, late)
+sources, seconds, *command = sys.argv[1:]
+for line in open(sources):
+    name, path = json.loads(line)
+    said = io.StringIO()
+    sys.argv = ["memaudit", *(path if word == "SOURCE" else word for word in command)]
+    signal.alarm(int(seconds))
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = main()
+        except SystemExit as error:
+            status = error.code
+        except BaseException as error:
+            status = f"{type(error).__name__}: {str(error)[:300]}"
+    signal.alarm(0)
+    print(json.dumps([name, status, said.getvalue()[-1000:]]), flush=True)
+"""
+
+COMMANDS = {
+    "inspect": ["dataset", "inspect", "SOURCE"],
+    "build": ["dataset", "build", "--data", "SOURCE", "--out", "OUT/set.zip"],
+    "mix": "dataset build --data FINE --mix SOURCE --share 0.5 --size 2 --out OUT/set.zip".split(),
+    "duplicates": ["dataset", "duplicates", "SOURCE"],
+    "scan": ["scan", "SOURCE", "--data", "FINE", "--out", "OUT/report"],
+    "scan --data": ["scan", "FINE", "--data", "SOURCE", "--out", "OUT/report"],
+    "scan --holdout": ["scan", "FINE", "--data", "FINE", "--holdout", "SOURCE"],
+    "train": ["train", "--data", "SOURCE", "--out", "OUT/run"],
+    "verify --data": ["verify", "REPORT", "--data", "SOURCE"],
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A fine source, a report on it, and a folder for whatever is written."""
+    folder = tmp_path_factory.mktemp("places")
+    np.save(folder / "fine.npy", np.concatenate([PIXELS] * 3))
+    fine = folder / "fine.npy"
+    done = run_python(
+        "import sys; from memaudit.cli.main import main; main()",
+        *("scan", fine, "--data", fine, "--out", folder / "report"),
+        memory=16 << 30,
+    )
+    assert done.returncode == 0, done.stderr
+    return {"FINE": fine, "REPORT": folder / "report", "OUT": folder / "out"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_every_hostile_source(
+    command: str, sources: dict[str, Path], places: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = [json.dumps([name, str(path)]) for name, path in sources.items()]
+    (tmp_path / "sources").write_text("\n".join(lines))
+    words = COMMANDS[command]
+    for name, path in places.items():
+        words = [word.replace(name, str(path)) for word in words]
+    arguments = (tmp_path / "sources", str(SECONDS), *words)
+    done = run_python(RUN_ALL, *arguments, memory=6 << 30, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    wrong = {}
+    for line in done.stdout.splitlines():
+        name, status, said = json.loads(line)
+        if status != 2 or said.count("Error: ") != 1 or "Traceback" in said:
+            wrong[name] = (status, said)
+    assert not wrong
