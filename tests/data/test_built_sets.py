@@ -119,12 +119,21 @@ def test_a_manifest_of_wrong_types_is_refused(
 ) -> None:
     manifest = {"schema": SCHEMA, "memaudit": "1", "names": [], "class_names": []}
     manifest |= {"sources": [], "choices": {}}
-    image = NamedImage("a", np.zeros((1, 8, 8), np.uint8))
-    write_images(tmp_path / form, [image], manifest=manifest)
-    assert read_set_manifest(tmp_path / form, num_images=1) == manifest
-    write_images(tmp_path / form, [image], manifest=manifest | change)
+    path = tmp_path / form
+
+    def write(manifest: dict[str, Any]) -> None:
+        if path.suffix:
+            image = NamedImage("a", np.zeros((1, 8, 8), np.uint8))
+            write_images(path, [image], manifest=manifest)
+        else:
+            path.mkdir(exist_ok=True)
+            (path / "manifest.json").write_text(json.dumps(manifest))
+
+    write(manifest)
+    assert read_set_manifest(path) == manifest
+    write(manifest | change)
     with pytest.raises(DataError, match=f"its {next(iter(change))} cannot be"):
-        read_set_manifest(tmp_path / form)
+        read_set_manifest(path)
 
 
 def test_names_are_not_given_to_other_images(tmp_path: Path) -> None:
