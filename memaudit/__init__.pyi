@@ -16,7 +16,6 @@ from .audit.report.figures import plot_snapshots as plot_snapshots
 from .audit.report.folder import write_report as write_report
 from .audit.report.schema import Report as Report
 from .audit.report.schema import read_report as read_report
-from .audit.report.verify import verify_report as verify_report
 from .audit.result import ScanResult as ScanResult
 from .audit.scan import scan as scan
 from .audit.selftest import selftest as selftest
@@ -24,6 +23,7 @@ from .audit.statistics.gate import exact_decision as exact_decision
 from .audit.statistics.gate import sequential_decision as sequential_decision
 from .audit.statistics.intervals import Proportion as Proportion
 from .audit.statistics.intervals import clopper_pearson as clopper_pearson
+from .audit.verification.verify import verify_report as verify_report
 from .data.images import ImageSet as ImageSet
 from .data.selection import Selection as Selection
 from .data.sources import open_images as open_images

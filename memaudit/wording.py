@@ -121,11 +121,15 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in runs)
 
 
-def parse_ranges(text: str) -> list[int]:
+def parse_ranges(text: str, *, most: int = MAX_NUMBERS) -> list[int]:
     """The integers that `ranges` wrote.
 
+    Args:
+        text: ranges, such as `0-9,12`.
+        most: more integers than these are refused before there is a list of them.
+
     Raises:
-        ValueError: the text is not a list of ranges, or stands for more than MAX_NUMBERS integers.
+        ValueError: the text is not a list of ranges, or stands for more than `most` integers.
     """
     runs = []
     total = 0
@@ -133,7 +137,7 @@ def parse_ranges(text: str) -> list[int]:
         first, _, last = part.partition("-")
         run = range(int(first), int(last or first) + 1)
         total += max(0, run.stop - run.start)
-        if total > MAX_NUMBERS:
-            raise ValueError(f"ranges of more than {MAX_NUMBERS:,} numbers are not read")
+        if total > most:
+            raise ValueError(f"ranges of more than {most:,} numbers are not read")
         runs.append(run)
     return [number for run in runs for number in run]

@@ -35,8 +35,14 @@ def verify(
     memaudit verify report
     memaudit verify report --source model.safetensors --data ./train
     """
+<<<<<<< HEAD
     from memaudit.audit.report.verify import verify_report
     from memaudit.cli.console import out, print_json, progress_bars, say
+=======
+    from memaudit.audit.verification.verify import verify_report
+    from memaudit.cli.console import out, progress_bars
+    from memaudit.cli.wording import printable
+>>>>>>> 770bd35 (Say what a verification proves: rows, search, floors, page, policy, spot checks)
 
     with progress_bars() as progress:
         result = verify_report(folder, source=source, data=data_path, progress=progress)

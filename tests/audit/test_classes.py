@@ -9,9 +9,9 @@ import pytest
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import sample_command
-from memaudit.audit.report.verify import verify_report
 from memaudit.audit.scan import scan
 from memaudit.audit.source import weigh_classes
+from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.optimum.closed_form import ClosedFormOptimum

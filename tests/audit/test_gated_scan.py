@@ -15,13 +15,16 @@ from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report, read_report
-from memaudit.audit.report.verify import verify_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics.forecast import clean_stop
+<<<<<<< HEAD
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
+=======
+from memaudit.audit.verification.verify import verify_report
+>>>>>>> 770bd35 (Say what a verification proves: rows, search, floors, page, policy, spot checks)
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint

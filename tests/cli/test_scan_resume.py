@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from memaudit.audit.report.verify import verify_report
 from memaudit.audit.scan_state import STATE
+from memaudit.audit.verification.verify import verify_report
 
 Run = Callable[..., Result]
 

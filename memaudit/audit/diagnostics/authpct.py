@@ -71,7 +71,7 @@ def _section(result: Proportion, page: PageContext) -> Iterator[Block]:
 
 DIAGNOSTIC = Diagnostic(
     title="Controls",
-    requires=frozenset({"images"}),
+    requires=frozenset({"training"}),
     run=_run,
     section=_section,
 )

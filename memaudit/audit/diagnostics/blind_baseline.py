@@ -163,7 +163,7 @@ def _lines(result: BlindBaseline) -> Iterator[str]:
 
 DIAGNOSTIC = Diagnostic(
     title="Controls",
-    requires=frozenset({"images", "holdout"}),
+    requires=frozenset({"training", "holdout"}),
     run=_run,
     section=_section,
     lines=_lines,

@@ -27,11 +27,12 @@ from memaudit.progress import Progress, silent
 
 Result = TypeVar("Result")
 
-Need = Literal["images", "model", "pixels", "holdout", "classes", "conformal"]
+Need = Literal["training", "images", "model", "pixels", "holdout", "classes", "conformal"]
 """What a diagnostic may need:
 
-- `images`: the generated and the training images. A diagnostic that does not need them uses only
-  matches.csv, and `memaudit verify` computes its result again from a report.
+- `images`: the generated and the training images.
+- `training`: the training images, but not the generated ones. A diagnostic that needs neither uses
+  only matches.csv, and `memaudit verify` computes its result again from a report.
 - `model`: a model, as opposed to images generated elsewhere.
 - `pixels`: distances between pixels, as opposed to features.
 - `holdout`: images like the training images that the model never saw.
@@ -75,8 +76,9 @@ class Images:
     """The images of a scan, generated and given."""
 
     setting: Setting
-    generated: np.ndarray
-    """uint8 [M, C, H, W]: the images that were judged."""
+    judged: np.ndarray | None
+    """uint8 [M, C, H, W]: the images that were judged; None when a report on a model is verified,
+    whose images were not kept."""
     index: ImageSearch
     """The index of the training images that the scan used."""
 
@@ -84,6 +86,13 @@ class Images:
     """How often images are counted as copies that cannot be copies."""
     judged_holdout: Matches | None
     """All held-out images, judged by the scan's rule; None without any."""
+
+    @property
+    def generated(self) -> np.ndarray:
+        """The images that were judged, uint8 [M, C, H, W], for a diagnostic that requires them."""
+        if self.judged is None:
+            raise RuntimeError("the diagnostic must list `images` in what it requires")
+        return self.judged
 
     @property
     def holdout_matches(self) -> Matches:
@@ -205,7 +214,9 @@ class Diagnostic(Generic[Result]):
         if context.conformal is not None:
             at_hand.add("conformal")
         if images is not None:
-            at_hand.add("images")
+            at_hand.add("training")
+            if images.judged is not None:
+                at_hand.add("images")
             if images.setting.model is not None:
                 at_hand.add("model")
             if images.setting.holdout is not None:

@@ -122,7 +122,7 @@ def _excess_row(excess: Excess | None) -> Row:
 
 DIAGNOSTIC = Diagnostic(
     title="Controls",
-    requires=frozenset({"images", "holdout"}),
+    requires=frozenset({"training", "holdout"}),
     run=_run,
     section=_section,
 )

@@ -199,7 +199,7 @@ def _section(result: Recall, page: PageContext) -> Iterator[Block]:
 
 DIAGNOSTIC = Diagnostic(
     title="What the rule sees",
-    requires=frozenset({"images"}),
+    requires=frozenset({"training"}),
     run=_run,
     section=_section,
 )

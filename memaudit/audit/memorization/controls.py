@@ -156,6 +156,7 @@ def measure_controls(
     rule: Rule,
     *,
     open_pixel_index: "Callable[[], NeighborIndex]",
+    most_left_out: int = LEFT_OUT_IMAGES,
     progress: Progress = silent,
 ) -> tuple[Controls, Matches | None]:
     """Judge the controls by the rule of a scan.
@@ -166,24 +167,19 @@ def measure_controls(
         holdout: images like them that the model never saw, or None.
         rule: what counts as a copy.
         open_pixel_index: opens an index of pixels, for held-out images where features are compared.
+        most_left_out: training images that leave-one-out judges at most.
         progress: told how many images have been judged.
 
     Returns:
         What the controls say, and the matches of all held-out images.
     """
-    num_left_out = LEFT_OUT_IMAGES if holdout is None else LEFT_OUT_BESIDE_HOLDOUT
-    alone = _leave_one_out(index, data, rule, num_left_out, progress)
-    leave_one_out = None
-    near_pairs = None
+    most = LEFT_OUT_IMAGES if holdout is None else LEFT_OUT_BESIDE_HOLDOUT
+    leave_one_out, near_pairs = measure_leave_one_out(
+        index, data, rule, min(most, most_left_out), progress=progress
+    )
     near_train = 0.0
-    if len(alone):
-        leave_one_out = _floor("leave-one-out", alone)
-        near_train = leave_one_out.num_near / len(alone)
-        low, high = (largest_squared_distance(levels, data.image_shape) for levels in NEAR_PAIRS)
-        if alone.neighbors.num_values is not None:
-            S = alone.squared_distance1
-            between = int(((S > low) & (S <= high)).sum())
-            near_pairs = clopper_pearson(between, len(alone), rule.confidence)
+    if leave_one_out is not None:
+        near_train = leave_one_out.num_near / leave_one_out.copies.total
     if holdout is None:
         return Controls(leave_one_out, None, 0, 0, (), False, near_pairs), None
 
@@ -205,6 +201,39 @@ def measure_controls(
         near_pairs=near_pairs,
     )
     return controls, judged
+
+
+def measure_leave_one_out(
+    index: ImageSearch,
+    data: "ImageSet",
+    rule: Rule,
+    num_images: int,
+    *,
+    progress: Progress = silent,
+) -> tuple[Floor | None, Proportion | None]:
+    """Judge training images, each among the others.
+
+    Args:
+        index: the index of the training images.
+        data: the training images.
+        rule: what counts as a copy.
+        num_images: training images judged at most, always the same ones.
+        progress: told how many images have been judged.
+
+    Returns:
+        The floor, or None if fewer than three images differ from each other; and the share of
+        images whose nearest other lies within `NEAR_PAIRS`, or None where features are compared.
+    """
+    alone = _leave_one_out(index, data, rule, num_images, progress)
+    if not len(alone):
+        return None, None
+    near_pairs = None
+    low, high = (largest_squared_distance(levels, data.image_shape) for levels in NEAR_PAIRS)
+    if alone.neighbors.num_values is not None:
+        S = alone.squared_distance1
+        between = int(((S > low) & (S <= high)).sum())
+        near_pairs = clopper_pearson(between, len(alone), rule.confidence)
+    return _floor("leave-one-out", alone), near_pairs
 
 
 def _leave_one_out(

@@ -29,6 +29,7 @@ from memaudit.audit.source import Source
 from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.verdict import Conclusion
 from memaudit.errors import DataError, MemauditError
+from memaudit.files import read_regular
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.wording import printable, ranges, short, shown
 
@@ -40,6 +41,11 @@ FRACTION = r"^\d{1,40}/\d{1,40}$"
 """How a fraction is written, as a regular expression; longer ones are not read."""
 NOT_FINITE = ("inf", "-inf", "nan")
 """Numbers that JSON lacks, as strings."""
+LARGEST_REPORT = 32 << 20
+"""Most bytes of a report.json: with 20,000 classes it has 10 MB, and an object takes up to 50 times
+its text in memory."""
+DEEPEST = 24
+"""Most levels of lists and objects in a report.json."""
 
 
 @dataclass(frozen=True)
@@ -221,18 +227,14 @@ def encode(report: Report) -> bytes:
     return _json({**content, CHECKSUM: hashlib.sha256(_json(content)).hexdigest()})
 
 
-def is_sealed(content: bytes) -> bool:
-    """Whether the bytes of a report.json are those that were written.
+_END = b"\n}\n"
+"""How report.json ends, with its checksum and before it is added."""
 
-    Raises:
-        ValueError: they are not JSON.
-    """
-    report = json.loads(content)
-    if not isinstance(report, dict):
-        return False
-    checksum = report.pop(CHECKSUM, None)
-    sealed = {**report, CHECKSUM: hashlib.sha256(_json(report)).hexdigest()}
-    return checksum is not None and _json(sealed) == content
+
+def is_sealed(content: bytes) -> bool:
+    """Whether the bytes of a report.json are those that were written: its checksum is theirs."""
+    rest, mark, seal = content.rpartition(f',\n  "{CHECKSUM}": "'.encode())
+    return bool(mark) and seal == f'{hashlib.sha256(rest + _END).hexdigest()}"'.encode() + _END
 
 
 def decode(content: bytes) -> Report:
@@ -276,7 +278,7 @@ def read_report(path: str | Path) -> Report:
     """
     file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
     try:
-        content = file.read_bytes()
+        content = read_regular(file, LARGEST_REPORT)
         _of_this_version(content)
         report = decode(content) if is_sealed(content) else None
     except OSError as error:
@@ -284,8 +286,8 @@ def read_report(path: str | Path) -> Report:
             f"{file} is not a readable memaudit report: {error.strerror}. Name a folder that "
             "`memaudit scan` wrote."
         ) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        reason = short(printable(str(error)), 300)
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        reason = short(printable(str(error)), 300) or type(error).__name__
         raise DataError(f"{file} is not a readable memaudit report: {reason}.") from error
     if report is None:
         raise DataError(
@@ -296,7 +298,10 @@ def read_report(path: str | Path) -> Report:
 
 
 def _of_this_version(content: bytes) -> dict[str, Any]:
-    stated = json.loads(content)
+    stated = json.loads(
+        content, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
+    )
+    _check_depth(stated)
     schema = stated.get("schema") if isinstance(stated, dict) else None
     if schema != SCHEMA:
         raise ValueError(
@@ -306,9 +311,38 @@ def _of_this_version(content: bytes) -> dict[str, Any]:
     return dict(stated)
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values with the same name, other readers would take the first."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"it holds {shown(name)} twice")
+        content[name] = value
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is not JSON")
+
+
+def _check_depth(content: Any) -> None:
+    """Refuse lists in lists in lists: whatever walks through them later may do so by recursion."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for value in level
+            if isinstance(value, list | dict)
+            for item in (value if isinstance(value, list) else value.values())
+        ]
+        if not level:
+            return
+    raise ValueError(f"its lists and objects are more than {DEEPEST} levels deep")
+
+
 def _fraction(kind: type, value: object) -> Fraction:
     # Fraction itself would compute 10 to any power that a text names.
-    if kind is not Fraction or not re.fullmatch(FRACTION, str(value)):
+    if kind is not Fraction or not re.fullmatch(FRACTION, str(value), re.ASCII):
         raise ValueError(f"{shown(value)} is not a fraction such as 1/3")
     return Fraction(str(value))
 

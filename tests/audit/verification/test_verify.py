@@ -15,10 +15,12 @@ import torch
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, write_report
 from memaudit.audit.report.schema import CHECKSUM, is_sealed
-from memaudit.audit.report.verify import verify_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
+from memaudit.audit.verification.check import Check
+from memaudit.audit.verification.page import PAGE_WORDS
+from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
@@ -45,8 +47,14 @@ def folder(report: dict[str, bytes], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def failed(folder: Path, **options: Path) -> list[str]:
-    return [check.name for check in verify_report(folder, **options).checks if not check.passed]
+def faults(folder: Path, **options: Any) -> list[Check]:
+    """The checks that failed, but for that of the page, which no forger here changes as well."""
+    checks = verify_report(folder, **options).checks
+    return [check for check in checks if not check.passed and check.name != PAGE_WORDS]
+
+
+def failed(folder: Path, **options: Any) -> list[str]:
+    return [check.name for check in faults(folder, **options)]
 
 
 def test_a_report_as_written_passes(folder: Path):
@@ -146,7 +154,7 @@ def test_controls_that_contradict_each_other_are_noticed(folder: Path, name: str
 @pytest.mark.parametrize("name", FORGED)
 def test_whatever_follows_from_the_matches_is_computed_again(folder: Path, name: str):
     forge(folder, FORGED[name])
-    (check,) = [check for check in verify_report(folder).checks if not check.passed]
+    (check,) = faults(folder)
     assert check.name == "ratios and verdict"
     assert name.split()[0] in check.detail
 
@@ -155,7 +163,7 @@ def test_a_diagnostic_by_class_is_computed_again(whole_result: ScanResult, tmp_p
     write_report(whole_result, tmp_path)
     assert failed(tmp_path) == []
     forge(tmp_path, lambda report: report["diagnostics"]["classes"][1].update(p_adjusted=1.0))
-    (check,) = [check for check in verify_report(tmp_path).checks if not check.passed]
+    (check,) = faults(tmp_path)
     assert check.detail.endswith("classes")
 
 
@@ -209,7 +217,7 @@ def test_a_diagnostic_that_was_left_out_is_not_missed(make_result: Make, tmp_pat
     write_report(scan(generated, result.data, config=config), tmp_path)
     assert failed(tmp_path) == []
     forge(tmp_path, lambda report: report.update(without=["authentic"]))
-    (check,) = [check for check in verify_report(tmp_path).checks if not check.passed]
+    (check,) = faults(tmp_path)
     assert check.detail.endswith("richness")
 
 

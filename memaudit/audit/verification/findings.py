@@ -1,0 +1,181 @@
+"""What follows from the matches: ratios, intervals, verdict, leaks, computed again."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memaudit.audit.diagnostics.diagnostic import Context
+from memaudit.audit.diagnostics.registry import recompute
+from memaudit.audit.memorization.findings import Findings, Gate, summarize_matches
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.report.folder import LEAKS, MATCHES, encoded
+from memaudit.audit.report.schema import Report, plain
+from memaudit.audit.report.tables import (
+    LeakNames,
+    MatchTable,
+    leaks_csv,
+    matches_csv,
+    read_leaks,
+    read_matches,
+)
+from memaudit.audit.unchosen_seeds import are_consecutive
+from memaudit.audit.verdict import Conclusion, conclude
+from memaudit.audit.verification.check import Check, check
+from memaudit.audit.verification.files import ReportFiles
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What a report's tables hold, and what follows from them."""
+
+    table: MatchTable
+    known: LeakNames
+    """Names and duplicates in leaks.csv, which do not follow from the matches."""
+    context: Context
+
+
+class _Names(dict[int, str]):
+    """The names in leaks.csv."""
+
+    def __missing__(self, index: int) -> str:
+        raise ValueError(f"leaks.csv lacks the training image {index}, of which there are copies")
+
+
+def read_tables(files: ReportFiles, report: Report) -> tuple[MatchTable, LeakNames]:
+    """Read both tables.
+
+    Raises:
+        ValueError: they have another form. Whatever else a forged table may cause is the caller's
+            to catch.
+    """
+    rule = Rule(report.threshold_fraction, report.duplicate_rms, report.confidence)
+    discoveries = report.diagnostics.discoveries
+    num_holdout = 0 if discoveries is None else discoveries.num_holdout
+    table = read_matches(files.text(MATCHES), rule, report.space, num_holdout=num_holdout)
+    if not len(table.matches):
+        raise ValueError("matches.csv has no rows")
+    return table, read_leaks(files.text(LEAKS))
+
+
+def seeds_of(table: MatchTable) -> tuple[int, ...]:
+    """The seeds of a model's images, at least one.
+
+    Raises:
+        ValueError: the images have names.
+    """
+    seeds = tuple(key for key in table.keys if isinstance(key, int))
+    if not seeds:
+        raise ValueError("matches.csv has no seeds")
+    return seeds
+
+
+def recompute_findings(table: MatchTable, known: LeakNames, report: Report) -> Recomputed:
+    """What follows from the tables, given the controls that the report states."""
+    gate = None
+    if report.fail_above is not None:
+        gate = Gate(
+            report.fail_above,
+            sequential=report.source.kind == "checkpoint",
+            floor=report.controls.in_gate,
+        )
+    findings = summarize_matches(
+        table.matches,
+        _Names(known.names),
+        gate=gate,
+        floors=report.controls.floor,
+        alone=report.controls.leave_one_out,
+    )
+    context = Context(
+        matches=table.matches,
+        findings=findings,
+        class_index=table.class_index,
+        num_train=report.data.num_images,
+        fail_above=report.fail_above,
+        conformal=table.conformal,
+    )
+    return Recomputed(table, known, context)
+
+
+def check_findings(again: Recomputed, files: ReportFiles, report: Report) -> Iterator[Check]:
+    """Compare ratios, intervals, verdict and leaks with those computed from the saved matches."""
+    table, findings = again.table, again.context.findings
+    conclusion = conclude(
+        findings,
+        controls=report.controls,
+        diagnostics=report.diagnostics,
+        denoising=report.denoising,
+        source=report.source,
+        num_train=report.data.num_images,
+        rule=table.matches.rule,
+        flips=report.search.flips,
+        exact=report.space.exact,
+        fail_on=report.fail_on,
+        seeds_chosen=report.source.kind == "checkpoint" and not are_consecutive(seeds_of(table)),
+        choices=report.conclusion.choices,
+    )
+    recomputed = _recomputed(findings, conclusion, again.context, without=report.without)
+    stated = _stated(report)
+    differing = [key for key, value in recomputed.items() if not same(stated.get(key), value)]
+    yield check(
+        "ratios and verdict", not differing, f"the matches give another {', '.join(differing)}"
+    )
+    if table.conformal is not None and report.diagnostics.discoveries is not None:
+        yield check(
+            "p-values",
+            table.conformal.is_consistent_with(table.matches.distance_ratio),
+            "cannot be those of the distance ratios",
+        )
+    leaks = leaks_csv(findings.leaks, table.keys, report.space, again.known.duplicates)
+    for name, text in ((MATCHES, matches_csv(table)), (LEAKS, leaks)):
+        yield check(
+            f"columns of {name}",
+            encoded(text) == files.contents[name],
+            "are not those that its own distances give",
+        )
+
+
+def _stated(report: Report) -> dict[str, Any]:
+    """The values in the report, by name."""
+    content: dict[str, Any] = plain(report)
+    stated: dict[str, Any] = content | content["diagnostics"]
+    return stated
+
+
+def _recomputed(
+    findings: Findings, conclusion: Conclusion, context: Context, *, without: Sequence[str]
+) -> dict[str, Any]:
+    """The values computed from the matches, by the names of `_stated`."""
+    found: dict[str, Any] = {
+        "verdict": conclusion.verdict,
+        "conclusion": conclusion,
+        "gate": findings.decision,
+        "ratios": findings.ratios,
+        "interval": findings.interval,
+        "num_degenerate": findings.num_degenerate,
+        "num_leaking_images": len(findings.leaks),
+        "sensitivity": findings.sensitivity,
+    }
+    found |= {name: result for name, result in recompute(context).items() if name not in without}
+    return {name: plain(value) for name, value in found.items()}
+
+
+def same(stated: Any, recomputed: Any, *, rounding: float = 1e-9) -> bool:
+    """Whether JSON values are equal; floats may differ as versions of scipy round differently."""
+    if isinstance(recomputed, dict):
+        return (
+            isinstance(stated, dict)
+            and stated.keys() == recomputed.keys()
+            and all(
+                same(stated[key], value, rounding=rounding) for key, value in recomputed.items()
+            )
+        )
+    if isinstance(recomputed, list):
+        return (
+            isinstance(stated, list)
+            and len(stated) == len(recomputed)
+            and all(same(*pair, rounding=rounding) for pair in zip(stated, recomputed, strict=True))
+        )
+    if isinstance(recomputed, float) and isinstance(stated, int | float):
+        return math.isclose(stated, recomputed, rel_tol=rounding, abs_tol=1e-12)
+    return bool(stated == recomputed)

@@ -1,0 +1,167 @@
+"""The images and the checkpoint that a report should be about: are they the ones given?
+
+Nothing is taken from a cache: what lies there may be older than the files, or somebody else's.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from memaudit.audit.report.schema import Data, Report
+from memaudit.audit.report.tables import MatchTable
+from memaudit.audit.source import OPTIMUM
+from memaudit.audit.verification.check import Check, check
+from memaudit.audit.verification.findings import Recomputed
+from memaudit.data.images import ImageSet
+from memaudit.data.sources import open_images
+from memaudit.errors import DataError
+from memaudit.files import open_regular
+from memaudit.models.checkpoints import open_checkpoint
+from memaudit.progress import Progress
+from memaudit.wording import parse_ranges, shown
+
+LARGEST_GROWTH = 4
+"""Images are resized to at most this many times their pixels, whatever a report says of them."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was opened, where it is what the report says."""
+
+    data: ImageSet | None = None
+    """The training images."""
+    images: ImageSet | None = None
+    """The generated images that were given, in the order of the rows."""
+    checkpoint: Path | None = None
+    """The checkpoint, whose bytes have the hash that the report states."""
+
+
+# ------------------------------------------------------------------------------------------------
+# Training images
+
+
+def open_data(path: Path, stated: Data, progress: Progress) -> ImageSet | str:
+    """The part of the images at `path` that a report names, or what is wrong with it.
+
+    Raises:
+        DataError: the images cannot be read.
+    """
+    C, H, W = stated.image_shape
+    is_square = H == W
+    try:
+        images = open_images(path, cache_dir=False, progress=progress)
+    except DataError:
+        # Images of several sizes are one set only once they are resized.
+        if not is_square or not 1 <= H <= 1024:
+            raise
+        images = open_images(path, resolution=H, cache_dir=False, progress=progress)
+    height, width = images.image_shape[1:]
+    if (height, width) != (H, W):
+        if not is_square or not 1 <= H * W <= LARGEST_GROWTH * height * width:
+            return f"are {height} x {width} pixels, not {H} x {W} as reported"
+        images = open_images(path, resolution=H, cache_dir=False, progress=progress)
+    if stated.indices is not None:
+        try:
+            indices = np.array(parse_ranges(stated.indices, most=len(images)), dtype=np.int64)
+        except ValueError:
+            return f"are {len(images):,}, from which the positions reported cannot be taken"
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(images):
+            return f"are {len(images):,}; the report names the position {int(indices.max()):,}"
+        if len(np.unique(indices)) < len(indices):
+            return "are said to have been taken more than once from a position"
+        images = images.take(indices)
+    if images.fingerprint != stated.fingerprint:
+        return f"are not those reported, {shown(stated.fingerprint)}"
+    return images
+
+
+def check_data(data: ImageSet, report: Report, again: Recomputed | None) -> Iterator[Check]:
+    """Compare what a report says of its training images with the images themselves."""
+    stated = report.data
+    facts = {
+        "num_images": (stated.num_images, len(data)),
+        "image_shape": (tuple(stated.image_shape), data.image_shape),
+        "num_classes": (stated.num_classes, data.num_classes),
+        "class_names": (stated.class_names, data.class_names),
+    }
+    differing = [name for name, (said, found) in facts.items() if said != found]
+    yield check("facts of the training images", not differing, f"differ: {', '.join(differing)}")
+    if again is not None:
+        wrong = [
+            index
+            for index, name in again.known.names.items()
+            if not 0 <= index < len(data) or name != as_written(data.names[index])
+        ]
+        yield check(
+            "names in leaks.csv",
+            not wrong,
+            f"are not those of the training images, such as that of image {wrong[:1]}",
+        )
+
+
+# ------------------------------------------------------------------------------------------------
+# Sources
+
+
+def open_given_images(
+    path: Path, table: MatchTable, report: Report, progress: Progress
+) -> tuple[ImageSet | None, list[Check]]:
+    """The generated images at `path`, or those that were judged of them, and what is wrong."""
+    whole = open_images(path, cache_dir=False, progress=progress)
+    images, num_rows = whole, len(table.keys)
+    name = f"source {path}"
+    if images.fingerprint != report.source.sha256 and num_rows < len(whole):
+        images = whole.take(np.arange(num_rows))
+    if images.fingerprint != report.source.sha256:
+        return None, [Check(name, False, f"is not the one reported, {report.source.sha256}")]
+    if len(images) != num_rows:
+        detail = f"are {num_rows:,}, but {path} holds {len(images):,} images"
+        return None, [Check("rows of the source", False, detail)]
+    checks = [Check(name, True, "")]
+    names = tuple(map(as_written, images.names))
+    wrong = [position for position in range(num_rows) if names[position] != table.keys[position]]
+    detail = ""
+    if wrong:
+        first = wrong[0]
+        detail = (
+            f"are not its images in their order: row {first + 1:,} is "
+            f"{shown(table.keys[first])}, not {shown(names[first])}"
+        )
+    checks.append(check("rows of the source", not wrong, detail))
+    is_same = same_classes(images.labels, table.class_index)
+    checks.append(check("classes of the source", is_same, "are not those in matches.csv"))
+    if len(whole) > num_rows:
+        named = any(
+            "only a part of the generated images" in each for each in report.conclusion.choices
+        )
+        detail = f"only {num_rows:,} of {len(whole):,} images were judged, and the report hides it"
+        checks.append(check("part of the source", named, detail))
+    return (images if not wrong else None), checks
+
+
+def same_classes(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether images have the same classes, or none."""
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
+def checkpoint_hash(path: Path, data: ImageSet | None) -> str | None:
+    """The SHA-256 that a report holds of a checkpoint."""
+    if str(path) == OPTIMUM:
+        return None if data is None else data.fingerprint
+    if path.is_file():  # not opened, since bare weights could not be without their architecture
+        digest = hashlib.sha256()
+        with open_regular(path) as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+        return digest.hexdigest()
+    return open_checkpoint(path).sha256
+
+
+def as_written(name: str) -> str:
+    """A name as a table has it: what is not text is an escape there."""
+    return name.encode(errors="backslashreplace").decode()

@@ -1,0 +1,460 @@
+"""The audit that was agreed on, as a file: which reports a CI accepts.
+
+A key that is left out stands for its default, and the defaults are those of a plain audit: whatever
+was chosen in a scan has to be in its policy.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+
+from memaudit.audit.config import FINDINGS
+from memaudit.audit.diagnostics.registry import DIAGNOSTICS
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.report.schema import Report
+from memaudit.audit.verification.check import Check, check
+from memaudit.errors import ConfigError, MemauditError
+from memaudit.files import read_regular
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.wording import percent, printable, short, shown
+
+LARGEST_POLICY = 1 << 20
+VERSION_RANGE = re.compile(r"(==|!=|>=|<=|>|<)\s*(\d{1,6}(?:\.\d{1,6}){0,3})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """The verdict and what it rests on."""
+
+    limit: float | str
+    """The report's limit must be this share or a lower one: 0.001 or "0.1%"."""
+    confidence: float = 0.95
+    """Least confidence."""
+    least_samples: int = 1
+    """Least number of images judged."""
+    verdicts: tuple[Literal["PASS", "FAIL", "INCONCLUSIVE"], ...] = ("PASS",)
+    """Verdicts that are accepted."""
+    fail_on: tuple[str, ...] = ()
+    """Findings that must be part of the gate, such as "label-test"."""
+    evidence: bool = True
+    """Whether a PASS is accepted beside which there is evidence of memorization."""
+
+    @property
+    def share(self) -> float:
+        """The limit as a number."""
+        return as_share(self.limit)
+
+
+@dataclass(frozen=True)
+class RulePolicy:
+    """When an image counts as a copy."""
+
+    threshold: str | float = "1/3"
+    duplicate_rms: float = 8.0
+    flips: bool = False
+    """Whether mirror images must be searched as well; if false, they may be."""
+    features: bool = False
+    """Whether features of an encoder may be compared in the place of pixels."""
+
+    @property
+    def fraction(self) -> Fraction:
+        """The threshold, exact."""
+        return as_fraction(self.threshold)
+
+
+@dataclass(frozen=True)
+class SourcePolicy:
+    """What was audited."""
+
+    kind: Literal["checkpoint", "images", "any"] = "any"
+    sha256: str | None = None
+    """SHA-256 of the checkpoint's file, or of the images' pixels."""
+    trained_on_data: bool = False
+    """Whether the checkpoint must say that it was trained on exactly the images searched."""
+
+
+@dataclass(frozen=True)
+class SamplingPolicy:
+    """How a model's images were generated."""
+
+    seeds: Literal["contiguous", "nonce", "any"] = "contiguous"
+    """Seeds that follow each other, seeds drawn from the auditor's nonce, or any."""
+    first_seed: int = 0
+    """The first of contiguous seeds."""
+    nonce: str | None = None
+    """The nonce that seeds must be drawn from."""
+    class_index: int | None = None
+    """The one class that must be generated; by default it is drawn from each seed."""
+    class_frequencies: Literal["uniform", "data"] = "uniform"
+    kept_samples: bool = False
+    """Whether images of an earlier run may be among those judged."""
+
+
+@dataclass(frozen=True)
+class ImagesPolicy:
+    """Training or held-out images."""
+
+    fingerprint: str | None = None
+    """SHA-256 of their pixels, as `memaudit dataset inspect` prints it."""
+    least_images: int = 2
+    part: bool = False
+    """Whether only a part of a source may be taken; with a fingerprint it always may."""
+
+
+@dataclass(frozen=True)
+class HoldoutPolicy:
+    """Held-out images."""
+
+    required: bool = False
+    fingerprint: str | None = None
+    """SHA-256 of their pixels."""
+    least_images: int = 1
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which reports are accepted."""
+
+    gate: GatePolicy
+    rule: RulePolicy = RulePolicy()
+    source: SourcePolicy = SourcePolicy()
+    sampling: SamplingPolicy = SamplingPolicy()
+    sampler: SamplerConfig = SamplerConfig()
+    """Options of the sampler, named as in report.json."""
+    data: ImagesPolicy = ImagesPolicy()
+    holdout: HoldoutPolicy = HoldoutPolicy()
+    memaudit: str = ""
+    """Versions of memaudit, such as ">=0.9, <0.10"; empty: any."""
+    without: tuple[str, ...] = ()
+    """Diagnostics that may be left out."""
+    choices: tuple[str, ...] = ()
+    """Further choices, as a report words them, that are accepted."""
+
+
+def read_policy(path: str | Path) -> Policy:
+    """Read a policy.
+
+    Raises:
+        ConfigError: it is malformed; says which key, and which one may have been meant.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(read_regular(path, LARGEST_POLICY).decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}. Name a policy, a file in TOML."
+        ) from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path} is not TOML: {_said(error)}.") from error
+    return as_policy(content, str(path))
+
+
+def as_policy(content: Mapping[str, Any], name: str = "the policy") -> Policy:
+    """A policy from the tables of a TOML file.
+
+    Raises:
+        ConfigError: a key is unknown, or has a value that cannot be.
+    """
+    _check_keys(content, Policy, "", name)
+    if "limit" not in content.get("gate", {}):
+        raise ConfigError(f"{name} lacks gate.limit, the largest share of copies that is accepted.")
+    try:
+        policy = msgspec.convert(content, Policy)
+    except MemauditError:
+        raise
+    except (msgspec.ValidationError, ArithmeticError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not a policy: {_said(error)}.") from error
+    for wrong in _impossible(policy):
+        raise ConfigError(f"{name}: {wrong}")
+    return policy
+
+
+def check_policy(policy: Policy, report: Report) -> Iterator[Check]:
+    """Compare a report with a policy: one check for each clause."""
+    for name, problem in _clauses(policy, report):
+        yield check(f"policy {name}", not problem, problem)
+
+
+def _clauses(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
+    """Every clause by its key, and what violates it, or an empty text."""
+    yield from _gate(policy.gate, report)
+    yield from _rule(policy.rule, report)
+    yield from _source(policy.source, report)
+    if report.sampling is not None:
+        yield from _sampling(policy, report)
+    yield from _images(policy, report)
+    found = report.environment.memaudit
+    wrong = policy.memaudit and not _in_range(found, policy.memaudit)
+    yield "memaudit", f"version {short(found, 40)} is not {policy.memaudit}" if wrong else ""
+    allowed = {each.replace("-", "_") for each in policy.without}
+    left_out = sorted(set(report.without) - allowed)
+    yield "without", f"left out: {_listed(left_out)}" if left_out else ""
+    others = [each for each in report.conclusion.choices if not _is_agreed(each, policy)]
+    yield "choices", f"not agreed: {_listed(others)}" if others else ""
+
+
+def _gate(policy: GatePolicy, report: Report) -> Iterator[tuple[str, str]]:
+    limit = report.fail_above
+    if limit is None:
+        yield "gate.limit", "there is no limit"
+    else:
+        said = f"the limit is {percent(limit)} %, not at most {percent(policy.share)} %"
+        yield "gate.limit", said if limit > policy.share else ""
+    low = report.confidence < policy.confidence
+    yield "gate.confidence", f"{report.confidence:g} is below {policy.confidence:g}" if low else ""
+    total = report.ratios.copies.total
+    few = f"{total:,} images are fewer than {policy.least_samples:,}"
+    yield "gate.least_samples", few if total < policy.least_samples else ""
+    verdict = report.verdict or "none"
+    refused = f"the verdict is {verdict}, not {' or '.join(policy.verdicts)}"
+    yield "gate.verdicts", refused if verdict not in policy.verdicts else ""
+    missing = sorted({each.replace("-", "_") for each in policy.fail_on} - set(report.fail_on))
+    yield "gate.fail_on", f"the gate lacks {_listed(missing)}" if missing else ""
+    evidence = report.conclusion.evidence
+    against = evidence and not policy.evidence
+    yield "gate.evidence", f"there is evidence: {_listed(evidence)}" if against else ""
+
+
+def _rule(policy: RulePolicy, report: Report) -> Iterator[tuple[str, str]]:
+    found = report.threshold_fraction
+    other = f"{found}, not {policy.fraction}"
+    yield "rule.threshold", other if found != policy.fraction else ""
+    radius = report.duplicate_rms
+    other = f"{radius:g} gray levels, not {policy.duplicate_rms:g}"
+    yield "rule.duplicate_rms", other if radius != policy.duplicate_rms else ""
+    unsearched = policy.flips and not report.search.flips
+    yield "rule.flips", "mirror images were not searched" if unsearched else ""
+    by_features = report.space.name != "pixels" and not policy.features
+    yield "rule.features", "features were compared, not pixels" if by_features else ""
+
+
+def _source(policy: SourcePolicy, report: Report) -> Iterator[tuple[str, str]]:
+    source = report.source
+    other = policy.kind not in ("any", source.kind)
+    yield "source.kind", f"the source is {source.kind}, not {policy.kind}" if other else ""
+    differs = policy.sha256 is not None and policy.sha256 != source.sha256
+    yield "source.sha256", f"{shown(source.sha256)} is another source" if differs else ""
+    confirmed = source.model is not None and source.model.trained_on_data is True
+    unsure = policy.trained_on_data and not confirmed
+    yield "source.trained_on_data", "the checkpoint does not say so" if unsure else ""
+
+
+def _sampling(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
+    sampling, agreed = report.sampling, policy.sampling
+    assert sampling is not None
+    total = report.ratios.copies.total
+    wrong = ""
+    if agreed.seeds == "contiguous":
+        first = agreed.first_seed
+        expected = _run(first, total)
+        if sampling.seeds != expected:
+            wrong = f"{short(sampling.seeds, 60)} is not {expected}"
+    elif agreed.seeds == "nonce":
+        # That the seeds are those of the nonce in the report is checked with the rows.
+        if sampling.nonce is None or sampling.nonce != agreed.nonce:
+            wrong = f"the nonce is {shown(sampling.nonce)}, not {shown(agreed.nonce)}"
+    yield "sampling.seeds", wrong
+    for name in ("class_index", "class_frequencies"):
+        found, wanted = getattr(sampling, name), getattr(agreed, name)
+        yield f"sampling.{name}", f"{found}, not {wanted}" if found != wanted else ""
+    kept = sampling.num_kept and not agreed.kept_samples
+    yield "sampling.kept_samples", f"{sampling.num_kept:,} images were kept" if kept else ""
+    found, wanted = sampling.sampler, policy.sampler.resolved()
+    differing = [
+        f"{field.name} {getattr(found, field.name)}, not {getattr(wanted, field.name)}"
+        for field in fields(SamplerConfig)
+        if getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+    yield "sampler", _listed(differing)
+
+
+def _images(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
+    data, agreed = report.data, policy.data
+    differs = agreed.fingerprint is not None and agreed.fingerprint != data.fingerprint
+    yield "data.fingerprint", f"{shown(data.fingerprint)} are other images" if differs else ""
+    few = f"{data.num_images:,} training images are fewer than {agreed.least_images:,}"
+    yield "data.least_images", few if data.num_images < agreed.least_images else ""
+    is_part = data.indices is not None and not agreed.part and agreed.fingerprint is None
+    yield "data.part", "only a part of the source was searched" if is_part else ""
+    holdout, wanted = report.diagnostics.holdout, policy.holdout
+    missing = wanted.required and not report.controls.num_holdout
+    yield "holdout.required", "there are no held-out images" if missing else ""
+    found = None if holdout is None else holdout.fingerprint
+    differs = wanted.fingerprint is not None and wanted.fingerprint != found
+    yield "holdout.fingerprint", f"{shown(found)} are other images" if differs else ""
+    number = report.controls.num_holdout
+    few = f"{number:,} held-out images are fewer than {wanted.least_images:,}"
+    asked = wanted.required or number
+    yield "holdout.least_images", few if asked and number < wanted.least_images else ""
+
+
+def _run(first: int, total: int) -> str:
+    """Seeds from `first` on, as a report writes them."""
+    return f"{first}-{first + total - 1}" if total > 1 else str(first)
+
+
+def _is_agreed(choice: str, policy: Policy) -> bool:
+    """Whether a choice is covered by a clause, which judges it by itself, or is accepted."""
+    covered = (
+        "threshold ",
+        "duplicate radius ",
+        "confidence ",
+        "also fails on ",
+        "without ",
+        "features of ",
+        "mirror images ",
+        "only a part of the training images ",
+        "seeds ",
+        "one class only",
+        "class frequencies ",
+        *(f"{name.replace('_', '-')} " for name in (field.name for field in fields(SamplerConfig))),
+        "steps ",
+    )
+    return choice.startswith(covered) or choice in policy.choices
+
+
+def _in_range(version: str, text: str) -> bool:
+    """Whether a version meets every condition, such as `>=0.9, <0.10`."""
+    found = re.match(r"\d{1,6}(?:\.\d{1,6}){0,3}", version, re.ASCII)
+    if not found:
+        return False
+    compare = {
+        "==": lambda a, b: a == b,
+        "!=": lambda a, b: a != b,
+        ">=": lambda a, b: a >= b,
+        "<=": lambda a, b: a <= b,
+        ">": lambda a, b: a > b,
+        "<": lambda a, b: a < b,
+    }
+    return all(
+        compare[sign](_numbers(found.group()), _numbers(wanted))
+        for sign, wanted in VERSION_RANGE.findall(text)
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    numbers = [int(part) for part in version.split(".")]
+    return tuple(numbers + [0] * (4 - len(numbers)))
+
+
+# ------------------------------------------------------------------------------------------------
+# Values
+
+
+def as_share(value: float | str) -> float:
+    """A share as `0.001`, `"0.1%"` or `"1/1000"`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, str):
+        number, sign, rest = value.partition("%")
+        if rest.strip():
+            raise ValueError(f"{shown(value)} is not a share")
+        return float(as_fraction(number.strip())) / (100 if sign else 1)
+    return float(value)
+
+
+def as_fraction(value: float | str) -> Fraction:
+    """An exact fraction from `"1/3"`, `"0.25"` or 0.25.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = str(value)
+    if not re.fullmatch(r"\d{1,10}/0*[1-9]\d{0,9}|\d{1,10}(\.\d{1,10})?(e-\d)?", text, re.ASCII):
+        raise ValueError(f"{shown(text)} is not a fraction such as 1/3 or 0.25")
+    return Fraction(text)
+
+
+def _impossible(policy: Policy) -> Iterator[str]:
+    """What cannot be in a policy, although its type is right."""
+    gate = policy.gate
+    for name, convert in (
+        ("gate.limit", lambda: gate.share),
+        ("rule.threshold", lambda: policy.rule.fraction),
+    ):
+        try:
+            value = convert()
+        except (ValueError, ArithmeticError) as error:
+            yield f"{name}: {_said(error)}."
+            return
+        if not 0 < value < 1:
+            yield f"{name} is {shown(float(value))}; a share between 0 and 1 is needed."
+    if not 0.5 <= gate.confidence < 1:
+        yield f"gate.confidence is {gate.confidence:g}; at least 0.5 and less than 1 is needed."
+    if not gate.verdicts:
+        yield "gate.verdicts is empty; name at least one, such as PASS."
+    for name, given, known in (
+        ("gate.fail_on", gate.fail_on, FINDINGS),
+        ("without", policy.without, tuple(DIAGNOSTICS)),
+    ):
+        for each in given:
+            if each.replace("-", "_") not in known:
+                meant = _nearest(each.replace("-", "_"), known)
+                yield f"{name} names {shown(each)}, which is unknown{meant}."
+    for name, digest in (
+        ("source.sha256", policy.source.sha256),
+        ("data.fingerprint", policy.data.fingerprint),
+        ("holdout.fingerprint", policy.holdout.fingerprint),
+    ):
+        if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+            yield f"{name} is {shown(digest)}; 64 digits 0-9 and a-f are needed."
+    for name, number in (
+        ("gate.least_samples", gate.least_samples),
+        ("data.least_images", policy.data.least_images),
+        ("holdout.least_images", policy.holdout.least_images),
+        ("sampling.first_seed", policy.sampling.first_seed),
+    ):
+        if number < 0:
+            yield f"{name} is {shown(number)}; it must not be below 0."
+    rest = VERSION_RANGE.sub("", policy.memaudit).replace(",", "").strip()
+    if rest:
+        yield f"memaudit is {shown(policy.memaudit)}; write versions as >=0.9, <0.10."
+    if policy.sampling.seeds == "nonce" and policy.sampling.nonce is None:
+        yield "sampling.seeds is nonce, but there is no sampling.nonce."
+    try:
+        Rule(policy.rule.fraction, policy.rule.duplicate_rms, gate.confidence)
+    except MemauditError as error:
+        yield f"rule: {error}"
+
+
+def _check_keys(content: Mapping[str, Any], kind: type, place: str, name: str) -> None:
+    """Refuse unknown keys, and values in the place of tables.
+
+    Raises:
+        ConfigError: there is one; names the nearest key.
+    """
+    hints = get_type_hints(kind)
+    for key, value in content.items():
+        where = f"{place}{key}"
+        if key not in hints:
+            meant = _nearest(key, tuple(hints), place)
+            raise ConfigError(f"{name} holds {shown(where)}, which is not a key{meant}.")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name}: {where} is a table; write [{where}] and its keys.")
+            _check_keys(value, hints[key], f"{where}.", name)
+
+
+def _nearest(key: str, known: tuple[str, ...], place: str = "") -> str:
+    """`; did you mean …?` or which ones there are."""
+    near = difflib.get_close_matches(key[:100], known, n=1)
+    if near:
+        return f"; did you mean {place}{near[0]}?".rstrip("?")
+    return f"; there are {', '.join(place + each for each in known)}"
+
+
+def _said(error: BaseException) -> str:
+    return short(printable(str(error)), 300).rstrip(".") or type(error).__name__
+
+
+def _listed(texts: tuple[str, ...] | list[str]) -> str:
+    return short("; ".join(printable(short(each, 100)) for each in texts), 400)

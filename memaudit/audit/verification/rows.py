@@ -1,0 +1,145 @@
+"""The rows of matches.csv: one for each image that was judged, each about two training images."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from memaudit.audit.memorization.findings import Gate, first_decided
+from memaudit.audit.memorization.matches import searched_radii
+from memaudit.audit.report.schema import Report
+from memaudit.audit.report.tables import MatchTable
+from memaudit.audit.unchosen_seeds import seeds_from_nonce
+from memaudit.audit.verification.check import Check, check
+from memaudit.wording import ranges, shown
+
+ROWS = "rows of matches.csv"
+
+
+def check_rows(table: MatchTable, report: Report) -> Iterator[Check]:
+    """Compare the rows with what report.json says was judged.
+
+    Args:
+        table: matches.csv.
+        report: may be hostile.
+    """
+    yield check("kind of source", *_kind(report, table))
+    wrong = [*_wrong_keys(table, report), *_wrong_neighbors(table, report)]
+    yield check(ROWS, not wrong, "; ".join(wrong))
+
+
+def _kind(report: Report, table: MatchTable) -> tuple[bool, str]:
+    is_model = report.source.kind == "checkpoint"
+    by_seed = isinstance(table.keys[0], int)
+    parts = {
+        "source.model": report.source.model is not None,
+        "sampling": report.sampling is not None,
+        "seeds in matches.csv": by_seed,
+    }
+    wrong = [
+        f"{name} {'is there' if there else 'is missing'}"
+        for name, there in parts.items()
+        if there != is_model
+    ]
+    if report.denoising is not None and not is_model:
+        wrong.append("denoising is there")
+    by_features = report.space.name == "features"
+    if by_features != (report.search.encoder is not None) or by_features == report.space.exact:
+        wrong.append("space and encoder contradict each other")
+    if report.threshold != float(report.threshold_fraction):
+        wrong.append("threshold is not threshold_fraction")
+    if report.sampling is not None and not by_seed:
+        return False, f"{', '.join(wrong)}"
+    return not wrong, f"the source is {report.source.kind}, but {', '.join(wrong)}"
+
+
+def _wrong_keys(table: MatchTable, report: Report) -> Iterator[str]:
+    keys, sampling = table.keys, report.sampling
+    stated = report.ratios.copies.total
+    if len(keys) != stated:
+        yield f"there are {len(keys):,}, but {stated:,} images were judged"
+    if len(set(keys)) < len(keys):
+        seen: set[int | str] = set()
+        repeated = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        kind = "seed" if isinstance(repeated, int) else "name"
+        yield f"the {kind} {shown(repeated)} occurs more than once"
+    if sampling is None:
+        return
+    # As texts: ranges may stand for more numbers than fit into memory.
+    if ranges(key for key in keys if isinstance(key, int)) != sampling.seeds:
+        yield "their seeds are not those of sampling.seeds, in their order"
+    if len(keys) > sampling.most_seeds:
+        yield f"there are more than the {sampling.most_seeds:,} seeds that were asked for"
+    if sampling.nonce is not None:
+        drawn = seeds_from_nonce(
+            sampling.nonce, report.source.sha256, report.data.fingerprint, len(keys)
+        )
+        if tuple(drawn) != keys:
+            yield "their seeds are not those that the nonce draws"
+    stop = _stop(table, report)
+    if stop is not None and stop != len(keys):
+        yield (
+            f"the gate would have stopped after {stop:,} images, not after {len(keys):,}"
+            if stop < len(keys)
+            else f"the gate had not decided after {len(keys):,} of {sampling.most_seeds:,} images"
+        )
+
+
+def _stop(table: MatchTable, report: Report) -> int | None:
+    """After how many images sampling ends, given these rows; None where that is not known."""
+    if report.sampling is None:
+        return None
+    if report.fail_above is None:
+        return report.sampling.most_seeds
+    if "worst_class" in report.fail_on:
+        return None
+    gate = Gate(report.fail_above, sequential=True, floor=report.controls.in_gate)
+    decided = first_decided(
+        table.matches.is_copy,
+        (0, 0),
+        gate=gate,
+        confidence=report.confidence,
+        min_samples=report.sampling.min_samples,
+    )
+    return report.sampling.most_seeds if decided is None else decided
+
+
+def _wrong_neighbors(table: MatchTable, report: Report) -> Iterator[str]:
+    matches, total = table.matches, report.data.num_images
+    near = matches.neighbors
+    outside = np.any((near.index < 0) | (near.index >= total), axis=1)
+    outside |= np.any((near.index_distinct < -1) | (near.index_distinct >= total), axis=0)
+    if outside.any():
+        yield (f"{_row(table, outside)} is about a training image that is not among the {total:,}")
+    same = matches.nn1 == matches.nn2
+    same |= np.any(near.index_distinct == matches.nn1, axis=0)
+    if same.any():
+        yield f"{_row(table, same)} has its nearest training image as the second as well"
+    S1, S2 = matches.squared_distance1, matches.squared_distance2
+    distinct = near.squared_distance_distinct
+    none = near.index_distinct < 0
+    falling = (S2 < S1) | (S1 < 0) | np.any((distinct < S2) & ~none, axis=0)
+    # The distinct one at a larger radius is farther; none at all counts as farthest.
+    beyond = np.where(none, np.inf, distinct.astype(np.float64))
+    falling |= np.any(np.diff(beyond, axis=0) < 0, axis=0) if len(beyond) > 1 else False
+    # The second is the distinct one unless it is a duplicate.
+    falling |= np.any((near.index_distinct == matches.nn2) & (distinct != S2), axis=0)
+    if falling.any():
+        yield f"the distances of {_row(table, falling)} are not in order"
+    if (none != (distinct < 0)).any():
+        yield "a distance is given without its image, or is missing beside one"
+    if report.space.exact:
+        largest = 255**2 * report.space.num_values
+        if max(int(S2.max()), int(distinct.max())) > largest:
+            yield f"a squared distance is above {largest:,}, that of black and white"
+        C, H, W = report.data.image_shape
+        if report.space.num_values != C * H * W:
+            said = f"{report.space.num_values:,} values, not of {C * H * W:,}"
+            yield f"distances are said to be of {said}"
+    if near.radii != searched_radii(matches.rule):
+        yield "they are not at the radii that a scan searches"
+
+
+def _row(table: MatchTable, which: np.ndarray) -> str:
+    """The first of some rows, in words."""
+    key = table.keys[int(np.flatnonzero(which)[0])]
+    return f"seed {key}" if isinstance(key, int) else f"the row of {shown(key)}"

@@ -1,0 +1,73 @@
+"""The settings of a scan, read back from its report."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.config import IndexConfig
+from memaudit.audit.report.schema import Report
+from memaudit.audit.scanned import Keys
+from memaudit.audit.unchosen_seeds import are_consecutive
+from memaudit.models.execution import Execution
+from memaudit.models.sampler_config import SIGMA_MAX, SIGMA_MIN, SamplerConfig
+
+
+def config_of(report: Report, keys: Keys) -> ScanConfig:
+    """The configuration that a report states, as far as a report holds it.
+
+    Args:
+        report: may be hostile.
+        keys: the seeds of the images that were judged; names of given images do not matter.
+
+    Raises:
+        ConfigError: no scan could have had these settings.
+    """
+    encoder, sampling = report.search.encoder, report.sampling
+    config = ScanConfig(
+        rule=Rule(report.threshold_fraction, report.duplicate_rms, report.confidence),
+        index=IndexConfig(
+            flips=report.search.flips, features=None if encoder is None else Path(encoder.path)
+        ),
+        fail_above=report.fail_above,
+        fail_on=report.fail_on,
+        without=report.without,
+        also=tuple(name for name in ("noise_and_return", "membership") if _has(report, name)),
+    )
+    if sampling is None:
+        return config
+    return replace(
+        config,
+        seeds=_as_range(tuple(key for key in keys if isinstance(key, int))),
+        nonce=sampling.nonce,
+        sampler=as_given(sampling.sampler, report.conclusion.choices),
+        class_index=sampling.class_index,
+        class_frequencies=sampling.class_frequencies,
+        min_samples=sampling.min_samples,
+        execution=Execution(sampling.batch_size, sampling.device),
+    )
+
+
+def as_given(sampler: SamplerConfig, choices: tuple[str, ...]) -> SamplerConfig:
+    """The sampler as it was asked for: without the noise levels that a report fills in.
+
+    Args:
+        sampler: of a report.
+        choices: what the report says was not left at its default.
+    """
+    given: dict[str, Any] = {}
+    for name, usual in (("sigma_min", SIGMA_MIN), ("sigma_max", SIGMA_MAX)):
+        is_usual = not sampler.is_ablation and getattr(sampler, name) == usual
+        if is_usual and f"{name.replace('_', '-')} {usual}" not in choices:
+            given[name] = None
+    return replace(sampler, **given)
+
+
+def _as_range(seeds: tuple[int, ...]) -> Sequence[int]:
+    return range(seeds[0], seeds[-1] + 1) if seeds and are_consecutive(seeds) else seeds
+
+
+def _has(report: Report, diagnostic: str) -> bool:
+    return getattr(report.diagnostics, diagnostic) is not None
