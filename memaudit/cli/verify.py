@@ -5,12 +5,18 @@ from pathlib import Path
 
 import click
 
+from memaudit.cli.options import SourcePath, choose_device, device_option
+from memaudit.wording import counted, joined
+
+WRONG = {"policy": "VIOLATED"}
+"""What is said of a check that failed, by the first word of its name; CHANGED of all others."""
+
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path), metavar="DIR")
 @click.option(
     "--source",
-    type=click.Path(exists=True, path_type=Path),
+    type=SourcePath(),
     metavar="SOURCE",
     help="The checkpoint, or the generated images, that the report is about.",
 )
@@ -19,42 +25,93 @@ import click
     "data_path",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="The training images that the report is about, as a whole; it says which part was used.",
+    help="The training images that the report is about, as a whole; it says which part was used. "
+    "Their floor is measured again; with given images, all of them are searched again.",
 )
+@click.option(
+    "--holdout",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH",
+    help="The held-out images; what depends on them is computed again.",
+)
+@click.option(
+    "--spot-check",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="K",
+    help="Generate K images of a checkpoint again, drawn at random, and search them; needs "
+    "--source and --data.",
+)
+@click.option(
+    "--policy",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="The audit that was agreed on, in TOML (docs/ci.md): name each clause that is violated.",
+)
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @click.pass_context
 def verify(
-    ctx: click.Context, folder: Path, source: Path | None, data_path: Path | None, as_json: bool
+    ctx: click.Context,
+    folder: Path,
+    source: Path | None,
+    data_path: Path | None,
+    holdout: Path | None,
+    spot_check: int,
+    policy: Path | None,
+    device: str,
+    as_json: bool,
 ) -> None:
-    """Compute a report's verdict again from its saved matches, and check its hashes.
+    """Check a report: against itself, its checkpoint and images, and the audit agreed on.
 
-    DIR is a folder that `memaudit scan --out` wrote. A changed byte in any of its files is noticed.
-    Exit status: 0 unchanged, 1 changed, 2 could not run.
+    DIR is a folder that `memaudit scan --out` wrote. A changed byte in any of its files is noticed,
+    and ratios and verdict are computed again from matches.csv. What else is proven depends on what
+    is given, and is said; nothing is read from a cache.
+
+    Exit status: 0 as written and within the policy, 1 not so, 2 could not run.
 
     \b
     memaudit verify report
-    memaudit verify report --source model.safetensors --data ./train
+    # images generated elsewhere: search all of them again
+    memaudit verify report --source ./generated --data ./train
+    # a checkpoint: generate 16 images again, which nobody could know beforehand
+    memaudit verify report --source model.safetensors --data ./train --spot-check 16
+    # in CI: accept only the audit that was agreed on
+    memaudit verify report --policy policy.toml
     """
-<<<<<<< HEAD
-    from memaudit.audit.report.verify import verify_report
-    from memaudit.cli.console import out, print_json, progress_bars, say
-=======
     from memaudit.audit.verification.verify import verify_report
-    from memaudit.cli.console import out, progress_bars
-    from memaudit.cli.wording import printable
->>>>>>> 770bd35 (Say what a verification proves: rows, search, floors, page, policy, spot checks)
+    from memaudit.cli.console import out, print_json, progress_bars, say
 
     with progress_bars() as progress:
-        result = verify_report(folder, source=source, data=data_path, progress=progress)
+        result = verify_report(
+            folder,
+            source=source,
+            data=data_path,
+            holdout=holdout,
+            spot_check=spot_check,
+            policy=policy,
+            device=choose_device(device) if data_path is not None else "cpu",
+            progress=progress,
+        )
     if as_json:
         print_json({"passed": result.passed, **asdict(result)})
-    else:
-        for check in result.checks:
-            detail = f": {check.detail}" if check.detail else ""
-            style = "green" if check.passed else "bold red"
-            word = "ok" if check.passed else "CHANGED"
-            out.print(f"{word:8}", style=style, end="")
-            say(f"{check.name}{detail}")
-        say(f"Verdict stated: {result.verdict or 'none (no gate)'}")
-        say(f"SHA-256 of report.json: {result.sha256}")
+        ctx.exit(0 if result.passed else 1)
+    for check in result.checks:
+        detail = f": {check.detail}" if check.detail else ""
+        style = "green" if check.passed else "bold red"
+        word = "ok" if check.passed else WRONG.get(check.name.partition(" ")[0], "CHANGED")
+        out.print(f"{word:10}", style=style, end="")
+        say(f"{check.name}{detail}")
+    say(f"Verdict stated: {result.verdict or 'none (no gate)'}")
+    for choice in result.choices:
+        say(f"Not the default: {choice}")
+    if not result.passed:
+        failed = sum(not check.passed for check in result.checks)
+        say(f"Do not trust this report: {counted(failed, 'check', 'checks')} failed.")
+    for sentence in result.proven if result.passed else ():
+        say(f"Proven: {sentence}")
+    for each in result.unproven:
+        options = [f"--{name.replace('_', '-')}" for name in each.needs]
+        say(f"Not proven: {each.text}{f' Give {joined(options)}.' if options else ''}")
+    say(f"SHA-256 of report.json: {result.sha256}")
     ctx.exit(0 if result.passed else 1)

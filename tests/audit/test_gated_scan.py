@@ -20,11 +20,8 @@ from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
 from memaudit.audit.statistics.forecast import clean_stop
-<<<<<<< HEAD
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
-=======
 from memaudit.audit.verification.verify import verify_report
->>>>>>> 770bd35 (Say what a verification proves: rows, search, floors, page, policy, spot checks)
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint

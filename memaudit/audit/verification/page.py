@@ -54,7 +54,6 @@ def check_page(
     report: Report,
     again: Recomputed,
     config: ScanConfig,
-    data: ImageSet | None = None,
 ) -> tuple[Check, Unproven | None]:
     """Compare report.html with a page rendered from report.json and the tables.
 
@@ -63,11 +62,10 @@ def check_page(
         report: what report.json holds.
         again: the tables, and what follows from them.
         config: the report's settings.
-        data: the training images, if they were given: then their names are compared, too.
     """
     is_of_this_version = report.environment.memaudit == memaudit.__version__
     tables = tuple(file for file in report.files if file.name != PAGE)  # no page holds its own hash
-    result = _scanned(report, again, config, data)
+    result = _scanned(report, again, config)
     rendered = render_page(result, replace(report, files=tables))
     if not is_of_this_version:
         wrong = [
@@ -87,25 +85,20 @@ def check_page(
     return check(PAGE_WORDS, difference is None, detail), None
 
 
-def _scanned(
-    report: Report, again: Recomputed, config: ScanConfig, data: ImageSet | None
-) -> Scanned:
+def _scanned(report: Report, again: Recomputed, config: ScanConfig) -> Scanned:
     """The result that a page is made from, with empty pictures."""
     table, findings = again.table, again.context.findings
     shape = report.data.image_shape
     if np.prod(shape, dtype=object) > LARGEST_IMAGE:
         raise ValueError(f"images of {shape} are not shown")
     black = np.zeros((1, *shape), np.uint8)
-    if data is None:
-        total = report.data.num_images
-        data = ImageSet(
-            np.broadcast_to(black, (total, *shape)),
-            _Names(again.known.names, total),
-            class_names=report.data.class_names,
-            source=report.data.path,
-        )
-    else:
-        data = replace(data, images=np.broadcast_to(black, data.images.shape))
+    total = report.data.num_images
+    data = ImageSet(
+        np.broadcast_to(black, (total, *shape)),
+        _Names(again.known.names, total),
+        class_names=report.data.class_names,
+        source=report.data.path,
+    )
     return Scanned(
         source=report.source,
         denoising=report.denoising,

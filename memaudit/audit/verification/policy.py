@@ -399,7 +399,7 @@ def _impossible(policy: Policy) -> Iterator[str]:
         for each in given:
             if each.replace("-", "_") not in known:
                 meant = _nearest(each.replace("-", "_"), known)
-                yield f"{name} names {shown(each)}, which is unknown{meant}."
+                yield f"{name} names {shown(each)}, which is unknown{meant}"
     for name, digest in (
         ("source.sha256", policy.source.sha256),
         ("data.fingerprint", policy.data.fingerprint),
@@ -437,7 +437,7 @@ def _check_keys(content: Mapping[str, Any], kind: type, place: str, name: str) -
         where = f"{place}{key}"
         if key not in hints:
             meant = _nearest(key, tuple(hints), place)
-            raise ConfigError(f"{name} holds {shown(where)}, which is not a key{meant}.")
+            raise ConfigError(f"{name} holds {shown(where)}, which is not a key{meant}")
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise ConfigError(f"{name}: {where} is a table; write [{where}] and its keys.")
@@ -448,8 +448,8 @@ def _nearest(key: str, known: tuple[str, ...], place: str = "") -> str:
     """`; did you mean …?` or which ones there are."""
     near = difflib.get_close_matches(key[:100], known, n=1)
     if near:
-        return f"; did you mean {place}{near[0]}?".rstrip("?")
-    return f"; there are {', '.join(place + each for each in known)}"
+        return f"; did you mean {place}{near[0]}?"
+    return f"; there are {', '.join(place + each for each in known)}."
 
 
 def _said(error: BaseException) -> str:

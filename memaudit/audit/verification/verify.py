@@ -22,6 +22,7 @@ from memaudit.audit.report.schema import Report, decode, is_sealed, plain
 from memaudit.audit.source import OPTIMUM, holds_images
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.verification.check import Check, Unproven, check
+from memaudit.audit.verification.choices import check_choices
 from memaudit.audit.verification.controls import check_controls, measure_again
 from memaudit.audit.verification.files import check_hashes, read_files, read_report_bytes
 from memaudit.audit.verification.findings import (
@@ -232,6 +233,13 @@ class _Work:
             yield from check_findings(self.again, files, report)
 
         self.add(FINDINGS, findings)
+
+        def choices() -> Iterable[Check]:
+            if self.config is None:
+                raise ValueError(f"{MATCHES} cannot be used")
+            yield check_choices(report, self.config)
+
+        self.add("choices", choices)
         self.add("controls", lambda: [check_controls(report)])
 
         def page() -> Iterable[Check]:
@@ -372,6 +380,11 @@ class _Work:
             self.unproven.append(
                 Unproven("The floor by leave-one-out was not measured.", ("data",))
             )
+            results = self.report.diagnostics.results()
+            beside = [name for name, each, _ in results if not each.follows_from_matches]
+            if beside:
+                text = f"What stands beside the ratio was not computed again: {', '.join(beside)}."
+                self.unproven.append(Unproven(text, ("data",)))
         if self.report.controls.num_holdout and holdout is None:
             self.unproven.append(
                 Unproven("The floor of the held-out images was not measured.", ("holdout",))
@@ -424,9 +437,8 @@ class _Work:
         )
         self.unproven.append(
             Unproven(
-                f"Forgeries of fewer than {percent(share)} % of the rows, which may escape "
-                f"{number:,} rows.",
-                ("spot_check",),
+                f"That fewer than {percent(share)} % of the rows are forged: draw more of them to "
+                "notice fewer."
             )
         )
 
@@ -497,6 +509,8 @@ class _Work:
 
         def compare() -> Iterable[Check]:
             found = plain(DIAGNOSTICS[name].run(context))
+            if isinstance(found, dict) and isinstance(stated, dict) and "path" in found:
+                found["path"] = stated.get("path")  # the same images may have been moved
             is_same = same(stated, found, rounding=ROUNDED)
             yield check(f"diagnostic {name}", is_same, "is not the one computed again")
 

@@ -217,8 +217,9 @@ def test_a_diagnostic_that_was_left_out_is_not_missed(make_result: Make, tmp_pat
     write_report(scan(generated, result.data, config=config), tmp_path)
     assert failed(tmp_path) == []
     forge(tmp_path, lambda report: report.update(without=["authentic"]))
-    (check,) = faults(tmp_path)
+    check, choices = faults(tmp_path)
     assert check.detail.endswith("richness")
+    assert choices.name == "choices"
 
 
 def test_a_ratio_that_is_not_its_count_is_refused(folder: Path):
