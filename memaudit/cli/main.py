@@ -26,7 +26,7 @@ COMMANDS = {
     "inspect": "Show what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
     "report": "Compare reports side by side: snapshots of a run, models of a sweep.",
-    "verify": "Compute a report's verdict again from its saved matches, and check its hashes.",
+    "verify": "Check a report: against itself, its checkpoint and images, and the audit agreed on.",
     "selftest": "Test on your own images that the audit measures what is known.",
     "demo": "Watch a model being caught copying, in about two minutes.",
 }

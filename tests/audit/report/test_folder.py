@@ -22,10 +22,10 @@ from memaudit.audit.report import folder as report_module
 from memaudit.audit.report.folder import check_output_folder, write_report
 from memaudit.audit.report.schema import make_report, plain
 from memaudit.audit.report.tables import MatchTable, matches_csv, read_leaks, read_matches
-from memaudit.audit.report.verify import verify_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.intervals import clopper_pearson
+from memaudit.audit.verification.verify import verify_report
 from memaudit.cli.options import SeedList
 from memaudit.errors import ConfigError
 from memaudit.wording import parse_ranges, ranges
