@@ -52,6 +52,10 @@ class DataError(MemauditError):
     """Images are missing, broken, or do not fit each other or the model."""
 
 
+class CacheWarning(UserWarning):
+    """The cache is not used, and why. Results are the same without it; only time is lost."""
+
+
 class ConfigError(MemauditError):
     """Options contradict each other, the data, or the machine."""
 

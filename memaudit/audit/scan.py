@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.audit.augmentation import augmentation_warnings, search_what_was_trained_on
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.denoising.loss_test import check_denoising
@@ -117,22 +116,23 @@ def scan(
     device = config.execution.device
     if isinstance(source, str | Path) and isinstance(data, str | Path):
         check_roles(source, data)
-    data = as_images(data, progress=progress)
+    is_gated = config.fail_above is not None  # a verdict is worth decoding what is in the cache
+    data = as_images(data, check_all=is_gated, progress=progress)
     source = as_source(
         source,
         data,
         conditional=config.class_index is not None or config.class_frequencies == "data",
         device=device,
+        check_all=is_gated,
         progress=progress,
     )
-    holdout = None if holdout is None else as_images(holdout, progress=progress)
+    if holdout is not None:
+        holdout = as_images(holdout, check_all=is_gated, progress=progress)
     for given in (data, holdout):
         if given is not None:
             check_comparable(source, given)
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
-    if isinstance(source, Checkpoint) and index is None:
-        config = search_what_was_trained_on(config, source)
     if config.nonce is not None:
         config = _with_seeds_of_nonce(config, source, data)
     clock = Clock()
@@ -253,10 +253,7 @@ def scan(
         conformal=conformal,
     )
     diagnostics = run_diagnostics(context, on_done=clock.lap)
-    warnings = denoising.warnings if denoising else ()
-    if isinstance(source, Checkpoint):
-        warnings += augmentation_warnings(source, flips=index.flips)
-    described = describe_source(source, data, warnings=warnings)
+    described = describe_source(source, data, warnings=denoising.warnings if denoising else ())
     conclusion = conclude(
         findings,
         controls=controls,

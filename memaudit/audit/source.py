@@ -111,6 +111,7 @@ def as_source(
     *,
     conditional: bool = False,
     device: str = "cpu",
+    check_all: bool = False,
     progress: Progress = silent,
 ) -> Checkpoint | ImageSet:
     """A source given as a path, a word, an array, an image set, a checkpoint or a denoiser.
@@ -120,6 +121,7 @@ def as_source(
         data: the training images.
         conditional: whether the optimum has one optimum per class.
         device: where a checkpoint's network goes. A denoiser stays where it is.
+        check_all: as for `open_images`.
         progress: told how far the decoding of images is.
 
     Raises:
@@ -132,7 +134,7 @@ def as_source(
     if isinstance(source, str | Path):
         if str(source) == OPTIMUM:
             return optimum_of(data, conditional=conditional, device=device)
-        return open_source(source, device=device, progress=progress)
+        return open_source(source, device=device, check_all=check_all, progress=progress)
     if isinstance(source, Denoiser):
         return checkpoint_of(source)
     if isinstance(source, np.ndarray):
@@ -203,7 +205,12 @@ def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu"
 
 
 def open_source(
-    path: str | Path, *, device: str = "cpu", arch: str | None = None, progress: Progress = silent
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    arch: str | None = None,
+    check_all: bool = False,
+    progress: Progress = silent,
 ) -> Checkpoint | ImageSet:
     """Open a source as a checkpoint or as generated images, told apart by content.
 
@@ -211,6 +218,7 @@ def open_source(
         path: whatever `open_checkpoint` opens, or a folder, zip, npz or npy of generated images.
         device: where the checkpoint's network goes.
         arch: name of the published network whose weights come without their configuration.
+        check_all: as for `open_images`.
         progress: told how far the decoding of images is.
 
     Raises:
@@ -218,7 +226,7 @@ def open_source(
         DataError: images that are missing or broken.
     """
     if holds_images(Path(path)):
-        return open_images(path, progress=progress)
+        return open_images(path, check_all=check_all, progress=progress)
     return open_checkpoint(path, device=device, arch=arch)
 
 

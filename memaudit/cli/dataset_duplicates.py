@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.audit.memorization.rule import Rule
-from memaudit.cli.options import (
-    choose_device,
-    choose_pictures,
-    config_options,
-    device_option,
-    from_options,
-    pictures_options,
-)
+from memaudit.cli.options import choose_device, config_options, device_option, from_options
 from memaudit.wording import counted, some
 
 if TYPE_CHECKING:
@@ -35,7 +28,6 @@ SHOWN_GROUPS = 10
     metavar="DIR",
     help="Write a page to look at, duplicates.html, and duplicates.csv there.",
 )
-@pictures_options
 @click.option(
     "--write",
     "kept",
@@ -49,8 +41,6 @@ def duplicates(
     flips: bool,
     device: str,
     out: Path | None,
-    no_images: bool,
-    blur: bool,
     kept: Path | None,
     as_json: bool,
     **options: Any,
@@ -72,7 +62,6 @@ def duplicates(
     from memaudit.data.writers import check_writable
 
     duplicate_rms = from_options(Rule, options).duplicate_rms
-    pictures = choose_pictures(no_images, blur)
     if out is not None:
         check_writable(out, {"": "a folder"})
     if kept is not None:
@@ -84,7 +73,7 @@ def duplicates(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress
         )
         if out is not None:
-            page = write_duplicates(found, images, out, pictures=pictures)
+            page = write_duplicates(found, images, out)
         if kept is not None:
             left_out = [
                 {"name": images.names[i], "duplicate_of": images.names[group.indices[0]]}

@@ -5,14 +5,17 @@ import importlib
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import TextIO
 
 import click
 
 import memaudit
-from memaudit.errors import MemauditError
+from memaudit.errors import CacheWarning, MemauditError
 from memaudit.escapes import terminal
 from memaudit.wording import short
 
@@ -23,6 +26,7 @@ COMMANDS = {
     "reproduce": "Train what the paper trained, and compare the ratios with the published ones.",
     "sample": "Generate images from a checkpoint.",
     "dataset": "Build training sets, inspect them, find duplicates.",
+    "cache": "List the decoded images that are kept, and remove them.",
     "inspect": "Show what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
     "report": "Compare reports side by side: snapshots of a run, models of a sweep.",
@@ -62,7 +66,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _cache_warnings_shown():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
@@ -72,6 +77,31 @@ class Commands(click.Group):
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
             raise _Failure(in_one_line(error, names)) from error
+
+
+@contextmanager
+def _cache_warnings_shown() -> Iterator[None]:
+    """Show in words why the cache is not used, not as Python shows warnings."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_in_words(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            from memaudit.cli.console import remark
+
+            if issubclass(category, CacheWarning):
+                remark(f"Warning: {message}")
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show_in_words
+        yield
 
 
 def in_one_line(error: Exception, names: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -117,7 +147,9 @@ def _add_debug_option(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for subcommand in command.commands.values():
             _add_debug_option(subcommand)
-    elif not any(param.name == "debug" for param in command.params):
+        if not command.invoke_without_command:
+            return
+    if not any(param.name == "debug" for param in command.params):
         command.params.append(
             click.Option(
                 ["--debug"],
@@ -131,7 +163,7 @@ def _add_debug_option(command: click.Command) -> None:
 
 
 def _note_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    ctx.meta[_DEBUG] = value  # shared by all contexts of one call
+    ctx.meta[_DEBUG] = ctx.meta.get(_DEBUG) or value  # shared by all contexts of one call
 
 
 def option_names(command: click.Command) -> dict[str, str]:

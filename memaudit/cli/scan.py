@@ -12,19 +12,16 @@ import click
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
-from memaudit.audit.report.pictures import Pictures
 from memaudit.cli.options import (
     SeedList,
     SourcePath,
     arch_option,
     choose_device,
-    choose_pictures,
     choose_seeds,
     config_options,
     data_options,
     device_option,
     from_options,
-    pictures_options,
 )
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
@@ -86,7 +83,6 @@ FOR_MODELS = (
     help="Write report.html, report.json, matches.csv and leaks.csv into DIR.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a report that is already in DIR.")
-@pictures_options
 @click.option(
     "--fresh",
     is_flag=True,
@@ -121,8 +117,6 @@ def scan(
     arch: str | None,
     out: Path | None,
     overwrite: bool,
-    no_images: bool,
-    blur: bool,
     fresh: bool,
     junit: Path | None,
     summary: Path | None,
@@ -166,7 +160,6 @@ def scan(
     if seeds is not None and options["nonce"] is not None:
         raise ConfigError("--nonce draws the seeds, but --seeds gives them; leave one of them out.")
     config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
-    pictures = choose_pictures(no_images, blur)
     if dry_run:
         out = junit = summary = None
     _check_summary_files(junit, summary)
@@ -180,17 +173,25 @@ def scan(
         progress = stack.enter_context(progress_bars())
         check_roles(source, data_path)
         opened: Any = OPTIMUM
+        is_gated = config.fail_above is not None
         if str(source) != OPTIMUM:
             where = config.execution.device
-            opened = open_source(source, device=where, arch=arch, progress=progress)
+            opened = open_source(
+                source, device=where, arch=arch, check_all=is_gated, progress=progress
+            )
         if isinstance(opened, ImageSet):
             _check_given_images(ctx)
             if samples is not None:
                 opened = select_images(opened, Selection(size=samples))
-        data = open_selected(data_path, selection, progress=progress)
+        data = open_selected(data_path, selection, check_all=is_gated, progress=progress)
         others = None
         if holdout is not None:
-            others = open_images(holdout, resolution=selection.resolution, progress=progress)
+            others = open_images(
+                holdout,
+                resolution=selection.resolution,
+                check_all=is_gated,
+                progress=progress,
+            )
         if dry_run:
             found = forecast_scan(opened, data, holdout=others, config=config, progress=progress)
             _show_forecast(found, as_json=as_json)
@@ -206,10 +207,10 @@ def scan(
             progress=progress,
             tell=remark,
         )
-        page = None if out is None else write_report(result, out, pictures=pictures)
+        page = None if out is None else write_report(result, out)
     kept = 0 if out is None else state_size(out)
     _write_summaries(result, junit=junit, summary=summary)
-    _show(result, page, pictures, as_json=as_json)
+    _show(result, page, as_json=as_json)
     if kept:
         remark(
             f"The {len(result.keys):,} images are kept beside it ({kept / 1e6:,.1f} MB): the same "
@@ -235,7 +236,7 @@ def _configs(
     return config, selection
 
 
-def _show(result: "ScanResult", page: Path | None, pictures: Pictures, *, as_json: bool) -> None:
+def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
     """Print what the scan found: tables or JSON on stdout, warnings and the page on stderr."""
     from memaudit.audit.report.schema import make_report, plain
     from memaudit.cli.console import print_json, remark
@@ -244,7 +245,7 @@ def _show(result: "ScanResult", page: Path | None, pictures: Pictures, *, as_jso
     for warning in result.source.warnings:
         remark(f"Warning: {warning}")
     if as_json:
-        print_json(plain(make_report(result, pictures=pictures)))
+        print_json(plain(make_report(result)))
     else:
         render(result)
     if page is not None:

@@ -8,10 +8,8 @@ from typing import Any
 import memaudit
 from memaudit.data.images import ImageSet
 from memaudit.data.readers.lazy_images import Contents
-from memaudit.data.readers.reader import Files, stats
 from memaudit.data.resumable_folder import holds_only_the_lock, resumable_folder
 from memaudit.data.writers import (
-    MANIFEST_FILE,
     SET_FORMS,
     UNFINISHED,
     NamedImage,
@@ -119,15 +117,6 @@ def check_finished(path: Path) -> None:
             f"{path} is unfinished: what wrote its images stopped before the last one. Give the "
             "command that began it again, which resumes it, or remove the folder."
         )
-
-
-def manifest_files(path: Path) -> Files:
-    """The manifest's file in a folder; empty if there is none, or it is inside the source's file.
-
-    It gives images their names, so that a change to it changes the set.
-    """
-    file = path / MANIFEST_FILE
-    return stats([file]) if file.is_file() else {}
 
 
 def read_set_manifest(path: Path, *, num_images: int | None = None) -> dict[str, Any] | None:

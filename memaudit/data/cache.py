@@ -1,66 +1,126 @@
 """Decoded images kept on disk, so that a large source is decoded once and then mapped.
 
-One folder per source and resolution holds `images.npy` (uint8 [N, C, H, W]) and `about.json`. It is
-used only while the source's files keep their sizes and times, and the pixels their SHA-256. Only
-the user can read it, since training images may be private.
+One folder per source and resolution holds `images.npy` (uint8 [N, C, H, W]) and `about.json`. The
+pixels are used only while the source's files are the same ones (size, times, number on the disk),
+and after images of the source, decoded again, were found to equal those in the cache: a random
+part, or all. Names and labels always come from the source. docs/threats.md says what that finds.
 """
 
-import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import sys
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import BinaryIO
 
 import numpy as np
 
+from memaudit.data.cache_folder import (
+    ABOUT,
+    IMAGES,
+    PIXELS,
+    CacheDir,
+    NotPrivateError,
+    cache_root,
+    new_part,
+    open_private,
+    private_folder,
+    warn_unused,
+)
 from memaudit.data.images import ImageSet
 from memaudit.data.readers.lazy_images import Contents
+from memaudit.data.room import free_disk, in_words
 from memaudit.progress import Progress
 
-CacheDir = str | Path | Literal[False] | None
-"""The folder of a cache; None means `default_cache_dir`, and False that none is read or written."""
-
-_VERSION = 2
-"""Raise this when the same files give other pixels, names or labels than before."""
+CHECKED_SHARE = 0.01
+FEWEST_CHECKED = 256
+"""Least number of cached images that are decoded again and compared; above it, CHECKED_SHARE."""
+_VERSION = 3
+"""Raise this when the same files give other pixels than before."""
+_MAX_ABOUT_BYTES = 1 << 16
+_SPARE_BYTES = 64 << 20
+"""Bytes of the disk that an entry leaves free."""
 
 
 @dataclass(frozen=True)
 class CacheEntry:
     """Where one source's decoded images are, or would be."""
 
-    folder: Path
+    root: Path
+    name: str
     signature: str
-    """SHA-256 of the names, sizes and times of the files that decide the images."""
+    """SHA-256 of names, sizes, times and inodes of the files that decide the images."""
 
-    def load(self, source: str) -> ImageSet | None:
-        """The images, or None if the entry is missing, outdated or damaged."""
-        try:
-            about = json.loads((self.folder / "about.json").read_bytes())
-            if about["signature"] != self.signature:
-                return None
-            images = _image_set(self.folder / "images.npy", about, source)
-            return images if images.fingerprint == about["fingerprint"] else None
-        except Exception:  # however a file is damaged, the source is decoded again
-            return None
+    @property
+    def folder(self) -> Path:
+        """The entry's folder."""
+        return self.root / IMAGES / self.name
 
-    def store(self, contents: Contents, progress: Progress) -> ImageSet:
-        """Read the pixels into the cache and map them.
+    def load(self, contents: Contents, *, check_all: bool, progress: Progress) -> ImageSet | None:
+        """The images, or None if the entry is missing, outdated, damaged or not to be trusted.
+
+        Args:
+            contents: the source.
+            check_all: whether to compare all images with the source's, not a random part.
+            progress: told how many images were compared.
 
         Raises:
-            OSError: the cache cannot be written.
+            DataError: the source cannot be decoded.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=self.folder.parent, prefix="part-", ignore_cleanup_errors=True
-        ) as part:
-            pixels = Path(part, "images.npy")
-            with pixels.open("wb") as file:
+        try:
+            with private_folder(self.root, IMAGES, self.name) as folder:
+                about_file = open_private(ABOUT, folder, self.folder / ABOUT, self.root)
+                with about_file:
+                    about = json.loads(about_file.read(_MAX_ABOUT_BYTES))
+                    if about["signature"] != self.signature:
+                        return None
+                    with suppress(OSError):
+                        os.utime(about_file.fileno())  # `memaudit cache` says when it was used
+                with open_private(PIXELS, folder, self.folder / PIXELS, self.root) as file:
+                    pixels = _mapped(file, contents.shape)
+            images = _image_set(pixels, contents)
+            if images.fingerprint != about["fingerprint"]:
+                return None
+        except NotPrivateError as error:
+            warn_unused(contents.source, error)
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None  # however a file is damaged, the source is decoded again
+        if not _equal(contents, pixels, check_all=check_all, progress=progress):
+            warn_unused(
+                contents.source,
+                f"{self.folder} holds other pixels than the source, though its checksum is right: "
+                "somebody changed it. What earlier runs said about this source may be wrong",
+            )
+            return None
+        return images
+
+    def store(self, contents: Contents, progress: Progress) -> ImageSet | None:
+        """Read the pixels into the cache and map them; None if the cache cannot be used.
+
+        Raises:
+            DataError: the source cannot be decoded.
+        """
+        try:
+            with private_folder(self.root, IMAGES, create=True):
+                return self._store(contents, progress)
+        except (NotPrivateError, OSError) as error:
+            warn_unused(contents.source, error)
+            return None
+
+    def _store(self, contents: Contents, progress: Progress) -> ImageSet:
+        with new_part(self.folder.parent) as part:
+            free = free_disk(part)
+            if free < contents.num_bytes + _SPARE_BYTES:
+                raise OSError(
+                    f"{self.root} has {in_words(free)} free, and the images take "
+                    f"{in_words(contents.num_bytes)}"
+                )
+            with (part / PIXELS).open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": contents.shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 done = 0
@@ -68,18 +128,18 @@ class CacheEntry:
                     file.write(np.ascontiguousarray(batch).data)
                     done += len(batch)
                     progress("Reading images", done, len(contents.names))
+            with (part / PIXELS).open("rb") as file:
+                images = _image_set(_mapped(file, contents.shape), contents)
             about = {
                 "signature": self.signature,
-                "names": list(contents.names),
-                "labels": None if contents.labels is None else contents.labels.tolist(),
-                "class_names": contents.class_names,
+                "fingerprint": images.fingerprint,
+                "source": os.path.abspath(contents.source),
+                "shape": list(contents.shape),
             }
-            images = _image_set(pixels, about, contents.source)
-            about["fingerprint"] = images.fingerprint
-            Path(part, "about.json").write_text(json.dumps(about))
+            (part / ABOUT).write_text(json.dumps(about))
             # Another process may have stored it meanwhile: then its entry stays, and this map
             # outlives its file.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 shutil.rmtree(self.folder, ignore_errors=True)
                 os.rename(part, self.folder)
         return images
@@ -102,38 +162,50 @@ def cache_entry(
     root = cache_root(cache_dir)
     if root is None:
         return None
-    place = hashlib.sha256(f"{path.resolve()}\n{resolution}".encode()).hexdigest()
+    place = hashlib.sha256(f"{path.resolve()}\n{resolution}".encode(errors="surrogateescape"))
     digest = hashlib.sha256(f"{_VERSION}\n".encode())
-    for name, stat in sorted(files.items()):
-        digest.update(
-            f"{name}\n{stat.st_size} {stat.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
-    return CacheEntry(root / "images" / place[:32], digest.hexdigest())
+    for name, found in sorted(files.items()):
+        # The time of the last change (ctime) and the inode tell a file whose content was replaced
+        # and whose other times were put back, as `cp -p` and rsync do.
+        state = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+        digest.update(f"{name}\n{state}\n".encode(errors="surrogateescape"))
+    return CacheEntry(root, place.hexdigest()[:32], digest.hexdigest())
 
 
-def cache_root(cache_dir: CacheDir) -> Path | None:
-    """The folder of a cache, or None if there is to be none."""
-    if cache_dir is False:
-        return None
-    return default_cache_dir() if cache_dir is None else Path(cache_dir)
+def _mapped(file: BinaryIO, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """The pixels in a file that `store` wrote, mapped.
+
+    Raises:
+        ValueError: it is not such a file, or has another shape.
+    """
+    version = np.lib.format.read_magic(file)
+    found, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if (version, found, fortran_order, dtype) != ((1, 0), shape, False, np.dtype(np.uint8)):
+        raise ValueError("it does not hold the pixels of this source")
+    return np.memmap(file, np.uint8, mode="r", offset=file.tell(), shape=shape)
 
 
-def default_cache_dir() -> Path:
-    """$MEMAUDIT_CACHE, or else the system's folder for caches."""
-    if chosen := os.environ.get("MEMAUDIT_CACHE"):
-        return Path(chosen)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base, "memaudit")
-    caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return Path(os.path.expanduser(caches), "memaudit")
+def _image_set(pixels: np.ndarray, contents: Contents) -> ImageSet:
+    return ImageSet(pixels, contents.names, contents.labels, contents.class_names, contents.source)
 
 
-def _image_set(pixels: Path, about: dict[str, Any], source: str) -> ImageSet:
-    labels = about["labels"]
-    return ImageSet(
-        images=np.load(pixels, mmap_mode="r"),
-        names=about["names"],
-        labels=None if labels is None else np.array(labels, dtype=np.int64),
-        class_names=tuple(about["class_names"]),
-        source=source,
-    )
+def _equal(contents: Contents, pixels: np.ndarray, *, check_all: bool, progress: Progress) -> bool:
+    """Whether images of the source, decoded again, equal those in the cache.
+
+    Of n images of which m were changed, k chosen at random miss all changed ones with probability
+    C(n - m, k) / C(n, k) ≤ (1 - m/n)^k.
+    """
+    num_images = len(pixels)
+    rows = None
+    if not check_all and contents.array is None:
+        number = min(num_images, max(FEWEST_CHECKED, round(CHECKED_SHARE * num_images)))
+        # Of the system's randomness: nobody who changes a cache can know which ones.
+        rows = np.array(sorted(secrets.SystemRandom().sample(range(num_images), number)))
+    expected = pixels if rows is None else pixels[rows]
+    done = 0
+    for batch in contents.batches(rows):
+        if not np.array_equal(batch, expected[done : done + len(batch)]):
+            return False
+        done += len(batch)
+        progress("Comparing images with the cache", done, len(expected))
+    return done == len(expected)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from memaudit.data.built_sets import check_finished, manifest_files, restore_source_names
-from memaudit.data.cache import CacheDir, cache_entry
+from memaudit.data.built_sets import check_finished, restore_source_names
+from memaudit.data.cache import cache_entry
+from memaudit.data.cache_folder import CacheDir
 from memaudit.data.images import ImageSet
 from memaudit.data.readers import arrays, cifar, image_files, mnist
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
-from memaudit.data.room import check_memory, free_disk
+from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -38,6 +39,7 @@ def open_images(
     *,
     resolution: int | None = None,
     cache_dir: CacheDir = None,
+    check_all: bool = False,
     progress: Progress = silent,
 ) -> ImageSet:
     """Images in any of the forms in READERS, recognized by content and not by name.
@@ -63,6 +65,8 @@ def open_images(
         cache_dir: the folder for decoded images; by default $MEMAUDIT_CACHE or the system's cache
             folder. If it cannot be written, images stay in memory. False reads and writes no cache:
             the images are the source's, whatever lies in the cache.
+        check_all: whether images from the cache are all compared with the source's, not a random
+            part of them: right whoever could write the cache, and as slow as decoding.
         progress: told how many images are read.
 
     Returns:
@@ -79,9 +83,7 @@ def open_images(
         check_finished(path)
         reader = _reader_for(path)
         files = reader.files(path)
-        entry = cache_entry(cache_dir, path, {**files, **manifest_files(path)}, resolution)
-        if entry is not None and (cached := entry.load(str(path))) is not None:
-            return cached
+        entry = cache_entry(cache_dir, path, files, resolution)
         contents = restore_source_names(reader.read(path, files, resolution), path)
         contents = replace(contents, source=str(path))
         if resolution is not None:
@@ -93,12 +95,12 @@ def open_images(
     except MemoryError as error:
         raise _too_large(path) from error
     is_large = contents.num_bytes >= MAPPED_FROM and not isinstance(contents.array, np.memmap)
-    if entry is not None and is_large and contents.num_bytes < free_disk(entry.folder):
-        try:
-            return entry.store(contents, progress)
-        except OSError:
-            pass  # no room, or not ours to write
     try:
+        if entry is not None and is_large:
+            cached = entry.load(contents, check_all=check_all, progress=progress)
+            cached = entry.store(contents, progress) if cached is None else cached
+            if cached is not None:
+                return cached
         return _in_memory(contents, progress)
     except MemoryError as error:
         raise _too_large(path) from error
@@ -140,13 +142,14 @@ def as_images(
     images: str | Path | np.ndarray | ImageSet,
     *,
     cache_dir: CacheDir = None,
+    check_all: bool = False,
     progress: Progress = silent,
 ) -> ImageSet:
     """Images given as a path, an array or an image set.
 
     Args:
         images: anything that `open_images` opens, or uint8 [N, C, H, W], or an ImageSet.
-        cache_dir: as for `open_images`.
+        cache_dir, check_all: as for `open_images`.
         progress: told how far the decoding of images is.
 
     Raises:
@@ -156,7 +159,7 @@ def as_images(
     if isinstance(images, ImageSet):
         return images
     if isinstance(images, str | Path):
-        return open_images(images, cache_dir=cache_dir, progress=progress)
+        return open_images(images, cache_dir=cache_dir, check_all=check_all, progress=progress)
     array = np.asarray(images)
     if array.dtype == object:
         raise TypeError(

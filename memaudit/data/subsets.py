@@ -13,14 +13,22 @@ from memaudit.progress import Progress, silent
 
 
 def open_selected(
-    path: str | Path, selection: Selection, *, progress: Progress = silent
+    path: str | Path,
+    selection: Selection,
+    *,
+    check_all: bool = False,
+    progress: Progress = silent,
 ) -> ImageSet:
     """Open a source at the resolution of `selection` and take the images that it describes.
+
+    `check_all` is that of `open_images`.
 
     Raises:
         ConfigError, DataError: as `select_images` and `open_images`.
     """
-    images = open_images(path, resolution=selection.resolution, progress=progress)
+    images = open_images(
+        path, resolution=selection.resolution, check_all=check_all, progress=progress
+    )
     return select_images(images, selection)
 
 

@@ -95,6 +95,9 @@ GOOD = [
         0,
     ),
     ("selftest --data tr$ --samples 8", 0),
+    ("cache", 0),
+    ("cache --json", 0),
+    ("cache clear", 0),
 ]
 """Command lines in an order in which they work, with the exit status."""
 

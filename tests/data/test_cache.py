@@ -10,9 +10,9 @@ import pytest
 from helpers.images import Encode, labels_of
 
 from memaudit.data import sources
-from memaudit.data.cache import default_cache_dir
+from memaudit.data.cache_folder import default_cache_dir
 from memaudit.data.sources import open_images
-from memaudit.errors import DataError
+from memaudit.errors import CacheWarning, DataError
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def num_read(folder: Path) -> Callable[..., int]:
         counts = []
 
         def progress(task: str, done: int, total: int | None, note: str = "") -> None:
-            counts.append(done)
+            if task == "Reading images":
+                counts.append(done)
 
         open_images(folder, progress=progress, resolution=options.get("resolution"))
         return max(counts, default=0)
@@ -146,7 +147,8 @@ def test_a_cache_that_cannot_be_written_leaves_the_images_in_memory(
     folder: Path, tmp_path: Path, pixels: np.ndarray
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    images = open_images(folder, cache_dir=tmp_path / "file")
+    with pytest.warns(CacheWarning, match="file: Not a directory"):
+        images = open_images(folder, cache_dir=tmp_path / "file")
     assert not isinstance(images.images, np.memmap)
     np.testing.assert_array_equal(images.images, pixels[[0, 2, 4, 1, 3, 5]])
 

@@ -11,7 +11,6 @@ import memaudit
 from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
 from memaudit.audit.neighbors.units import rms_gray_levels
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
-from memaudit.audit.report.pictures import Pictures
 from memaudit.data.images import ImageSet
 from memaudit.escapes import csv_text
 from memaudit.files import atomic_write
@@ -36,7 +35,7 @@ class ShownImage:
     """Whether it equals an earlier one."""
     rms: float
     """Distance to the first image of the group, in RMS gray levels."""
-    picture: Picture | None
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,13 @@ class ShownGroup:
     images: tuple[ShownImage, ...]
 
 
-def write_duplicates(
-    found: Duplicates, images: ImageSet, folder: str | Path, *, pictures: Pictures = "full"
-) -> Path:
+def write_duplicates(found: Duplicates, images: ImageSet, folder: str | Path) -> Path:
     """Write the page and the table.
 
     Args:
         found: the result of `find_duplicates(images)`.
         images: the images that were searched.
         folder: where to write; created if necessary.
-        pictures: what the page shows of the images; as in `write_report`.
 
     Returns:
         Path of duplicates.html.
@@ -68,7 +64,7 @@ def write_duplicates(
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (
         (TABLE, duplicates_csv(found, images)),
-        (PAGE, duplicates_page(found, images, pictures)),
+        (PAGE, duplicates_page(found, images)),
     ):
         with atomic_write(folder / name) as file:
             # Names may hold bytes that are not text (surrogates); they are written as escapes.
@@ -92,17 +88,16 @@ def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
     )
 
 
-def duplicates_page(found: Duplicates, images: ImageSet, pictures: Pictures = "full") -> str:
+def duplicates_page(found: Duplicates, images: ImageSet) -> str:
     """Render duplicates.html."""
     shown = largest_groups(found)[:SHOWN_GROUPS]
     return render_template(
         "duplicates.html.j2",
         found=found,
         data=images,
-        groups=[_shown(number, group, images, pictures) for number, group in shown],
+        groups=[_shown(number, group, images) for number, group in shown],
         num_kept=len(found.kept),
-        shown=pictures,
-        reduced=pictures == "full" and max(images.image_shape[1:]) > LARGEST_PICTURE,
+        reduced=max(images.image_shape[1:]) > LARGEST_PICTURE,
         version=memaudit.__version__,
     )
 
@@ -119,7 +114,7 @@ def _members(group: DuplicateGroup) -> Iterator[tuple[int, int, bool]]:
     return zip(group.indices, group.squared_distance, group.is_copy, strict=True)
 
 
-def _shown(number: int, group: DuplicateGroup, images: ImageSet, pictures: Pictures) -> ShownGroup:
+def _shown(number: int, group: DuplicateGroup, images: ImageSet) -> ShownGroup:
     members = list(_members(group))[:SHOWN_IMAGES]
     return ShownGroup(
         number=number,
@@ -132,7 +127,7 @@ def _shown(number: int, group: DuplicateGroup, images: ImageSet, pictures: Pictu
                 is_first=i == group.indices[0],
                 is_copy=is_copy,
                 rms=rms_gray_levels(S, images.image_shape),
-                picture=embed(images.images[i], f"Image {i}, {short(images.names[i])}", pictures),
+                picture=embed(images.images[i], f"Image {i}, {short(images.names[i])}"),
             )
             for i, S, is_copy in members
         ),

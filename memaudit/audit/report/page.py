@@ -23,7 +23,6 @@ from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram
 from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
 from memaudit.audit.report.pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
-from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import Report, plain
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import OPTIMUM
@@ -75,9 +74,8 @@ def render_page(result: Scanned, report: Report) -> str:
 
     Args:
         result: a scan's result, for the images and pairs.
-        report: the report that the page belongs to, for the numbers and for what is to be shown.
+        report: the report that the page belongs to, for the numbers.
     """
-    shown = report.pictures
     decision = result.decision
     shares, shares_end = share_rows(result)
     closest, edge = rows_to_show(result.matches)
@@ -110,26 +108,25 @@ def render_page(result: Scanned, report: Report) -> str:
         left_out=result.left_out,
         decision=decision,
         headline=result.ratios.copies,
-        sections=sections(result, has_edge=len(edge) > 0, shown=shown),
+        sections=sections(result, has_edge=len(edge) > 0),
         by_seed=by_seed,
         generator="model" if by_seed else "generator",
         finished=datetime.fromisoformat(result.environment.finished),
         fixed_size=decision and fixed_sample_size(decision.limit, decision.confidence),
-        closest=[pair(result, row, shown) for row in closest],
-        edge=[pair(result, row, shown) for row in edge],
+        closest=[pair(result, row) for row in closest],
+        edge=[pair(result, row) for row in edge],
         amplified=AMPLIFIED,
         no_second=int((result.matches.nn2_distinct < 0).sum()),
         radii=result.matches.neighbors.radii,
         bins=bins,
         ticks=count_ticks(bins),
-        leaks=[leak_row(result, leak, shown) for leak in result.leaks[:SHOWN_LEAKS]],
+        leaks=[leak_row(result, leak) for leak in result.leaks[:SHOWN_LEAKS]],
         regenerate=sample_command(result, "SEED"),
         timings=[(step.step, duration(step.seconds)) for step in result.timings.steps]
         + [("total", duration(result.timings.total))],
         file_hashes=[(file.name, file.sha256) for file in report.files],
         packages=[(each.name, each.version) for each in result.environment.packages],
-        shown=shown,
-        reduced=shown == "full" and max(result.data.image_shape[1:]) > LARGEST_PICTURE,
+        reduced=max(result.data.image_shape[1:]) > LARGEST_PICTURE,
     )
 
 
@@ -150,44 +147,42 @@ def render_notebook(result: Scanned, num_pairs: int = 4) -> str:
     )
 
 
-def sections(result: Scanned, *, has_edge: bool, shown: Pictures = "full") -> list[Section]:
+def sections(result: Scanned, *, has_edge: bool) -> list[Section]:
     """The sections that have something to show, in order."""
     blocks: dict[str, list[Block]] = {}
     for _, diagnostic, found in result.diagnostics.results():
-        section = diagnostic.section(found, result.page_context)
-        blocks.setdefault(diagnostic.title, []).extend(section)
+        shown = diagnostic.section(found, result.page_context)
+        blocks.setdefault(diagnostic.title, []).extend(shown)
     has_template = {
         "verdict": result.decision is not None,
         "denoising": result.denoising is not None,
         "edge": has_edge,
     }
     listed = [
-        Section(id, title, id, _rendered(blocks.pop(title, ()), shown))
+        Section(id, title, id, _rendered(blocks.pop(title, ())))
         for id, title in BEFORE_DIAGNOSTICS
         if has_template.get(id, True)
     ]
     last = [Section(id, title, id, ()) for id, title in AFTER_DIAGNOSTICS]
     others = [
-        Section(title.lower().replace(" ", "-"), title, None, _rendered(section, shown))
-        for title, section in blocks.items()
-        if section
+        Section(title.lower().replace(" ", "-"), title, None, _rendered(shown))
+        for title, shown in blocks.items()
+        if shown
     ]
     return [*listed, *others, *last]
 
 
-def _rendered(blocks: Iterable[Block], shown: Pictures) -> tuple[RenderedBlock, ...]:
-    return tuple(_render(block, shown) for block in join_tables(list(blocks)))
+def _rendered(blocks: Iterable[Block]) -> tuple[RenderedBlock, ...]:
+    return tuple(map(_render, join_tables(list(blocks))))
 
 
-def _render(block: Block, shown: Pictures) -> RenderedBlock:
+def _render(block: Block) -> RenderedBlock:
     """Prepare a block for its template: draw charts and embed pictures."""
     match block:
         case LineChart():
             return RenderedBlock("chart", draw_line_chart(block))
         case Gallery():
-            pictures = [
-                (embed(each.image, each.alt, shown), each.caption) for each in block.pictures
-            ]
+            pictures = [(embed(each.image, each.alt), each.caption) for each in block.pictures]
             return RenderedBlock("gallery", pictures)
         case Table():
             return RenderedBlock("table", block)

@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -122,24 +122,24 @@ def _read_tree(
         first_file = read(names[0])
     first = decode_image(first_file, f"{source}: {names[0]}", resolution)
     C, H, W = first.shape
-    rows = batch_rows(first.nbytes)
-    num_processes = choose_num_processes(sum(sizes.values()), first_file)
+    size = batch_rows(first.nbytes)
 
-    def encoded() -> Iterator[EncodedBatch]:
+    def encoded(wanted: Sequence[str]) -> Iterator[EncodedBatch]:
         with opened() as read_file:
             read = _checked(read_file, source, sizes)
-            for start in range(0, len(names), rows):
-                batch = names[start : start + rows]
+            for start in range(0, len(wanted), size):
+                batch = list(wanted[start : start + size])
                 yield EncodedBatch(batch, [read(name) for name in batch])
 
-    def batches() -> Iterator[np.ndarray]:
+    def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        wanted = names if rows is None else [names[i] for i in rows]
         return decode_batches(
-            encoded(),
+            encoded(wanted),
             source=source,
             shape=(C, H, W),
             first_name=names[0],
             resolution=resolution,
-            num_processes=num_processes,
+            num_processes=choose_num_processes(sum(sizes[name] for name in wanted), first_file),
         )
 
     return Contents(source, (len(names), C, H, W), names, batches, labels, class_names)

@@ -1,9 +1,9 @@
 """What a source holds, before its pixels are read: the form that all readers return."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,17 @@ BATCH_BYTES = 4 << 20
 """Bytes of pixels that are read, decoded and reported at a time."""
 
 
+class ReadBatches(Protocol):
+    """Reads the pixels of images from the start."""
+
+    def __call__(self, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Yield uint8 [B, C, H, W], in order.
+
+        Args:
+            rows: which images, int64 [M], ascending; None means all N.
+        """
+
+
 @dataclass(frozen=True)
 class Contents:
     """The images of a source: everything but their pixels, and a function that reads those."""
@@ -26,8 +37,8 @@ class Contents:
     """(N, C, H, W)."""
     names: Sequence[str]
     """One name per image, [N]."""
-    batches: Callable[[], Iterator[np.ndarray]]
-    """Reads the pixels from the start: uint8 [B, C, H, W] in order, N in all."""
+    batches: "ReadBatches"
+    """Reads the pixels, of all images or of some."""
     labels: np.ndarray | None = None
     """int64 [N], or None."""
     class_names: tuple[str, ...] = ()
@@ -47,8 +58,8 @@ class Contents:
             return self
         check_square(self.source, H, W, resolution)
 
-        def batches() -> Iterator[np.ndarray]:
-            for batch in self.batches():
+        def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+            for batch in self.batches(rows):
                 yield np.stack([resize(image, resolution) for image in batch])
 
         return replace(self, shape=(N, C, resolution, resolution), batches=batches, array=None)
@@ -66,11 +77,12 @@ def array_contents(
     if num_images == 0:
         raise DataError(f"{source} holds no images.")
     check_shape(array.shape, source)
-    rows = batch_rows(array[0].nbytes)
+    size = batch_rows(array[0].nbytes)
 
-    def batches() -> Iterator[np.ndarray]:
-        for start in range(0, num_images, rows):
-            yield array[start : start + rows]
+    def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        for start in range(0, num_images if rows is None else len(rows), size):
+            part = slice(start, start + size)
+            yield array[part if rows is None else rows[part]]
 
     if labels is not None:
         labels = as_labels(labels, num_images, source)

@@ -1,0 +1,95 @@
+"""`memaudit cache`: what is kept of earlier runs in the user's cache folder."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from memaudit.wording import counted
+
+if TYPE_CHECKING:
+    from memaudit.data.cache_folder import CachedSet
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
+@click.pass_context
+def cache(ctx: click.Context, as_json: bool) -> None:
+    """List the decoded images that are kept, and remove them.
+
+    Images of sets of 64 MiB and more are decoded once and kept in the cache folder, MEMAUDIT_CACHE
+    or the system's. Only what belongs to you and what nobody else can write is used.
+
+    \b
+    memaudit cache
+    memaudit cache clear --older-than 30
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from memaudit.cli.console import print_json, say
+    from memaudit.data.cache_folder import default_cache_dir, list_cache
+
+    entries = list_cache()
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    if entries:
+        _print_entries(entries)
+    say(f"{_total(entries)} in {default_cache_dir()}")
+
+
+@cache.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=0,
+    metavar="DAYS",
+    help="Only what was not used for that long.",
+)
+def clear(names: tuple[str, ...], older_than: float) -> None:
+    """Remove what is kept, and make the folder yours alone.
+
+    NAME is one that `memaudit cache` lists, or its beginning; without any, all are removed. Nothing
+    but what memaudit put there is removed, and no link is followed. The right of others to write
+    into the folder is taken away.
+
+    \b
+    memaudit cache clear
+    memaudit cache clear images/3f2a
+    """
+    from memaudit.cli.console import remark
+    from memaudit.data.cache_folder import clear_cache, default_cache_dir
+
+    removed = clear_cache(names, older_than=older_than)
+    remark(f"Removed {_total(removed)} from {default_cache_dir()}.")
+
+
+def _total(entries: Sequence["CachedSet"]) -> str:
+    size = sum(entry.num_bytes for entry in entries)
+    return f"{counted(len(entries), 'entry', 'entries')}, {size / 1e6:,.1f} MB"
+
+
+def _print_entries(entries: Sequence["CachedSet"]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from memaudit.cli.console import out
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("name", "source", "images"):
+        table.add_column(name, overflow="fold")
+    for name in ("size", "days since last use"):
+        table.add_column(name, justify="right")
+    for entry in entries:
+        shape = "" if entry.shape is None else " x ".join(f"{n:,}" for n in entry.shape)
+        table.add_row(
+            entry.name,
+            entry.source or "of a run that was stopped",
+            shape,
+            f"{entry.num_bytes / 1e6:,.1f} MB",
+            f"{max(0.0, time.time() - entry.used) / 86400:.1f}",
+        )
+    out.print(table)

@@ -1,0 +1,342 @@
+"""The user's cache folder: what in it may be used, what lies in it, and how it is cleared.
+
+Whoever can write a cache can change what an audit finds. So only folders and files count that
+belong to the user and that nobody else can write, from the cache's own folder down to the file.
+They are checked by the descriptors through which they are read, not by their names, and no link is
+followed.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from memaudit.errors import CacheWarning, ConfigError
+from memaudit.files import check_regular
+
+CacheDir = str | Path | Literal[False] | None
+"""The folder of a cache; None means `default_cache_dir`, and False that none is read or written."""
+
+IMAGES = "images"
+"""The folder of decoded images, the only kind that is kept."""
+ABOUT = "about.json"
+PIXELS = "images.npy"
+_ENTRY = re.compile(r"[0-9a-f]{32}")
+_PART = "part-"
+_MAX_ABOUT_BYTES = 1 << 16
+_OTHERS_MAY_WRITE = 0o022
+_YOUNG = 60
+"""Seconds in which a part may not have its lock yet."""
+_ABANDONED = 24 * 3600
+"""Seconds after which a part is taken for abandoned on a disk that has no locks."""
+
+
+class NotPrivateError(Exception):
+    """Something in the cache is not the user's alone; the message says what, and how to mend it."""
+
+
+def cache_root(cache_dir: CacheDir) -> Path | None:
+    """The folder of a cache, or None if there is to be none."""
+    if cache_dir is False:
+        return None
+    return default_cache_dir() if cache_dir is None else Path(cache_dir)
+
+
+def default_cache_dir() -> Path:
+    """$MEMAUDIT_CACHE, or else the system's folder for caches."""
+    if chosen := os.environ.get("MEMAUDIT_CACHE"):
+        return Path(chosen)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base, "memaudit")
+    caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(os.path.expanduser(caches), "memaudit")
+
+
+# ------------------------------------------------------------------------------------------------
+# Only what is the user's alone
+
+
+@contextmanager
+def private_folder(root: Path, *parts: str, create: bool = False) -> Iterator[int]:
+    """The descriptor of a folder in the cache, for which the user alone may write.
+
+    Args:
+        root: the cache's folder.
+        parts: the folders inside, from the outermost.
+        create: whether to make what is missing.
+
+    Raises:
+        NotPrivateError: it, or a folder above it up to `root`, may be written by others, belongs to
+            somebody else, or is a link.
+        OSError: it does not exist, or cannot be made.
+    """
+    if create:
+        root.parent.mkdir(parents=True, exist_ok=True)
+    folder, place = None, root
+    try:
+        for part in (str(root), *parts):
+            place = root if folder is None else place / part
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o700, dir_fd=folder)
+            inner = _open_private(part, place, root, folder, os.O_DIRECTORY)
+            if folder is not None:
+                os.close(folder)
+            folder = inner
+        assert folder is not None
+        yield folder
+    finally:
+        if folder is not None:
+            os.close(folder)
+
+
+def open_private(name: str, folder: int, place: Path, root: Path) -> BinaryIO:
+    """Open a file for reading, in a folder that `private_folder` opened.
+
+    Args:
+        name: the file's name.
+        folder: the folder's descriptor.
+        place: the file's path, for messages.
+        root: the cache's folder, for messages.
+
+    Raises:
+        NotPrivateError: others may write it, it belongs to somebody else, or is a link.
+        OSError: it does not exist, or is not a regular file.
+    """
+    descriptor = _open_private(name, place, root, folder, os.O_NONBLOCK)
+    try:
+        check_regular(os.fstat(descriptor), place)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def _open_private(name: str, place: Path, root: Path, folder: int | None, flags: int) -> int:
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR) or not place.is_symlink():
+            raise
+        is_root = place == root
+        remedy = f"set MEMAUDIT_CACHE to {place.resolve()} itself" if is_root else _clear(root)
+        said = f"{place} is a link, which is not followed there; {remedy}"
+        raise NotPrivateError(said) from error
+    found = os.fstat(descriptor)
+    if found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_MAY_WRITE:
+        return descriptor
+    os.close(descriptor)
+    if found.st_uid != os.geteuid():
+        raise NotPrivateError(
+            f"{place} belongs to another user (number {found.st_uid}); set MEMAUDIT_CACHE to a "
+            "folder of your own"
+        )
+    raise NotPrivateError(
+        f"others may write to {place} (mode {stat.S_IMODE(found.st_mode):o}); {_clear(root)}"
+    )
+
+
+def _clear(root: Path) -> str:
+    chosen = "" if root == default_cache_dir() else f"MEMAUDIT_CACHE={root} "
+    return f"`{chosen}memaudit cache clear` empties the cache and makes it yours alone"
+
+
+def warn_unused(source: str, reason: Exception | str) -> None:
+    """Tell that the cache is not used for a source, and why; a process tells each error once."""
+    if isinstance(reason, OSError):
+        place = f"{reason.filename}: " if reason.filename else ""
+        reason = OSError(f"{place}{reason.strerror or reason}")
+    said = f"The cache is not used for {source}: {reason}."
+    if isinstance(reason, Exception) and said in _told:
+        return
+    _told.add(said)
+    warnings.warn(said, CacheWarning, stacklevel=2)
+
+
+_told: set[str] = set()
+
+
+# ------------------------------------------------------------------------------------------------
+# New entries
+
+
+@contextmanager
+def new_part(folder: Path) -> Iterator[Path]:
+    """A new folder inside `folder` to fill and rename; it is removed if it still has its name."""
+    _remove_abandoned_parts(folder)
+    part = Path(tempfile.mkdtemp(dir=folder, prefix=_PART))
+    descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(descriptor)
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned_parts(folder: Path) -> None:
+    """Remove what killed processes left; a part that a process still fills is locked by it."""
+    for part in folder.glob(f"{_PART}*"):
+        with suppress(OSError):
+            _remove_abandoned(part)
+
+
+def _remove_abandoned(part: Path) -> None:
+    descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        age = time.time() - found.st_mtime
+        is_free = _lock(descriptor)
+        if is_free is False or age < (_ABANDONED if is_free is None else _YOUNG):
+            return
+        if found.st_uid == os.geteuid():
+            shutil.rmtree(part, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the lock of a folder could be taken at once; None if the disk has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+# ------------------------------------------------------------------------------------------------
+# What lies in the cache
+
+
+@dataclass(frozen=True)
+class CachedSet:
+    """One entry: the decoded images of one source at one resolution, or a part of a killed run."""
+
+    name: str
+    """Its name in the cache, `images/…`."""
+    source: str | None
+    """The path of the source; None for a part, or an entry that cannot be read."""
+    shape: tuple[int, ...] | None
+    """[N, C, H, W], or None likewise."""
+    num_bytes: int
+    """Bytes of its files."""
+    stored: float
+    """When it was made, in seconds since 1970."""
+    used: float
+    """When it was last used, in seconds since 1970."""
+
+
+def list_cache(cache_dir: CacheDir = None) -> list[CachedSet]:
+    """The entries of a cache, the last used first; empty if there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    root = cache_root(cache_dir)
+    folder = None if root is None else root / IMAGES
+    if folder is None or not folder.is_dir():
+        return []
+    entries = [_describe(path) for path in folder.iterdir() if _is_entry(path)]
+    return sorted(entries, key=lambda entry: -entry.used)
+
+
+def clear_cache(
+    names: Sequence[str] = (), *, older_than: float = 0.0, cache_dir: CacheDir = None
+) -> list[CachedSet]:
+    """Remove entries of a cache, and the right of others to write to it.
+
+    Only what memaudit makes there is removed. Links are removed and not followed.
+
+    Args:
+        names: those of `list_cache`, or their beginnings; none means all.
+        older_than: days; only entries that were not used for that long.
+        cache_dir: the cache's folder.
+
+    Returns:
+        The entries that were removed.
+
+    Raises:
+        ConfigError: a name that no entry has, or that two have; a cache of somebody else.
+        OSError: an entry cannot be removed.
+    """
+    root = cache_root(cache_dir)
+    if root is None or not root.exists():
+        return []
+    for place in (root, root / IMAGES):
+        found = place.lstat() if os.path.lexists(place) else None
+        if found is not None and (stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid()):
+            kind = "a link" if stat.S_ISLNK(found.st_mode) else "somebody else's"
+            raise ConfigError(f"{place} is {kind}; nothing was removed. Remove it by hand.")
+        if found is not None:
+            os.chmod(place, stat.S_IMODE(found.st_mode) & ~_OTHERS_MAY_WRITE)
+    entries = list_cache(root)
+    chosen = [_named(name, entries) for name in names] or entries
+    latest = time.time() - older_than * 24 * 3600
+    removed = [entry for entry in chosen if entry.used <= latest]
+    for entry in removed:
+        path = root / entry.name
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    return removed
+
+
+def _named(name: str, entries: Sequence[CachedSet]) -> CachedSet:
+    found = [entry for entry in entries if entry.name.startswith(name)]
+    if len(found) != 1:
+        what = "Nothing" if not found else f"{len(found)} entries"
+        raise ConfigError(
+            f"{what} in the cache has the name {name}, or begins with it; nothing was removed. "
+            "`memaudit cache` lists the names."
+        )
+    return found[0]
+
+
+def _is_entry(path: Path) -> bool:
+    """Whether a path has the name and the content of what `CacheEntry` makes."""
+    if not _ENTRY.fullmatch(path.name) and not path.name.startswith(_PART):
+        return False
+    if path.is_symlink():
+        return True
+    return path.is_dir() and {file.name for file in path.iterdir()} <= {ABOUT, PIXELS}
+
+
+def _describe(path: Path) -> CachedSet:
+    about: dict[str, Any] = {}
+    with suppress(OSError, ValueError, RecursionError):
+        file = os.open(path / ABOUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(file, "rb") as opened:
+            check_regular(os.fstat(file), path)
+            about = json.loads(opened.read(_MAX_ABOUT_BYTES))
+    source, shape = (about.get("source"), about.get("shape")) if isinstance(about, dict) else (0, 0)
+    stats = [] if path.is_symlink() else [file.lstat() for file in path.iterdir()]
+    stats = stats or [path.lstat()]
+    return CachedSet(
+        name=f"{IMAGES}/{path.name}",
+        source=source if isinstance(source, str) else None,
+        shape=_as_shape(shape),
+        num_bytes=sum(found.st_size for found in stats if stat.S_ISREG(found.st_mode)),
+        stored=min(found.st_mtime for found in stats),
+        used=max(found.st_mtime for found in stats),
+    )
+
+
+def _as_shape(value: Any) -> tuple[int, ...] | None:
+    is_shape = isinstance(value, list) and len(value) == 4 and all(type(n) is int for n in value)
+    return tuple(value) if is_shape else None
