@@ -87,7 +87,7 @@ FLOORS = (
     {"report"},
     {"scanned"},
     {"choices", "verdict"},
-    {"sampling", "diagnostics"},
+    {"augmentation", "sampling", "diagnostics"},
     {"config", "denoising", "environment", "kept_images", "scan_state", "source"},
     {"regeneration", "unchosen_seeds"},
     {"memorization"},

@@ -3,6 +3,7 @@
 A reader who was not there must be able to tell a plain audit from one that was set up to pass.
 """
 
+from memaudit.audit.augmentation import augmentation_of
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.source import Source
@@ -24,7 +25,7 @@ def choices_of(
         data: the training images.
         given: the images that were judged, where they were given.
     """
-    found = [*_of_rule(config), *_of_search(config), *_of_data(source, data)]
+    found = [*_of_rule(config), *_of_search(config, source), *_of_data(source, data)]
     if given is None:
         found += _of_sampling(config)
     elif given.indices is not None:
@@ -49,12 +50,15 @@ def _of_rule(config: ScanConfig) -> list[str]:
     return found
 
 
-def _of_search(config: ScanConfig) -> list[str]:
+def _of_search(config: ScanConfig, source: Source) -> list[str]:
     found = []
     if config.index.features is not None:
         found.append(f"features of {config.index.features} compared, not pixels")
     if config.index.flips:
-        found.append("mirror images searched as well")
+        model = source.model
+        says = model is not None and augmentation_of(model.config, model.provenance).mirrored
+        why = ", since the model was trained on them" if says else ""
+        found.append(f"mirror images searched as well{why}")
     return found
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from memaudit.audit.augmentation import search_what_was_trained_on
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Setting
 from memaudit.audit.diagnostics.registry import check_diagnostics
@@ -99,6 +100,8 @@ def forecast_scan(
     for images in (data, holdout):
         if images is not None:
             check_comparable(source, images)
+    if isinstance(source, Checkpoint):
+        config = search_what_was_trained_on(config, source)
     model = source.network if isinstance(source, Checkpoint) else None
     check_diagnostics(
         Setting(config=config, data=data, holdout=holdout, model=model, open_index=_no_index)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from memaudit.audit.augmentation import augmentation_warnings, search_what_was_trained_on
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.denoising.loss_test import check_denoising
@@ -133,6 +134,8 @@ def scan(
             check_comparable(source, given)
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
+    if isinstance(source, Checkpoint) and index is None:
+        config = search_what_was_trained_on(config, source)
     if config.nonce is not None:
         config = _with_seeds_of_nonce(config, source, data)
     clock = Clock()
@@ -253,7 +256,10 @@ def scan(
         conformal=conformal,
     )
     diagnostics = run_diagnostics(context, on_done=clock.lap)
-    described = describe_source(source, data, warnings=denoising.warnings if denoising else ())
+    warnings = denoising.warnings if denoising else ()
+    if isinstance(source, Checkpoint):
+        warnings += augmentation_warnings(source, flips=index.flips)
+    described = describe_source(source, data, warnings=warnings)
     conclusion = conclude(
         findings,
         controls=controls,

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.audit.memorization.rule import Rule
-from memaudit.cli.options import choose_device, config_options, device_option, from_options
+from memaudit.cli.options import (
+    choose_device,
+    choose_pictures,
+    config_options,
+    device_option,
+    from_options,
+    pictures_options,
+)
 from memaudit.wording import counted, some
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ SHOWN_GROUPS = 10
     metavar="DIR",
     help="Write a page to look at, duplicates.html, and duplicates.csv there.",
 )
+@pictures_options
 @click.option(
     "--write",
     "kept",
@@ -41,6 +49,8 @@ def duplicates(
     flips: bool,
     device: str,
     out: Path | None,
+    no_images: bool,
+    blur: bool,
     kept: Path | None,
     as_json: bool,
     **options: Any,
@@ -62,6 +72,7 @@ def duplicates(
     from memaudit.data.writers import check_writable
 
     duplicate_rms = from_options(Rule, options).duplicate_rms
+    pictures = choose_pictures(no_images, blur)
     if out is not None:
         check_writable(out, {"": "a folder"})
     if kept is not None:
@@ -73,7 +84,7 @@ def duplicates(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress
         )
         if out is not None:
-            page = write_duplicates(found, images, out)
+            page = write_duplicates(found, images, out, pictures=pictures)
         if kept is not None:
             left_out = [
                 {"name": images.names[i], "duplicate_of": images.names[group.indices[0]]}

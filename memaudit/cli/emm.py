@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit import wording
-from memaudit.cli.options import choose_device, config_options, device_option, from_options
+from memaudit.cli.options import (
+    choose_device,
+    choose_pictures,
+    config_options,
+    device_option,
+    from_options,
+    pictures_options,
+)
 from memaudit.cli.wording import interval, percent
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
 @config_options(SizeRange)
 @config_options(EMMConfig)
 @config_options(RunConfig)
+@pictures_options
 @click.option("--dry-run", is_flag=True, help="Say what the search will cost, and stop.")
 @click.option(
     "--from-results",
@@ -69,6 +77,8 @@ def emm(
     results: tuple[Path, ...],
     out: Path | None,
     device: str,
+    no_images: bool,
+    blur: bool,
     **options: Any,
 ) -> None:
     """Measure how many training images a setup memorizes.
@@ -112,7 +122,12 @@ def emm(
                 "The runs need a folder: give --out, or --dry-run for the cost alone."
             )
         training = change_config(PRESETS[preset], changes)
-        runs = from_options(RunConfig, options, device=choose_device(device))
+        runs = from_options(
+            RunConfig,
+            options,
+            device=choose_device(device),
+            pictures=choose_pictures(no_images, blur),
+        )
         with progress_bars() as progress:
             images = open_images(data_path, resolution=resolution, progress=progress)
         num_classes = max(images.num_classes, 1) if emm_config.balanced else 1

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import click
 
+from memaudit.audit.report.pictures import Pictures
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
@@ -302,6 +303,28 @@ def sampler_options(command: Command) -> Command:
         metavar="CLASS",
         help="Generate one class only.  [default: drawn from each seed]",
     )(command)
+
+
+def pictures_options(command: Command) -> Command:
+    """`--no-images` and `--blur`: what a page shows; `choose_pictures` says which."""
+    none = click.option(
+        "--no-images",
+        is_flag=True,
+        help="Leave training and generated images out of the page; numbers, charts and names stay.",
+    )
+    blurred = click.option(
+        "--blur",
+        is_flag=True,
+        help="Show only the mean colors of at most 4 by 4 areas of each image.",
+    )
+    return none(blurred(command))
+
+
+def choose_pictures(no_images: bool, blur: bool) -> Pictures:
+    """What a page shows by `--no-images` and `--blur`, of which only one may be given."""
+    if no_images and blur:
+        raise ConfigError("--no-images and --blur both say what the page shows; give one.")
+    return "none" if no_images else "blurred" if blur else "full"
 
 
 def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit import wording
-from memaudit.cli.options import choose_device, config_options, device_option, from_options
+from memaudit.cli.options import (
+    choose_device,
+    choose_pictures,
+    config_options,
+    device_option,
+    from_options,
+    pictures_options,
+)
 from memaudit.cli.wording import percent
 from memaudit.errors import ConfigError
 from memaudit.experiments.config import RunConfig
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
     help="Vary the same factor at the size of a laptop, which is not the paper's setting.",
 )
 @config_options(RunConfig)
+@pictures_options
 @click.option("--dry-run", is_flag=True, help="Say what the trainings will cost, and stop.")
 @click.option(
     "--out",
@@ -70,6 +78,8 @@ def reproduce(
     out: Path | None,
     report: Path | None,
     device: str,
+    no_images: bool,
+    blur: bool,
     **options: Any,
 ) -> None:
     """Train what the paper trained, and compare the ratios with the published ones.
@@ -105,7 +115,12 @@ def reproduce(
         remark(f"Page: {write_results_page(report)}")
         return
     selection = from_options(PointSelection, options)
-    config = from_options(RunConfig, options, device=choose_device(device))
+    config = from_options(
+        RunConfig,
+        options,
+        device=choose_device(device),
+        pictures=choose_pictures(no_images, blur),
+    )
     if name is None:
         whole = PointSelection(replicates=selection.replicates, rule=selection.rule)
         recipes = [r.for_laptop() if is_laptop else r for r in RECIPES]

@@ -12,16 +12,19 @@ import click
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
+from memaudit.audit.report.pictures import Pictures
 from memaudit.cli.options import (
     SeedList,
     SourcePath,
     arch_option,
     choose_device,
+    choose_pictures,
     choose_seeds,
     config_options,
     data_options,
     device_option,
     from_options,
+    pictures_options,
 )
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
@@ -83,6 +86,7 @@ FOR_MODELS = (
     help="Write report.html, report.json, matches.csv and leaks.csv into DIR.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a report that is already in DIR.")
+@pictures_options
 @click.option(
     "--fresh",
     is_flag=True,
@@ -117,6 +121,8 @@ def scan(
     arch: str | None,
     out: Path | None,
     overwrite: bool,
+    no_images: bool,
+    blur: bool,
     fresh: bool,
     junit: Path | None,
     summary: Path | None,
@@ -160,6 +166,7 @@ def scan(
     if seeds is not None and options["nonce"] is not None:
         raise ConfigError("--nonce draws the seeds, but --seeds gives them; leave one of them out.")
     config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
+    pictures = choose_pictures(no_images, blur)
     if dry_run:
         out = junit = summary = None
     _check_summary_files(junit, summary)
@@ -207,10 +214,10 @@ def scan(
             progress=progress,
             tell=remark,
         )
-        page = None if out is None else write_report(result, out)
+        page = None if out is None else write_report(result, out, pictures=pictures)
     kept = 0 if out is None else state_size(out)
     _write_summaries(result, junit=junit, summary=summary)
-    _show(result, page, as_json=as_json)
+    _show(result, page, pictures, as_json=as_json)
     if kept:
         remark(
             f"The {len(result.keys):,} images are kept beside it ({kept / 1e6:,.1f} MB): the same "
@@ -236,7 +243,7 @@ def _configs(
     return config, selection
 
 
-def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
+def _show(result: "ScanResult", page: Path | None, pictures: Pictures, *, as_json: bool) -> None:
     """Print what the scan found: tables or JSON on stdout, warnings and the page on stderr."""
     from memaudit.audit.report.schema import make_report, plain
     from memaudit.cli.console import print_json, remark
@@ -245,7 +252,7 @@ def _show(result: "ScanResult", page: Path | None, *, as_json: bool) -> None:
     for warning in result.source.warnings:
         remark(f"Warning: {warning}")
     if as_json:
-        print_json(plain(make_report(result)))
+        print_json(plain(make_report(result, pictures=pictures)))
     else:
         render(result)
     if page is not None:

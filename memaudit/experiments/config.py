@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from memaudit.audit.report.pictures import Pictures
 from memaudit.options import Option, check_options
 
 
@@ -26,6 +27,8 @@ class RunConfig:
     ] = 1
     device: str = "cpu"
     """`cpu` or `cuda`; if there are more processes than GPUs, they share them."""
+    pictures: Pictures = "full"
+    """What the pages of the scans show of training and generated images."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -22,6 +22,7 @@ import torch
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import REPORT, check_output_folder, write_report
+from memaudit.audit.report.pictures import shows_no_more
 from memaudit.audit.report.schema import read_report
 from memaudit.audit.scan import scan
 from memaudit.audit.statistics.intervals import Proportion
@@ -147,7 +148,7 @@ def train_to_end(
 def _scan_snapshot(
     plan: RunPlan, snapshot: Snapshot, config: RunConfig, progress: Progress
 ) -> _Scan:
-    """Scan a snapshot, or read its report if it was scanned with as many images."""
+    """Scan a snapshot, or read its report if that has as many images and shows no more of them."""
     folder = plan.out / f"scan-{snapshot.images_seen:010d}"
     seeds = range(config.num_samples)
     if (folder / REPORT).is_file():
@@ -155,7 +156,8 @@ def _scan_snapshot(
         with snapshot.path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         sampled = None if report.sampling is None else report.sampling.seeds
-        if report.source.sha256 == sha256 and sampled == ranges(seeds):
+        same = report.source.sha256 == sha256 and sampled == ranges(seeds)
+        if same and shows_no_more(report.pictures, config.pictures):
             return _Scan(read_snapshot(folder, snapshot.images_seen), report.timings.total)
     check_output_folder(folder, overwrite=True)
     result = scan(
@@ -170,7 +172,7 @@ def _scan_snapshot(
         overwrite=True,
         progress=progress,
     )
-    write_report(result, folder)
+    write_report(result, folder, pictures=config.pictures)
     scanned = make_snapshot(snapshot.images_seen, result.matches.memorized_paper)
     return _Scan(scanned, result.timings.total)
 

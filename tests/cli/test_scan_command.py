@@ -262,7 +262,7 @@ def test_the_status_is_the_verdict_even_where_nobody_reads_the_tables(make_npz: 
 def test_a_full_disk_is_told_in_the_junit_file_too(
     run: Run, make_npz: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def full(*args: object) -> None:
+    def full(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("memaudit.audit.report.folder.write_report", full)
@@ -334,3 +334,25 @@ def test_a_device_is_no_file_for_ci(run: Run, make_npz: Callable[..., Path]):
     result = run("scan", data, "--data", data, "--summary", "/dev/null")
     assert result.exit_code == 2
     assert "/dev/null cannot be written: it is a device, not a regular file." in result.stderr
+
+
+@pytest.mark.parametrize(("option", "pictures"), [("--no-images", "none"), ("--blur", "blurred")])
+def test_a_page_for_others_can_be_written_without_pictures(
+    run: Run, make_npz: Callable, tmp_path: Path, option: str, pictures: str
+):
+    images = make_npz(20)
+    result = run("scan", images, "--data", images, "--out", tmp_path / "a", option, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["pictures"] == pictures
+    assert json.loads((tmp_path / "a" / "report.json").read_text())["pictures"] == pictures
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert ("<img" in page) == (pictures == "blurred")
+    assert run("verify", tmp_path / "a", "--data", images).exit_code == 0
+    assert run("dataset", "duplicates", images, "--out", tmp_path / "b", option).exit_code == 0
+    assert "on request" in (tmp_path / "b" / "duplicates.html").read_text()
+
+
+def test_one_of_the_two_says_what_a_page_shows(run: Run, make_npz: Callable):
+    images = make_npz(20)
+    result = run("scan", images, "--data", images, "--blur", "--no-images")
+    assert result.exit_code == 2 and "give one" in result.stderr

@@ -11,6 +11,7 @@ import memaudit
 from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
 from memaudit.audit.neighbors.units import rms_gray_levels
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
+from memaudit.audit.report.pictures import Pictures
 from memaudit.data.images import ImageSet
 from memaudit.escapes import csv_text
 from memaudit.files import atomic_write
@@ -35,7 +36,7 @@ class ShownImage:
     """Whether it equals an earlier one."""
     rms: float
     """Distance to the first image of the group, in RMS gray levels."""
-    picture: Picture
+    picture: Picture | None
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,16 @@ class ShownGroup:
     images: tuple[ShownImage, ...]
 
 
-def write_duplicates(found: Duplicates, images: ImageSet, folder: str | Path) -> Path:
+def write_duplicates(
+    found: Duplicates, images: ImageSet, folder: str | Path, *, pictures: Pictures = "full"
+) -> Path:
     """Write the page and the table.
 
     Args:
         found: the result of `find_duplicates(images)`.
         images: the images that were searched.
         folder: where to write; created if necessary.
+        pictures: what the page shows of the images; as in `write_report`.
 
     Returns:
         Path of duplicates.html.
@@ -64,7 +68,7 @@ def write_duplicates(found: Duplicates, images: ImageSet, folder: str | Path) ->
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (
         (TABLE, duplicates_csv(found, images)),
-        (PAGE, duplicates_page(found, images)),
+        (PAGE, duplicates_page(found, images, pictures)),
     ):
         with atomic_write(folder / name) as file:
             # Names may hold bytes that are not text (surrogates); they are written as escapes.
@@ -88,16 +92,17 @@ def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
     )
 
 
-def duplicates_page(found: Duplicates, images: ImageSet) -> str:
+def duplicates_page(found: Duplicates, images: ImageSet, pictures: Pictures = "full") -> str:
     """Render duplicates.html."""
     shown = largest_groups(found)[:SHOWN_GROUPS]
     return render_template(
         "duplicates.html.j2",
         found=found,
         data=images,
-        groups=[_shown(number, group, images) for number, group in shown],
+        groups=[_shown(number, group, images, pictures) for number, group in shown],
         num_kept=len(found.kept),
-        reduced=max(images.image_shape[1:]) > LARGEST_PICTURE,
+        shown=pictures,
+        reduced=pictures == "full" and max(images.image_shape[1:]) > LARGEST_PICTURE,
         version=memaudit.__version__,
     )
 
@@ -114,7 +119,7 @@ def _members(group: DuplicateGroup) -> Iterator[tuple[int, int, bool]]:
     return zip(group.indices, group.squared_distance, group.is_copy, strict=True)
 
 
-def _shown(number: int, group: DuplicateGroup, images: ImageSet) -> ShownGroup:
+def _shown(number: int, group: DuplicateGroup, images: ImageSet, pictures: Pictures) -> ShownGroup:
     members = list(_members(group))[:SHOWN_IMAGES]
     return ShownGroup(
         number=number,
@@ -127,7 +132,7 @@ def _shown(number: int, group: DuplicateGroup, images: ImageSet) -> ShownGroup:
                 is_first=i == group.indices[0],
                 is_copy=is_copy,
                 rms=rms_gray_levels(S, images.image_shape),
-                picture=embed(images.images[i], f"Image {i}, {short(images.names[i])}"),
+                picture=embed(images.images[i], f"Image {i}, {short(images.names[i])}", pictures),
             )
             for i, S, is_copy in members
         ),

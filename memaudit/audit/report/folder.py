@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from memaudit.audit.report.page import render_page
+from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import FileHash, encode, make_report, read_report
 from memaudit.audit.report.tables import MatchTable, leaks_csv, matches_csv
 from memaudit.audit.scan_state import (
@@ -149,7 +150,7 @@ def reports_in(path: Path) -> list[Path]:
     return found
 
 
-def write_report(result: Scanned, folder: str | Path) -> Path:
+def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "full") -> Path:
     """Write the four files of a report, replacing those of an earlier one.
 
     The images of a gated scan that ended INCONCLUSIVE stay beside it, so that it can continue.
@@ -157,6 +158,8 @@ def write_report(result: Scanned, folder: str | Path) -> Path:
     Args:
         result: what a scan found.
         folder: created if need be.
+        pictures: what the page shows of training and generated images: `full`; `blurred`, mean
+            colors of at most 4 by 4 areas; or `none`.
 
     Returns:
         Path of report.html.
@@ -165,7 +168,8 @@ def write_report(result: Scanned, folder: str | Path) -> Path:
     table = MatchTable(result.keys, result.class_index, result.matches, result.conformal)
     leaks = leaks_csv(result.leaks, result.keys, result.space, result.duplicates)
     files = {MATCHES: encoded(matches_csv(table)), LEAKS: encoded(leaks)}
-    report = replace(make_report(result), files=_hashes(files))
+    report = make_report(result, pictures=pictures)
+    report = replace(report, files=_hashes(files))
     files[PAGE] = render_page(result, report).encode()
     report = replace(report, files=_hashes(files))
 

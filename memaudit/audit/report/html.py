@@ -1,14 +1,15 @@
 """What all pages have in common: HTML from templates/, and pictures inside it."""
 
 import base64
-import io
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from memaudit.data.writers import to_picture
+from memaudit.audit.report.pictures import Pictures
+from memaudit.data.writers import png, to_picture
 from memaudit.wording import exponential, percent, printable, short
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 LARGEST_PICTURE = 64
 """Pixels of the longer edge; pictures of larger images are averaged down."""
+BLURRED = 4
+"""Areas along an edge of a blurred picture, and at least so many pixels along one of an area."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,28 @@ class Picture:
     height: int
 
 
-def embed(pixels: np.ndarray, alt: str) -> Picture:
-    """A picture of uint8 [C, H, W] for a page, with the words for those who cannot see it."""
+def embed(pixels: np.ndarray, alt: str, pictures: Pictures = "full") -> Picture | None:
+    """A picture for a page, with the words for those who cannot see it.
+
+    Args:
+        pixels: uint8 [C, H, W].
+        alt: the words.
+        pictures: `blurred` embeds the mean colors of at most 4 by 4 areas and nothing else of the
+            image, `none` embeds nothing.
+
+    Returns:
+        The picture, or None for `none`.
+    """
+    if pictures == "none":
+        return None
     picture = to_picture(pixels)
-    picture = picture.reduce(max(1, math.ceil(max(picture.size) / LARGEST_PICTURE)))
-    png = io.BytesIO()
-    picture.save(png, format="png")
-    uri = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return Picture(uri=uri, alt=alt, width=picture.width, height=picture.height)
+    shown = picture.reduce(max(1, math.ceil(max(picture.size) / LARGEST_PICTURE)))
+    if pictures == "blurred":
+        width, height = (max(1, min(BLURRED, size // BLURRED)) for size in picture.size)
+        areas = picture.resize((width, height), Image.Resampling.BOX)
+        shown = areas.resize(shown.size, Image.Resampling.NEAREST)
+    uri = f"data:image/png;base64,{base64.b64encode(png(shown)).decode()}"
+    return Picture(uri=uri, alt=alt, width=shown.width, height=shown.height)
 
 
 def unbroken(text: str) -> "Markup":

@@ -23,6 +23,7 @@ from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram
 from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
 from memaudit.audit.report.pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
+from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import Report, plain
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import OPTIMUM
@@ -74,8 +75,9 @@ def render_page(result: Scanned, report: Report) -> str:
 
     Args:
         result: a scan's result, for the images and pairs.
-        report: the report that the page belongs to, for the numbers.
+        report: the report that the page belongs to, for the numbers and for what is to be shown.
     """
+    shown = report.pictures
     decision = result.decision
     shares, shares_end = share_rows(result)
     closest, edge = rows_to_show(result.matches)
@@ -108,25 +110,26 @@ def render_page(result: Scanned, report: Report) -> str:
         left_out=result.left_out,
         decision=decision,
         headline=result.ratios.copies,
-        sections=sections(result, has_edge=len(edge) > 0),
+        sections=sections(result, has_edge=len(edge) > 0, shown=shown),
         by_seed=by_seed,
         generator="model" if by_seed else "generator",
         finished=datetime.fromisoformat(result.environment.finished),
         fixed_size=decision and fixed_sample_size(decision.limit, decision.confidence),
-        closest=[pair(result, row) for row in closest],
-        edge=[pair(result, row) for row in edge],
+        closest=[pair(result, row, shown) for row in closest],
+        edge=[pair(result, row, shown) for row in edge],
         amplified=AMPLIFIED,
         no_second=int((result.matches.nn2_distinct < 0).sum()),
         radii=result.matches.neighbors.radii,
         bins=bins,
         ticks=count_ticks(bins),
-        leaks=[leak_row(result, leak) for leak in result.leaks[:SHOWN_LEAKS]],
+        leaks=[leak_row(result, leak, shown) for leak in result.leaks[:SHOWN_LEAKS]],
         regenerate=sample_command(result, "SEED"),
         timings=[(step.step, duration(step.seconds)) for step in result.timings.steps]
         + [("total", duration(result.timings.total))],
         file_hashes=[(file.name, file.sha256) for file in report.files],
         packages=[(each.name, each.version) for each in result.environment.packages],
-        reduced=max(result.data.image_shape[1:]) > LARGEST_PICTURE,
+        shown=shown,
+        reduced=shown == "full" and max(result.data.image_shape[1:]) > LARGEST_PICTURE,
     )
 
 
@@ -147,42 +150,44 @@ def render_notebook(result: Scanned, num_pairs: int = 4) -> str:
     )
 
 
-def sections(result: Scanned, *, has_edge: bool) -> list[Section]:
+def sections(result: Scanned, *, has_edge: bool, shown: Pictures = "full") -> list[Section]:
     """The sections that have something to show, in order."""
     blocks: dict[str, list[Block]] = {}
     for _, diagnostic, found in result.diagnostics.results():
-        shown = diagnostic.section(found, result.page_context)
-        blocks.setdefault(diagnostic.title, []).extend(shown)
+        section = diagnostic.section(found, result.page_context)
+        blocks.setdefault(diagnostic.title, []).extend(section)
     has_template = {
         "verdict": result.decision is not None,
         "denoising": result.denoising is not None,
         "edge": has_edge,
     }
     listed = [
-        Section(id, title, id, _rendered(blocks.pop(title, ())))
+        Section(id, title, id, _rendered(blocks.pop(title, ()), shown))
         for id, title in BEFORE_DIAGNOSTICS
         if has_template.get(id, True)
     ]
     last = [Section(id, title, id, ()) for id, title in AFTER_DIAGNOSTICS]
     others = [
-        Section(title.lower().replace(" ", "-"), title, None, _rendered(shown))
-        for title, shown in blocks.items()
-        if shown
+        Section(title.lower().replace(" ", "-"), title, None, _rendered(section, shown))
+        for title, section in blocks.items()
+        if section
     ]
     return [*listed, *others, *last]
 
 
-def _rendered(blocks: Iterable[Block]) -> tuple[RenderedBlock, ...]:
-    return tuple(map(_render, join_tables(list(blocks))))
+def _rendered(blocks: Iterable[Block], shown: Pictures) -> tuple[RenderedBlock, ...]:
+    return tuple(_render(block, shown) for block in join_tables(list(blocks)))
 
 
-def _render(block: Block) -> RenderedBlock:
+def _render(block: Block, shown: Pictures) -> RenderedBlock:
     """Prepare a block for its template: draw charts and embed pictures."""
     match block:
         case LineChart():
             return RenderedBlock("chart", draw_line_chart(block))
         case Gallery():
-            pictures = [(embed(each.image, each.alt), each.caption) for each in block.pictures]
+            pictures = [
+                (embed(each.image, each.alt, shown), each.caption) for each in block.pictures
+            ]
             return RenderedBlock("gallery", pictures)
         case Table():
             return RenderedBlock("table", block)

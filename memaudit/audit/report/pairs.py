@@ -7,6 +7,7 @@ import numpy as np
 from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.html import Picture, embed
+from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.scanned import Scanned
 from memaudit.wording import short
 
@@ -37,8 +38,8 @@ class Pair:
     """Name of the nearest training image that is not its duplicate, or None if all are."""
     nearest_distance: str
     second_distance: str | None
-    pictures: dict[str, Picture]
-    """Pictures by heading, in the order shown."""
+    pictures: dict[str, Picture | None]
+    """Pictures by heading, in the order shown; None where pages show none."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LeakRow:
     leak: Leak
     distance: str
     """Distance to its closest copy, with digits for display."""
-    pictures: tuple[Picture, Picture]
+    pictures: tuple[Picture | None, Picture | None]
     keys: tuple[int | str, ...]
     """Seeds or names of its closest copies, at most SHOWN_KEYS."""
     duplicates: tuple[str, ...]
@@ -65,7 +66,7 @@ def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     return order[:CLOSEST_PAIRS], order[first : num_copies + EDGE_PAIRS]
 
 
-def pair(result: Scanned, row: int) -> Pair:
+def pair(result: Scanned, row: int, shown: Pictures = "full") -> Pair:
     """Make the pair of one row of the matches, with its pictures."""
     matches, data = result.matches, result.data
     nn1, nn2 = int(matches.nn1[row]), int(matches.nn2_distinct[row])
@@ -74,15 +75,16 @@ def pair(result: Scanned, row: int) -> Pair:
     nearest = data.names[nn1]
     second = data.names[nn2] if nn2 >= 0 else None
     pictures = {
-        "Generated": embed(x, f"Generated image {short(result.keys[row])}"),
-        "Nearest": embed(y, f"Nearest training image {short(nearest)}"),
+        "Generated": embed(x, f"Generated image {short(result.keys[row])}", shown),
+        "Nearest": embed(y, f"Nearest training image {short(nearest)}", shown),
     }
     if second is not None:
         alt = f"Second nearest training image {short(second)}"
-        pictures["Second"] = embed(data.images[nn2], alt)
+        pictures["Second"] = embed(data.images[nn2], alt, shown)
     pictures[f"Difference ×{AMPLIFIED}"] = embed(
         difference.clip(0, 255).astype(np.uint8),
         f"Difference between generated and nearest, times {AMPLIFIED}",
+        shown,
     )
     return Pair(
         key=result.keys[row],
@@ -99,7 +101,7 @@ def pair(result: Scanned, row: int) -> Pair:
     )
 
 
-def leak_row(result: Scanned, leak: Leak) -> LeakRow:
+def leak_row(result: Scanned, leak: Leak, shown: Pictures = "full") -> LeakRow:
     """Make the row of a leaking training image, with its pictures."""
     names = result.data.names
     keys = tuple(result.keys[row] for row in leak.rows[:SHOWN_KEYS])
@@ -107,8 +109,8 @@ def leak_row(result: Scanned, leak: Leak) -> LeakRow:
         leak=leak,
         distance=distance_text(result.space, leak.squared_distance),
         pictures=(
-            embed(result.data.images[leak.index], f"Training image {short(leak.name)}"),
-            embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}"),
+            embed(result.data.images[leak.index], f"Training image {short(leak.name)}", shown),
+            embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}", shown),
         ),
         keys=keys,
         duplicates=tuple(names[i] for i in result.duplicates.get(leak.index, ())[:SHOWN_KEYS]),

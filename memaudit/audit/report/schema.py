@@ -24,6 +24,7 @@ from memaudit.audit.memorization.findings import Ratios
 from memaudit.audit.memorization.sensitivity import Sensitivity
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
+from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.gate import Decision
@@ -152,11 +153,13 @@ class Report:
     """Findings that fail the gate besides the count of copies."""
     timings: Timings
     environment: Environment
+    pictures: Pictures
+    """What the page shows of training and generated images."""
     files: tuple[FileHash, ...] = ()
     """The other files of the folder."""
 
 
-def make_report(result: Scanned) -> Report:
+def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
     """The report of a scan, without the hashes of files that are not written yet."""
     config, data, findings = result.config, result.data, result.findings
     sampling = None
@@ -209,6 +212,7 @@ def make_report(result: Scanned) -> Report:
         fail_on=config.fail_on,
         timings=result.timings,
         environment=result.environment,
+        pictures=pictures,
     )
 
 
