@@ -233,7 +233,7 @@ def open_source(
 def holds_images(path: Path) -> bool:
     """Whether `path` is a folder or file of images rather than a checkpoint."""
     if path.is_dir():
-        return not (path / "model_index.json").is_file() and not (path / "config.json").is_file()
+        return not any((path / name).exists() for name in ("model_index.json", "config.json"))
     if not path.is_file() or _is_torch_zip(path):
         return False
     return any(reader.may_be_generated and reader.recognizes(path) for reader in READERS)

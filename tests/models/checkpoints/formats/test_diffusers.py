@@ -1,11 +1,13 @@
 """A diffusers folder denoises as diffusers' own schedulers say it does."""
 
 import json
+import os
 import sys
 
 import pytest
 import torch
 
+from memaudit.audit.source import holds_images
 from memaudit.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from memaudit.models.checkpoints import convert_checkpoint, inspect_checkpoint, open_checkpoint
 from memaudit.models.denoiser import Denoiser
@@ -180,4 +182,40 @@ def test_without_the_extra_the_message_says_what_to_install(tmp_path, monkeypatc
     (tmp_path / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04}.")
     with pytest.raises(ConfigError, match=r"memaudit-diffusion\[diffusers\]"):
+        open_checkpoint(tmp_path)
+
+
+SPECIAL = {
+    "a named pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": lambda path: path.mkdir(),
+    "1,500,006 bytes; at most 1,048,576": lambda path: path.write_text("[]," * 500_002),
+    "not valid JSON": lambda path: path.write_text("[" * 500_000),
+    "nests deeper than 16": lambda path: path.write_text(f'{{"a":{"[" * 20}{"]" * 20}}}'),
+    "not a JSON object": lambda path: path.write_text("[1]"),
+    "not valid JSON: .*utf-8": lambda path: path.write_bytes(b'{"a": "\xff"}'),
+    "not valid JSON: Exceeds": lambda path: path.write_text(f'{{"a": {"1" * 5000}}}'),
+}
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("name", ["config.json", "scheduler_config.json"])
+def test_a_configuration_is_a_small_regular_file(tmp_path, name, special):
+    (tmp_path / "config.json").write_text(json.dumps(UNET))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    (tmp_path / name).unlink()
+    SPECIAL[special](tmp_path / name)
+    assert not holds_images(tmp_path)
+    for command in (open_checkpoint, inspect_checkpoint):
+        with pytest.raises(CheckpointError, match=rf"{name} .*{special}"):
+            command(tmp_path)
+
+
+@pytest.mark.parametrize("special", ["a named pipe", "a device", "a folder"])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_weights_are_a_regular_file(tmp_path, special, suffix):
+    (tmp_path / "config.json").write_text(json.dumps(UNET))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    SPECIAL[special](tmp_path / f"diffusion_pytorch_model.{suffix}")
+    with pytest.raises(CheckpointError, match=f"model.{suffix}: .* is {special}"):
         open_checkpoint(tmp_path)
