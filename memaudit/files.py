@@ -68,7 +68,8 @@ def read_regular(path: str | Path, limit: int) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        data = b"" if size > limit else file.read(limit + 1)
+        # Python allocates all that it is asked to read; a file of /proc has no size.
+        data = b"" if size > limit else file.read(min(limit, max(size, 1 << 16)) + 1)
     size = max(size, len(data))
     if size > limit:
         raise OSError(

@@ -29,6 +29,7 @@ from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.build import build_index, describe_search, pixel_index
 from memaudit.audit.neighbors.duplicates import duplicates_of
+from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.result import ScanResult
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
@@ -259,6 +260,7 @@ def scan(
     warnings = denoising.warnings if denoising else ()
     if isinstance(source, Checkpoint):
         warnings += augmentation_warnings(source, flips=index.flips)
+    warnings += _encoder_warnings(index, gated=config.fail_above is not None)
     described = describe_source(source, data, warnings=warnings)
     conclusion = conclude(
         findings,
@@ -316,6 +318,17 @@ def _with_seeds_of_nonce(
     assert config.nonce is not None
     seeds = seeds_from_nonce(config.nonce, source.sha256, data.fingerprint, len(config.seeds))
     return replace(config, seeds=seeds)
+
+
+def _encoder_warnings(index: ImageSearch, *, gated: bool) -> tuple[str, ...]:
+    """What a gate that compares features cannot know."""
+    if not gated or not isinstance(index, FeatureIndex):
+        return ()
+    return (
+        f"The verdict is as good as the encoder {index.encoder.path} (SHA-256 "
+        f"{index.encoder.sha256[:16]}…), which is a program: one made to hide copies does. Agree "
+        "on the encoder, and audit the pixels as well.",
+    )
 
 
 def _gate_identity(config: ScanConfig, data: ImageSet, holdout: ImageSet | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import click
 import memaudit
 from memaudit.errors import CacheWarning, MemauditError
 from memaudit.escapes import terminal
+from memaudit.time_limit import end_process, is_abandoned
 from memaudit.wording import short
 
 COMMANDS = {
@@ -206,6 +207,16 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the installed command."""
     _stop_on_signals()
+    try:
+        _run()
+    except SystemExit as exit_:
+        if is_abandoned():
+            end_process(exit_.code if isinstance(exit_.code, int) else 0)
+        raise
+
+
+def _run() -> None:
+    """Run the command asked for, and exit with its status."""
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Exit as exit_:

@@ -1,13 +1,18 @@
 """Image encoders that the user provides as TorchScript files: images → feature vectors.
 
 Unlike checkpoints, which are read without running anything in them, a TorchScript file *is* a
-program: loading and calling it runs its code. Open only files that you trust.
+program: loading and calling it runs its code. Open only files that you trust. What is run are the
+very bytes that were hashed, and a call that never ends is given up after a time limit.
 
 Legend: B images, F features.
 """
 
 import hashlib
+import io
+import subprocess
+import sys
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +24,28 @@ from torch.nn.functional import interpolate
 
 from memaudit.audit.neighbors.config import PreprocessingName
 from memaudit.errors import CheckpointError, DataError
+from memaudit.files import read_regular
+from memaudit.time_limit import call_within
 
 ENCODING_BATCH = 64
+MAX_SECONDS = 600
+"""Longest time for the encoding of ENCODING_BATCH images, or for loading. The largest encoders in
+use need a quarter of it on one core of a CPU."""
+MAX_BYTES = 16 << 30
+"""Largest file, all of it read into memory."""
+MAX_SOURCE = 64 << 20
+"""Most bytes of source code that are searched for what runs when a file is loaded."""
+CHECKED = 32
+"""Training images that an encoder is tried on; fewer if they are large."""
+CHECKED_VALUES = 1 << 24
+REPEATS = 1e-4
+"""Vectors of the same image may differ by this share of ‖a‖² + ‖b‖²: 1 % of their length, which is
+more than any arithmetic does."""
+SAME = 1e-10
+"""Vectors nearer than this share of ‖a‖² + ‖b‖² are equal: an encoder's features of an image differ
+that much from batch to batch."""
+NEAR = 8
+"""RMS distance in gray levels within which an image is found as well as the one sought."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,7 @@ class Encoder:
 
     path: str
     sha256: str
-    """SHA-256 of the file."""
+    """SHA-256 of the bytes that were loaded."""
     preprocessing: Preprocessing
     device: torch.device
     module: torch.jit.ScriptModule
@@ -81,12 +106,17 @@ class Encoder:
     def _encode(self, images: np.ndarray) -> np.ndarray:
         x = self._preprocess(images)
         try:
-            with torch.no_grad():
-                features = self.module(x)
+            features = call_within(MAX_SECONDS, self._call, x)
+        except TimeoutError as error:
+            raise CheckpointError(
+                f"{self.path} has not encoded {len(images)} images of float32 {list(x.shape)} "
+                f"within {MAX_SECONDS:,} seconds. It may never end; if it is only slow, run it on "
+                "a GPU, or give it smaller images."
+            ) from error
         except Exception as error:  # whatever the user's code raises
             raise CheckpointError(
                 f"{self.path} cannot encode images of float32 {list(x.shape)}: "
-                f"{str(error).strip().splitlines()[-1]}. Check the size and the preprocessing that "
+                f"{_last_line(error)}. Check the size and the preprocessing that "
                 "it needs."
             ) from error
         if (
@@ -104,6 +134,10 @@ class Encoder:
                 f"{self.path} returns numbers that are not finite. Check the preprocessing."
             )
         return features.to(torch.float32).cpu().numpy()
+
+    def _call(self, x: Tensor) -> object:
+        with torch.no_grad():
+            return self.module(x)
 
     def _preprocess(self, images: np.ndarray) -> Tensor:
         """uint8 → float32 [B, C, H, W], as the encoder needs it."""
@@ -137,7 +171,8 @@ def open_encoder(
         device: where to run the encoder.
 
     Raises:
-        CheckpointError: the file is missing or not TorchScript.
+        CheckpointError: the file is missing, not a regular one, not TorchScript, or does not load
+            within MAX_SECONDS.
         ValueError: the preprocessing is unknown, or the size is below 1.
     """
     if preprocessing not in PREPROCESSING:
@@ -148,27 +183,129 @@ def open_encoder(
         raise ValueError(f"resize must be at least 1, got {resize}")
     chosen = PREPROCESSING[preprocessing]
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        with warnings.catch_warnings():
-            # Deprecated in favor of torch.export, but what published encoders are stored as.
-            warnings.simplefilter("ignore", FutureWarning)
-            load: Callable[..., torch.jit.ScriptModule] = torch.jit.load
-            module = load(str(path), map_location=device).eval()
+        content = read_regular(path, MAX_BYTES)
+        if _runs_when_loaded(content):
+            _try_loading(content)
+        module = _load(content, device)
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(
+            f"{path} has not loaded within {MAX_SECONDS:,} seconds: its code may never end."
+        ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except RuntimeError as error:
+    except Exception as error:  # the file's code may raise anything
         raise CheckpointError(
-            f"{path} is not a TorchScript file ({str(error).splitlines()[0]}). Save the encoder "
+            f"{path} is not a TorchScript file ({_last_line(error, 0)}). Save the encoder "
             "with torch.jit.trace(encoder, example).save(path)."
         ) from error
     return Encoder(
         str(path),
-        sha256,
+        hashlib.sha256(content).hexdigest(),
         chosen if resize is None else replace(chosen, resize=resize),
         torch.device(device),
         module,
     )
+
+
+def check_features(
+    images: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], path: str
+) -> None:
+    """Refuse features that could not find a copy: random ones, constant ones, hashes.
+
+    An encoder that is made to hide copies may still pass; these are the faults that need no intent.
+
+    Args:
+        images: training images, uint8 [N, C, H, W]; some are tried.
+        encode: their vectors [B, F], as the search compares them.
+        path: the encoder's name, for messages.
+
+    Raises:
+        CheckpointError: the vectors of an image do not repeat, most images have the same one, or
+            an image with noise of one gray level is nearer to other images than to itself.
+    """
+    number = max(2, min(CHECKED, CHECKED_VALUES // images[0].size))
+    rows = np.unique(np.linspace(0, len(images) - 1, number).round().astype(int))
+    chosen = np.array(images[rows])
+    vectors = encode(chosen).astype(np.float64)
+    again = encode(chosen[::-1]).astype(np.float64)[::-1]
+    size = np.square(vectors).sum(1) + np.square(again).sum(1)
+    if (np.square(vectors - again).sum(1) > REPEATS * size).any():
+        raise CheckpointError(
+            f"{path} returns other features when it is given the same images again, in another "
+            "order: copies would not be found. Save it in evaluation mode, without random parts."
+        )
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-1, 2, chosen.shape)
+    noisy = (chosen + noise).clip(0, 255).astype(np.uint8)
+    distance = _squared_distances(encode(noisy).astype(np.float64), vectors)
+    apart = _squared_distances(*(chosen.reshape(len(chosen), -1).astype(np.float64),) * 2)
+    different = apart > chosen[0].size * NEAR**2
+    same = _squared_distances(vectors, vectors) <= SAME * (size[:, None] + size) / 2
+    if (different & same).sum() > 0.5 * different.sum():
+        raise CheckpointError(
+            f"{path} returns the same features for images that differ: every image would be as "
+            "near as a copy. Check the preprocessing that it needs."
+        )
+    nearest = distance.argmin(1)
+    if 2 * different[np.arange(len(chosen)), nearest].sum() > len(chosen):
+        raise CheckpointError(
+            f"{path} does not recognize images with noise of one gray level: of {len(chosen)} "
+            "training images, most are then nearer to another one than to themselves. Copies would "
+            "not be found. Check the preprocessing that it needs."
+        )
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """‖a − b‖² of all pairs of float64 [N, F] and [M, F]: float64 [N, M]."""
+    return np.stack([np.square(b - vector).sum(1) for vector in a])
+
+
+def _load(content: bytes, device: str | torch.device) -> torch.jit.ScriptModule:
+    """Run the code in a file that makes its module."""
+    with warnings.catch_warnings():
+        # Deprecated in favor of torch.export, but what published encoders are stored as.
+        warnings.simplefilter("ignore", FutureWarning)
+        load: Callable[..., torch.jit.ScriptModule] = torch.jit.load
+        return load(io.BytesIO(content), map_location=device).eval()
+
+
+def _runs_when_loaded(content: bytes) -> bool:
+    """Whether loading a file may run code in it: methods named `__setstate__` alone do."""
+    if b"PK\5\6" not in content:  # no archive, hence nothing that torch loads
+        return False
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            sources = [entry for entry in archive.infolist() if entry.filename.endswith(".py")]
+            return sum(entry.file_size for entry in sources) > MAX_SOURCE or any(
+                b"__setstate__" in archive.read(entry) for entry in sources
+            )
+    except Exception:  # a damaged file raises many kinds; torch reads archives in its own way
+        return True
+
+
+def _try_loading(content: bytes) -> None:
+    """Load a file in another process, since torch holds Python's lock while its code runs.
+
+    Raises:
+        RuntimeError: it does not load.
+        subprocess.TimeoutExpired: it does not load within MAX_SECONDS.
+    """
+    code = "import io, sys, torch; torch.jit.load(io.BytesIO(sys.stdin.buffer.read()), 'cpu')"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        input=content,
+        capture_output=True,
+        timeout=MAX_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"loading ended with {done.returncode}")
+
+
+def _last_line(error: Exception, line: int = -1) -> str:
+    """A line of an error's message, the last where the file's own code raised it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[line]
 
 
 def _form(value: object) -> str:

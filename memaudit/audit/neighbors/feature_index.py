@@ -16,7 +16,7 @@ import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.config import Metric
-from memaudit.audit.neighbors.encoder import Encoder
+from memaudit.audit.neighbors.encoder import SAME, Encoder, check_features
 from memaudit.audit.neighbors.integer_distances import all_distances
 from memaudit.audit.neighbors.pixel_index import LONGEST_SHORTLIST, SHORTLIST, open_vector_search
 from memaudit.audit.neighbors.projection import nearest_projections
@@ -26,9 +26,6 @@ from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
 ENCODING_STEP = 1024  # images between two reports of progress
-SAME = 1e-10
-"""Vectors nearer than this share of ‖v‖² + ‖y‖² are equal: an encoder's features of an image differ
-that much from batch to batch."""
 DIFFERENCE_BYTES = 32 << 20  # limits the float64 differences between queries and shortlists
 
 
@@ -59,13 +56,15 @@ class FeatureIndex(ImageSearch):
         Raises:
             DataError: there are no images, they are not uint8 [N, C, H, W], or the metric is
                 "cosine" and an image has the zero vector, which has no direction.
-            CheckpointError: the encoder fails, or returns anything but a finite vector per image.
+            CheckpointError: the encoder fails, returns anything but a finite vector per image, or
+                features that could not find a copy (`check_features`).
         """
         super().__init__(images, device=encoder.device, flips=flips)
         if metric not in get_args(Metric):
             raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}; got {metric!r}")
         self.encoder = encoder
         self.metric: Metric = metric
+        check_features(self.images, self._encode_images, encoder.path)
         num_features = self._encode(self._rows[:1]).shape[1]
         self._vectors = np.empty((len(images), num_features), dtype=np.float32)
         for start in range(0, len(images), ENCODING_STEP):
@@ -84,7 +83,11 @@ class FeatureIndex(ImageSearch):
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
         """Vectors, float32 [B, F], of images uint8 [B, D]."""
-        features = self.encoder(rows.reshape(-1, *self.images.shape[1:]))
+        return self._encode_images(rows.reshape(-1, *self.images.shape[1:]))
+
+    def _encode_images(self, images: np.ndarray) -> np.ndarray:
+        """Vectors, float32 [B, F], of images uint8 [B, C, H, W]."""
+        features = self.encoder(images)
         if self.metric == "l2":
             return features
         length = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
