@@ -46,6 +46,7 @@ from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.unchosen_seeds import are_consecutive, seeds_from_nonce
 from memaudit.audit.verdict import conclude
+from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.errors import ConfigError
@@ -261,6 +262,8 @@ def scan(
     if isinstance(source, Checkpoint):
         warnings += augmentation_warnings(source, flips=index.flips)
     warnings += _encoder_warnings(index, gated=config.fail_above is not None)
+    if holdout is not None:
+        warnings += doubts_about(holdout)
     described = describe_source(source, data, warnings=warnings)
     conclusion = conclude(
         findings,

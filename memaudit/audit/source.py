@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import READERS, open_images
 from memaudit.errors import CheckpointError, ConfigError, DataError
@@ -70,7 +71,9 @@ def describe_source(
         data: the training images.
         warnings: what else a reader must know before trusting the numbers; shown first.
     """
+    warnings = (*warnings, *doubts_about(data))
     if isinstance(source, ImageSet):
+        warnings = (*warnings, *doubts_about(source))
         return Source("images", source.source, source.fingerprint, warnings, None)
     stated = source.provenance.get("data_fingerprint")
     trained_on_data = None if stated is None else stated == data.fingerprint

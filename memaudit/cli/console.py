@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -26,6 +26,9 @@ from rich.text import Text
 from memaudit.escapes import terminal, terminal_json
 from memaudit.progress import WIDTH, LineProgress, Progress
 from memaudit.wording import printable
+
+if TYPE_CHECKING:
+    from memaudit.data.images import ImageSet
 
 
 class _Console(Console):
@@ -71,6 +74,14 @@ def styled(text: str, style: str | Style) -> Text:
 def remark(text: str, style: str = "") -> None:
     """Print text on stderr."""
     err.print(styled(text, style), soft_wrap=True)
+
+
+def warn_about(images: "ImageSet") -> None:
+    """Print on stderr what casts doubt on images."""
+    from memaudit.data.doubts import doubts_about
+
+    for doubt in doubts_about(images):
+        remark(f"Warning: {doubt}", "bold yellow")
 
 
 def say(text: str, style: str = "") -> None:

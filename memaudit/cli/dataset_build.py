@@ -42,7 +42,7 @@ def build(data_path: Path, out: Path, overwrite: bool, **options: Any) -> None:
     selection = from_options(Selection, options)
     recipe = from_options(SetRecipe, options, selection=selection)
 
-    from memaudit.cli.console import progress_bars, remark
+    from memaudit.cli.console import progress_bars, remark, warn_about
     from memaudit.data.built_sets import check_set_writable, write_set
     from memaudit.data.derived_sets import build_set
     from memaudit.data.sources import open_images
@@ -64,4 +64,5 @@ def build(data_path: Path, out: Path, overwrite: bool, **options: Any) -> None:
             overwrite=overwrite,
             progress=progress,
         )
+    warn_about(images)
     remark(f"{out}: {images.summary}, fingerprint {images.fingerprint}")

@@ -66,7 +66,7 @@ def duplicates(
     """
     from memaudit.audit.neighbors.duplicates import find_duplicates
     from memaudit.audit.report.duplicates_page import write_duplicates
-    from memaudit.cli.console import print_json, progress_bars, remark
+    from memaudit.cli.console import print_json, progress_bars, remark, warn_about
     from memaudit.data.built_sets import check_set_writable, write_set
     from memaudit.data.sources import open_images
     from memaudit.data.writers import check_writable
@@ -80,6 +80,7 @@ def duplicates(
     where = choose_device(device)
     with progress_bars() as progress:
         images = open_images(path, progress=progress)
+        warn_about(images)
         found = find_duplicates(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress
         )

@@ -27,13 +27,14 @@ def inspect(path: Path, as_json: bool) -> None:
     \b
     memaudit dataset inspect cifar10.zip
     """
-    from memaudit.cli.console import print_json, progress_bars
+    from memaudit.cli.console import print_json, progress_bars, warn_about
     from memaudit.data.built_sets import read_set_manifest
     from memaudit.data.sources import open_images
 
     with progress_bars() as progress:
         images = open_images(path, progress=progress)
         fingerprint = images.fingerprint
+    warn_about(images)
     manifest = read_set_manifest(path, num_images=len(images))
     if not as_json:
         _print_set(images, manifest)

@@ -97,7 +97,7 @@ def emm(
     # from existing scans
     memaudit emm --from-results runs/
     """
-    from memaudit.cli.console import progress_bars, remark
+    from memaudit.cli.console import progress_bars, remark, warn_about
     from memaudit.data.sources import open_images
     from memaudit.experiments.emm.page import write_emm
     from memaudit.experiments.emm.search import (
@@ -130,6 +130,7 @@ def emm(
         )
         with progress_bars() as progress:
             images = open_images(data_path, resolution=resolution, progress=progress)
+        warn_about(images)
         num_classes = max(images.num_classes, 1) if emm_config.balanced else 1
         sizes = from_options(SizeRange, options, multiple_of=num_classes)
         setup = EMMSetup(images, training, sizes, emm_config, runs)

@@ -106,7 +106,7 @@ def _test(
 ) -> "DenoisingTest":
     """Run the denoising test on the images at a path."""
     from memaudit.audit.denoising.loss_test import check_denoising
-    from memaudit.cli.console import progress_bars
+    from memaudit.cli.console import progress_bars, warn_about
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
@@ -115,6 +115,7 @@ def _test(
     checkpoint = open_checkpoint(file, arch=arch, device=device)
     with progress_bars() as progress:
         data = open_selected(data_path, selection, progress=progress)
+        warn_about(data)
         originals = None
         if selection.resolution is not None:
             with suppress(DataError):  # of several sizes, which cannot be one array

@@ -73,7 +73,7 @@ def selftest(
     from memaudit.audit.config import ScanConfig
     from memaudit.audit.selftest import selftest as run_selftest
     from memaudit.audit.source import open_source
-    from memaudit.cli.console import print_json, progress_bars
+    from memaudit.cli.console import print_json, progress_bars, warn_about
     from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
@@ -87,6 +87,7 @@ def selftest(
         if model is not None:
             source = open_source(model, device=where, arch=arch, progress=progress)
         images = open_selected(data_path, selection, progress=progress)
+        warn_about(images)
         others = None
         if holdout is not None:
             others = open_images(holdout, resolution=selection.resolution, progress=progress)

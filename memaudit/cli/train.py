@@ -60,7 +60,7 @@ def train(
         --batch-size 64 --lr 2e-3 --lr-rampup-epochs 0 --ema-mode plain --ema-decay 0.999 \\
         --epochs 2000 --out runs/small-64
     """
-    from memaudit.cli.console import progress_bars, remark
+    from memaudit.cli.console import progress_bars, remark, warn_about
     from memaudit.data.selection import Selection
     from memaudit.data.subsets import open_selected
     from memaudit.experiments.early_warning import EarlyWarning
@@ -84,6 +84,8 @@ def train(
         if not is_first:
             progress = silent
         data = open_selected(data_path, selection, progress=progress)
+        if is_first:
+            warn_about(data)
         early_warning = None
         if audits.every is not None:
             early_warning = EarlyWarning(

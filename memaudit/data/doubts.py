@@ -1,0 +1,62 @@
+"""Signs that images are not what somebody meant to give."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from memaudit.data.images import ImageSet
+
+_BYTES_AT_A_TIME = 16 << 20
+
+
+def doubts_about(images: ImageSet) -> tuple[str, ...]:
+    """What a reader must know before trusting anything that is said of these images.
+
+    Looking ends at the first images that are beyond doubt, so that ordinary sets cost nothing.
+
+    Returns:
+        One sentence or more for each sign; empty for ordinary images.
+    """
+    found = []
+    values = _few_values(images)
+    if values and max(values) <= 1:
+        found.append(
+            f"Every value of the images in {images.source} is 0 or 1, as if numbers in [0, 1] had "
+            "been cut to 8 bits, which leaves nothing of the pictures. Convert x in [0, 1] with "
+            "(255 * x).round().astype('uint8')."
+        )
+    elif 1 in values:
+        found.append(
+            f"Every value of the images in {images.source} is 0, 1 or 255, as if numbers in "
+            "[-1, 1] had been cut to 8 bits, which leaves nothing of the pictures. Convert x in "
+            "[-1, 1] with memaudit.data.images.float_to_uint8."
+        )
+    if all(map(_is_plain, _pieces(images))):
+        found.append(f"Each of the {len(images):,} images in {images.source} has a single color.")
+    if len(images) > 1 and all((piece == images.images[:1]).all() for piece in _pieces(images)):
+        found.append(f"All {len(images):,} images in {images.source} are equal.")
+    return tuple(found)
+
+
+def _few_values(images: ImageSet) -> set[int]:
+    """The values that occur, if they are among 0, 1 and 255; else none."""
+    found: set[int] = set()
+    for piece in _pieces(images):
+        if ((piece > 1) & (piece < 255)).any():
+            return set()
+        found.update(np.unique(piece).tolist())
+    return found
+
+
+def _is_plain(piece: np.ndarray) -> bool:
+    return bool((piece == piece[..., :1, :1]).all())
+
+
+def _pieces(images: ImageSet) -> Iterator[np.ndarray]:
+    """The images in order, first a single one and then more at a time."""
+    start, rows = 0, 1
+    most = max(1, _BYTES_AT_A_TIME // max(1, images.images[:1].nbytes))
+    while start < len(images):
+        yield images.images[start : start + rows]
+        start += rows
+        rows = min(2 * rows, most)
