@@ -11,7 +11,7 @@ from typing import Any
 
 MAX_SHOWN = 80
 """Characters of a text from a file that a message quotes."""
-MAX_NUMBERS = 10**8
+MAX_NUMBERS = 10**7
 """Most integers that a text of ranges may stand for: a hostile one must not exhaust memory."""
 SHOWN_NAMES = 3
 """Names that a list gives before it says how many more there are."""

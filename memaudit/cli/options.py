@@ -13,13 +13,10 @@ from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import ConfigField, Option, config_fields
+from memaudit.wording import MAX_NUMBERS, shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
-
-
-MAX_SEEDS = 10_000_000
-"""Largest seed range accepted."""
 
 
 class SeedList(click.ParamType):
@@ -39,11 +36,13 @@ class SeedList(click.ParamType):
                 start = int(first)
                 stop = int(last) if dash else start
             except ValueError:
-                self.fail(f"{value!r} is not a list of seeds; write 0-9999 or 0,5,9.", param, ctx)
+                self.fail(
+                    f"{shown(value)} is not a list of seeds; write 0-9999 or 0,5,9.", param, ctx
+                )
             if stop < start:
-                self.fail(f"{part.strip()!r} ends before it starts.", param, ctx)
-            if stop - start >= MAX_SEEDS:
-                self.fail(f"{part.strip()!r} is more than {MAX_SEEDS:,} seeds.", param, ctx)
+                self.fail(f"{shown(part.strip())} ends before it starts.", param, ctx)
+            if len(seeds) + stop - start >= MAX_NUMBERS:
+                self.fail(f"{shown(value)} is more than {MAX_NUMBERS:,} seeds.", param, ctx)
             seeds.extend(range(start, stop + 1))
         return tuple(seeds)
 
