@@ -132,11 +132,14 @@ def jpeg(width: int, height: int, *, announced: tuple[int, int] | None = None, *
     file = io.BytesIO()
     pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(file, "JPEG", **how)
-    data = bytearray(file.getvalue())
-    if announced is not None:
-        at = next(i for kind in (0xC0, 0xC2) if (i := data.find(bytes((0xFF, kind)))) > 0)
-        data[at + 5 : at + 9] = struct.pack(">HH", announced[1], announced[0])
-    return bytes(data)
+    data = file.getvalue()
+    return data if announced is None else announcing(data, *announced)
+
+
+def announcing(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG with another width and height in its header."""
+    at = next(i for kind in (0xC0, 0xC2) if (i := data.find(bytes((0xFF, kind)))) > 0)
+    return data[: at + 5] + struct.pack(">HH", height, width) + data[at + 9 :]
 
 
 Make = Callable[[Path], Path]
@@ -424,7 +427,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     # Tars.
     "tar: 3,000 chained names": (
         _file("a.tar", gzip.compress(_CHAINED * 3000, mtime=0)),
-        "cannot be unpacked",
+        "cannot be unpacked: its headers name one another without end",
     ),
     "tar: loop of links": (
         _file(

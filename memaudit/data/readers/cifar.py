@@ -201,21 +201,21 @@ def _read(parts: Mapping[str, bytes], path: Path) -> Contents:
         except DataError as error:
             raise DataError(f"{path}: {name} cannot be opened: {error}") from error
         if "data" not in part:
-            texts = _either(part, "label_names", "fine_label_names", path / name)
-            class_names = tuple(_class_name(text, path / name) for text in texts)
+            texts = _either(part, "label_names", "fine_label_names", f"{path}: {name}")
+            class_names = tuple(_class_name(text, f"{path}: {name}") for text in texts)
             continue
         pixels = part["data"]
         if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (3072,):  # [N, 3·32·32]
             raise DataError(f"{path}: {name} holds no images of 3×32×32 bytes.")
         images.append(pixels.reshape(-1, 3, 32, 32))
-        labels.extend(_either(part, "labels", "fine_labels", path / name))
+        labels.extend(_either(part, "labels", "fine_labels", f"{path}: {name}"))
         names.extend(f"{name}[{i}]" for i in range(len(pixels)))
     if not images:
         raise DataError(f"{path} holds class names but no images; give the folder it is in.")
     return array_contents(np.concatenate(images), str(path), names, labels, class_names)
 
 
-def _either(part: dict[str, Any], key10: str, key100: str, file: Path) -> list[Any]:
+def _either(part: dict[str, Any], key10: str, key100: str, file: str) -> list[Any]:
     """The list that CIFAR-10 and CIFAR-100 call by different names."""
     found = part.get(key10, part.get(key100))
     if not isinstance(found, list):
@@ -223,7 +223,7 @@ def _either(part: dict[str, Any], key10: str, key100: str, file: Path) -> list[A
     return found
 
 
-def _class_name(text: Any, file: Path) -> str:
+def _class_name(text: Any, file: str) -> str:
     if not isinstance(text, bytes | str) or len(text) > MAX_NAME:
         raise DataError(f"{file} has {shown(text)} as the name of a class; a text is needed.")
     return text.decode("latin1") if isinstance(text, bytes) else text

@@ -6,6 +6,7 @@ transparency, animation) is refused by name. Pixels are taken as they are stored
 orientation is not applied, a color profile is ignored.
 """
 
+import contextlib
 import io
 import warnings
 
@@ -46,12 +47,17 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
 
 
 def _decode_jpeg(data: bytes, name: str) -> np.ndarray:
+    def decode(data: bytes) -> np.ndarray | None:
+        with contextlib.suppress(DataError):
+            return _decode_with_pil(data, name)
+        return None
+
     lacks = too_few_bytes(data, max_pixels=_MAX_PIXELS)
     if not lacks:
         fast = decode_jpeg(data, max_pixels=_MAX_PIXELS)
         image = _decode_with_pil(data, name) if fast is None else fast
-        # The fast decoder writes to the terminal what libjpeg thinks of a file.
-        if is_cut(data, image, lambda data: _decode_with_pil(data, name)):
+        # The fast decoder would write to the terminal what libjpeg thinks of the bytes added.
+        if is_cut(data, image, decode):
             lacks = "its data end before its last pixel"
     if lacks:
         raise DataError(f"{name} cannot be decoded: {lacks}. Fetch it again or remove it.")

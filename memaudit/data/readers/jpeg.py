@@ -51,13 +51,13 @@ def _announced_shape(data: bytes) -> tuple[int, int, int] | None:
 
 _RESTARTS = range(0xD0, 0xD8)
 _PROGRESSIVE, _END, _SCAN, _RESTART_INTERVAL = 0xC2, 0xD9, 0xDA, 0xDD
-_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
 """In a scan's data, 0xFF is followed by 0x00; anything else ends the data."""
 # Without a byte 0xFF, and so varied that a decoder which reads it as image data gives an image.
 _FILLING = np.random.default_rng(0).integers(1, 255, 64, np.uint8).tobytes()
 
 
-def is_cut(data: bytes, image: np.ndarray, decode: Callable[[bytes], np.ndarray]) -> bool:
+def is_cut(data: bytes, image: np.ndarray, decode: Callable[[bytes], np.ndarray | None]) -> bool:
     """Whether a JPEG that was decoded holds less image data than its header announces.
 
     Decoders fill with gray what is missing. Bytes that follow a scan's last pixel are skipped, but
@@ -67,7 +67,7 @@ def is_cut(data: bytes, image: np.ndarray, decode: Callable[[bytes], np.ndarray]
     Args:
         data: the file's bytes.
         image: its pixels, uint8 [C, H, W].
-        decode: gives the pixels of a file; says nothing of bytes that it skips.
+        decode: gives the pixels of a file, or None if it cannot; ignores bytes that it skips.
     """
     corner = image[:, -1, -1].tolist()
     luma = sum(map(mul, corner, (0.299, 0.587, 0.114))) if len(corner) == 3 else corner[0]
@@ -81,8 +81,10 @@ def is_cut(data: bytes, image: np.ndarray, decode: Callable[[bytes], np.ndarray]
     # A decoder that waits for a restart skips all bytes until then.
     parts += [bytes((0xFF, restart)) + _FILLING for restart in _RESTARTS] * 2
     filled = decode(b"".join(parts) + data[scans[-1] :])
-    # The fast decoder and the one that is given may differ.
-    return not np.array_equal(filled, image) and not np.array_equal(filled, decode(data))
+    if filled is None or np.array_equal(filled, image):
+        return False
+    again = decode(data)  # the fast decoder may give other pixels than this one
+    return again is not None and not np.array_equal(filled, again)
 
 
 def _is_in_order(data: bytes, channels: int) -> bool:

@@ -80,6 +80,10 @@ def tar_members(path: Path, wanted: Callable[[str], bool], max_bytes: int) -> di
                             f"{max_bytes:,} make sense"
                         )
                     found[name] = _content(archive, member)
+    except RecursionError as error:
+        raise DataError(
+            f"{path} cannot be unpacked: its headers name one another without end. Fetch it again."
+        ) from error
     except Exception as error:  # whatever tarfile and the unpackers raise for broken bytes
         reason = quoted(str(error)) or type(error).__name__
         raise DataError(f"{path} cannot be unpacked: {reason}. Fetch it again.") from error
