@@ -9,7 +9,7 @@ import pytest
 from helpers.images import Encode
 from helpers.limited import run_python
 
-from memaudit.data import room, sources
+from memaudit.data import room
 from memaudit.data.room import check_memory, free_disk, free_memory, in_words
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
@@ -43,16 +43,6 @@ def write_folder(folder: Path, encode: Encode) -> Path:
     for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), np.uint8)):
         (folder / f"{i}.png").write_bytes(encode(image))
     return folder
-
-
-def test_a_set_that_the_disk_of_the_cache_cannot_hold_stays_in_memory(
-    tmp_path: Path, encode: Encode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MAPPED_FROM", 500)
-    path = write_folder(tmp_path / "set", encode)
-    monkeypatch.setattr(sources, "free_disk", lambda folder: 1000)
-    assert not isinstance(open_images(path, cache_dir=tmp_path / "cache").images, np.memmap)
-    assert not (tmp_path / "cache").exists()
 
 
 def test_a_set_that_fits_nowhere_is_refused_undecoded(

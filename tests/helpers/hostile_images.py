@@ -155,6 +155,17 @@ def _file(name: str, data: bytes | Callable[[], bytes]) -> Make:
     return make
 
 
+def _sparse(name: str, data: bytes, size: int) -> Make:
+    """A file of `size` bytes that begins with `data`."""
+
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        os.truncate(folder / name, size)
+        return folder / name
+
+    return make
+
+
 def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -357,12 +368,10 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         "and holds fewer",
     ),
     "idx: 60 GB packed": (
-        _file(
+        _sparse(
             "a-idx3-ubyte.gz",
-            lambda: (
-                gzip.compress(struct.pack(">I3I", 0x803, 10**6, 10, 6000), mtime=0)
-                + bytes(60 << 20)
-            ),
+            gzip.compress(struct.pack(">I3I", 0x803, 10**6, 10, 6000), mtime=0),
+            60 << 20,
         ),
         "of memory and",
     ),
@@ -489,10 +498,6 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "jpeg: 16×16 said to be 8000×8000": (
         _folder({"0.jpg": jpeg(16, 16, announced=(8000, 8000))}),
         "0.jpg cannot be decoded: its header announces 8000×8000 pixels",
-    ),
-    "jpeg: 16×16 said to be 16×64": (
-        _folder({"0.jpg": jpeg(16, 16, announced=(16, 64))}),
-        "0.jpg cannot be decoded: its data end before its last pixel",
     ),
 }
 """Name → what makes the source, and a part of the message that refuses it."""
