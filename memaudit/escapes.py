@@ -5,7 +5,8 @@ One function per medium. On top of `wording.printable`, which escapes what a per
 - Markdown: `markdown` for a sentence, `markdown_code` for a name;
 - CSV: `csv_text`, and `csv_rows`, which undoes it exactly;
 - terminal and log: `terminal`, and `terminal_json` for what another program may read;
-- XML and HTML: nothing more. ElementTree and jinja2 escape markup wherever a text enters.
+- XML: `xml`, since ElementTree escapes markup, but not what XML cannot hold;
+- HTML: nothing. jinja2 escapes markup wherever a text enters, and passes it to `printable`.
 """
 
 import csv
@@ -49,6 +50,15 @@ def markdown_code(text: str) -> str:
     """A name as code, on one line or in the cell of a table."""
     text = printable(short(text, LONGEST)).replace("`", r"\x60").replace("|", r"\x7c")
     return f"`{text}`" if text.strip(" ") else f"`'{text}'`"
+
+
+# ------------------------------------------------------------------------------------------------
+# XML
+
+
+def xml(text: str) -> str:
+    """A text for ElementTree: on one line, and without what XML cannot hold."""
+    return str(printable(short(text, LONGEST)))
 
 
 # ------------------------------------------------------------------------------------------------

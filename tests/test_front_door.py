@@ -299,6 +299,16 @@ def test_a_notebook_shows_hostile_names_as_text() -> None:
 # Figures
 
 
+def test_a_name_is_no_formula_of_a_figure(given: memaudit.ScanResult) -> None:
+    pytest.importorskip("matplotlib")
+    hostile = dataclasses.replace(
+        given, keys=tuple(f"$\\x{{_\u202e{i}$" for i in range(len(given.keys)))
+    )
+    figure = hostile.plot_pairs(4)
+    figure.savefig(io.BytesIO(), format="png")
+    assert "\u202e" not in figure.axes[0].get_title()
+
+
 def test_the_figure_of_pairs_shows_the_images(given: memaudit.ScanResult) -> None:
     figure_type = pytest.importorskip("matplotlib.figure").Figure
     figure = given.plot_pairs(4)

@@ -29,6 +29,10 @@ OPTIMUM = "optimum"
 """The source that names no file: the closed-form optimum of the training images."""
 
 
+MOST_IMAGES_SEEN = 10**15
+"""Images seen in training beyond which a checkpoint's statement is not believed."""
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What a report says of a model."""
@@ -44,6 +48,15 @@ class ModelFacts:
     trained_on_data: bool | None
     """Whether the checkpoint says that the training images given are those that it was trained on,
     or None where it does not say."""
+
+    @property
+    def images_seen(self) -> int | None:
+        """Images seen in training, as the checkpoint states; None where it states no such number.
+
+        A checkpoint may state anything; what no training reaches would end in an overflow.
+        """
+        seen = self.provenance.get("images_seen")
+        return seen if type(seen) is int and 0 <= seen <= MOST_IMAGES_SEEN else None
 
 
 @dataclass(frozen=True)

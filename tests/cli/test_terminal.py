@@ -50,6 +50,11 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(room / f"net{STEERS}.safetensors", network, NETWORK, provenance=provenance)
     bad = {**NETWORK, "model_type": STEERS}
     save_checkpoint(room / f"bad{STEERS}.safetensors", network, bad, provenance=provenance)
+    quoted = json.dumps(STEERS).replace("\x7f", "\\u007f")
+    (room / f"policy{STEERS}.toml").write_text(
+        f"[gate]\nlimit = 0.1\n[source]\nsha256 = {quoted}\n[data]\nfingerprint = {quoted}\n"
+    )
+    (room / f"bad{STEERS}.toml").write_text(f"{quoted} = {quoted}\n")
     (room / f"names{STEERS}.pkl").write_bytes(
         b"\x80\x04\x8c" + bytes([len(STEERS.encode())]) + STEERS.encode() + b"\x8c\x01f\x93)R."
     )
@@ -128,6 +133,11 @@ BAD = [
     "inspect tr$",
     "verify tr$",
     "verify no$",
+    "verify report$ --policy bad$.toml",
+    "verify report$ --policy policy$.toml",
+    "verify report$ --policy gen$.npz",
+    "cache clear $",
+    "scan gen$.npz --data tr$ --features no$.npz",
     "report tr$",
     "report forged$",
     "emm --from-results forged$",

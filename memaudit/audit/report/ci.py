@@ -6,8 +6,8 @@ from memaudit.audit.report.charts import share_rows
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import Proportion
-from memaudit.escapes import markdown, markdown_code
-from memaudit.wording import exponential, percent, printable
+from memaudit.escapes import markdown, markdown_code, xml
+from memaudit.wording import exponential, percent
 
 INCONCLUSIVE = "INCONCLUSIVE"
 SHOWN_LEAKS = 10
@@ -37,7 +37,7 @@ def junit_xml(result: Scanned) -> str:
     )
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _facts(result).items():
-        ElementTree.SubElement(properties, "property", name=printable(name), value=printable(value))
+        ElementTree.SubElement(properties, "property", name=xml(name), value=xml(value))
     case = ElementTree.SubElement(
         suite,
         "testcase",
@@ -47,9 +47,9 @@ def junit_xml(result: Scanned) -> str:
     )
     if failed or undecided:
         element = ElementTree.SubElement(
-            case, "failure" if failed else "error", message=printable(headline(result))
+            case, "failure" if failed else "error", message=xml(headline(result))
         )
-        facts = (printable(f"{name}: {value}") for name, value in _facts(result).items())
+        facts = (xml(f"{name}: {value}") for name, value in _facts(result).items())
         element.text = "\n".join(facts)
     elif result.verdict is None:
         ElementTree.SubElement(case, "skipped", message="no limit was given")
@@ -60,7 +60,7 @@ def junit_error(message: str) -> str:
     """The same test case for a scan that could not run."""
     suite = ElementTree.Element("testsuite", name="memaudit", tests="1", failures="0", errors="1")
     case = ElementTree.SubElement(suite, "testcase", classname=CASE[0], name=CASE[1])
-    ElementTree.SubElement(case, "error", message=printable(message))
+    ElementTree.SubElement(case, "error", message=xml(message))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 

@@ -99,13 +99,11 @@ def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Compa
 def _compared(file: Path) -> ComparedReport:
     """Read the facts that a comparison uses from a report.json."""
     report = read_report(file)
-    seen = (
-        None if report.source.model is None else report.source.model.provenance.get("images_seen")
-    )
+    model = report.source.model
     return ComparedReport(
         folder=file.parent,
         source=report.source.path,
-        images_seen=seen if isinstance(seen, int) else None,
+        images_seen=None if model is None else model.images_seen,
         num_images=report.data.num_images,
         ratio=report.ratios.distinct,
         interval=report.interval,

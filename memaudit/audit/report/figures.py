@@ -12,7 +12,7 @@ from memaudit.audit.report.pairs import rows_to_show
 from memaudit.audit.report.schema import Report, read_report
 from memaudit.audit.scanned import Scanned
 from memaudit.errors import ConfigError, DataError
-from memaudit.wording import short
+from memaudit.wording import printable, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,8 @@ def plot_pairs(result: Scanned, num_pairs: int = 8) -> "Figure":
         for axis, picture, title in zip(axes[:, column], pictures, titles, strict=False):
             axis.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
             color = COPY_COLOR if matches.is_copy[row] else "black"
-            axis.set_title(title, fontsize=8, color=color)
+            # A name may hold a "$", which begins a formula.
+            axis.set_title(printable(title), fontsize=8, color=color, parse_math=False)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -118,8 +119,8 @@ def plot_snapshots(reports: Sequence[Report | str | Path]) -> "Figure":
     for given in reports:
         report = given if isinstance(given, Report) else read_report(given)
         model = report.source.model
-        seen = None if model is None else model.provenance.get("images_seen")
-        if not isinstance(seen, int):
+        seen = None if model is None else model.images_seen
+        if seen is None:
             raise DataError(
                 f"The report of {report.source.path} does not say how many images its model has "
                 "seen, as checkpoints of `memaudit train` do."

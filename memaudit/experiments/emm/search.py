@@ -231,10 +231,9 @@ def estimate_emm_from_reports(
         report = read_report(file)
         size, model = report.data.num_images, report.source.model
         provenance = {} if model is None else model.provenance
-        seen, seed = (
-            value if isinstance(value, int) else 0
-            for value in (provenance.get("images_seen"), provenance.get("seed"))
-        )
+        seen = (None if model is None else model.images_seen) or 0
+        stated = provenance.get("seed")
+        seed = stated if isinstance(stated, int) else 0
         for difference, value in (
             ("judge by different thresholds", report.threshold),
             ("are of images of different shapes", report.data.image_shape),

@@ -70,6 +70,21 @@ def test_names_leave_the_structure_of_a_summary_alone(make_result: Make):
     assert printable(text.replace("\n", "")) == text.replace("\n", "")
 
 
+def test_a_checkpoint_that_states_much_does_not_fill_page_and_summaries(make_result: Make):
+    result = make_result(sampled=True, fail_above=0.01)
+    assert result.source.model is not None
+    stated = {f"fact {i} {'k' * 10_000}": "v" * 10**6 for i in range(20)} | dict.fromkeys(
+        map(str, range(100_000)), 1
+    )
+    model = replace(result.source.model, provenance=stated)
+    source = replace(result.source, model=model, warnings=("w" * 10**6,))
+    result = replace(result, source=source)
+    assert len(junit_xml(result)) < 50_000 and len(markdown_summary(result)) < 50_000
+    page = render_page(result, make_report(result))
+    assert len(page) < 10**6 + len(render_page(make_result(), make_report(make_result())))
+    assert "and 99,920 more" in page
+
+
 def test_names_leave_the_structure_of_junit_alone(make_result: Make):
     text = junit_xml(hostile(make_result))
     suite = ElementTree.fromstring(text)

@@ -115,6 +115,13 @@ def test_of_many_reports_that_are_alike_the_first_are_named(make_report: MakeRep
     assert comparison.differences == ("confidence: 90 % (a), 95 % (b, c, d and 2 more)",)
 
 
+@pytest.mark.parametrize("stated", [10**400, -1, True, 1e300, "9", None, [1]])
+def test_a_number_of_images_that_no_training_has_seen_is_not_believed(stated: object):
+    facts = ModelFacts("native", None, {}, {"images_seen": stated}, None)
+    assert facts.images_seen is None
+    assert replace(facts, provenance={"images_seen": 5000}).images_seen == 5000
+
+
 def test_no_line_joins_reports_that_have_nothing_but_names(make_report: MakeReport):
     folders = [make_report("a", 1, images_seen=10), make_report("b", 2, images_seen=20)]
     joined = render_comparison(compare_reports(folders), Path("page.html"))
