@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from memaudit.errors import CheckpointError, ConfigError
+from memaudit.errors import CheckpointError
 from memaudit.wording import printable
 
 
@@ -58,26 +58,14 @@ def evaluation(x: Tensor) -> Iterator[None]:
 
     Raises:
         CheckpointError: the network cannot be evaluated.
-        ConfigError: there is not enough memory.
     """
     try:
         yield
-    except (
-        MemoryError,
-        RuntimeError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
-        tried = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+    except (RuntimeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or NO_MEMORY in reason:
-            raise ConfigError(
-                f"There is not enough memory to denoise images of {tried} at once. Use a machine "
-                "with more memory, or on a GPU a smaller {batch_size}.",
-                field="batch_size",
-            ) from error
+        if isinstance(error, torch.cuda.OutOfMemoryError) or NO_MEMORY in reason:
+            raise  # the machine's fault, and told as that
+        tried = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
         raise CheckpointError(
             f"The network cannot denoise images of {tried}: {printable(reason)}."
         ) from error

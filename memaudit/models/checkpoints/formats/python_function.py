@@ -82,8 +82,13 @@ class PythonDenoiser(nn.Module):
         self.img_channels = self._count("img_channels", 1)
         self.img_resolution = self._count("img_resolution", 1)
         self.label_dim = self._count("label_dim", 0, default=0)
-        self.sigma_min = float(getattr(denoiser, "sigma_min", 0.0))
-        self.sigma_max = float(getattr(denoiser, "sigma_max", math.inf))
+        self.sigma_min = self._level("sigma_min", 0.0)
+        self.sigma_max = self._level("sigma_max", math.inf)
+        if not 0 <= self.sigma_min < self.sigma_max:  # nor NaN
+            raise CheckpointError(
+                f"its denoiser works from sigma_min = {self.sigma_min:g} to sigma_max = "
+                f"{self.sigma_max:g}, which is not a range."
+            )
 
     def forward(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None
@@ -109,9 +114,18 @@ class PythonDenoiser(nn.Module):
         rounded = getattr(self.denoiser, "round_sigma", None)
         return sigma if rounded is None else rounded(sigma)
 
+    def _level(self, name: str, default: float) -> float:
+        value = getattr(self.denoiser, name, default)
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"its denoiser's {name} is {value!r}; a number is needed."
+            ) from error
+
     def _count(self, name: str, least: int, default: int | None = None) -> int:
         value = getattr(self.denoiser, name, default)
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise CheckpointError(
                 f"its denoiser's {name} is {value!r}; a number from {least} is needed."
             )

@@ -42,6 +42,21 @@ def number():
     return 7
 
 constant = 7
+
+def with_levels(low, high):
+    denoise = lambda x, sigma, class_labels: x
+    denoise.img_channels, denoise.img_resolution = 1, 4
+    denoise.sigma_min, denoise.sigma_max = low, high
+    return denoise
+
+def text_level():
+    return with_levels("low", 1)
+
+def empty_range():
+    return with_levels(2, 1)
+
+def no_number():
+    return with_levels(float("nan"), 1)
 """
 
 
@@ -123,3 +138,16 @@ def test_a_file_of_that_name_is_opened_and_not_run(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="a format that memaudit does not know"):
         open_checkpoint("user:shrink")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("text_level", "sigma_min is 'low'; a number is needed"),
+        ("empty_range", "from sigma_min = 2 to sigma_max = 1, which is not a range"),
+        ("no_number", "from sigma_min = nan to sigma_max = 1, which is not a range"),
+    ],
+)
+def test_its_noise_levels_are_a_range(module, function, message):
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(f"{module}:{function}")
