@@ -31,7 +31,9 @@ from memaudit.audit.neighbors.build import build_index, describe_search, pixel_i
 from memaudit.audit.neighbors.duplicates import duplicates_of
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.regeneration import Recipe
 from memaudit.audit.result import ScanResult
+from memaudit.audit.sampler_control import compare_samplers, is_changed
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
@@ -229,6 +231,18 @@ def scan(
         )
         keys = tuple(config.seeds[: len(samples.images)])
 
+    sampler_control = None
+    if gate is not None and isinstance(source, Checkpoint) and is_changed(config.sampler):
+        sampler_control = compare_samplers(
+            source,
+            list(config.seeds[: len(samples.images)]),
+            Recipe(config.sampler, config.class_index, class_weights, config.execution),
+            samples.matches,
+            index=index,
+            progress=progress,
+        )
+        clock.lap("sampler control")
+
     findings = summarize_matches(
         samples.matches,
         data.names,
@@ -276,6 +290,7 @@ def scan(
         flips=index.flips,
         exact=index.exact,
         fail_on=config.fail_on,
+        sampler_control=sampler_control,
         seeds_chosen=isinstance(source, Checkpoint)
         and not are_consecutive(config.seeds[: len(keys)]),
         choices=choices_of(
@@ -301,6 +316,7 @@ def scan(
         conclusion=conclusion,
         timings=clock.timings(),
         environment=describe_environment(device),
+        sampler_control=sampler_control,
         num_kept=samples.num_kept,
         num_regenerated=samples.num_regenerated,
     )

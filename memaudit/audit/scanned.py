@@ -15,6 +15,7 @@ from memaudit.audit.memorization.findings import Findings, Ratios
 from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
+from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.audit.statistics.gate import Decision
@@ -65,6 +66,8 @@ class Scanned:
     """The verdict in words that can be quoted, and what it is about."""
     timings: Timings
     environment: Environment
+    sampler_control: SamplerControl | None = None
+    """What the published sampler shows, where a gate judged images of another one."""
     num_kept: int = 0
     """How many of the generated images were kept from an earlier run."""
     num_regenerated: int = 0

@@ -15,6 +15,7 @@ from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings, Gate, decide
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.sensitivity import is_above_floor
+from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.forecast import GateTest, advice
 from memaudit.audit.statistics.gate import Decision
@@ -31,6 +32,7 @@ ReasonKind = Literal[
     "label test",
     "class",
     "seeds",
+    "sampler",
 ]
 WHOSE = {
     "held-out images": "images that the model never saw",
@@ -63,6 +65,8 @@ class Conclusion:
     """One line; a PASS against which there is evidence says so here."""
     about: str
     """What was counted, and what the verdict says of it."""
+    sampler: str
+    """What the published sampler shows where another one was used; empty otherwise."""
     recall: str
     """Which copies the rule would have seen; empty where that was not measured."""
     reasons: tuple[Reason, ...]
@@ -92,6 +96,7 @@ class Conclusion:
             *(reason.text for reason in self.reasons),
             against,
             self.advice,
+            self.sampler,
             self.recall,
             self.not_tried,
             self.confirmed,
@@ -112,6 +117,7 @@ def conclude(
     exact: bool,
     fail_on: tuple[str, ...],
     seeds_chosen: bool,
+    sampler_control: SamplerControl | None,
     choices: tuple[str, ...],
 ) -> Conclusion:
     """Draw the conclusion of a scan.
@@ -128,6 +134,7 @@ def conclude(
         exact: whether pixels were compared, not features.
         fail_on: findings that fail the gate besides the count.
         seeds_chosen: whether the images are of seeds that do not follow one another.
+        sampler_control: what the published sampler shows, where a gate judges another one's images.
         choices: what was not left at its default.
     """
     ratio, decision = findings.ratios.copies, findings.decision
@@ -158,6 +165,8 @@ def conclude(
         if verdict != "FAIL":
             # Whatever was counted: more samples of such a model would show no more.
             reasons = [*_about_denoising(denoising), *reasons]
+        if verdict != "FAIL":
+            reasons = [*_about_sampler(sampler_control, decision), *reasons]
         if seeds_chosen:
             verdict, reasons = "INCONCLUSIVE", [Reason("seeds", SEEDS_CHOSEN), *reasons]
         if verdict == "PASS" and reasons:
@@ -167,8 +176,16 @@ def conclude(
     maker = "model" if source.kind == "checkpoint" else "generator"
     return Conclusion(
         verdict=verdict,
-        headline=_headline(verdict, findings, reasons, has_evidence=bool(evidence), maker=maker),
+        headline=_headline(
+            verdict,
+            findings,
+            reasons,
+            has_evidence=bool(evidence),
+            maker=maker,
+            as_set="" if sampler_control is None else " with the sampler as set",
+        ),
         about=_about(verdict, findings, num_train=num_train, exact=exact, maker=maker),
+        sampler="" if sampler_control is None else sampler_control.text,
         recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
         reasons=tuple(reasons),
         evidence=evidence,
@@ -242,6 +259,19 @@ def _about_denoising(denoising: DenoisingTest | None) -> list[Reason]:
     preprocessing = denoising.preprocessing
     found = denoising.message if preprocessing.best is None else preprocessing.message
     return [Reason("denoising", found)]
+
+
+def _about_sampler(control: SamplerControl | None, decision: Decision) -> list[Reason]:
+    """Why a PASS does not stand with this sampler: the published one shows more copies."""
+    if control is None or control.p > 1 - decision.confidence:
+        return []
+    return [
+        Reason(
+            "sampler",
+            "The sampler was changed, and shows fewer copies of the same seeds than the published "
+            f"one does, by more than chance ({p_text(control.p)}).",
+        )
+    ]
 
 
 def _about_classes(diagnostics: Diagnostics, otherwise: Verdict) -> list[Reason]:
@@ -346,6 +376,7 @@ def _headline(
     *,
     has_evidence: bool,
     maker: str,
+    as_set: str,
 ) -> str:
     ratio, decision = findings.ratios.copies, findings.decision
     beside = "with evidence of memorization that the rule does not count"
@@ -368,7 +399,7 @@ def _headline(
     if verdict == "PASS":
         if has_evidence:
             return f"PASS, {beside}"
-        return f"PASS: at most {limit} of what the {maker} makes are copies"
+        return f"PASS: at most {limit} of what the {maker} makes{as_set} are copies"
     if verdict == "FAIL" and reasons and reasons[0].kind == "label test":
         return "FAIL: the generated images lie nearer to training images than chance allows"
     if verdict == "FAIL" and reasons and reasons[0].kind == "class":
@@ -385,6 +416,7 @@ def _headline(
         "label test": "the label test, which was to judge as well, could not",
         "class": "not every class is shown to be below the limit",
         "seeds": "the seeds were chosen",
+        "sampler": "the sampler as set shows fewer copies than the published one",
     }[reasons[0].kind]
     text = f"INCONCLUSIVE: {why}"
     return f"{text}; there is evidence of memorization" if has_evidence else text
@@ -452,6 +484,8 @@ def _advice(
     kinds = {reason.kind for reason in reasons}
     if "seeds" in kinds:
         return "Give seeds that follow one another, or let a nonce draw them."
+    if "sampler" in kinds:
+        return "Leave the sampler at its defaults, or give it more steps."
     if kinds & {"floor", "dense"} and not controls.num_holdout:
         return "Give held-out images, which the model never saw: they can tell a floor from copies."
     if "floor" in kinds:

@@ -77,6 +77,7 @@ def make_result() -> Callable[..., ScanResult]:
             flips=False,
             exact=True,
             fail_on=config.fail_on,
+            sampler_control=None,
             seeds_chosen=False,
             choices=choices_of(config, checkpoint, train),
         )
@@ -108,7 +109,10 @@ def whole_result() -> ScanResult:
         train,
         holdout=images(100, seed=1),
         config=ScanConfig(
-            seeds=tuple(range(12)), fail_above=0.001, also=("noise-and-return", "membership")
+            seeds=tuple(range(12)),
+            sampler=SamplerConfig(num_steps=17),
+            fail_above=0.001,
+            also=("noise-and-return", "membership"),
         ),
     )
 

@@ -1,5 +1,6 @@
 """Planted generators under a gate: verdict, count and floor are those that are known."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report, read_report
 from memaudit.audit.result import ScanResult
+from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import optimum_of
@@ -198,7 +200,8 @@ def test_an_undecided_scan_continued_ends_as_one_that_was_never_interrupted(tmp_
     rest = planted(TRAIN, 0.01)
     continued = scan(rest, TRAIN, config=config(4000, fail_above=0.02), folder=tmp_path)
     assert continued.num_kept == 301
-    assert rest.network.num_calls - TESTS < whole.decision.total / 64  # type: ignore[attr-defined, union-attr]
+    # Two calls are tests: of the kept images, and of the published sampler.
+    assert rest.network.num_calls - TESTS - 2 < whole.decision.total / 64  # type: ignore[attr-defined, union-attr]
     np.testing.assert_array_equal(continued.generated, whole.generated)
     assert continued.findings == whole.findings
     write_report(continued, tmp_path)
@@ -470,3 +473,50 @@ def test_a_nonce_draws_the_seeds_and_is_named(tmp_path: Path):
     for nonce in ("", "x" * 201, "a\x1b[2J"):
         with pytest.raises(ConfigError, match="printable"):
             replace(options, nonce=nonce)
+
+
+def test_a_sampler_that_hides_copies_does_not_pass(tmp_path: Path):
+    """One step of the optimum gives the mean of all images, 18 give copies."""
+    data = image_set(8, seed=4)
+    options = ScanConfig(
+        seeds=range(200), sampler=ONE_STEP, fail_above=0.1, without=("optimality", "recall")
+    )
+    result = scan(optimum_of(data), data, config=options)
+    assert result.decision is not None and result.decision.verdict == "PASS"
+    assert result.sampler_control == SamplerControl(64, 64, 0, 64, 0)
+    assert result.verdict == "INCONCLUSIVE"
+    assert "shows fewer copies than the published one" in result.conclusion.headline
+    write_report(result, tmp_path)
+    assert verify_report(tmp_path).passed
+    as_published = scan(optimum_of(data), data, config=replace(options, sampler=SamplerConfig()))
+    assert as_published.sampler_control is None and as_published.verdict == "FAIL"
+
+
+def test_a_changed_sampler_that_shows_the_same_passes_and_says_so(tmp_path: Path):
+    result = scan(planted(TRAIN, 0.0), TRAIN, config=config(fail_above=0.05))
+    assert result.sampler_control == SamplerControl(64, 0, 0, 0, 0)
+    assert result.verdict == "PASS"
+    assert "makes with the sampler as set are copies" in result.conclusion.headline
+    assert "0 of the first 64 seeds give a copy" in result.summary()
+    write_report(result, tmp_path)
+    assert verify_report(tmp_path).passed
+    forged = {"num_images": 64, "published": 0, "as_set": 3, "only_published": 0, "only_as_set": 0}
+    for control in (None, forged):
+        report = json.loads((tmp_path / "report.json").read_bytes())
+        report["sampler_control"] = control
+        (tmp_path / "report.json").write_text(json.dumps(report))
+        assert any("published sampler" in check.detail for check in verify_report(tmp_path).checks)
+
+
+def test_the_comparison_of_samplers_has_its_level():
+    """Equal samplers, 10 % of copies each: at most 5 % of 2,000 comparisons speak for one."""
+    rng = np.random.default_rng(0)
+    copies = rng.random((2000, 2, 64)) < 0.1
+    controls = [
+        SamplerControl(64, int(a.sum()), int(b.sum()), int((a & ~b).sum()), int((b & ~a).sum()))
+        for a, b in copies
+    ]
+    assert all(control.is_possible for control in controls)
+    assert np.mean([control.p <= 0.05 for control in controls]) <= 0.05
+    assert SamplerControl(64, 6, 0, 6, 0).p == pytest.approx(2**-6)
+    assert SamplerControl(64, 0, 0, 0, 0).p == 1

@@ -43,6 +43,7 @@ def again(result: ScanResult, **changes: object) -> ScanResult:
         flips=False,
         exact=True,
         fail_on=config.fail_on,
+        sampler_control=None,
         seeds_chosen=not are_consecutive(config.seeds),
         choices=choices_of(config, result.source, result.data),
     )

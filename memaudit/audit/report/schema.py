@@ -25,6 +25,7 @@ from memaudit.audit.memorization.sensitivity import Sensitivity
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.pictures import Pictures
+from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.gate import Decision
@@ -145,6 +146,9 @@ class Report:
     """How the nearest training images were found."""
     sampling: Sampling | None
     """How images were generated, or null where they were given."""
+    sampler_control: SamplerControl | None
+    """What the published sampler shows of the same seeds, where a gate judged images of another
+    sampler; null otherwise."""
     diagnostics: Diagnostics
     """What stands beside the ratio."""
     without: tuple[str, ...]
@@ -207,6 +211,7 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
         space=result.space,
         search=result.search,
         sampling=sampling,
+        sampler_control=result.sampler_control,
         diagnostics=result.diagnostics,
         without=config.without,
         fail_on=config.fail_on,

@@ -15,6 +15,7 @@ from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report.schema import Report, plain
+from memaudit.audit.sampler_control import NUM_COMPARED, is_changed
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.audit.verification.check import Check, check
 from memaudit.audit.verification.findings import same
@@ -45,7 +46,19 @@ def check_controls(report: Report) -> Check:
     )
     if controls.is_dense != is_dense:
         wrong.append("whether the data is dense")
+    if not _is_sampler_control_possible(report):
+        wrong.append("the comparison with the published sampler")
     return check("controls", not wrong, f"contradict each other: {', '.join(wrong)}")
+
+
+def _is_sampler_control_possible(report: Report) -> bool:
+    """Whether the published sampler was tried where it had to be, with counts that can be."""
+    found, sampling = report.sampler_control, report.sampling
+    needed = sampling is not None and report.fail_above is not None and is_changed(sampling.sampler)
+    if found is None or not needed:
+        return found is None and not needed
+    total = report.ratios.copies.total
+    return found.is_possible and found.num_images in (0, min(NUM_COMPARED, total))
 
 
 def _is_possible(floor: Floor, report: Report) -> bool:

@@ -112,6 +112,7 @@ def check_findings(again: Recomputed, files: ReportFiles, report: Report) -> Ite
         exact=report.space.exact,
         fail_on=report.fail_on,
         seeds_chosen=report.source.kind == "checkpoint" and not are_consecutive(seeds_of(table)),
+        sampler_control=report.sampler_control,
         choices=report.conclusion.choices,
     )
     recomputed = _recomputed(findings, conclusion, again.context, without=report.without)
