@@ -19,6 +19,7 @@ from memaudit.audit.scan import scan
 from memaudit.audit.source import ModelFacts, Source, optimum_of
 from memaudit.audit.verdict import conclude
 from memaudit.data.images import ImageSet
+from memaudit.models.sampler_config import SamplerConfig
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memaudit.audit.report.verify import verify_report
 from PIL import Image
 
 from memaudit.audit.neighbors.duplicates import find_duplicates
