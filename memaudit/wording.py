@@ -45,8 +45,8 @@ def short(text: Any, length: int = 100) -> str:
 
 
 def quoted(text: str) -> str:
-    """The beginning of a text that may be long or hostile, in ASCII."""
-    escaped = text[:MAX_SHOWN].encode("unicode_escape").decode("ascii")
+    """The beginning of a text that may be long or hostile."""
+    escaped = str(printable(text[:MAX_SHOWN]))
     return escaped if len(text) <= MAX_SHOWN else f"{escaped}…"
 
 

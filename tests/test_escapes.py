@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from memaudit.escapes import csv_rows, csv_text, markdown, markdown_code, terminal, terminal_json
-from memaudit.wording import printable
+from memaudit.wording import listed, printable, shown
 
 NAMES = [
     "a.png",
@@ -164,3 +164,10 @@ def test_a_log_holds_no_command_to_a_ci_system(name: str):
     assert text.isascii() and "##" not in text and not re.search(r"[^\x20-\x7e\n]", text)
     assert not re.search(r"^\s*::", text, re.M)
     assert json.loads(text) == {name: [name]}
+
+
+def test_a_message_quotes_names_of_every_script_and_nothing_that_steers():
+    assert listed(["猫", "חתול", "größe"]) == "'größe', 'חתול', '猫'"
+    assert shown("\x1b[2J\u202e\n" * 10**6).startswith(r"'\x1b[2J\u202e\n")
+    assert len(shown("\x1b" * 10**6)) < 400
+    assert printable("a\u3164b\ufe0f") == r"a\u3164b\ufe0f"

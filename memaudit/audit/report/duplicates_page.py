@@ -10,6 +10,7 @@ from pathlib import Path
 import memaudit
 from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
 from memaudit.audit.neighbors.units import rms_gray_levels
+from memaudit.audit.report.folder import encoded
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
 from memaudit.audit.report.pictures import Pictures
 from memaudit.data.images import ImageSet
@@ -71,8 +72,7 @@ def write_duplicates(
         (PAGE, duplicates_page(found, images, pictures)),
     ):
         with atomic_write(folder / name) as file:
-            # Names may hold bytes that are not text (surrogates); they are written as escapes.
-            file.write(text.encode(errors="backslashreplace"))
+            file.write(encoded(text))
     return folder / PAGE
 
 
