@@ -98,10 +98,12 @@ def _classes(images: ImageSet, label: Sequence[int | str]) -> dict[str, np.ndarr
             "or add a dataset.json or a `labels` array."
         )
     groups = {}
+    order = np.argsort(images.labels, kind="stable")  # there may be a million classes
+    ends = np.cumsum(np.bincount(images.labels, minlength=images.num_classes))
     for index in [_class_index(images, one) for one in label or range(images.num_classes)]:
         named = index < len(images.class_names)
         name = images.class_names[index] if named else f"class {index}"
-        groups[name] = np.flatnonzero(images.labels == index)
+        groups[name] = order[ends[index - 1] if index else 0 : ends[index]].copy()
     return groups
 
 

@@ -1,5 +1,7 @@
 """Images as one array: made from arrays in memory, and shown in one line."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -94,3 +96,32 @@ def test_bytes_and_floats_are_converted_as_published() -> None:
         uint8_to_float(x)
     with pytest.raises(ValueError, match="x must be floating, got torch.uint8"):
         float_to_uint8(values)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 0, 8), (2, 3, 8, 0), (2, 0, 8, 3)])
+def test_images_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="which show nothing|must be"):
+        ImageSet.from_array(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, True], "holds the label True; integers are needed"),
+        ([0, 1.0], "holds the label 1.0; integers are needed"),
+        ([0, [1, 2]], "holds the label a list; integers are needed"),
+        ([0, "cat"], "holds the label 'cat'; integers are needed"),
+        ([0, 10**30], r"holds the label 10{30}; labels count from 0, and at most 1,000,000"),
+        (np.array([0, 2**63], np.uint64), "holds the label 9223372036854775808"),
+        ([0, 10**6], "at most 1,000,000 classes make sense here"),
+    ],
+)
+def test_labels_that_number_no_class_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ImageSet.from_array(np.zeros((2, 3, 8, 8), np.uint8), labels=labels)
+
+
+def test_labels_may_be_numpys_integers_and_as_many_as_images() -> None:
+    labels = [np.int8(0), np.uint64(999_999)]
+    images = ImageSet.from_array(np.zeros((2, 3, 8, 8), np.uint8), labels=labels)
+    assert images.num_classes == 10**6
