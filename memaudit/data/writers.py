@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from memaudit.data.readers.arrays import npy_array
+from memaudit.data.readers.arrays import npy_array, texts
 from memaudit.data.readers.image_files import LABELS_FILE
-from memaudit.data.readers.reader import first_member, side_file_bytes
+from memaudit.data.readers.reader import first_member, parse_json, side_file_bytes
 from memaudit.data.readers.zip_members import opened_zip, zip_members
 from memaudit.errors import ConfigError, DataError
 from memaudit.files import atomic_write, read_regular
@@ -116,9 +116,9 @@ def read_manifest(path: Path, *, num_images: int | None = None) -> dict[str, Any
     limit = _MAX_MANIFEST if num_images is None else side_file_bytes(num_images)
     try:
         if path.is_dir():
-            manifest = json.loads(read_regular(path / MANIFEST_FILE, limit))
+            manifest = parse_json(read_regular(path / MANIFEST_FILE, limit))
         else:
-            manifest = json.loads(_manifest_in_zip(path, limit))
+            manifest = parse_json(_manifest_in_zip(path, limit))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None
@@ -145,7 +145,10 @@ def _manifest_in_zip(path: Path, limit: int) -> bytes:
             data = read(name)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: its {name} cannot be read: {error}.") from error
-    return data if name == MANIFEST_FILE else str(npy_array(data, f"{name} in {path}")).encode()
+    if name == MANIFEST_FILE:
+        return data
+    text = npy_array(data, f"{name} in {path}")
+    return texts(text.reshape(-1), f"{name} in {path}")[0].encode() if text.size == 1 else b""
 
 
 def grid(images: np.ndarray, *, columns: int | None = None) -> Image.Image:

@@ -311,6 +311,22 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         _file("set.npz", npz(images=PIXELS, names=np.arange(4))),
         "one text per image is needed",
     ),
+    "npz: names of no characters": (
+        _file(
+            "set.npz",
+            make_zip(
+                [
+                    Member("images.npy", npy_header("|u1", [1, 3, 8, 8]) + bytes(192)),
+                    Member("names.npy", npy_header("<U1", [1]) + struct.pack("<I", 0x110000)),
+                ]
+            ),
+        ),
+        "names in",
+    ),
+    "manifest: 12 MB of lists": (
+        _folder({"0.png": png(), "manifest.json": b"[" + b"[]," * (4 << 20) + b"[]]"}),
+        "it has 12,582,916 bytes; at most",
+    ),
     "npz: names in rows": (
         _file("set.npz", npz(images=PIXELS, names=[["a"]] * 4)),
         "one text per image is needed",

@@ -110,7 +110,7 @@ def _read_npz(path: Path, _files: Files, _resolution: int | None) -> Contents:
     images = channels_first(_read_array(path, members, key), f"{key} in {path}")
     labels = _read_array(path, members, label_key) if f"{label_key}.npy" in members else None
     if "names.npy" in members:
-        names = _texts(_read_array(path, members, "names"), path)
+        names = texts(_read_array(path, members, "names"), f"names in {path}")
     else:
         names = numbered_names(path.name, len(images))
     return array_contents(images, str(path), names, labels)
@@ -147,12 +147,17 @@ def npy_array(data: bytes, what: str) -> np.ndarray:
     return values.view(header.dtype).reshape(header.shape, order=header.order)
 
 
-def _texts(names: np.ndarray, path: Path) -> list[str]:
-    if names.dtype.kind != "U" or names.ndim != 1:
+def texts(array: np.ndarray, what: str) -> list[str]:
+    """The texts in an array [N].
+
+    Raises:
+        DataError: it is another one, or holds numbers that stand for no characters.
+    """
+    if array.dtype.kind != "U" or array.ndim != 1:
         raise DataError(
-            f"names in {path} are {names.dtype} {list(names.shape)}; one text per image is needed."
+            f"{what} is {array.dtype} {list(array.shape)}; one text per image is needed, [N]."
         )
     try:
-        return [str(name) for name in names]
-    except ValueError as error:  # a number that stands for no character
-        raise DataError(f"names in {path} cannot be read: {error}.") from error
+        return [str(text) for text in array]
+    except (ValueError, SystemError) as error:
+        raise DataError(f"{what} cannot be read: {error}.") from error

@@ -5,7 +5,6 @@ anywhere with the labels in a `dataset.json` at the top (EDM's form). Images are
 as EDM orders them. Hidden files and what macOS adds to a zip (`__MACOSX`) are ignored.
 """
 
-import json
 import os
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from memaudit.data.readers.reader import (
     Files,
     Reader,
     first_member,
+    parse_json,
     side_file_bytes,
 )
 from memaudit.data.readers.zip_members import opened_zip, zip_members
@@ -204,7 +204,7 @@ def _find_labels_file(source: str, sizes: Mapping[str, int]) -> str | None:
 def _labels_in_file(source: str, names: list[str], data: bytes) -> np.ndarray | None:
     """Labels from EDM's {"labels": [[name, label], ...]}, or None if that is null."""
     try:
-        entries = json.loads(data)["labels"]
+        entries = parse_json(data)["labels"]
         labels: dict[str, int] = {}
         for name, label in entries if entries is not None else ():
             if labels.setdefault(name, label) != label:
