@@ -16,6 +16,13 @@ OTHER_PROGRAMS = {
     "--nnodes": "torchrun",
     "--rdzv-backend": "torchrun",
     "--rdzv-endpoint": "torchrun",
+    "--bundle": "cosign",
+    "--certificate-identity": "cosign",
+    "--certificate-oidc-issuer": "cosign",
+    "--key": "cosign",
+    "--tlog-upload": "cosign",
+    "--yes": "cosign",
+    "--repo": "gh",
 }
 BENCHMARKS = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
 WRITTEN_BY_A_READER = {"mymodel.py"}

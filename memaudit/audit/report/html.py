@@ -3,6 +3,7 @@
 import base64
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from memaudit.data.writers import png, to_picture
 from memaudit.wording import exponential, percent, printable, short
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 LARGEST_PICTURE = 64
@@ -72,6 +74,12 @@ def render_template(template: str, **values: Any) -> str:
             `short` and `unbroken`.
         values: what the template names; a name that it does not get is an error.
     """
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> "Environment":
+    """What renders templates; they are compiled once."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # many scans write no page
 
     environment = Environment(
@@ -89,4 +97,4 @@ def render_template(template: str, **values: Any) -> str:
         short=short,
         unbroken=unbroken,
     )
-    return environment.get_template(template).render(**values)
+    return environment

@@ -46,6 +46,7 @@ NOT_FINITE = ("inf", "-inf", "nan")
 LARGEST_REPORT = 32 << 20
 """Most bytes of a report.json: with 20,000 classes it has 10 MB, and an object takes up to 50 times
 its text in memory."""
+LARGEST_INTEGER = 10**300
 DEEPEST = 24
 """Most levels of lists and objects in a report.json."""
 
@@ -310,7 +311,7 @@ def _of_this_version(content: bytes) -> dict[str, Any]:
     stated = json.loads(
         content, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
     )
-    _check_depth(stated)
+    _check_values(stated)
     schema = stated.get("schema") if isinstance(stated, dict) else None
     if schema != SCHEMA:
         raise ValueError(
@@ -334,8 +335,11 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is not JSON")
 
 
-def _check_depth(content: Any) -> None:
-    """Refuse lists in lists in lists: whatever walks through them later may do so by recursion."""
+def _check_values(content: Any) -> None:
+    """Refuse lists in lists in lists, and integers that no float can hold.
+
+    Whatever walks through the lists later may do so by recursion.
+    """
     level = [content]
     for _ in range(DEEPEST):
         level = [
@@ -344,6 +348,8 @@ def _check_depth(content: Any) -> None:
             if isinstance(value, list | dict)
             for item in (value if isinstance(value, list) else value.values())
         ]
+        if any(type(item) is int and abs(item) >= LARGEST_INTEGER for item in level):
+            raise ValueError("it holds an integer of more than 300 digits")
         if not level:
             return
     raise ValueError(f"its lists and objects are more than {DEEPEST} levels deep")

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from memaudit.audit.report.schema import Data, Report
-from memaudit.audit.report.tables import MatchTable
+from memaudit.audit.report.tables import LeakNames, MatchTable
 from memaudit.audit.source import OPTIMUM
 from memaudit.audit.verification.check import Check, check
-from memaudit.audit.verification.findings import Recomputed
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
@@ -60,7 +59,7 @@ def open_data(path: Path, stated: Data, progress: Progress) -> ImageSet | str:
         images = open_images(path, resolution=H, cache_dir=False, progress=progress)
     height, width = images.image_shape[1:]
     if (height, width) != (H, W):
-        if not is_square or not 1 <= H * W <= LARGEST_GROWTH * height * width:
+        if not is_square or H < 1 or H * W > LARGEST_GROWTH * height * width:
             return f"are {height} x {width} pixels, not {H} x {W} as reported"
         images = open_images(path, resolution=H, cache_dir=False, progress=progress)
     if stated.indices is not None:
@@ -78,7 +77,7 @@ def open_data(path: Path, stated: Data, progress: Progress) -> ImageSet | str:
     return images
 
 
-def check_data(data: ImageSet, report: Report, again: Recomputed | None) -> Iterator[Check]:
+def check_data(data: ImageSet, report: Report, known: LeakNames | None) -> Iterator[Check]:
     """Compare what a report says of its training images with the images themselves."""
     stated = report.data
     facts = {
@@ -89,10 +88,10 @@ def check_data(data: ImageSet, report: Report, again: Recomputed | None) -> Iter
     }
     differing = [name for name, (said, found) in facts.items() if said != found]
     yield check("facts of the training images", not differing, f"differ: {', '.join(differing)}")
-    if again is not None:
+    if known is not None:
         wrong = [
             index
-            for index, name in again.known.names.items()
+            for index, name in known.names.items()
             if not 0 <= index < len(data) or name != as_written(data.names[index])
         ]
         yield check(

@@ -12,7 +12,6 @@ from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.verification.check import Check, check
-from memaudit.audit.verification.findings import Recomputed
 from memaudit.data.images import ImageSet
 from memaudit.progress import Progress
 from memaudit.wording import shown
@@ -23,10 +22,9 @@ BLOCK = 512
 
 
 def check_search(
-    index: NeighborIndex, images: ImageSet, again: Recomputed, progress: Progress
+    index: NeighborIndex, images: ImageSet, table: MatchTable, progress: Progress
 ) -> Check:
     """Search all given images again: neighbors and distances must be the same integers."""
-    table = again.table
     found = match_images(index, images.images, table.matches.rule, progress=progress)
     differing = differing_rows(found.neighbors, table.matches.neighbors)
     if not differing.any():

@@ -19,6 +19,7 @@ from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.regeneration import caught_share
 from memaudit.audit.report.folder import MATCHES, PAGE, REPORT
 from memaudit.audit.report.schema import Report, decode, is_sealed, plain
+from memaudit.audit.report.tables import LeakNames, MatchTable
 from memaudit.audit.source import OPTIMUM, holds_images
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.verification.check import Check, Unproven, check
@@ -174,8 +175,11 @@ class _Work:
     checks: list[Check] = field(default_factory=list)
     proven: list[str] = field(default_factory=list)
     unproven: list[Unproven] = field(default_factory=list)
+    table: MatchTable | None = None
+    known: LeakNames | None = None
+    """The tables, if they can be read."""
     again: Recomputed | None = None
-    """The tables, and what follows from them, if they can be read."""
+    """The tables, and what follows from them, if something does."""
     config: ScanConfig | None = None
     """The report's settings, if they can be."""
 
@@ -220,16 +224,16 @@ class _Work:
         self.add("files", lambda: check_hashes(files, report))
 
         def rows() -> Iterable[Check]:
-            table, known = read_tables(files, report)
-            yield from check_rows(table, report)
-            self.again = recompute_findings(table, known, report)
-            self.config = config_of(report, table.keys)
+            self.table, self.known = read_tables(files, report)
+            yield from check_rows(self.table, report)
+            self.config = config_of(report, self.table.keys)
 
         self.add(ROWS, rows)
 
         def findings() -> Iterable[Check]:
-            if self.again is None:
+            if self.table is None or self.known is None:
                 raise ValueError(f"{MATCHES} cannot be used")
+            self.again = recompute_findings(self.table, self.known, report)
             yield from check_findings(self.again, files, report)
 
         self.add(FINDINGS, findings)
@@ -281,7 +285,7 @@ class _Work:
             elif self._is_checkpoint(source, training) and spot_check and training is not None:
                 checkpoint = open_model(source, report, training, self.device)
         self._say_missing(source, data, holdout)
-        if training is None or self.again is None or self.config is None:
+        if training is None or self.table is None or self.config is None:
             return
         if not report.space.exact:
             self.unproven.append(
@@ -297,14 +301,14 @@ class _Work:
             flips=report.search.flips,
             progress=self.progress,
         )
-        again = self.again
+        table = self.table
         if images is not None:
             given = images
-            self.add(SEARCH, lambda: [check_search(index, given, again, self.progress)])
+            self.add(SEARCH, lambda: [check_search(index, given, table, self.progress)])
             self.prove(f"All {len(given):,} generated images were searched again: every row holds.")
         else:
             flips = report.search.flips
-            self.add(SEARCH, lambda: check_possible(training, again.table, flips=flips))
+            self.add(SEARCH, lambda: check_possible(training, table, flips=flips))
         if checkpoint is not None:
             self._spot_check(checkpoint, index, training, spot_check)
         elif is_model and source is not None:
@@ -312,7 +316,8 @@ class _Work:
                 Unproven("matches.csv was not generated again, not even in part.", ("spot_check",))
             )
         judged = self._measure_controls(index, training, others)
-        self._run_diagnostics(index, training, others, judged, images)
+        if self.again is not None:
+            self._run_diagnostics(index, training, others, judged, images)
 
     def _open_data(self, path: Path) -> ImageSet | None:
         found = open_data(path, self.report.data, self.progress)
@@ -320,14 +325,14 @@ class _Work:
             self.checks.append(Check(f"data {path}", False, found))
             return None
         self.checks.append(Check(f"data {path}", True, ""))
-        self.add("training images", lambda: check_data(found, self.report, self.again))
+        self.add("training images", lambda: check_data(found, self.report, self.known))
         self.prove("The training images given are those of the report.")
         return found
 
     def _open_holdout(self, path: Path) -> ImageSet | None:
         _, H, W = self.report.data.image_shape
         found = open_images(path, cache_dir=False, progress=self.progress)
-        if found.image_shape[1:] != (H, W) and H == W and H <= max(found.image_shape[1:]):
+        if found.image_shape[1:] != (H, W) and H == W and 1 <= H <= max(found.image_shape[1:]):
             found = open_images(path, resolution=H, cache_dir=False, progress=self.progress)
         stated = self.report.diagnostics.holdout
         name = f"holdout {path}"
@@ -342,10 +347,10 @@ class _Work:
 
     def _open_images(self, path: Path) -> ImageSet | None:
         name, report = f"source {path}", self.report
-        if report.source.kind != "images" or self.again is None:
+        if report.source.kind != "images" or self.table is None:
             self.checks.append(Check(name, False, "holds images; the report is about a model"))
             return None
-        images, checks = open_given_images(path, self.again.table, report, self.progress)
+        images, checks = open_given_images(path, self.table, report, self.progress)
         self.checks += checks
         self.prove("The generated images given are those of the report, one row for each.")
         return images
@@ -389,14 +394,15 @@ class _Work:
             self.unproven.append(
                 Unproven("The floor of the held-out images was not measured.", ("holdout",))
             )
-        self.unproven.append(Unproven("The pictures of report.html: only its words were compared."))
+        if self.report.pictures != "none":
+            text = "The pictures of report.html: only its words were compared."
+            self.unproven.append(Unproven(text))
 
     def _spot_check(
         self, checkpoint: Checkpoint, index: NeighborIndex, data: ImageSet, number: int
     ) -> None:
-        again, config, report = self.again, self.config, self.report
-        assert again is not None and config is not None
-        table = again.table
+        table, config, report = self.table, self.config, self.report
+        assert table is not None and config is not None
         self.add(
             "spot check",
             lambda: check_drawn_rows(
@@ -446,19 +452,19 @@ class _Work:
         self, index: NeighborIndex, data: ImageSet, holdout: ImageSet | None
     ) -> Matches | None:
         """Measure the floors again; the matches of held-out images, if there are any."""
-        again, judged = self.again, None
-        assert again is not None
+        table, judged = self.table, None
+        assert table is not None
 
         def floors() -> Iterable[Check]:
             nonlocal judged
             found, judged = measure_again(
-                index, data, holdout, self.report, again.table.matches.rule, self.progress
+                index, data, holdout, self.report, table.matches.rule, self.progress
             )
             yield found
-            if judged is not None and again.table.conformal is not None:
-                p = conformal_p(again.table.matches.distance_ratio, judged.distance_ratio)
-                is_same = p.num_references == again.table.conformal.num_references and same(
-                    again.table.conformal.p_value.tolist(), p.p_value.tolist()
+            if judged is not None and table.conformal is not None:
+                p = conformal_p(table.matches.distance_ratio, judged.distance_ratio)
+                is_same = p.num_references == table.conformal.num_references and same(
+                    table.conformal.p_value.tolist(), p.p_value.tolist()
                 )
                 yield check("p-values of the held-out images", is_same, "are not those measured")
 
