@@ -198,6 +198,12 @@ def test_no_name_value_or_error_steers_the_terminal(room: Path):
 def test_no_command_lets_a_name_or_a_value_steer_the_terminal(room: Path):
     for line, wanted in GOOD:
         check(room, f"{line} --overwrite" if line == GOOD[0][0] else line, wanted)
+
+
+@pytest.mark.slow
+def test_no_error_of_a_command_steers_the_terminal(room: Path):
+    check(room, f"{GOOD[0][0]} --overwrite", 0)
+    forge(room)
     for line in BAD:
         text = check(room, line, 2)
         assert r"\x1b]0;owned" in text, line

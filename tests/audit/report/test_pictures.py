@@ -111,18 +111,16 @@ def test_a_page_that_shows_less_does_for_one_that_may_show_more():
 
 
 @pytest.mark.parametrize("pictures", ["none", "blurred"])
-@pytest.mark.parametrize("width", [400, 1280])
 def test_a_browser_shows_it_whole(
     browser: Any,
     barriers: Callable[[Any], list[Any]],
     whole_result: ScanResult,
     tmp_path: Path,
     pictures: Pictures,
-    width: int,
 ):
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": 400, "height": 900})
     page.goto(write_report(whole_result, tmp_path, pictures=pictures).as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert barriers(page) == []
-    assert page.locator("img").count() == (0 if pictures == "none" else page.locator("img").count())
+    assert (page.locator("img").count() > 0) == (pictures == "blurred")
     page.close()
