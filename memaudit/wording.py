@@ -7,12 +7,17 @@ cursor, hide, or turn the direction of writing; the files of escapes.py need mor
 import math
 import re
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 MAX_SHOWN = 80
 """Characters of a text from a file that a message quotes."""
 MAX_NUMBERS = 10**7
 """Most integers that a text of ranges may stand for: a hostile one must not exhaust memory."""
+_FRACTION = re.compile(
+    r"[-+]?(\d{1,20}/0*[1-9]\d{0,19}|(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[-+]?\d{1,2})?)",
+    re.ASCII | re.IGNORECASE,
+)
 SHOWN_NAMES = 3
 """Names that a list gives before it says how many more there are."""
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]")
@@ -108,6 +113,22 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def parse_fraction(text: str) -> Fraction:
+    """The exact number that a text such as `1/3`, `0.25`, `-2` or `1e-3` stands for.
+
+    Raises:
+        ValueError: it is none of these, or has more digits than anybody means: Fraction would
+            compute `1e999999999` for hours.
+
+    Examples:
+        >>> parse_fraction("1e-3")
+        Fraction(1, 1000)
+    """
+    if not _FRACTION.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a number such as 1/3 or 0.25")
+    return Fraction(text)
 
 
 def ranges(numbers: Iterable[int]) -> str:

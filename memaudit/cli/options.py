@@ -13,7 +13,7 @@ from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import ConfigField, Option, config_fields
-from memaudit.wording import MAX_NUMBERS, shown
+from memaudit.wording import MAX_NUMBERS, parse_fraction, shown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -58,9 +58,9 @@ class Ratio(click.ParamType):
         if isinstance(value, Fraction):
             return value
         try:
-            return Fraction(str(value))
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is not a share; write 1/3 or 0.25.", param, ctx)
+            return parse_fraction(str(value).strip())
+        except ValueError:
+            self.fail(f"{shown(value)} is not a share; write 1/3 or 0.25.", param, ctx)
 
 
 class Share(click.ParamType):
@@ -84,9 +84,9 @@ class Share(click.ParamType):
         try:
             if rest:
                 raise ValueError
-            share = float(Fraction(number.replace(" ", ""))) / (100 if percent else 1)
-        except (ValueError, ZeroDivisionError, OverflowError):
-            self.fail(f"{value!r} is not a share; write 0.001, 0.1% or 1/1000.", param, ctx)
+            share = float(parse_fraction(number.replace(" ", ""))) / (100 if percent else 1)
+        except ValueError:
+            self.fail(f"{shown(value)} is not a share; write 0.001, 0.1% or 1/1000.", param, ctx)
         if not percent and 1 < share <= 100 and not self._option.admits(share):
             self.fail(f"{text} is not {self._option.range_text}; did you mean {text}%?", param, ctx)
         return share

@@ -186,7 +186,14 @@ def _mapped(file: BinaryIO, shape: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def _image_set(pixels: np.ndarray, contents: Contents) -> ImageSet:
-    return ImageSet(pixels, contents.names, contents.labels, contents.class_names, contents.source)
+    return ImageSet(
+        pixels,
+        contents.names,
+        contents.labels,
+        contents.class_names,
+        contents.source,
+        unread=contents.unread,
+    )
 
 
 def _equal(contents: Contents, pixels: np.ndarray, *, check_all: bool, progress: Progress) -> bool:

@@ -5,6 +5,7 @@ part of a set.
 """
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -162,6 +163,7 @@ def mix_images(
         np.concatenate([part.images for part in parts]),
         [f"{part.source}/{name}" for part in parts for name in part.names],
         source=" and ".join(part.source for part in parts),
+        unread=Counter(first.unread) + Counter(second.unread),
     )
 
 

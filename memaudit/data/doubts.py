@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from memaudit.data.images import ImageSet
+from memaudit.wording import some
 
 _BYTES_AT_A_TIME = 16 << 20
+MOST_KINDS = 5
+"""Kinds of files that were not read which are named."""
 
 
 def doubts_about(images: ImageSet) -> tuple[str, ...]:
@@ -18,6 +21,8 @@ def doubts_about(images: ImageSet) -> tuple[str, ...]:
         One sentence or more for each sign; empty for ordinary images.
     """
     found = []
+    if images.unread:
+        found.append(_unread(images))
     values = _few_values(images)
     if values and max(values) <= 1:
         found.append(
@@ -36,6 +41,16 @@ def doubts_about(images: ImageSet) -> tuple[str, ...]:
     if len(images) > 1 and all((piece == images.images[:1]).all() for piece in _pieces(images)):
         found.append(f"All {len(images):,} images in {images.source} are equal.")
     return tuple(found)
+
+
+def _unread(images: ImageSet) -> str:
+    number = sum(images.unread.values())
+    files = "1 file was" if number == 1 else f"{number:,} files were"
+    kinds = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in images.unread.items()]
+    return (
+        f"{files} not read as images in {images.source} ({some(kinds, MOST_KINDS)}), and what was "
+        "not read is not compared. Convert images among them to PNG."
+    )
 
 
 def _few_values(images: ImageSet) -> set[int]:

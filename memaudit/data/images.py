@@ -6,7 +6,7 @@ At rest images are uint8 [N, C, H, W] in 0…255; networks see float32 in [-1, 1
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ class ImageSet:
     """Where the images came from, as the user wrote it."""
     indices: np.ndarray | None = field(default=None)
     """int64 [N]: positions in the whole source, if this is a part of it."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """Number of files in the source that were not taken as images, by suffix."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:

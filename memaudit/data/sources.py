@@ -135,7 +135,14 @@ def _in_memory(contents: Contents, progress: Progress) -> ImageSet:
             done += len(batch)
             progress("Reading images", done, len(images))
     images.flags.writeable = False  # as a mapped one is
-    return ImageSet(images, contents.names, contents.labels, contents.class_names, contents.source)
+    return ImageSet(
+        images,
+        contents.names,
+        contents.labels,
+        contents.class_names,
+        contents.source,
+        unread=contents.unread,
+    )
 
 
 def as_images(

@@ -1,6 +1,7 @@
 """Values of options, as people write them."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ from click.testing import Result
 
 from memaudit.audit.config import ScanConfig
 from memaudit.cli.main import COMMANDS, cli
-from memaudit.cli.options import ConfigOption, Share
+from memaudit.cli.options import ConfigOption, Ratio, Share
 from memaudit.options import Option, config_fields
 
 Run = Callable[..., Result]
@@ -39,10 +40,23 @@ def test_a_share_is_understood_as_people_write_it(text: str, share: float):
     assert SHARE.convert(share, None, None) == share
 
 
-@pytest.mark.parametrize("text", ["", "%", "a few", "0.1%%", "0.1% of", "1/0", "nan", "inf", "5,0"])
+HUGE = ("1e999999999", "1e-999999999%", "9" * 5000, "1/" + "9" * 5000)
+"""What Fraction would compute for hours, or refuse in words of its own."""
+
+
+@pytest.mark.parametrize(
+    "text", ["", "%", "a few", "0.1%%", "0.1% of", "1/0", "nan", "inf", "5,0", ".", "e-3", *HUGE]
+)
 def test_what_is_no_share_is_refused_with_three_ways_to_write_one(text: str):
     with pytest.raises(click.BadParameter, match=r"write 0\.001, 0\.1% or 1/1000"):
         SHARE.convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["1/0", "many", *HUGE])
+def test_what_is_no_ratio_is_refused_at_once(text: str):
+    with pytest.raises(click.BadParameter, match=r"is not a share; write 1/3 or 0\.25"):
+        Ratio().convert(text, None, None)
+    assert Ratio().convert("1/3", None, None) == Fraction(1, 3)
 
 
 @pytest.mark.parametrize(

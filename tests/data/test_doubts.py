@@ -1,10 +1,16 @@
 """Images that cannot be what somebody meant are named; others are not."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from memaudit.audit.scan import scan
 from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
+from memaudit.data.sources import open_images
 
 RNG = np.random.default_rng(0)
 SHAPE = (5, 3, 8, 8)
@@ -37,3 +43,34 @@ def test_images_that_are_not_what_was_meant_are_named(pixels: np.ndarray, signs:
     assert len(found) == len(signs)
     for text, sign in zip(found, signs, strict=True):
         assert sign in text and "photos" in text
+
+
+def _write_folder(path: Path) -> None:
+    for i, pixels in enumerate(PHOTOS):
+        (path / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(path / str(i % 2) / f"{i}.png")
+    (path / "0" / "5.jfif").write_bytes(b"")
+    (path / "1" / "6.JFIF").write_bytes(b"")
+    (path / "1" / "notes").write_bytes(b"")
+    (path / "manifest.json").write_bytes(b"{}")
+    (path / ".hidden").write_bytes(b"")
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "cached"])
+def test_files_that_are_not_read_are_counted(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "train"
+    _write_folder(path)
+    (path / "manifest.json").unlink()  # which is read, to name images
+    if form == "zip":
+        path = Path(shutil.make_archive(str(tmp_path / "train"), "zip", path))
+    if form == "cached":
+        monkeypatch.setattr("memaudit.data.sources.MAPPED_FROM", 0)
+        open_images(path, cache_dir=tmp_path / "cache")
+    images = open_images(path, cache_dir=tmp_path / "cache")
+    assert images.unread == {".jfif": 2, "": 1}
+    said = doubts_about(images.take(np.arange(2)))
+    assert said[0].startswith(f"3 files were not read as images in {path} (2 .jfif, 1 without")
+    result = scan(PHOTOS[:3], images)
+    assert result.source.warnings == said[:1]

@@ -8,9 +8,11 @@ as EDM orders them. Hidden files and what macOS adds to a zip (`__MACOSX`) are i
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -36,6 +38,10 @@ ReadFile = Callable[[str], bytes]
 
 LABELS_FILE = "dataset.json"
 """The file with the classes of all images, in EDM's form."""
+OWN_FILES = ("manifest.json",)
+"""What memaudit itself writes beside images."""
+MAX_SUFFIX = 12
+"""Characters of a suffix that are told apart: names may be anything."""
 
 
 def _folder_files(path: Path) -> Files:
@@ -65,7 +71,13 @@ def _read_folder(path: Path, files: Files, resolution: int | None) -> Contents:
     def opened() -> Iterator[ReadFile]:
         yield lambda name: read_regular(path / name, sizes[name])
 
-    return _read_tree(str(path), sizes, opened, resolution)
+    contents = _read_tree(str(path), sizes, opened, resolution)
+    names = (
+        (Path(folder).relative_to(path) / name).as_posix()
+        for folder, _, names in os.walk(path)
+        for name in names
+    )
+    return replace(contents, unread=_count_unread(names))
 
 
 FOLDER = Reader("a folder of image files", Path.is_dir, _read_folder, _folder_files)
@@ -77,9 +89,17 @@ def _is_zip(path: Path) -> bool:
 
 def _read_zip(path: Path, _files: Files, resolution: int | None) -> Contents:
     """The images of a zip, which is read in place and never unpacked to disk."""
-    members = zip_members(path, _wanted)
+    others: list[str] = []
+
+    def wanted(name: str) -> bool:
+        if not _wanted(name):
+            others.append(name)
+        return _wanted(name)
+
+    members = zip_members(path, wanted)
     sizes = {name: member.file_size for name, member in members.items()}
-    return _read_tree(str(path), sizes, lambda: opened_zip(path, members), resolution)
+    contents = _read_tree(str(path), sizes, lambda: opened_zip(path, members), resolution)
+    return replace(contents, unread=_count_unread(others))
 
 
 ZIP = Reader("a .zip of image files", _is_zip, _read_zip)
@@ -89,9 +109,22 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def _count_unread(names: Iterable[str]) -> dict[str, int]:
+    """Files that are not taken as images, by suffix, most frequent first; hidden ones aside."""
+    counts = Counter(
+        PurePosixPath(name).suffix.lower()[:MAX_SUFFIX]
+        for name in names
+        if not (_is_hidden(name) or _wanted(name) or name.endswith("/") or name in OWN_FILES)
+    )
+    return dict(counts.most_common())
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
+
+
 def _wanted(name: str) -> bool:
-    hidden = name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
-    return not hidden and (name.lower().endswith(SUFFIXES) or _is_labels_file(name))
+    return not _is_hidden(name) and (name.lower().endswith(SUFFIXES) or _is_labels_file(name))
 
 
 def _is_labels_file(name: str) -> bool:

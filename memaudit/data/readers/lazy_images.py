@@ -1,8 +1,8 @@
 """What a source holds, before its pixels are read: the form that all readers return."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +45,8 @@ class Contents:
     """One name per class, or empty if the source names none."""
     array: np.ndarray | None = None
     """uint8 [N, C, H, W], if the pixels are an array already."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """Number of files beside the images that were not taken as images, by suffix."""
 
     @property
     def num_bytes(self) -> int:
