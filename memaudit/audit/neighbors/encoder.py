@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from memaudit.audit.neighbors.config import PreprocessingName
+from memaudit.data.room import free_memory
 from memaudit.errors import CheckpointError, DataError
 from memaudit.files import read_regular
 from memaudit.time_limit import call_within
@@ -183,7 +184,8 @@ def open_encoder(
         raise ValueError(f"resize must be at least 1, got {resize}")
     chosen = PREPROCESSING[preprocessing]
     try:
-        content = read_regular(path, MAX_BYTES)
+        free = free_memory()
+        content = read_regular(path, MAX_BYTES if free is None else min(MAX_BYTES, free))
         if _runs_when_loaded(content):
             _try_loading(content)
         module = _load(content, device)

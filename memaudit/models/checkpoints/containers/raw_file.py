@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from memaudit.data.room import free_memory, in_words
 from memaudit.errors import CheckpointError
 from memaudit.files import open_regular
 from memaudit.models.checkpoints.containers.inert_objects import CHECKPOINT, RECORDS
@@ -94,6 +95,12 @@ def read_file(path: Path) -> RawFile:
             container = _container(file.read(32), last)
             if size > MAX_BYTES:
                 raise CheckpointError(f"it has {size:,} bytes; at most {MAX_BYTES:,} are read.")
+            free = free_memory()
+            if free is not None and size > free:  # a file may have holes, which memory does not
+                raise CheckpointError(
+                    f"it has {in_words(size)}, all of which are read, and {in_words(free)} of "
+                    "memory are free. Use a machine with more memory."
+                )
             # Anonymous memory: a mapping of the file would change with it.
             copy = mmap.mmap(-1, size)
             file.seek(0)

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.limited import run_python
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -208,3 +210,17 @@ def test_equal_networks_are_equal_files(tmp_path):
     for i in range(8):
         save_checkpoint(tmp_path / str(i), network, CONFIG, provenance={"images_seen": 64})
     assert len({(tmp_path / str(i)).read_bytes() for i in range(8)}) == 1
+
+
+def test_a_file_larger_than_memory_is_not_read(tmp_path):
+    """A file with holes takes no room on the disk; in memory it would."""
+    path = tmp_path / "holes.safetensors"
+    path.write_bytes((100).to_bytes(8, "little") + b"{")
+    os.truncate(path, 30 << 30)
+    code = (
+        "import sys; from memaudit.models.checkpoints import open_checkpoint\n"
+        "try: open_checkpoint(sys.argv[1])\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = run_python(code, path, memory=16 << 30, timeout=60)
+    assert "CheckpointError" in done.stdout and "it has 32.2 GB, all of which" in done.stdout
