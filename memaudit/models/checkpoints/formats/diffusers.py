@@ -255,6 +255,11 @@ def _check_supported(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> N
         check_config(scheduler, SCHEDULER_VALUES, ignore_others=True)
     except ConfigError as error:
         raise CheckpointError(f"in its configuration, {error}.") from error
+    channels, returned = (unet.get(key, 3) for key in ("in_channels", "out_channels"))
+    if returned < channels:  # it would be stretched to fit
+        raise CheckpointError(
+            f"its out_channels is {returned}; at least its {channels} in_channels are needed."
+        )
     size, num_levels = unet["sample_size"], len(unet.get("block_out_channels", ()))
     if num_levels and size % (1 << (num_levels - 1)):
         raise CheckpointError(

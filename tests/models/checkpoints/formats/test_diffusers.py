@@ -140,6 +140,7 @@ SCHEDULER = {"_class_name": "DDPMScheduler"}
         ({"_class_name": "os.system"}, {}, "model is 'os.system'"),
         ({"time_embedding_type": "fourier"}, {}, "time_embedding_type is 'fourier'"),
         ({"center_input_sample": True}, {}, "center_input_sample is True"),
+        ({"out_channels": 1}, {}, "out_channels is 1; at least its 3 in_channels are needed"),
         ({"sample_size": [8, 4]}, {}, "sample_size must be an integer, .* got a list"),
         (
             {"layers_per_block": 10**9},
