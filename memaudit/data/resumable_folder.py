@@ -65,7 +65,7 @@ def resumable_folder(
     Args:
         path: the folder.
         names: names of all the images that it is to hold, without suffix.
-        identity: what they depend on besides their names, for the manifest, as JSON holds it;
+        identity: what they depend on besides their names, for the manifest;
             messages use the keys as words.
         schema: what the manifest calls itself.
         overwrite: remove the images of another identity, if `resumable_folder` wrote them.
@@ -76,7 +76,7 @@ def resumable_folder(
         OSError: it cannot be written.
     """
     path.mkdir(parents=True, exist_ok=True)
-    manifest = {"schema": schema, **identity}
+    manifest = json.loads(json.dumps({"schema": schema, **identity}))  # tuples become lists
     try:
         with exclusive(path / _LOCK):
             remove_parts(path)
