@@ -119,7 +119,7 @@ def parse_fraction(text: str) -> Fraction:
     """The exact number that a text such as `1/3`, `0.25`, `-2` or `1e-3` stands for.
 
     Raises:
-        ValueError: it is none of these, or has more digits than anybody means: Fraction would
+        ValueError: it is not one of these, or has more digits than anybody means: Fraction would
             compute `1e999999999` for hours.
 
     Examples:
