@@ -13,6 +13,7 @@ import resource
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,17 @@ def mutated_safetensors(random: random.Random, content: bytes) -> bytes:
     return with_header(content, change)
 
 
+@cache
+def unzipped(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 def mutated_zip(random: random.Random, content: bytes) -> bytes:
     if random.random() < 0.4:
         # The directory is at the end.
         return damaged(random, content[::-1], structure=600)[::-1]
-    with zipfile.ZipFile(io.BytesIO(content)) as old:
-        entries = {name: old.read(name) for name in old.namelist()}
+    entries = dict(unzipped(content))
     name = random.choice([name for name in entries if name.endswith(".pkl")] * 5 + list(entries))
     entries[name] = damaged(random, entries[name])
     made = io.BytesIO()
