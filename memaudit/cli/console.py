@@ -95,8 +95,11 @@ def print_row(name: str, value: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print content as strict JSON on stdout."""
-    click.echo(terminal_json(content))
+    """Print content as strict JSON on stdout; a closed pipe changes no exit status."""
+    try:
+        click.echo(terminal_json(content))
+    except BrokenPipeError:
+        out.on_broken_pipe()
 
 
 @contextmanager

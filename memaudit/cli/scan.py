@@ -163,16 +163,16 @@ def scan(
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected, select_images
 
-    if seeds is not None and options["nonce"] is not None:
-        raise ConfigError("--nonce draws the seeds, but --seeds gives them; leave one of them out.")
-    config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
-    pictures = choose_pictures(no_images, blur)
     if dry_run:
         out = junit = summary = None
-    _check_summary_files(junit, summary)
     with ExitStack() as stack:
         if junit is not None:
             stack.enter_context(_errors_into(junit))
+        if seeds is not None and options["nonce"] is not None:
+            raise ConfigError("--nonce draws the seeds, but --seeds gives them; leave one out.")
+        config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
+        pictures = choose_pictures(no_images, blur)
+        _check_summary_files(junit, summary)
         if out is not None:
             stack.enter_context(
                 report_folder(out, overwrite=overwrite, seeds=config.seeds, nonce=config.nonce)
@@ -334,13 +334,16 @@ def _check_summary_files(*paths: Path | None) -> None:
 def _errors_into(junit: Path) -> Iterator[None]:
     """Write the error of a scan that could not run as JUnit XML too, so that a CI page shows it."""
     from memaudit.audit.report.ci import junit_error
-    from memaudit.cli.main import in_one_line
+    from memaudit.cli.main import in_one_line, option_names
     from memaudit.files import atomic_write
 
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        said = in_one_line(error) if isinstance(error, Exception) else "The scan was stopped."
+        names = option_names(click.get_current_context().command)
+        said = (
+            in_one_line(error, names) if isinstance(error, Exception) else "The scan was stopped."
+        )
         with suppress(OSError), atomic_write(junit) as file:  # the error itself is shown anyway
             file.write(junit_error(said).encode())
         raise

@@ -114,3 +114,25 @@ def test_an_error_outside_every_command_does_not_end_with_1(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: RuntimeError: no terminal")
+
+
+@pytest.mark.parametrize("how", ["--json", None])
+def test_a_reader_that_goes_away_does_not_change_the_status(make_npz: Callable, how: str | None):
+    images = make_npz(40)  # all of them copies
+    program = [sys.executable, "-m", "memaudit", "scan", images, "--data", images]
+    options = ["--fail-above", "0.1", *([how] if how else [])]
+    process = subprocess.Popen(
+        [*map(str, program), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    said = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 1, said
+    assert "Traceback" not in said and "BrokenPipe" not in said
+
+
+def test_an_option_out_of_range_is_a_junit_error(run: Run, make_npz: Callable, tmp_path: Path):
+    junit = tmp_path / "junit.xml"
+    arguments = ["scan", make_npz(3), "--data", make_npz(5), "--junit", junit]
+    assert run(*arguments, "--fail-above", "0").exit_code == 2
+    assert "--fail-above" in junit.read_text()
