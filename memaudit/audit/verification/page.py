@@ -118,6 +118,7 @@ def _scanned(report: Report, again: Recomputed, config: ScanConfig) -> Scanned:
         conclusion=report.conclusion,
         timings=report.timings,
         environment=report.environment,
+        sampler_control=report.sampler_control,
         num_kept=0 if report.sampling is None else report.sampling.num_kept,
         num_regenerated=0 if report.sampling is None else report.sampling.num_regenerated,
     )

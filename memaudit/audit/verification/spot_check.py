@@ -9,7 +9,6 @@ gray levels at most. `ROUNDING` leaves room for networks that amplify more.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,14 @@ from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.regeneration import Recipe, draw_rows, regenerate
 from memaudit.audit.report.schema import Report
 from memaudit.audit.report.tables import MatchTable
+from memaudit.audit.sampler_control import SamplerControl, compare_samplers
 from memaudit.audit.source import OPTIMUM, check_comparable, optimum_of, weigh_classes
 from memaudit.audit.verification.check import Check, check
 from memaudit.audit.verification.given import same_classes
 from memaudit.audit.verification.search import differing_rows, distances_apart
 from memaudit.data.images import ImageSet
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
+from memaudit.models.execution import Execution
 from memaudit.progress import Progress
 
 ROUNDING = 0.25
@@ -85,17 +86,7 @@ def check_drawn_rows(
         yield Check(name, False, detail)
         return
     rows = draw_rows(len(table.keys), number)
-    execution = replace(
-        config.execution,
-        batch_size=min(config.execution.batch_size, MOST_AT_A_TIME),
-        device=device,
-    )
-    recipe = Recipe(
-        config.sampler,
-        config.class_index,
-        weigh_classes(checkpoint.network, data, config.class_frequencies),
-        execution,
-    )
+    recipe = recipe_of(checkpoint, data, config, device)
     seeds = [int(table.keys[row]) for row in rows]
     made = regenerate(checkpoint, seeds, recipe, progress=progress)
     stated = None if table.class_index is None else table.class_index[rows]
@@ -124,6 +115,37 @@ def check_drawn_rows(
     yield check(name, not wrong.any(), detail)
 
 
+def recipe_of(checkpoint: Checkpoint, data: ImageSet, config: ScanConfig, device: str) -> Recipe:
+    """What the images of a report were made with, on this machine's device."""
+    return Recipe(
+        config.sampler,
+        config.class_index,
+        weigh_classes(checkpoint.network, data, config.class_frequencies),
+        _here(config, device),
+    )
+
+
+def check_samplers_again(
+    checkpoint: Checkpoint,
+    index: NeighborIndex,
+    table: MatchTable,
+    stated: SamplerControl,
+    recipe: Recipe,
+    progress: Progress,
+) -> Check:
+    """Sample the first seeds by the published sampler again: a PASS by another one needs it."""
+    seeds = [int(key) for key in table.keys]
+    found = compare_samplers(
+        checkpoint, seeds, recipe, table.matches, index=index, progress=progress
+    )
+    alpha = 1 - table.matches.rule.confidence
+    # On another kind of machine, an image at the threshold may fall on its other side.
+    near = abs(found.published - stated.published) <= 1 and found.as_set == stated.as_set
+    is_same = found == stated or (near and (found.p <= alpha) == (stated.p <= alpha))
+    detail = f"gives {found.published:,} copies, not {stated.published:,}"
+    return check("published sampler", is_same, detail)
+
+
 def check_denoising_again(
     checkpoint: Checkpoint,
     data: ImageSet,
@@ -142,11 +164,7 @@ def check_denoising_again(
         data,
         sampler=config.sampler,
         flips=config.index.flips,
-        execution=replace(
-            config.execution,
-            batch_size=min(config.execution.batch_size, MOST_AT_A_TIME),
-            device=device,
-        ),
+        execution=_here(config, device),
         progress=progress,
     )
     is_same = (
@@ -161,6 +179,11 @@ def check_denoising_again(
         )
     )
     return check(name, is_same, "gives other losses than reported")
+
+
+def _here(config: ScanConfig, device: str) -> Execution:
+    batch_size = min(config.execution.batch_size, MOST_AT_A_TIME)
+    return Execution(batch_size, device)
 
 
 def _disagreement(

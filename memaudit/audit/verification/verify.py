@@ -47,7 +47,9 @@ from memaudit.audit.verification.settings import config_of
 from memaudit.audit.verification.spot_check import (
     check_denoising_again,
     check_drawn_rows,
+    check_samplers_again,
     open_model,
+    recipe_of,
 )
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
@@ -417,6 +419,16 @@ class _Work:
             ),
             at_fault=(MemoryError,),
         )
+        control = report.sampler_control
+        if control is not None:
+            recipe = recipe_of(checkpoint, data, config, self.device)
+            self.add(
+                "published sampler",
+                lambda: [
+                    check_samplers_again(checkpoint, index, table, control, recipe, self.progress)
+                ],
+                at_fault=(MemoryError,),
+            )
         self.add(
             "denoising test",
             lambda: [

@@ -166,6 +166,35 @@ def test_a_sampled_report_is_generated_again(place: Path, sampled: ScanResult, t
     assert any(each.needs == ("spot_check",) for each in unchecked.unproven)
 
 
+def test_the_published_sampler_is_tried_again(place: Path, tmp_path: Path):
+    """What lets a PASS by another sampler stand, or not."""
+    config = ScanConfig(
+        seeds=range(20), sampler=SAMPLER, fail_above=0.5, without=("recall", "optimality")
+    )
+    result = scan(
+        optimum_of(open_images(place / "train.npz")),
+        open_images(place / "train.npz"),
+        config=config,
+    )
+    control = result.sampler_control
+    assert control is not None and control.published > 4
+    options: dict[str, Any] = {
+        "source": Path("optimum"),
+        "data": place / "train.npz",
+        "spot_check": 1,
+    }
+    write_report(result, tmp_path)
+    assert failed(verify_report(tmp_path, **options)) == []
+    fewer = replace(
+        control,
+        published=control.published - 4,
+        only_published=max(0, control.only_published - 4),
+        only_as_set=control.only_as_set + max(0, 4 - control.only_published),
+    )
+    write_report(replace(result, sampler_control=fewer), tmp_path)
+    assert "published sampler" in failed(verify_report(tmp_path, **options))
+
+
 def test_the_optimum_is_generated_again(place: Path, tmp_path: Path):
     data = open_images(place / "train.npz")
     config = ScanConfig(seeds=range(12), sampler=SAMPLER, without=("recall", "optimality"))
