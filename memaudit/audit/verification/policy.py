@@ -422,8 +422,9 @@ def _impossible(policy: Policy) -> Iterator[str]:
         yield "sampling.seeds is nonce, but there is no sampling.nonce."
     try:
         Rule(policy.rule.fraction, policy.rule.duplicate_rms, gate.confidence)
+        policy.sampler.resolved()
     except MemauditError as error:
-        yield f"rule: {error}"
+        yield str(error)
 
 
 def _check_keys(content: Mapping[str, Any], kind: type, place: str, name: str) -> None:
