@@ -98,7 +98,7 @@ def emm(
     memaudit emm --from-results runs/
     """
     from memaudit.cli.console import progress_bars, remark, warn_about
-    from memaudit.data.sources import open_images
+    from memaudit.data.subsets import open_selected
     from memaudit.experiments.emm.page import write_emm
     from memaudit.experiments.emm.search import (
         EMMSetup,
@@ -129,7 +129,8 @@ def emm(
             pictures=choose_pictures(no_images, blur),
         )
         with progress_bars() as progress:
-            images = open_images(data_path, resolution=resolution, progress=progress)
+            selection = Selection(resolution=resolution)
+            images = open_selected(data_path, selection, progress=progress)
         warn_about(images)
         num_classes = max(images.num_classes, 1) if emm_config.balanced else 1
         sizes = from_options(SizeRange, options, multiple_of=num_classes)

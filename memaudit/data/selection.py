@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
 
+MAX_RESOLUTION = 8192
+"""Largest height and width that images are resized to: those of the largest that are decoded."""
 Subset = Literal["first", "random"]
 
 
@@ -49,6 +51,7 @@ class Selection:
         Option(
             "Resize the training images to RxR (Lanczos).",
             at_least=1,
+            at_most=MAX_RESOLUTION,
             metavar="R",
             default_text="as stored",
         ),

@@ -13,6 +13,7 @@ from memaudit.data.readers import arrays, cifar, image_files, mnist
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
 from memaudit.data.room import check_memory
+from memaudit.data.selection import MAX_RESOLUTION
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -76,8 +77,8 @@ def open_images(
         DataError: there is nothing, or no images, or a broken image, or sizes, modes or labels
             that do not match; the message names the file.
     """
-    if resolution is not None and resolution < 1:
-        raise ValueError(f"resolution must be at least 1, got {resolution}")
+    if resolution is not None and not 1 <= resolution <= MAX_RESOLUTION:
+        raise ValueError(f"resolution must be from 1 to {MAX_RESOLUTION}, got {resolution}")
     path = Path(path)
     try:
         check_finished(path)

@@ -155,7 +155,7 @@ def test_a_class_without_a_name_is_called_by_its_number() -> None:
     [
         ({"subset": "last"}, "subset is 'last'; one of first, random is needed"),
         ({"size": 0}, "size is 0; at least 1 is needed"),
-        ({"resolution": 0}, "resolution is 0; at least 1 is needed"),
+        ({"resolution": 0}, "resolution is 0; at least 1 and at most 8,192 is needed"),
         ({"balanced": True}, "balanced divides a number of images equally .*; give size too"),
         ({"resolution": 4}, "resolution is 4, but set has been opened with 2×2 pixels"),
     ],

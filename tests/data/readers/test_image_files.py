@@ -187,7 +187,7 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_resolution_below_one_is_a_wrong_argument(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="resolution must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="resolution must be from 1 to 8192, got 0"):
         open_images(tmp_path, resolution=0)
 
 
