@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memaudit
-from memaudit.audit.report.comparison import compare_reports
+from memaudit.audit.report.comparison import compare_reports, comparison_dict
+from memaudit.audit.report.comparison_page import write_comparison
 from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT
 from memaudit.audit.report.schema import decode, is_sealed
 from memaudit.audit.verification.verify import Verification, verify_report
@@ -112,6 +113,18 @@ def test_a_hostile_value_is_a_check_that_fails(folder: Path, train: Path, name: 
     found = verify_report(folder, data=train)
     assert not found.passed
     assert all(len(check.detail) < 1000 for check in found.checks)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_comparison_shows_a_hostile_value_or_refuses_it(folder: Path, tmp_path: Path, name: str):
+    seal_again(folder, VALUES[name])
+    try:
+        comparison = compare_reports([folder])
+    except DataError as error:
+        assert len(str(error)) < 1000
+        return
+    write_comparison(comparison, tmp_path / "page.html")
+    assert comparison_dict(comparison)
 
 
 def text_of(report: dict[str, bytes]) -> str:
