@@ -127,7 +127,7 @@ def parse_fraction(text: str) -> Fraction:
         Fraction(1, 1000)
     """
     if not _FRACTION.fullmatch(text):
-        raise ValueError(f"{shown(text)} is not a number such as 1/3 or 0.25")
+        raise ValueError(f"{shown(text)} is not a fraction such as 1/3 or 0.25")
     return Fraction(text)
 
 

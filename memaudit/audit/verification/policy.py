@@ -23,7 +23,7 @@ from memaudit.audit.verification.check import Check, check
 from memaudit.errors import ConfigError, MemauditError
 from memaudit.files import read_regular
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.wording import percent, printable, short, shown
+from memaudit.wording import parse_fraction, percent, printable, short, shown
 
 LARGEST_POLICY = 1 << 20
 VERSION_RANGE = re.compile(r"(==|!=|>=|<=|>|<)\s*(\d{1,6}(?:\.\d{1,6}){0,3})", re.ASCII)
@@ -66,7 +66,7 @@ class RulePolicy:
     @property
     def fraction(self) -> Fraction:
         """The threshold, exact."""
-        return as_fraction(self.threshold)
+        return parse_fraction(str(self.threshold))
 
 
 @dataclass(frozen=True)
@@ -358,20 +358,8 @@ def as_share(value: float | str) -> float:
         number, sign, rest = value.partition("%")
         if rest.strip():
             raise ValueError(f"{shown(value)} is not a share")
-        return float(as_fraction(number.strip())) / (100 if sign else 1)
+        return float(parse_fraction(number.strip())) / (100 if sign else 1)
     return float(value)
-
-
-def as_fraction(value: float | str) -> Fraction:
-    """An exact fraction from `"1/3"`, `"0.25"` or 0.25.
-
-    Raises:
-        ValueError: it is none.
-    """
-    text = str(value)
-    if not re.fullmatch(r"\d{1,10}/0*[1-9]\d{0,9}|\d{1,10}(\.\d{1,10})?(e-\d)?", text, re.ASCII):
-        raise ValueError(f"{shown(text)} is not a fraction such as 1/3 or 0.25")
-    return Fraction(text)
 
 
 def _impossible(policy: Policy) -> Iterator[str]:
