@@ -170,6 +170,21 @@ def exclusive(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def try_lock(descriptor: int) -> bool | None:
+    """Take the lock of an open file or folder at once, until it is closed.
+
+    Returns:
+        Whether it could be taken; None if the disk has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_IN_PART = 50
 """Characters of a file's name in those of its parts, so that a long name stays within limits."""
@@ -202,7 +217,7 @@ def _new_part(path: Path) -> tuple[Path, BinaryIO]:
         part = path.with_name(f".{path.name[:_NAME_IN_PART]}.{secrets.token_hex(8)}.part")
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
         # Another process that looks for abandoned parts may have come before the lock.
-        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+        if try_lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
             return part, open(descriptor, "wb")
         os.close(descriptor)
         part.unlink(missing_ok=True)
@@ -213,24 +228,13 @@ def _remove_abandoned(part: Path) -> None:
     try:
         found = os.fstat(descriptor)
         check_regular(found, part)
-        is_free = _lock(descriptor)
+        is_free = try_lock(descriptor)
         if is_free is None:
             is_free = time.time() - found.st_mtime > _ABANDONED
         if is_free:
             part.unlink()
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Whether the lock of a file could be taken at once; None if the disk has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _open_up(file: BinaryIO, mode: int) -> None:

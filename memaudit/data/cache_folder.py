@@ -7,7 +7,6 @@ followed.
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from memaudit.errors import CacheWarning, ConfigError
-from memaudit.files import check_regular
+from memaudit.files import check_regular, try_lock
 
 CacheDir = str | Path | Literal[False] | None
 """The folder of a cache; None means `default_cache_dir`, and False that none is read or written."""
@@ -180,7 +179,7 @@ def new_part(folder: Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(dir=folder, prefix=_PART))
     descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _lock(descriptor)
+        try_lock(descriptor)
         yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -199,24 +198,13 @@ def _remove_abandoned(part: Path) -> None:
     try:
         found = os.fstat(descriptor)
         age = time.time() - found.st_mtime
-        is_free = _lock(descriptor)
+        is_free = try_lock(descriptor)
         if is_free is False or age < (_ABANDONED if is_free is None else _YOUNG):
             return
         if found.st_uid == os.geteuid():
             shutil.rmtree(part, ignore_errors=True)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Whether the lock of a folder could be taken at once; None if the disk has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 # ------------------------------------------------------------------------------------------------

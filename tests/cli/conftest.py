@@ -7,22 +7,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from helpers.tiny_networks import SMALLEST
 
 from memaudit.cli.main import cli
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import save_checkpoint
 
-NETWORK = {
-    "class_name": "EDMPrecond",
-    "img_resolution": 8,
-    "img_channels": 3,
-    "label_dim": 0,
-    "model_type": "SongUNet",
-    "model_channels": 8,
-    "channel_mult": [1],
-    "num_blocks": 1,
-    "attn_resolutions": [],
-}
+NETWORK = SMALLEST | {"model_channels": 8}
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import Result
 from helpers.killing import kill_after, run_on_a_full_disk
+from helpers.tiny_networks import SMALLEST
 
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import save_checkpoint
@@ -86,17 +87,7 @@ def scan_of(path: Path) -> Any:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network of one channel for 8x8 images."""
-    config = {
-        "class_name": "EDMPrecond",
-        "img_resolution": 8,
-        "img_channels": 3,
-        "label_dim": 0,
-        "model_type": "SongUNet",
-        "model_channels": 8,
-        "channel_mult": [1],
-        "num_blocks": 1,
-        "attn_resolutions": [],
-    }
+    config = SMALLEST | {"model_channels": 8}
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("network") / "net.safetensors"
     save_checkpoint(path, build_network(config), config)

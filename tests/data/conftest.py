@@ -9,6 +9,8 @@ import pytest
 from helpers.images import Encode
 from PIL import Image
 
+from memaudit.data import sources
+
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,3 +52,16 @@ def photo() -> Image.Image:
     smooth = Image.fromarray(rng.integers(0, 256, (9, 11, 3), np.uint8)).resize((67, 45))
     noise = rng.integers(-20, 21, (45, 67, 3))
     return Image.fromarray(np.clip(np.asarray(smooth) + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, pixels: np.ndarray, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Six images in class folders, large enough for the cache."""
+    monkeypatch.setattr(sources, "MAPPED_FROM", 500)
+    for i, image in enumerate(pixels):
+        file = tmp_path / "set" / f"class {i % 2}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode(image))
+    return tmp_path / "set"

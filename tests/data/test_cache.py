@@ -16,19 +16,6 @@ from memaudit.errors import CacheWarning, DataError
 
 
 @pytest.fixture
-def folder(
-    tmp_path: Path, pixels: np.ndarray, encode: Encode, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """Six images in class folders, large enough for the cache."""
-    monkeypatch.setattr(sources, "MAPPED_FROM", 500)
-    for i, image in enumerate(pixels):
-        file = tmp_path / "set" / f"class {i % 2}" / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encode(image))
-    return tmp_path / "set"
-
-
-@pytest.fixture
 def num_read(folder: Path) -> Callable[..., int]:
     """Opens the folder and says how many images were decoded for it."""
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.images import Encode
 from helpers.limited import run_python
 
 from memaudit.data import cache, cache_folder, sources
@@ -21,19 +20,6 @@ from memaudit.data.cache_folder import clear_cache, list_cache
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
 from memaudit.errors import CacheWarning, ConfigError
-
-
-@pytest.fixture
-def folder(
-    tmp_path: Path, pixels: np.ndarray, encode: Encode, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """Six images in class folders, large enough for the cache."""
-    monkeypatch.setattr(sources, "MAPPED_FROM", 500)
-    for i, image in enumerate(pixels):
-        file = tmp_path / "set" / f"class {i % 2}" / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encode(image))
-    return tmp_path / "set"
 
 
 @pytest.fixture(autouse=True)

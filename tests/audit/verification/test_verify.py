@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_networks import SMALLEST
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, write_report
@@ -289,17 +290,7 @@ def test_a_folder_without_a_report_is_an_error(tmp_path: Path):
 
 def test_source_and_data_are_held_against_the_report(tmp_path: Path):
     torch.manual_seed(0)
-    config = {
-        "class_name": "EDMPrecond",
-        "img_resolution": 8,
-        "img_channels": 3,
-        "label_dim": 0,
-        "model_type": "SongUNet",
-        "model_channels": 8,
-        "channel_mult": [1],
-        "num_blocks": 1,
-        "attn_resolutions": [],
-    }
+    config = SMALLEST | {"model_channels": 8}
     model, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
     save_checkpoint(model, build_network(config), config)
     save_checkpoint(other, build_network(config), config)
