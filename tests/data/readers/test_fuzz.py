@@ -275,6 +275,6 @@ def test_very_many_bytes_give_images_or_a_message_within_limits(name: str) -> No
     )
     here = Path(__file__).parent
     paths = (here, here.parents[1])
-    memory = (8 if name == "jpeg" else 4) << 30  # torch alone takes 4 GiB of addresses
+    memory = (12 if name == "jpeg" else 4) << 30  # torch alone takes 4 GiB of addresses
     done = run_python(code, name, str(MANY), *paths, memory=memory, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
