@@ -13,7 +13,7 @@ Read = Callable[[bytes], object]
 INPUTS_EACH = 50
 """Inputs that are made of each of hypothesis's examples, which take longer to draw than to try."""
 SECONDS = 10
-"""Of a processor, what one input may take; almost all take less than a millisecond."""
+"""Processor time that one input may take; almost all take less than a millisecond."""
 _NUMBERS = (0, 1, 2, 3, 127, 128, 255, 256, 4095, 32767, 65535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 _TEXTS = (b"0", b"-1", b"9" * 30, b"null", b"[]", b"{}", b'"', b"\\ud800", b"1e999", b"NaN", b",")
 
