@@ -7,8 +7,7 @@ sampler, the first seeds are sampled as published, too, and the copies of both a
 """
 
 from dataclasses import dataclass, replace
-
-from scipy.stats import binom
+from math import comb
 
 from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
@@ -41,8 +40,11 @@ class SamplerControl:
     def p(self) -> float:
         """Chance that so many of the seeds on which they differ, or more, speak for the published
         one if both give copies equally often (one-sided)."""
-        differing = self.only_published + self.only_as_set
-        return float(binom.sf(self.only_published - 1, differing, 0.5))
+        if not self.is_possible:  # in a forged report, and perhaps too large to compute
+            return 1.0
+        n = self.only_published + self.only_as_set
+        tail = sum(comb(n, k) for k in range(self.only_published, n + 1))
+        return float(tail / 2**n)
 
     @property
     def is_possible(self) -> bool:
@@ -51,7 +53,7 @@ class SamplerControl:
             min(self.published, self.as_set, self.only_published, self.only_as_set) >= 0
             and self.published - self.only_published == self.as_set - self.only_as_set
             and 0 <= self.published - self.only_published
-            and self.published + self.only_as_set <= self.num_images
+            and self.published + self.only_as_set <= self.num_images <= NUM_COMPARED
         )
 
     @property

@@ -520,3 +520,5 @@ def test_the_comparison_of_samplers_has_its_level():
     assert np.mean([control.p <= 0.05 for control in controls]) <= 0.05
     assert SamplerControl(64, 6, 0, 6, 0).p == pytest.approx(2**-6)
     assert SamplerControl(64, 0, 0, 0, 0).p == 1
+    huge = SamplerControl(10**18, 10**17, 0, 10**17, 0)  # in a forged report
+    assert not huge.is_possible and huge.p == 1
