@@ -99,9 +99,10 @@ def _shares(result: "ScanResult") -> Table:
     table.add_column("share", no_wrap=True)
     table.add_column("images", justify="right")
     table.add_column("", justify="right", no_wrap=True)
-    axis = f"0 to {percent(end)}" + ("" if limit is None else ", ! limit")
+    axis = f"0-{percent(end)}" + ("" if limit is None else ", ! limit")
     table.add_column(axis, no_wrap=True)
-    table.add_column(f"{level_text(result.ratios.copies.confidence)} interval", justify="right")
+    level = level_text(result.ratios.copies.confidence)
+    table.add_column(f"{level} interval", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.label,
