@@ -9,6 +9,7 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.source import Source
 from memaudit.audit.unchosen_seeds import are_consecutive
 from memaudit.data.images import ImageSet
+from memaudit.data.layout import ALL_SPLITS
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
 from memaudit.wording import ranges, short
@@ -63,9 +64,18 @@ def _of_search(config: ScanConfig, source: Source) -> list[str]:
 
 
 def _of_data(source: Source, data: ImageSet) -> list[str]:
+    found = []
+    if data.split is not None and data.other_splits:
+        others = short(_listed(data.other_splits), 60)
+        found.append(f"training images of the split {short(data.split, 60)}, not of {others}")
+    if data.split == ALL_SPLITS:
+        found.append("training images of all splits together")
+    if data.labels_from is not None:
+        found.append(f"labels from: {short(data.labels_from, 60)}")
     if data.indices is None or (source.model is not None and source.model.trained_on_data):
-        return []
-    return [f"only a part of the training images was searched: {len(data):,} of {data.source}"]
+        return found
+    found.append(f"only a part of the training images was searched: {len(data):,} of {data.source}")
+    return found
 
 
 def _of_sampling(config: ScanConfig) -> list[str]:

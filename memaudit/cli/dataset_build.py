@@ -5,15 +5,29 @@ from typing import Any
 
 import click
 
-from memaudit.cli.options import config_options, data_options, from_options
+from memaudit.cli.options import config_options, data_option, from_options
 from memaudit.data.selection import Selection
 from memaudit.data.set_recipe import SetRecipe
 from memaudit.errors import ConfigError
+from memaudit.options import config_fields
+
+
+def _options(config: type, *, but: str) -> list[str]:
+    """The fields of a configuration that have options, without one of them."""
+    return [name for name, field in config_fields(config).items() if field.option and name != but]
 
 
 @click.command()
-@data_options
-@config_options(SetRecipe)
+@data_option
+@config_options(Selection, *_options(Selection, but="labels_from"))
+@config_options(SetRecipe, *_options(SetRecipe, but="labels"))
+@click.option(
+    "--labels",
+    metavar="true|random|unique|none|folder|prefix|FILE",
+    help="Labels to write: those of the source, random ones, a class of its own for each image, "
+    "none, those of folders, of the prefixes of file names, or of a CSV file with a name and a "
+    "label in each row.  [default: those of the source, if any]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -22,7 +36,7 @@ from memaudit.errors import ConfigError
     help="Write a .zip in EDM's form, an .npz or a folder, with a manifest of how it was made.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a set that is there.")
-def build(data_path: Path, out: Path, overwrite: bool, **options: Any) -> None:
+def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **options: Any) -> None:
     """Make a training set of the images of one or two sources.
 
     The images are selected, mixed, repeated and labeled, in this order. The same options give
@@ -39,8 +53,10 @@ def build(data_path: Path, out: Path, overwrite: bool, **options: Any) -> None:
     memaudit dataset build --data cifar10.zip --label dog --mix ./dogs --share 0.2 --size 1000 \\
         --resolution 32 --out dogs.zip
     """
-    selection = from_options(Selection, options)
-    recipe = from_options(SetRecipe, options, selection=selection)
+    is_scheme = labels is None or labels in config_fields(SetRecipe)["labels"].choices
+    selection = from_options(Selection, options, labels_from=None if is_scheme else labels)
+    scheme = {"labels": labels if is_scheme else None}
+    recipe = from_options(SetRecipe, options, selection=selection, **scheme)
 
     from memaudit.cli.console import progress_bars, remark, warn_about
     from memaudit.data.built_sets import check_set_writable, write_set
@@ -53,14 +69,20 @@ def build(data_path: Path, out: Path, overwrite: bool, **options: Any) -> None:
     check_set_writable(out, overwrite=overwrite)
     with progress_bars() as progress:
         sources = [
-            open_images(path, resolution=selection.resolution, progress=progress) for path in paths
+            open_images(
+                path,
+                resolution=selection.resolution,
+                layout=selection if path is data_path else None,
+                progress=progress,
+            )
+            for path in paths
         ]
         images = build_set(recipe, *sources)
         write_set(
             out,
             images,
             sources=sources,
-            choices=recipe.choices,
+            choices=recipe.choices | {"split": sources[0].split},
             overwrite=overwrite,
             progress=progress,
         )

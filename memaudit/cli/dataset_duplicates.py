@@ -14,6 +14,7 @@ from memaudit.cli.options import (
     from_options,
     pictures_options,
 )
+from memaudit.data.layout import Layout
 from memaudit.wording import counted, some
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ SHOWN_GROUPS = 10
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
+@config_options(Layout)
 @config_options(Rule, "duplicate_rms")
 @click.option("--flips", is_flag=True, help="Find mirrored duplicates, too.")
 @device_option
@@ -71,6 +73,7 @@ def duplicates(
     from memaudit.data.sources import open_images
     from memaudit.data.writers import check_writable
 
+    layout = from_options(Layout, options)
     duplicate_rms = from_options(Rule, options).duplicate_rms
     pictures = choose_pictures(no_images, blur)
     if out is not None:
@@ -79,7 +82,7 @@ def duplicates(
         check_set_writable(kept)
     where = choose_device(device)
     with progress_bars() as progress:
-        images = open_images(path, progress=progress)
+        images = open_images(path, layout=layout, progress=progress)
         warn_about(images)
         found = find_duplicates(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memaudit.wording import some
+from memaudit.cli.options import config_options, from_options
+from memaudit.data.layout import Layout
+from memaudit.wording import joined, shown, some
 
 if TYPE_CHECKING:
     from memaudit.data.images import ImageSet
@@ -17,8 +19,9 @@ SHOWN_CLASSES = 20
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
+@config_options(Layout)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(path: Path, as_json: bool, **options: Any) -> None:
     """Say what a training set holds, and how it was made.
 
     Number, shape and fingerprint of the images, the number of images per class, names, and the
@@ -31,8 +34,9 @@ def inspect(path: Path, as_json: bool) -> None:
     from memaudit.data.built_sets import read_set_manifest
     from memaudit.data.sources import open_images
 
+    layout = from_options(Layout, options)
     with progress_bars() as progress:
-        images = open_images(path, progress=progress)
+        images = open_images(path, layout=layout, progress=progress)
         fingerprint = images.fingerprint
     warn_about(images)
     manifest = read_set_manifest(path, num_images=len(images))
@@ -47,6 +51,12 @@ def inspect(path: Path, as_json: bool) -> None:
         "num_classes": images.num_classes,
         "class_names": images.class_names,
         "class_counts": _class_counts(images),
+        "split": images.split,
+        "other_splits": images.other_splits,
+        "labels_from": images.labels_from,
+        "captions": None if images.captions is None else list(images.captions),
+        "groups": None if images.groups is None else list(images.groups),
+        "repeats": None if images.repeats is None else images.repeats.tolist(),
         "names": list(images.names),
         "manifest": manifest,
     }
@@ -59,6 +69,18 @@ def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:
     print_row("path", images.source)
     print_row("images", images.summary)
     print_row("fingerprint", images.fingerprint)
+    if images.split is not None:
+        left_out = f", without {joined(images.other_splits)}" if images.other_splits else ""
+        print_row("split", f"{images.split}{left_out}")
+    if images.labels_from is not None:
+        print_row("labels from", images.labels_from)
+    if images.captions is not None:
+        described = [caption for caption in images.captions if caption is not None]
+        print_row("captions", f"{len(described):,}, such as {shown(described[0])}")
+    if images.groups is not None:
+        print_row("groups", f"{len(set(images.groups)):,}")
+    if images.repeats is not None:
+        print_row("repeats", f"{images.repeats.min()} to {images.repeats.max()} in an epoch")
     counts = _class_counts(images)
     if len(counts) <= SHOWN_CLASSES:
         for i, count in enumerate(counts):

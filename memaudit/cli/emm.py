@@ -15,6 +15,7 @@ from memaudit.cli.options import (
     pictures_options,
 )
 from memaudit.cli.wording import interval, percent
+from memaudit.data.layout import Layout
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.experiments.config import RunConfig
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     help="Images to draw training sets from, in any form that scan reads.",
 )
 @config_options(Selection, "resolution")
+@config_options(Layout)
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -129,7 +131,7 @@ def emm(
             pictures=choose_pictures(no_images, blur),
         )
         with progress_bars() as progress:
-            selection = Selection(resolution=resolution)
+            selection = from_options(Selection, options, resolution=resolution)
             images = open_selected(data_path, selection, progress=progress)
         warn_about(images)
         num_classes = max(images.num_classes, 1) if emm_config.balanced else 1

@@ -119,7 +119,7 @@ def _test(
         originals = None
         if selection.resolution is not None:
             with suppress(DataError):  # of several sizes, which cannot be one array
-                whole = open_images(data_path, progress=progress)
+                whole = open_images(data_path, layout=selection, progress=progress)
                 originals = whole if data.indices is None else whole.take(data.indices)
         return check_denoising(
             checkpoint.network,

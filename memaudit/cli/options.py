@@ -254,16 +254,26 @@ class SourcePath(click.Path):
         return Path(os.fsdecode(super().convert(value, param, ctx)))
 
 
+data_option = click.option(
+    "--data",
+    "data_path",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    metavar="PATH",
+    help="Training images: a folder, .zip, .npz, .npy, CIFAR's archive or MNIST's idx files.",
+)
+
+
 def data_options(command: Command) -> Command:
     """`--data` and the fields of `Selection`: which of its images to take."""
-    return click.option(
-        "--data",
-        "data_path",
-        type=click.Path(exists=True, path_type=Path),
-        required=True,
-        metavar="PATH",
-        help="Training images: a folder, .zip, .npz, .npy, CIFAR's archive or MNIST's idx files.",
-    )(config_options(Selection)(command))
+    return data_option(config_options(Selection)(command))
+
+
+holdout_split_option = click.option(
+    "--holdout-split",
+    metavar="NAME",
+    help="The split of --holdout to take, such as test; it may be of the same source as --data.",
+)
 
 
 device_option = click.option(

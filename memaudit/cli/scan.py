@@ -24,8 +24,10 @@ from memaudit.cli.options import (
     data_options,
     device_option,
     from_options,
+    holdout_split_option,
     pictures_options,
 )
+from memaudit.data.layout import Layout
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.execution import Execution
@@ -74,6 +76,7 @@ FOR_MODELS = (
     help="Images like the training images that the model never saw. How often the rule flags them "
     "is the floor, and the model's loss on both is compared.",
 )
+@holdout_split_option
 @config_options(ScanConfig, "also", "without", "optimum_images", "optimum_trajectories")
 @config_options(IndexConfig)
 @config_options(Execution, "batch_size")
@@ -117,6 +120,7 @@ def scan(
     samples: int | None,
     seeds: tuple[int, ...] | None,
     holdout: Path | None,
+    holdout_split: str | None,
     device: str,
     arch: str | None,
     out: Path | None,
@@ -196,6 +200,7 @@ def scan(
             others = open_images(
                 holdout,
                 resolution=selection.resolution,
+                layout=Layout(split=holdout_split),
                 check_all=is_gated,
                 progress=progress,
             )

@@ -13,6 +13,7 @@ from memaudit.cli.options import (
     data_options,
     device_option,
     from_options,
+    holdout_split_option,
 )
 
 
@@ -32,6 +33,7 @@ from memaudit.cli.options import (
     help="Images like the training images, but not among them.  [default: mixtures of training "
     "images]",
 )
+@holdout_split_option
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
@@ -50,6 +52,7 @@ def selftest(
     model: Path | None,
     data_path: Path,
     holdout: Path | None,
+    holdout_split: str | None,
     samples: int,
     device: str,
     arch: str | None,
@@ -74,6 +77,7 @@ def selftest(
     from memaudit.audit.selftest import selftest as run_selftest
     from memaudit.audit.source import open_source
     from memaudit.cli.console import print_json, progress_bars, warn_about
+    from memaudit.data.layout import Layout
     from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
@@ -90,7 +94,12 @@ def selftest(
         warn_about(images)
         others = None
         if holdout is not None:
-            others = open_images(holdout, resolution=selection.resolution, progress=progress)
+            others = open_images(
+                holdout,
+                resolution=selection.resolution,
+                layout=Layout(split=holdout_split),
+                progress=progress,
+            )
         result = run_selftest(
             images, model=source, holdout=others, config=config, progress=progress
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from memaudit.cli.options import SourcePath, choose_device, device_option
+from memaudit.cli.options import SourcePath, choose_device, device_option, holdout_split_option
 from memaudit.wording import counted, joined
 
 WRONG = {"policy": "VIOLATED"}
@@ -34,6 +34,14 @@ WRONG = {"policy": "VIOLATED"}
     metavar="PATH",
     help="The held-out images; what depends on them is computed again.",
 )
+@holdout_split_option
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="The file that the labels came from, if the report names one.",
+)
 @click.option(
     "--spot-check",
     type=click.IntRange(min=0),
@@ -57,6 +65,8 @@ def verify(
     source: Path | None,
     data_path: Path | None,
     holdout: Path | None,
+    holdout_split: str | None,
+    labels_file: Path | None,
     spot_check: int,
     policy: Path | None,
     device: str,
@@ -88,6 +98,8 @@ def verify(
             source=source,
             data=data_path,
             holdout=holdout,
+            holdout_split=holdout_split,
+            labels_file=labels_file,
             spot_check=spot_check,
             policy=policy,
             device=choose_device(device) if data_path is not None else "cpu",

@@ -82,7 +82,7 @@ class CacheEntry:
                         os.utime(about_file.fileno())  # `memaudit cache` says when it was used
                 with open_private(PIXELS, folder, self.folder / PIXELS, self.root) as file:
                     pixels = _mapped(file, contents.shape)
-            images = _image_set(pixels, contents)
+            images = contents.with_pixels(pixels)
             if images.fingerprint != about["fingerprint"]:
                 return None
         except NotPrivateError as error:
@@ -129,7 +129,7 @@ class CacheEntry:
                     done += len(batch)
                     progress("Reading images", done, len(contents.names))
             with (part / PIXELS).open("rb") as file:
-                images = _image_set(_mapped(file, contents.shape), contents)
+                images = contents.with_pixels(_mapped(file, contents.shape))
             about = {
                 "signature": self.signature,
                 "fingerprint": images.fingerprint,
@@ -150,6 +150,7 @@ def cache_entry(
     path: Path,
     files: Mapping[str, os.stat_result],
     resolution: int | None,
+    split: str | None = None,
 ) -> CacheEntry | None:
     """The entry of a source, whether or not it is in the cache; None if there is to be no cache.
 
@@ -158,11 +159,14 @@ def cache_entry(
         path: the source.
         files: all files that decide its images.
         resolution: the resolution that the images are resized to, or None.
+        split: the split that was taken, or None.
     """
     root = cache_root(cache_dir)
     if root is None:
         return None
-    place = hashlib.sha256(f"{path.resolve()}\n{resolution}".encode(errors="surrogateescape"))
+    place = hashlib.sha256(
+        f"{path.resolve()}\n{resolution}\n{split}".encode(errors="surrogateescape")
+    )
     digest = hashlib.sha256(f"{_VERSION}\n".encode())
     for name, found in sorted(files.items()):
         # The time of the last change (ctime) and the inode tell a file whose content was replaced
@@ -183,17 +187,6 @@ def _mapped(file: BinaryIO, shape: tuple[int, int, int, int]) -> np.ndarray:
     if (version, found, fortran_order, dtype) != ((1, 0), shape, False, np.dtype(np.uint8)):
         raise ValueError("it does not hold the pixels of this source")
     return np.memmap(file, np.uint8, mode="r", offset=file.tell(), shape=shape)
-
-
-def _image_set(pixels: np.ndarray, contents: Contents) -> ImageSet:
-    return ImageSet(
-        pixels,
-        contents.names,
-        contents.labels,
-        contents.class_names,
-        contents.source,
-        unread=contents.unread,
-    )
 
 
 def _equal(contents: Contents, pixels: np.ndarray, *, check_all: bool, progress: Progress) -> bool:

@@ -6,7 +6,9 @@ part of a set.
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -164,7 +166,24 @@ def mix_images(
         [f"{part.source}/{name}" for part in parts for name in part.names],
         source=" and ".join(part.source for part in parts),
         unread=Counter(first.unread) + Counter(second.unread),
+        captions=_of_both(parts, "captions", None),
+        groups=_of_both(parts, "groups", None),
+        repeats=_of_both(parts, "repeats", 1),
+        notes=first.notes + second.notes,
     )
+
+
+def _of_both(parts: Sequence[ImageSet], what: str, missing: Any) -> Any:
+    """What some of the parts have for each image, with `missing` for the others; or None."""
+    values = [getattr(part, what) for part in parts]
+    if all(value is None for value in values):
+        return None
+    joined = [
+        item
+        for part, value in zip(parts, values, strict=True)
+        for item in ([missing] * len(part) if value is None else value)
+    ]
+    return np.array(joined, dtype=np.int64) if isinstance(missing, int) else joined
 
 
 def repeat_images(images: ImageSet, times: int) -> ImageSet:

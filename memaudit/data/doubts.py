@@ -20,7 +20,7 @@ def doubts_about(images: ImageSet) -> tuple[str, ...]:
     Returns:
         One sentence or more for each sign; empty for ordinary images.
     """
-    found = []
+    found = list(images.notes)
     if images.unread:
         found.append(_unread(images))
     values = _few_values(images)

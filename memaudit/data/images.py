@@ -38,6 +38,22 @@ class ImageSet:
     """int64 [N]: positions in the whole source, if this is a part of it."""
     unread: Mapping[str, int] = field(default_factory=dict)
     """Number of files in the source that were not taken as images, by suffix."""
+    captions: Sequence[str | None] | None = None
+    """[N]: the text that each image was described by, or None for an image without one; None where
+    the source has no texts."""
+    groups: Sequence[str | None] | None = None
+    """[N]: what each image belongs to, such as a person or a scene, or None if that is unknown."""
+    repeats: np.ndarray | None = None
+    """int64 [N]: how often a training shows each image in an epoch, where the source says so. Each
+    image is in the set once."""
+    split: str | None = None
+    """The split that was taken of a source that has some, or `all`."""
+    other_splits: tuple[str, ...] = ()
+    """Splits of the source whose images were not taken."""
+    labels_from: str | None = None
+    """Where the labels come from, if the user chose it: see `Layout`."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of how the source was understood."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
@@ -49,8 +65,10 @@ class ImageSet:
         num_images = len(self.images)
         if len(self.names) != num_images:
             raise DataError(f"{self.source} has {num_images} images but {len(self.names)} names.")
-        if self.labels is not None and len(self.labels) != num_images:
-            raise DataError(f"{self.source} has {num_images} images but {len(self.labels)} labels.")
+        for what in ("labels", "captions", "groups", "repeats"):
+            values = getattr(self, what)
+            if values is not None and len(values) != num_images:
+                raise DataError(f"{self.source} has {num_images} images but {len(values)} {what}.")
 
     @classmethod
     def from_array(
@@ -124,7 +142,7 @@ class ImageSet:
         return digest.hexdigest()
 
     def take(self, indices: np.ndarray) -> ImageSet:
-        """The images at `indices` (int64 [M]), in that order, with names and labels."""
+        """The images at `indices` (int64 [M]), in that order, with all that belongs to each."""
         indices = np.asarray(indices, dtype=np.int64)
         origin = indices if self.indices is None else self.indices[indices]
         return replace(
@@ -132,6 +150,9 @@ class ImageSet:
             images=self.images[indices],
             names=[self.names[i] for i in indices],
             labels=None if self.labels is None else self.labels[indices],
+            captions=None if self.captions is None else [self.captions[i] for i in indices],
+            groups=None if self.groups is None else [self.groups[i] for i in indices],
+            repeats=None if self.repeats is None else self.repeats[indices],
             indices=origin,
         )
 

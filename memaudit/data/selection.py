@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from memaudit.data.layout import Layout
 from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
 
@@ -12,8 +13,8 @@ Subset = Literal["first", "random"]
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which images of a source to take, and at what resolution.
+class Selection(Layout):
+    """Which images of a source to take, and at what resolution; and what `Layout` says.
 
     `Selection(size=N, balanced=True)` gives the training sets that the paper describes; those of
     its runs on the dimension of the data were the first N instead. `Selection(size=N,

@@ -9,6 +9,8 @@ from memaudit.data.built_sets import check_finished, restore_source_names
 from memaudit.data.cache import cache_entry
 from memaudit.data.cache_folder import CacheDir
 from memaudit.data.images import ImageSet
+from memaudit.data.labels import relabel
+from memaudit.data.layout import Layout
 from memaudit.data.readers import arrays, cifar, image_files, mnist
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
@@ -39,6 +41,7 @@ def open_images(
     path: str | Path,
     *,
     resolution: int | None = None,
+    layout: Layout | None = None,
     cache_dir: CacheDir = None,
     check_all: bool = False,
     progress: Progress = silent,
@@ -46,7 +49,8 @@ def open_images(
     """Images in any of the forms in READERS, recognized by content and not by name.
 
     - a folder or zip of image files (BMP, GIF, JPEG, PNG, TIFF, WebP): flat, or in one folder per
-      class, or in EDM's form with a `dataset.json`; ordered by name
+      class, or in EDM's form with a `dataset.json`, in whole or divided into train, val and test;
+      ordered by name
     - `.npz` with `images` (and `labels`, `names`), or `.npy`: uint8 [N, H, W], [N, C, H, W] or
       [N, H, W, C]
     - CIFAR-10's and CIFAR-100's archive for Python, as .tar.gz or extracted (the training images),
@@ -63,6 +67,8 @@ def open_images(
         path: the source.
         resolution: resize square images to resolution×resolution (Lanczos); by default images keep
             their size.
+        layout: the split to take of a source that has some, and where labels come from; by default
+            the split train, and the labels that the source has.
         cache_dir: the folder for decoded images; by default $MEMAUDIT_CACHE or the system's cache
             folder. If it cannot be written, images stay in memory. False reads and writes no cache:
             the images are the source's, whatever lies in the cache.
@@ -82,11 +88,12 @@ def open_images(
     path = Path(path)
     try:
         check_finished(path)
-        reader = _reader_for(path)
+        layout = layout or Layout()
+        reader = _arranged(_reader_for(path), path, layout)
         files = reader.files(path)
-        entry = cache_entry(cache_dir, path, files, resolution)
         contents = restore_source_names(reader.read(path, files, resolution), path)
-        contents = replace(contents, source=str(path))
+        contents = relabel(replace(contents, source=str(path)), layout.labels_from)
+        entry = cache_entry(cache_dir, path, files, resolution, contents.split)
         if resolution is not None:
             contents = contents.resized(resolution)
     except OSError as error:
@@ -125,6 +132,24 @@ def _reader_for(path: Path) -> Reader:
     raise DataError(f"{path} has none of the forms that images are read from: {forms}.")
 
 
+def _arranged(reader: Reader, path: Path, layout: Layout) -> Reader:
+    """The reader for what the user chose, where it is the reader's to see to it."""
+    if reader.with_layout is not None:
+        return reader.with_layout(layout)
+    if layout.split is not None:
+        raise DataError(
+            f"{path} is not divided into splits; leave {{split}} out, or give the file of the "
+            "split.",
+            field="split",
+        )
+    if layout.labels_from == "folder":
+        raise DataError(
+            f"{path} has no folders to take labels from; leave {{labels_from}} out.",
+            field="labels_from",
+        )
+    return reader
+
+
 def _in_memory(contents: Contents, progress: Progress) -> ImageSet:
     images = contents.array
     if images is None:
@@ -136,14 +161,7 @@ def _in_memory(contents: Contents, progress: Progress) -> ImageSet:
             done += len(batch)
             progress("Reading images", done, len(images))
     images.flags.writeable = False  # as a mapped one is
-    return ImageSet(
-        images,
-        contents.names,
-        contents.labels,
-        contents.class_names,
-        contents.source,
-        unread=contents.unread,
-    )
+    return contents.with_pixels(images)
 
 
 def as_images(

@@ -27,7 +27,11 @@ def open_selected(
         ConfigError, DataError: as `select_images` and `open_images`.
     """
     images = open_images(
-        path, resolution=selection.resolution, check_all=check_all, progress=progress
+        path,
+        resolution=selection.resolution,
+        layout=selection,
+        check_all=check_all,
+        progress=progress,
     )
     return select_images(images, selection)
 

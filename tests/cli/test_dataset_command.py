@@ -70,6 +70,8 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
         "balanced": False,
         "label": ["0", "1"],
         "resolution": None,
+        "split": None,
+        "labels_from": None,
         "share": None,
         "repeat": 2,
         "labels": "random",

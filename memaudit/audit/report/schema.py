@@ -67,6 +67,12 @@ class Data:
     indices: str | None
     """Positions in the source that the images were selected from, as ranges `0-99,105`, or null
     where all were taken."""
+    split: str | None
+    """The split that was taken of a source that has some, or `all`; null where it has none."""
+    other_splits: tuple[str, ...]
+    """Splits of the source that were not searched."""
+    labels_from: str | None
+    """Where the labels come from if the user chose it: `folder`, `prefix`, `none` or a file."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,9 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
             num_classes=data.num_classes,
             class_names=data.class_names,
             indices=None if data.indices is None else ranges(data.indices.tolist()),
+            split=data.split,
+            other_splits=data.other_splits,
+            labels_from=data.labels_from,
         ),
         space=result.space,
         search=result.search,

@@ -27,6 +27,9 @@ def check_choices(report: Report, config: ScanConfig) -> Check:
         range(total),  # type: ignore[arg-type]  # names do not matter
         source=report.data.path,
         indices=None if report.data.indices is None else np.zeros(1, np.int64),
+        split=report.data.split,
+        other_splits=report.data.other_splits,
+        labels_from=report.data.labels_from,
     )
     given = None if report.sampling is not None else ImageSet(data.images, data.names)
     found = choices_of(config, report.source, data, given=given)

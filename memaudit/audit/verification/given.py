@@ -15,8 +15,9 @@ from memaudit.audit.report.tables import LeakNames, MatchTable
 from memaudit.audit.source import OPTIMUM
 from memaudit.audit.verification.check import Check, check
 from memaudit.data.images import ImageSet
+from memaudit.data.layout import LABELS_FROM, Layout
 from memaudit.data.sources import open_images
-from memaudit.errors import DataError
+from memaudit.errors import ConfigError, DataError
 from memaudit.files import open_regular
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress
@@ -42,26 +43,46 @@ class Given:
 # Training images
 
 
-def open_data(path: Path, stated: Data, progress: Progress) -> ImageSet | str:
+def open_data(
+    path: Path, stated: Data, progress: Progress, *, labels_file: Path | None = None
+) -> ImageSet | str:
     """The part of the images at `path` that a report names, or what is wrong with it.
 
+    Args:
+        path: the training images as a whole.
+        stated: what the report says of them.
+        progress: told how many images are read.
+        labels_file: the file that the report's labels come from, if it names one: a file that a
+            report names is not opened.
+
     Raises:
+        ConfigError: the report's labels come from a file, which was not given.
         DataError: the images cannot be read.
     """
     C, H, W = stated.image_shape
     is_square = H == W
+    labels_from = stated.labels_from
+    if labels_from is not None and labels_from not in LABELS_FROM:
+        if labels_file is None:
+            raise ConfigError(
+                f"The report's labels come from the file {shown(labels_from)}; give it with "
+                "{labels_file}.",
+                field="labels_file",
+            )
+        labels_from = str(labels_file)
+    layout = Layout(stated.split, labels_from)
     try:
-        images = open_images(path, cache_dir=False, progress=progress)
+        images = open_images(path, layout=layout, cache_dir=False, progress=progress)
     except DataError:
         # Images of several sizes are one set only once they are resized.
         if not is_square or not 1 <= H <= 1024:
             raise
-        images = open_images(path, resolution=H, cache_dir=False, progress=progress)
+        images = open_images(path, resolution=H, layout=layout, cache_dir=False, progress=progress)
     height, width = images.image_shape[1:]
     if (height, width) != (H, W):
         if not is_square or H < 1 or H * W > LARGEST_GROWTH * height * width:
             return f"are {height} x {width} pixels, not {H} x {W} as reported"
-        images = open_images(path, resolution=H, cache_dir=False, progress=progress)
+        images = open_images(path, resolution=H, layout=layout, cache_dir=False, progress=progress)
     if stated.indices is not None:
         try:
             indices = np.array(parse_ranges(stated.indices, most=len(images)), dtype=np.int64)
@@ -85,6 +106,8 @@ def check_data(data: ImageSet, report: Report, known: LeakNames | None) -> Itera
         "image_shape": (tuple(stated.image_shape), data.image_shape),
         "num_classes": (stated.num_classes, data.num_classes),
         "class_names": (stated.class_names, data.class_names),
+        "split": (stated.split, data.split),
+        "other_splits": (stated.other_splits, data.other_splits),
     }
     differing = [name for name, (said, found) in facts.items() if said != found]
     yield check("facts of the training images", not differing, f"differ: {', '.join(differing)}")

@@ -52,6 +52,7 @@ from memaudit.audit.verification.spot_check import (
     recipe_of,
 )
 from memaudit.data.images import ImageSet
+from memaudit.data.layout import Layout
 from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
@@ -91,6 +92,8 @@ def verify_report(
     source: Path | None = None,
     data: Path | None = None,
     holdout: Path | None = None,
+    holdout_split: str | None = None,
+    labels_file: Path | None = None,
     spot_check: int = 0,
     policy: Path | Policy | None = None,
     device: str = "cpu",
@@ -107,6 +110,8 @@ def verify_report(
             which part of them was used. Their floor is measured again. With given images, the
             search is done again.
         holdout: the held-out images; floor and tests that need them are computed again.
+        holdout_split: the split of them that was taken, if it was chosen.
+        labels_file: the file that the labels came from, if the report names one.
         spot_check: rows of a report on a model that are drawn at random, generated again with the
             report's settings, and searched.
         policy: the audit that was agreed on; each clause is a check.
@@ -149,7 +154,7 @@ def verify_report(
     except Exception as error:  # whatever a forged report causes
         failed = Check(REPORT, False, f"cannot be read: {_said(error)}")
         return Verification((failed,), sha256, None)
-    work = _Work(folder, report, device, progress)
+    work = _Work(folder, report, device, progress, holdout_split, labels_file)
     work.checks.append(check(REPORT, is_sealed(content), "was changed after it was written"))
     work.check_itself()
     work.check_given(source, data, holdout, spot_check)
@@ -174,6 +179,8 @@ class _Work:
     report: Report
     device: str
     progress: Progress
+    holdout_split: str | None = None
+    labels_file: Path | None = None
     checks: list[Check] = field(default_factory=list)
     proven: list[str] = field(default_factory=list)
     unproven: list[Unproven] = field(default_factory=list)
@@ -322,7 +329,8 @@ class _Work:
             self._run_diagnostics(index, training, others, judged, images)
 
     def _open_data(self, path: Path) -> ImageSet | None:
-        found = open_data(path, self.report.data, self.progress)
+        stated, labels_file = self.report.data, self.labels_file
+        found = open_data(path, stated, self.progress, labels_file=labels_file)
         if isinstance(found, str):
             self.checks.append(Check(f"data {path}", False, found))
             return None
@@ -333,9 +341,12 @@ class _Work:
 
     def _open_holdout(self, path: Path) -> ImageSet | None:
         _, H, W = self.report.data.image_shape
-        found = open_images(path, cache_dir=False, progress=self.progress)
+        layout = Layout(split=self.holdout_split)
+        found = open_images(path, layout=layout, cache_dir=False, progress=self.progress)
         if found.image_shape[1:] != (H, W) and H == W and 1 <= H <= max(found.image_shape[1:]):
-            found = open_images(path, resolution=H, cache_dir=False, progress=self.progress)
+            found = open_images(
+                path, resolution=H, layout=layout, cache_dir=False, progress=self.progress
+            )
         stated = self.report.diagnostics.holdout
         name = f"holdout {path}"
         if not self.report.controls.num_holdout:

@@ -1,8 +1,9 @@
 """Folders and zips of image files: which images there are, their classes, their bytes.
 
 Both are trees of named files and mean the same: images lie flat, or in one folder per class, or
-anywhere with the labels in a `dataset.json` at the top (EDM's form). Images are ordered by name,
-as EDM orders them. Hidden files and what macOS adds to a zip (`__MACOSX`) are ignored.
+anywhere with the labels in a `dataset.json` at the top (EDM's form); image_tree.py says what other
+folders mean. Images are ordered by name, as EDM orders them. Hidden files and what macOS adds to a
+zip (`__MACOSX`) are ignored.
 """
 
 import os
@@ -12,13 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from memaudit.data.images import as_labels
+from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.readers.batch_decoding import EncodedBatch, choose_num_processes, decode_batches
 from memaudit.data.readers.decoding import SUFFIXES, decode_image
+from memaudit.data.readers.image_tree import Classes, Tree, find_images, folder_classes
 from memaudit.data.readers.lazy_images import Contents, batch_rows
 from memaudit.data.readers.reader import (
     MAX_FILE_BYTES,
@@ -64,30 +68,44 @@ def _folder_files(path: Path) -> Files:
     return files
 
 
-def _read_folder(path: Path, files: Files, resolution: int | None) -> Contents:
+def _read_folder(
+    path: Path, files: Files, resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+) -> Contents:
     sizes = {name: stat.st_size for name, stat in files.items()}
 
     @contextmanager
     def opened() -> Iterator[ReadFile]:
         yield lambda name: read_regular(path / name, sizes[name])
 
-    contents = _read_tree(str(path), sizes, opened, resolution)
-    names = (
-        (Path(folder).relative_to(path) / name).as_posix()
+    others = [
+        name
         for folder, _, names in os.walk(path)
-        for name in names
-    )
-    return replace(contents, unread=_count_unread(names))
+        for name in ((Path(folder).relative_to(path) / name).as_posix() for name in names)
+        if not _wanted(name)
+    ]
+    return _read_tree(str(path), sizes, others, opened, layout, resolution)
 
 
-FOLDER = Reader("a folder of image files", Path.is_dir, _read_folder, _folder_files)
+def _folder_with_layout(layout: Layout) -> Reader:
+    return replace(FOLDER, read=partial(_read_folder, layout=layout))
+
+
+FOLDER = Reader(
+    "a folder of image files",
+    Path.is_dir,
+    _read_folder,
+    _folder_files,
+    with_layout=_folder_with_layout,
+)
 
 
 def _is_zip(path: Path) -> bool:
     return first_member(path) is not None
 
 
-def _read_zip(path: Path, _files: Files, resolution: int | None) -> Contents:
+def _read_zip(
+    path: Path, _files: Files, resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+) -> Contents:
     """The images of a zip, which is read in place and never unpacked to disk."""
     others: list[str] = []
 
@@ -98,11 +116,20 @@ def _read_zip(path: Path, _files: Files, resolution: int | None) -> Contents:
 
     members = zip_members(path, wanted)
     sizes = {name: member.file_size for name, member in members.items()}
-    contents = _read_tree(str(path), sizes, lambda: opened_zip(path, members), resolution)
-    return replace(contents, unread=_count_unread(others))
+    opened = partial(opened_zip, path, members)
+    return _read_tree(str(path), sizes, others, opened, layout, resolution)
 
 
-ZIP = Reader("a .zip of image files", _is_zip, _read_zip)
+def _zip_with_layout(layout: Layout) -> Reader:
+    return replace(ZIP, read=partial(_read_zip, layout=layout))
+
+
+ZIP = Reader(
+    "a .zip of image files",
+    _is_zip,
+    _read_zip,
+    with_layout=_zip_with_layout,
+)
 
 
 def _raise(error: OSError) -> None:
@@ -114,7 +141,7 @@ def _count_unread(names: Iterable[str]) -> dict[str, int]:
     counts = Counter(
         PurePosixPath(name).suffix.lower()[:MAX_SUFFIX]
         for name in names
-        if not (_is_hidden(name) or _wanted(name) or name.endswith("/") or name in OWN_FILES)
+        if not (_is_hidden(name) or name.endswith("/") or name in OWN_FILES)
     )
     return dict(counts.most_common())
 
@@ -138,20 +165,31 @@ def _is_labels_file(name: str) -> bool:
 def _read_tree(
     source: str,
     sizes: Mapping[str, int],
+    others: Sequence[str],
     opened: Callable[[], AbstractContextManager[ReadFile]],
+    layout: Layout,
     resolution: int | None,
 ) -> Contents:
-    names = sorted(name for name in sizes if not _is_labels_file(name))
-    if not names:
+    """The contents of a tree of files.
+
+    Args:
+        source: its name in an error.
+        sizes: the bytes of each image and each dataset.json.
+        others: the names of all other files.
+        opened: opens a function that reads a file by its name.
+        layout: what the user chose.
+        resolution: that of `Reader.read`.
+    """
+    found = [name for name in sizes if not _is_labels_file(name)]
+    if not found:
         raise DataError(f"{source} holds no images; looked for {', '.join(SUFFIXES)}.")
+    is_one_set = _find_labels_file(source, sizes, found) is not None
+    tree = find_images(source, found, layout, is_one_set=is_one_set)
+    names = tree.names
 
     with opened() as read_file:
         read = _checked(read_file, source, sizes)
-        labels_file = _find_labels_file(source, sizes)
-        if labels_file is None:
-            labels, class_names = _class_folders(source, names)
-        else:
-            labels, class_names = _labels_in_file(source, names, read(labels_file)), ()
+        classes = _classes(source, sizes, tree, layout, read)
         first_file = read(names[0])
     first = decode_image(first_file, f"{source}: {names[0]}", resolution)
     C, H, W = first.shape
@@ -175,7 +213,19 @@ def _read_tree(
             num_processes=choose_num_processes(sum(sizes[name] for name in wanted), first_file),
         )
 
-    return Contents(source, (len(names), C, H, W), names, batches, labels, class_names)
+    return Contents(
+        source,
+        (len(names), C, H, W),
+        names,
+        batches,
+        classes.labels,
+        classes.class_names,
+        unread=_count_unread(filter(tree.belongs, others)),
+        repeats=classes.repeats,
+        split=tree.split,
+        other_splits=tree.other_splits,
+        notes=tree.notes + classes.notes,
+    )
 
 
 def _checked(read_file: ReadFile, source: str, sizes: Mapping[str, int]) -> ReadFile:
@@ -198,67 +248,84 @@ def _checked(read_file: ReadFile, source: str, sizes: Mapping[str, int]) -> Read
     return read
 
 
-def _class_folders(source: str, names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and class names, if each image lies in the folder of its class."""
-    folders = [tuple(name.split("/")[:-1]) for name in names]
-    # A zip often holds its own name as one outer folder.
-    outer = len(os.path.commonprefix([folder[:-1] for folder in folders]))
-    depths = [len(folder) - outer for folder in folders]
-    for name, depth in zip(names, depths, strict=True):
-        if depth > 1:
-            raise DataError(
-                f"{source}: {name} lies {depth} folders deep. Images must lie flat or in one "
-                f"folder per class, or have their labels in a {LABELS_FILE} at the top."
-            )
-        if depth != depths[0]:
-            raise DataError(
-                f"{source}: {name} and {names[0]} lie at different depths. Either all images "
-                "lie in a folder of their class, or none does."
-            )
-    if depths[0] == 0:
-        return None, ()
-    class_names = sorted({folder[-1] for folder in folders})
-    index = {class_name: i for i, class_name in enumerate(class_names)}
-    labels = np.array([index[folder[-1]] for folder in folders], dtype=np.int64)
-    return labels, tuple(class_names)
+def _classes(
+    source: str, sizes: Mapping[str, int], tree: Tree, layout: Layout, read: ReadFile
+) -> Classes:
+    """The classes of the images, by a dataset.json or by their folders."""
+    if layout.labels_from is not None:
+        # Whatever else was chosen needs only names; sources.py sees to it.
+        is_wanted = layout.labels_from == "folder"
+        return folder_classes(source, tree, wanted=True) if is_wanted else Classes()
+    labels_file = _find_labels_file(source, filter(tree.belongs, sizes), tree.names, strict=True)
+    if labels_file is None:
+        return folder_classes(source, tree)
+    names = [name for name in sizes if not _is_labels_file(name)]
+    return Classes(_labels_in_file(source, labels_file, tree.names, names, read(labels_file)))
 
 
-def _find_labels_file(source: str, sizes: Mapping[str, int]) -> str | None:
-    """The dataset.json at the top; a deeper one means that `source` is not the data set itself."""
-    for name in filter(_is_labels_file, sorted(sizes)):
-        if name != LABELS_FILE:
+def _find_labels_file(
+    source: str, files: Iterable[str], names: Sequence[str], *, strict: bool = False
+) -> str | None:
+    """The dataset.json in a folder that all the images named lie in; of several, the innermost.
+
+    Args:
+        source: its name in an error.
+        files: all files.
+        names: the images.
+        strict: refuse one that lies elsewhere, which means that `source` is not the data set
+            itself.
+    """
+    common = os.path.commonprefix([name.rpartition("/")[0].split("/") for name in names])
+    outside = "/".join(common) + "/"
+    found = None
+    for name in filter(_is_labels_file, sorted(files, key=len)):
+        if outside.startswith(name.removesuffix(LABELS_FILE)):
+            found = name
+        elif strict:
             raise DataError(
                 f"{source} has a {name}; a {LABELS_FILE} must lie at the top. Give the folder that "
                 "it is in, or a zip made inside that."
             )
-    return LABELS_FILE if LABELS_FILE in sizes else None
+    return found
 
 
-def _labels_in_file(source: str, names: list[str], data: bytes) -> np.ndarray | None:
-    """Labels from EDM's {"labels": [[name, label], ...]}, or None if that is null."""
+def _labels_in_file(
+    source: str, file: str, names: Sequence[str], known: Iterable[str], data: bytes
+) -> np.ndarray | None:
+    """Labels from EDM's {"labels": [[name, label], ...]}, or None if that is null.
+
+    Args:
+        source, file: their names in an error; images are named as seen from the file's folder.
+        names: the images whose labels are needed.
+        known: all images that may have one.
+        data: the bytes of the file.
+    """
+    outside = len(file) - len(LABELS_FILE)
     try:
         entries = parse_json(data)["labels"]
         labels: dict[str, int] = {}
         for name, label in entries if entries is not None else ():
             if labels.setdefault(name, label) != label:
-                raise DataError(f"{source}: {LABELS_FILE} gives two labels to {shown(name)}.")
+                raise DataError(f"{source}: {file} gives two labels to {shown(name)}.")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f'{source}: {LABELS_FILE} is neither {{"labels": [[name, label], ...]}} nor '
+            f'{source}: {file} is neither {{"labels": [[name, label], ...]}} nor '
             '{"labels": null}.'
         ) from error
     if entries is None:
         return None
-    for name in names:
+    found = []
+    for name in (name[outside:] for name in names):
         if name not in labels:
-            raise DataError(f"{source}: {LABELS_FILE} has no label for {name}.")
+            raise DataError(f"{source}: {file} has no label for {name}.")
         if type(labels[name]) is not int:
             raise DataError(
-                f"{source}: {LABELS_FILE} labels {name} as {shown(labels[name])}; a class index "
+                f"{source}: {file} labels {name} as {shown(labels[name])}; a class index "
                 "(an integer) is needed."
             )
-    if missing := labels.keys() - set(names):
+        found.append(labels[name])
+    if missing := labels.keys() - {name[outside:] for name in known}:
         raise DataError(
-            f"{source}: {LABELS_FILE} labels {listed(map(str, missing), 1)}, which is not there."
+            f"{source}: {file} labels {listed(map(str, missing), 1)}, which is not there."
         )
-    return as_labels([labels[name] for name in names], len(names), source)
+    return as_labels(found, len(names), source)

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from memaudit.data.images import as_labels, check_shape
+from memaudit.data.images import ImageSet, as_labels, check_shape
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 
@@ -47,6 +47,20 @@ class Contents:
     """uint8 [N, C, H, W], if the pixels are an array already."""
     unread: Mapping[str, int] = field(default_factory=dict)
     """Number of files beside the images that were not taken as images, by suffix."""
+    captions: Sequence[str | None] | None = None
+    """What ImageSet has of the same name, and so on."""
+    groups: Sequence[str | None] | None = None
+    repeats: np.ndarray | None = None
+    split: str | None = None
+    other_splits: tuple[str, ...] = ()
+    labels_from: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def with_pixels(self, images: np.ndarray) -> ImageSet:
+        """The images with their pixels, uint8 [N, C, H, W]."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken = {field.name: own[field.name] for field in fields(ImageSet) if field.name in own}
+        return ImageSet(images, **taken)
 
     @property
     def num_bytes(self) -> int:

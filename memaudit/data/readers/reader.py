@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memaudit.data.layout import Layout
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.files import check_regular, open_regular
 
@@ -38,6 +39,9 @@ class Reader:
     may_be_generated: bool = True
     """Whether a generator may have written images in this form. False for a form that cannot be
     told from a checkpoint's by its first bytes."""
+    with_layout: "Callable[[Layout], Reader] | None" = None
+    """The same reader for sources whose split or labels the user chose; None where a form has
+    neither splits nor folders."""
 
 
 def stats(files: Iterable[Path]) -> Files:

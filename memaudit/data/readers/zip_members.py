@@ -24,7 +24,9 @@ Members = dict[str, zipfile.ZipInfo]
 
 
 def zip_members(path: Path, wanted: Callable[[str], bool]) -> Members:
-    """The files of a zip whose names are wanted.
+    """The files of a zip whose names are wanted, by name.
+
+    Windows' .NET wrote folders with backslashes, which are read as slashes.
 
     Raises:
         DataError: the zip is damaged; its members overlap, or announce what they cannot hold; two
@@ -43,11 +45,12 @@ def zip_members(path: Path, wanted: Callable[[str], bool]) -> Members:
     _check_places(path, members, directory)
     found: Members = {}
     for member in members:
-        if not wanted(member.filename):
+        name = member.filename.replace("\\", "/")
+        if not wanted(name):
             continue
-        if member.filename in found:
+        if name in found:
             raise DataError(
-                f"{path} holds two files with the same name, {shown(member.filename)}; it must be "
+                f"{path} holds two files with the same name, {shown(name)}; it must be "
                 "clear which one counts."
             )
         if member.file_size > DEFLATE_RATIO * member.compress_size + DEFLATE_RATIO:
@@ -56,7 +59,7 @@ def zip_members(path: Path, wanted: Callable[[str], bool]) -> Members:
                 f"{member.compress_size:,} bytes to {member.file_size:,}, which is impossible. "
                 "Fetch or make it again."
             )
-        found[member.filename] = member
+        found[name] = member
     return found
 
 

@@ -1,0 +1,159 @@
+"""Labels that a user names beside a source: by the prefix of file names, from a file, or none."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from memaudit.data.images import as_labels
+from memaudit.data.layout import LABELS_FROM
+from memaudit.data.readers.lazy_images import Contents
+from memaudit.data.readers.reader import side_file_bytes
+from memaudit.errors import DataError
+from memaudit.files import read_regular
+from memaudit.wording import counted, listed, shown
+
+_NAME_COLUMNS = ("name", "file", "filename", "file_name", "image", "image_id", "path", "id")
+_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+
+
+def relabel(contents: Contents, labels_from: str | None) -> Contents:
+    """The same images with the labels that `Layout.labels_from` asks for.
+
+    Raises:
+        DataError: the labels cannot be read, or an image has none.
+        OSError: there is no such file.
+    """
+    if labels_from is None:
+        return contents
+    labels, class_names = contents.labels, contents.class_names
+    notes: tuple[str, ...] = ()
+    if labels_from == "folder":
+        pass  # the reader saw to it
+    elif labels_from == "none":
+        labels, class_names = None, ()
+    elif labels_from == "prefix":
+        labels, class_names = _prefixes(contents)
+    else:
+        labels, class_names, notes = _from_csv(contents, Path(labels_from))
+    return replace(
+        contents,
+        labels=labels,
+        class_names=class_names,
+        labels_from=labels_from,
+        notes=contents.notes + notes,
+    )
+
+
+def _prefixes(contents: Contents) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The part of each file's name before its first _, as improved-diffusion takes it."""
+    stems = [PurePosixPath(name).name.partition("_") for name in contents.names]
+    without = [
+        name
+        for name, (prefix, line, _) in zip(contents.names, stems, strict=True)
+        if not (prefix and line)
+    ]
+    if without:
+        raise DataError(
+            f"{counted(len(without), 'image has', 'images have')} no class before a _ in "
+            f"{'its name' if len(without) == 1 else 'their names'}, such as cat_12.png has "
+            f"({listed(without)}); {contents.source} cannot be labeled by prefixes.",
+        )
+    return _numbered([prefix for prefix, _, _ in stems])
+
+
+def _numbered(texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    class_names = sorted(set(texts))
+    index = {class_name: i for i, class_name in enumerate(class_names)}
+    return np.array([index[text] for text in texts], dtype=np.int64), tuple(class_names)
+
+
+def _from_csv(
+    contents: Contents, file: Path
+) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """Labels, class names and notes from a CSV file with a name and a label in each row.
+
+    Labels that are all whole numbers are class indices; others are names of classes.
+    """
+    if not file.exists():
+        raise DataError(
+            f"There is no file {file} to take labels from. {{labels_from}} is "
+            f"{', '.join(LABELS_FROM)} or a CSV file.",
+            field="labels_from",
+        )
+    data = read_regular(file, side_file_bytes(len(contents.names)))
+    stated = _rows(data, file)
+    found, missing, used = [], [], set()
+    for name, keys in zip(contents.names, _keys(contents.names), strict=True):
+        key = next((key for key in keys if key in stated), None)
+        if key is None:
+            missing.append(name)
+        else:
+            used.add(key)
+            found.append(stated[key])
+    if missing:
+        raise DataError(
+            f"{file} has no label for {counted(len(missing), 'image', 'images')} of "
+            f"{contents.source}: {listed(missing)}. Every image needs one."
+        )
+    notes: tuple[str, ...] = ()
+    if unused := len(stated) - len(used):
+        rows = counted(unused, "row", "rows")
+        some_names = listed(stated.keys() - used)
+        notes = (f"{rows} of {file} name no image of {contents.source} ({some_names}).",)
+    if all(label.isascii() and label.isdecimal() and len(label) < 19 for label in found):
+        labels = as_labels([int(label) for label in found], len(found), str(file))
+        return labels, (), notes
+    return (*_numbered(found), notes)
+
+
+def _rows(data: bytes, file: Path) -> dict[str, str]:
+    """Name → label."""
+    text = data.decode("utf-8-sig", errors="replace")
+    first, _, _ = text.partition("\n")
+    separator = next((mark for mark in ",\t;" if mark in first), ",")
+    labels: dict[str, str] = {}
+    columns = (0, 1)
+    try:
+        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1):
+            if not row:
+                continue
+            if number == 1 and (chosen := _columns(row)):
+                columns = chosen
+                continue
+            if len(row) <= max(columns):
+                raise DataError(
+                    f"{file}, line {number}: {shown(separator.join(row))} is not a name and a "
+                    "label, separated by a comma."
+                )
+            name, label = (row[column].strip() for column in columns)
+            name = name.replace("\\", "/").removeprefix("./")
+            if labels.setdefault(name, label) != label:
+                raise DataError(f"{file} gives two labels to {shown(name)}.")
+    except csv.Error as error:
+        raise DataError(f"{file} is not a CSV file that can be read: {error}.") from error
+    return labels
+
+
+def _columns(row: Sequence[str]) -> tuple[int, int] | None:
+    """The columns of names and labels, if a row is a header."""
+    words = [cell.strip().lower() for cell in row]
+    names = [i for i, word in enumerate(words) if word in _NAME_COLUMNS]
+    labels = [i for i, word in enumerate(words) if word in _LABEL_COLUMNS]
+    return (names[0], labels[0]) if names and labels else None
+
+
+def _keys(names: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    """What each image may be called: its name, its file's, or that without the suffix.
+
+    The shorter ones only where no other image has the same.
+    """
+    files = [PurePosixPath(name).name for name in names]
+    stems = [PurePosixPath(file).stem for file in files]
+    are_files, are_stems = len(set(files)) == len(files), len(set(stems)) == len(stems)
+    for name, file, stem in zip(names, files, stems, strict=True):
+        below = name.split("/", 1)[-1]  # as seen from a split's or an outer folder
+        yield (name, below, *([file] if are_files else ()), *([stem] if are_stems else ()))

@@ -1,0 +1,73 @@
+"""Splits and labels are chosen by the same options everywhere, and the choice is told."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Path:
+    """A set of 30 training images and 20 others in two classes, and a file with other labels."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 30), ("test", 20)):
+        for i in range(number):
+            path = tmp_path / "set" / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    rows = [f"train/{'ab'[i % 2]}/{i}.png,kind{i % 3}\n" for i in range(30)]
+    (tmp_path / "labels.csv").write_text("".join(rows))
+    return tmp_path / "set"
+
+
+def test_a_split_is_named_beside_the_verdict_and_verified(
+    run: Run, divided: Path, tmp_path: Path
+) -> None:
+    data = ["--data", divided, "--labels", tmp_path / "labels.csv"]
+    holdout = ["--holdout", divided, "--holdout-split", "test"]
+    done = run("scan", divided / "test", *data, *holdout, "--out", tmp_path / "report")
+    assert "only the 30 images of train were taken" in done.output
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["data"]["split"] == "train" and report["data"]["other_splits"] == ["test"]
+    assert report["data"]["labels_from"] == str(tmp_path / "labels.csv")
+    choices = report["conclusion"]["choices"]
+    assert "training images of the split train, not of test" in choices
+    assert any(choice.startswith("labels from: ") for choice in choices)
+    verified = run(
+        "verify", tmp_path / "report", "--source", divided / "test", "--data", divided,
+        "--labels", tmp_path / "labels.csv", *holdout,
+    )  # fmt: skip
+    assert verified.exit_code == 0, verified.output
+    refused = run("verify", tmp_path / "report", "--data", divided)
+    assert refused.exit_code == 2 and "labels come from the file" in refused.output
+    assert "--labels" in refused.output
+
+
+def test_a_set_is_built_of_a_split_with_labels_from_a_file(
+    run: Run, divided: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.zip"
+    done = run(
+        "dataset", "build", "--data", divided, "--split", "train",
+        "--labels", tmp_path / "labels.csv", "--out", out,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    about = json.loads(run("dataset", "inspect", out, "--json").stdout)
+    assert about["class_names"] == ["kind0", "kind1", "kind2"] and about["num_images"] == 30
+    choices = about["manifest"]["choices"]
+    assert choices["split"] == "train" and choices["labels_from"] == str(tmp_path / "labels.csv")
+    text = run("dataset", "inspect", divided, "--split", "test", "--labels", "none").stdout
+    assert "test, without train" in text and "labels from" in text and "no labels" in text
+
+
+def test_a_split_that_is_not_there_is_refused_with_the_option(run: Run, divided: Path) -> None:
+    done = run("scan", divided / "test", "--data", divided, "--split", "dev")
+    assert done.exit_code == 2
+    assert "has no split dev; it is divided into test and train. Choose one with --split" in (
+        " ".join(done.output.split())
+    )
