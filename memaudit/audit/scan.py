@@ -293,6 +293,7 @@ def scan(
         sampler_control=sampler_control,
         seeds_chosen=isinstance(source, Checkpoint)
         and not are_consecutive(config.seeds[: len(keys)]),
+        class_index=config.class_index if isinstance(source, Checkpoint) else None,
         choices=choices_of(
             config, described, data, given=source if isinstance(source, ImageSet) else None
         ),

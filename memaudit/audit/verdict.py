@@ -118,6 +118,7 @@ def conclude(
     fail_on: tuple[str, ...],
     seeds_chosen: bool,
     sampler_control: SamplerControl | None,
+    class_index: int | None,
     choices: tuple[str, ...],
 ) -> Conclusion:
     """Draw the conclusion of a scan.
@@ -135,6 +136,7 @@ def conclude(
         fail_on: findings that fail the gate besides the count.
         seeds_chosen: whether the images are of seeds that do not follow one another.
         sampler_control: what the published sampler shows, where a gate judges another one's images.
+        class_index: the one class that was generated, or None for all.
         choices: what was not left at its default.
     """
     ratio, decision = findings.ratios.copies, findings.decision
@@ -173,7 +175,11 @@ def conclude(
             verdict = "INCONCLUSIVE"
         if verdict == "INCONCLUSIVE" and not reasons:
             reasons.append(Reason("undecided", _undecided(decision)))
-    maker = "model" if source.kind == "checkpoint" else "generator"
+    made = f"what the {'model' if source.kind == 'checkpoint' else 'generator'} makes"
+    if class_index is not None:
+        made += f" of class {class_index}"
+    if sampler_control is not None:
+        made += " with the sampler as set"
     return Conclusion(
         verdict=verdict,
         headline=_headline(
@@ -181,10 +187,9 @@ def conclude(
             findings,
             reasons,
             has_evidence=bool(evidence),
-            maker=maker,
-            as_set="" if sampler_control is None else " with the sampler as set",
+            made=made,
         ),
-        about=_about(verdict, findings, num_train=num_train, exact=exact, maker=maker),
+        about=_about(verdict, findings, num_train=num_train, exact=exact, made=made),
         sampler="" if sampler_control is None else sampler_control.text,
         recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
         reasons=tuple(reasons),
@@ -375,8 +380,7 @@ def _headline(
     reasons: list[Reason],
     *,
     has_evidence: bool,
-    maker: str,
-    as_set: str,
+    made: str,
 ) -> str:
     ratio, decision = findings.ratios.copies, findings.decision
     beside = "with evidence of memorization that the rule does not count"
@@ -399,13 +403,13 @@ def _headline(
     if verdict == "PASS":
         if has_evidence:
             return f"PASS, {beside}"
-        return f"PASS: at most {limit} of what the {maker} makes{as_set} are copies"
+        return f"PASS: at most {limit} of {made} are copies"
     if verdict == "FAIL" and reasons and reasons[0].kind == "label test":
         return "FAIL: the generated images lie nearer to training images than chance allows"
     if verdict == "FAIL" and reasons and reasons[0].kind == "class":
         return f"FAIL: more than {limit} of the images of at least one class are copies"
     if verdict == "FAIL":
-        return f"FAIL: more than {limit} of what the {maker} makes are copies"
+        return f"FAIL: more than {limit} of {made} are copies"
     why = {
         "undecided": f"whether more than {limit} are copies was not decided",
         "floor": "the floor explains the copies counted",
@@ -423,7 +427,7 @@ def _headline(
 
 
 def _about(
-    verdict: Verdict | None, findings: Findings, *, num_train: int, exact: bool, maker: str
+    verdict: Verdict | None, findings: Findings, *, num_train: int, exact: bool, made: str
 ) -> str:
     """What was counted, with the interval that belongs to the verdict."""
     ratio, decision = findings.ratios.copies, findings.decision
@@ -440,10 +444,10 @@ def _about(
         return f"{found}."
     limit = f"{percent(decision.limit)} %"
     if decision.verdict == "PASS":
-        shown = f"at most {limit} of what the {maker} makes are such copies"
+        shown = f"at most {limit} of {made} are such copies"
     else:
         shown = (
-            f"more than {limit} of what the {maker} makes are such copies, even without the share "
+            f"more than {limit} of {made} are such copies, even without the share "
             "that would be counted if nothing were copied (the floor)"
         )
     return f"{found}, which shows with {level} confidence that {shown}."

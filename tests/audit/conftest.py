@@ -79,6 +79,7 @@ def make_result() -> Callable[..., ScanResult]:
             exact=True,
             fail_on=config.fail_on,
             sampler_control=None,
+            class_index=config.class_index,
             seeds_chosen=False,
             choices=choices_of(config, checkpoint, train),
         )

@@ -44,6 +44,7 @@ def again(result: ScanResult, **changes: object) -> ScanResult:
         exact=True,
         fail_on=config.fail_on,
         sampler_control=None,
+        class_index=config.class_index,
         seeds_chosen=not are_consecutive(config.seeds),
         choices=choices_of(config, result.source, result.data),
     )
@@ -66,6 +67,15 @@ def test_a_choice_is_named_wherever_the_verdict_is(make_result: Make):
     for text in everywhere(changed):
         assert "seeds were chosen: 5,3,100-157" in text
         assert "sigma-max 1.0" in text and "without authentic" in text
+
+
+def test_a_verdict_of_one_class_says_so(make_result: Make):
+    for copies, others, verdict in ((0, 60, "PASS: at most"), (60, 0, "FAIL: more than")):
+        result = make_result(copies=copies, others=others, sampled=True, fail_above=0.2)
+        conclusion = again(result, class_index=3).conclusion
+        assert conclusion.headline.startswith(verdict)
+        assert "of what the model makes of class 3 are copies" in conclusion.headline
+        assert "of what the model makes of class 3 are such copies" in conclusion.about
 
 
 def test_seeds_that_begin_elsewhere_are_named_and_the_default_is_not(make_result: Make):

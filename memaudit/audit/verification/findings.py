@@ -113,6 +113,7 @@ def check_findings(again: Recomputed, files: ReportFiles, report: Report) -> Ite
         fail_on=report.fail_on,
         seeds_chosen=report.source.kind == "checkpoint" and not are_consecutive(seeds_of(table)),
         sampler_control=report.sampler_control,
+        class_index=None if report.sampling is None else report.sampling.class_index,
         choices=report.conclusion.choices,
     )
     recomputed = _recomputed(findings, conclusion, again.context, without=report.without)
