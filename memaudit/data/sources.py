@@ -11,10 +11,11 @@ from memaudit.data.cache_folder import CacheDir
 from memaudit.data.images import ImageSet
 from memaudit.data.labels import relabel
 from memaudit.data.layout import Layout
-from memaudit.data.readers import arrays, cifar, image_files, mnist
+from memaudit.data.readers import arrays, cifar, image_files, mnist, stl10
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
 from memaudit.data.room import check_memory
+from memaudit.data.roots import inner_folder
 from memaudit.data.selection import MAX_RESOLUTION
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
@@ -24,6 +25,7 @@ from memaudit.progress import Progress, silent
 READERS: tuple[Reader, ...] = (
     cifar.EXTRACTED,
     mnist.FOLDER,
+    stl10.FOLDER,
     image_files.FOLDER,  # any other folder
     arrays.NPZ,
     image_files.ZIP,  # any other zip
@@ -89,9 +91,10 @@ def open_images(
     try:
         check_finished(path)
         layout = layout or Layout()
-        reader = _arranged(_reader_for(path), path, layout)
-        files = reader.files(path)
-        contents = restore_source_names(reader.read(path, files, resolution), path)
+        place = inner_folder(path)
+        reader = _arranged(_reader_for(place), path, layout)
+        files = reader.files(place)
+        contents = restore_source_names(reader.read(place, files, resolution), path)
         contents = relabel(replace(contents, source=str(path)), layout.labels_from)
         entry = cache_entry(cache_dir, path, files, resolution, contents.split)
         if resolution is not None:

@@ -1,7 +1,7 @@
 """The original CIFAR-10 and CIFAR-100 archives for Python, packed or extracted.
 
-The archive as a whole means its training images. The test images are in a batch of their own and
-are opened by its name: `cifar-10-batches-py/test_batch`, `cifar-100-python/test`.
+The archive as a whole means its training images. The test images are its split test, and a batch of
+their own: `cifar-10-batches-py/test_batch`, `cifar-100-python/test`.
 
 A batch is a pickle of protocol 2, as Python 2 or 3 writes it: a dict of numbers, strings, lists and
 one numpy array of bytes. `memaudit.unpickler` reads it without running anything.
@@ -9,12 +9,14 @@ one numpy array of bytes. `memaudit.unpickler` reads it without running anything
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from memaudit.data.layout import ALL_SPLITS, DEFAULT_LAYOUT, Layout, choose_split
 from memaudit.data.readers.lazy_images import Contents, array_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
 from memaudit.data.readers.tar_members import is_tar, tar_members
@@ -35,6 +37,7 @@ from memaudit.wording import shown
 _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
 _CIFAR100 = ("train", "meta")
 """The batches of training images, in order, and the file of class names."""
+_TEST_BATCH = {_CIFAR10: "test_batch", _CIFAR100: "test"}
 _MAX_FILE_BYTES = 1 << 28  # CIFAR-100's training images take 155 MB
 _DIALECT = Dialect(
     "CIFAR batch",
@@ -106,14 +109,30 @@ def _is_extracted(path: Path) -> bool:
 
 
 def _extracted_files(path: Path) -> Files:
-    return stats(path / name for name in _training_files(path) or ())
+    names = _training_files(path)
+    test = [] if names is None else [_TEST_BATCH[names]]
+    return stats(path / name for name in (*(names or ()), *test) if (path / name).is_file())
 
 
-def _read_extracted(path: Path, files: Files, _resolution: int | None) -> Contents:
-    return _read({name: read_regular(path / name, _MAX_FILE_BYTES) for name in files}, path)
+def _read_extracted(
+    path: Path, files: Files, _resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+) -> Contents:
+    names, splits = _of_split(path, files, layout)
+    parts = {name: read_regular(path / name, _MAX_FILE_BYTES) for name in names}
+    return replace(_read(parts, path), split=splits[0], other_splits=splits[1:])
 
 
-EXTRACTED = Reader("CIFAR's extracted archive", _is_extracted, _read_extracted, _extracted_files)
+def _extracted_with_layout(layout: Layout) -> Reader:
+    return replace(EXTRACTED, read=partial(_read_extracted, layout=layout))
+
+
+EXTRACTED = Reader(
+    "CIFAR's extracted archive",
+    _is_extracted,
+    _read_extracted,
+    _extracted_files,
+    with_layout=_extracted_with_layout,
+)
 
 
 def _is_batch(path: Path) -> bool:
@@ -137,19 +156,49 @@ BATCH = Reader(
 )
 
 
-def _read_archive(path: Path, _files: Files, _resolution: int | None) -> Contents:
+def _read_archive(
+    path: Path, _files: Files, _resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+) -> Contents:
     """The training images of a .tar.gz, which is read in passing and not extracted."""
-    parts = tar_members(path, {*_CIFAR10, *_CIFAR100}.__contains__, _MAX_FILE_BYTES)
-    names = _named_training_files(parts)
-    if names is None:
+    wanted = {*_CIFAR10, *_CIFAR100, *_TEST_BATCH.values()}
+    parts = tar_members(path, wanted.__contains__, _MAX_FILE_BYTES)
+    if _named_training_files(parts) is None:
         raise DataError(
             f"{path} is not CIFAR's archive for Python (data_batch_1 … data_batch_5 and "
             "batches.meta, or train and meta). Extract other archives and give the folder."
         )
-    return _read({name: parts[name] for name in names}, path)
+    names, splits = _of_split(path, parts, layout)
+    contents = _read({name: parts[name] for name in names}, path)
+    return replace(contents, split=splits[0], other_splits=splits[1:])
 
 
-ARCHIVE = Reader("CIFAR's archive for Python", is_tar, _read_archive, may_be_generated=False)
+def _archive_with_layout(layout: Layout) -> Reader:
+    return replace(ARCHIVE, read=partial(_read_archive, layout=layout))
+
+
+ARCHIVE = Reader(
+    "CIFAR's archive for Python",
+    is_tar,
+    _read_archive,
+    may_be_generated=False,
+    with_layout=_archive_with_layout,
+)
+
+
+def _of_split(
+    path: Path, files: Collection[str], layout: Layout
+) -> tuple[list[str], tuple[str, ...]]:
+    """The files of a split, and its name before those of the others."""
+    training = _named_training_files(files)
+    assert training is not None  # the reader looked
+    *batches, meta = training
+    by_split = {"train": batches}
+    if _TEST_BATCH[training] in files:
+        by_split["test"] = [_TEST_BATCH[training]]
+    if layout.split == ALL_SPLITS:
+        return [*(name for names in by_split.values() for name in names), meta], (ALL_SPLITS,)
+    split = choose_split(str(path), list(by_split), layout.split)
+    return [*by_split[split], meta], (split, *(each for each in by_split if each != split))
 
 
 def _training_files(folder: Path) -> tuple[str, ...] | None:

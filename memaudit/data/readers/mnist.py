@@ -10,10 +10,14 @@ import os
 import re
 import struct
 import zlib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from memaudit.data.layout import ALL_SPLITS, DEFAULT_LAYOUT, Layout, choose_split
 from memaudit.data.readers.lazy_images import Contents, array_contents, numbered_names
 from memaudit.data.readers.reader import (
     DEFLATE_RATIO,
@@ -71,15 +75,30 @@ def _has_idx_images(path: Path) -> bool:
     return bool(_image_files(path))
 
 
-def _folder_files(path: Path) -> Files:
-    return _idx_files(_training_images(path))
+def _folder_files(path: Path, layout: Layout = DEFAULT_LAYOUT) -> Files:
+    return _idx_files(_images_of_split(path, layout)[0])
 
 
-def _read_folder(path: Path, files: Files, resolution: int | None) -> Contents:
-    return _read_idx(path / next(iter(files)), files, resolution)
+def _read_folder(
+    path: Path, files: Files, resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+) -> Contents:
+    _, *splits = _images_of_split(path, layout)
+    contents = _read_idx(path / next(iter(files)), files, resolution)
+    return replace(contents, split=splits[0], other_splits=tuple(splits[1:]))
 
 
-FOLDER = Reader("a folder of MNIST's idx files", _has_idx_images, _read_folder, _folder_files)
+def _with_layout(layout: Layout) -> Reader:
+    read, files = partial(_read_folder, layout=layout), partial(_folder_files, layout=layout)
+    return replace(FOLDER, read=read, files=files)
+
+
+FOLDER = Reader(
+    "a folder of MNIST's idx files",
+    _has_idx_images,
+    _read_folder,
+    _folder_files,
+    with_layout=_with_layout,
+)
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
@@ -91,21 +110,39 @@ def _image_files(folder: Path) -> dict[str, Path]:
     return {file.name.removesuffix(".gz"): file for file in files if file.is_file()}
 
 
-def _training_images(folder: Path) -> Path:
-    """The file of training images in a folder.
+def _images_of_split(folder: Path, layout: Layout) -> tuple[Any, ...]:
+    """The file of images in a folder that is meant, its split, and the others; None for no split.
 
     Raises:
-        DataError: several sets, and not exactly one of them is called train.
+        DataError: several sets, of which not exactly one is of the split.
     """
     found = _image_files(folder)
-    if len(found) > 1:
-        train = {name: file for name, file in found.items() if "train" in name}
-        if len(train) != 1:
+    splits = dict.fromkeys(map(_split_of, found))
+    if layout.split is None and len(found) == 1:
+        return (next(iter(found.values())), *splits)
+    if None in splits or len(splits) < len(found):
+        of = "train" if layout.split is None else layout.split
+        matching = [name for name in found if _split_of(name) == of]
+        if len(matching) != 1:
             raise DataError(
                 f"{folder} holds several sets of images ({', '.join(sorted(found))}); name one."
             )
-        found = train
-    return next(iter(found.values()))
+        others = [each for each in splits if each not in (None, of)]
+        return (found[matching[0]], of, *others)
+    if layout.split == ALL_SPLITS:
+        raise DataError(
+            f"{folder} has its splits in files of their own; choose one {{split}}.", field="split"
+        )
+    split = choose_split(str(folder), [each for each in splits if each], layout.split)
+    name = next(name for name in found if _split_of(name) == split)
+    return (found[name], split, *(each for each in splits if each != split))
+
+
+def _split_of(name: str) -> str | None:
+    """The split of a file of images: MNIST's test images are called t10k."""
+    if "train" in name:
+        return "train"
+    return "test" if "t10k" in name or "test" in name else None
 
 
 def _read_array(path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from memaudit.data.layout import Layout
 from memaudit.data.readers.cifar import load_batch
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
@@ -95,6 +96,23 @@ def test_an_extracted_archive_is_its_training_images(dump, tmp_path):
 
 def test_a_packed_archive_is_its_training_images_in_order(cifar10, tmp_path):
     check_training_images(open_images(pack(cifar10, tmp_path / "cifar-10-python.tar.gz")))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_test_images_are_a_split_of_the_archive(packed, cifar10, tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    if packed:
+        pack(cifar10, path)
+    for root in [path] if packed else [cifar10, cifar10.parent]:
+        whole = open_images(root)
+        assert (whole.split, whole.other_splits) == ("train", ("test",))
+        test = open_images(root, layout=Layout(split="test"))
+        assert test.names[0] == "test_batch[0]" and test.class_names == whole.class_names
+        assert (test.split, test.other_splits) == ("test", ("train",))
+        every = open_images(root, layout=Layout(split="all"))
+        assert len(every) == len(whole) + len(test) and every.other_splits == ()
+        with pytest.raises(DataError, match="has no split val; it is divided into train and test"):
+            open_images(root, layout=Layout(split="val"))
 
 
 def test_a_batch_by_itself_finds_its_class_names(cifar10):

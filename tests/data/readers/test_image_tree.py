@@ -275,9 +275,9 @@ def test_numbered_or_named_classes_are_not_repeats(folders: list[str], make: Mak
     assert images.repeats is None and images.class_names == tuple(sorted(folders))
 
 
-@pytest.mark.parametrize("name", ["18", "19"])
+@pytest.mark.parametrize("name", ["07", "18", "19"])
 def test_cases_that_were_refused(name: str) -> None:
-    """Zips and buckets as they were met."""
+    """Roots, zips and buckets as they were met."""
     folder = Path(__file__).parents[3] / "../shared/cases/real"
     found = [each for each in (os.listdir(folder) if folder.is_dir() else []) if name in each[:2]]
     if not found:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.images import labels_of
 
+from memaudit.data.layout import Layout
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 
@@ -62,6 +63,33 @@ def test_a_file_of_images_finds_its_labels(
     images = open_images(digits / name)
     np.testing.assert_array_equal(images.images, gray_pixels[:2])
     assert labels_of(images) == [3, 2]
+
+
+@pytest.mark.parametrize("root", ["raw", "MNIST/raw", "FashionMNIST/raw"])
+def test_a_root_of_torchvision_is_divided_into_train_and_test(
+    root: str, digits: Path, gray_pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("root")
+    (path / root).parent.mkdir(exist_ok=True)
+    (path / root).symlink_to(digits)
+    images = open_images(path)
+    np.testing.assert_array_equal(images.images, gray_pixels)
+    assert (images.split, images.other_splits) == ("train", ("test",))
+    images = open_images(path, layout=Layout(split="test"))
+    np.testing.assert_array_equal(images.images, gray_pixels[:2])
+    assert labels_of(images) == [3, 2] and images.other_splits == ("train",)
+    with pytest.raises(DataError, match="in files of their own; choose one"):
+        open_images(path, layout=Layout(split="all"))
+    with pytest.raises(DataError, match="has no split val; it is divided into"):
+        open_images(path, layout=Layout(split="val"))
+
+
+def test_a_root_with_two_sets_names_both(digits: Path) -> None:
+    for name in ("MNIST", "KMNIST"):
+        (digits / name / "raw").mkdir(parents=True)
+        (digits / name / "raw" / IMAGES).write_bytes(b"")
+    with pytest.raises(DataError, match="several sets, MNIST/raw and KMNIST/raw; give the folder"):
+        open_images(digits)
 
 
 def test_labels_may_be_packed_otherwise_than_the_images(digits: Path) -> None:
