@@ -21,8 +21,16 @@ import numpy as np
 from memaudit.data.images import as_labels
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.readers.batch_decoding import EncodedBatch, choose_num_processes, decode_batches
+from memaudit.data.readers.captions import Beside, may_describe, read_texts
+from memaudit.data.readers.celeba_files import PARTITION, read_numbers
 from memaudit.data.readers.decoding import SUFFIXES, decode_image
-from memaudit.data.readers.image_tree import Classes, Tree, find_images, folder_classes
+from memaudit.data.readers.image_tree import (
+    Classes,
+    Tree,
+    find_images,
+    folder_classes,
+    images_of_split,
+)
 from memaudit.data.readers.lazy_images import Contents, batch_rows
 from memaudit.data.readers.reader import (
     MAX_FILE_BYTES,
@@ -83,7 +91,8 @@ def _read_folder(
         for name in ((Path(folder).relative_to(path) / name).as_posix() for name in names)
         if not _wanted(name)
     ]
-    return _read_tree(str(path), sizes, others, opened, layout, resolution)
+    beside = Beside(others, lambda name, limit: read_regular(path / name, limit))
+    return _read_tree(str(path), sizes, beside, opened, layout, resolution)
 
 
 def _folder_with_layout(layout: Layout) -> Reader:
@@ -112,12 +121,22 @@ def _read_zip(
     def wanted(name: str) -> bool:
         if not _wanted(name):
             others.append(name)
-        return _wanted(name)
+        return _wanted(name) or (not _is_hidden(name) and may_describe(name))
 
     members = zip_members(path, wanted)
-    sizes = {name: member.file_size for name, member in members.items()}
+    sizes = {name: member.file_size for name, member in members.items() if _wanted(name)}
     opened = partial(opened_zip, path, members)
-    return _read_tree(str(path), sizes, others, opened, layout, resolution)
+
+    def read_beside(name: str, limit: int) -> bytes:
+        if members[name].file_size > limit:
+            raise DataError(
+                f"it is said to have {members[name].file_size:,} bytes; at most {limit:,} make "
+                "sense here"
+            )
+        with opened() as read:
+            return read(name)
+
+    return _read_tree(str(path), sizes, Beside(others, read_beside), opened, layout, resolution)
 
 
 def _zip_with_layout(layout: Layout) -> Reader:
@@ -165,7 +184,7 @@ def _is_labels_file(name: str) -> bool:
 def _read_tree(
     source: str,
     sizes: Mapping[str, int],
-    others: Sequence[str],
+    beside: Beside,
     opened: Callable[[], AbstractContextManager[ReadFile]],
     layout: Layout,
     resolution: int | None,
@@ -175,7 +194,7 @@ def _read_tree(
     Args:
         source: its name in an error.
         sizes: the bytes of each image and each dataset.json.
-        others: the names of all other files.
+        beside: all other files.
         opened: opens a function that reads a file by its name.
         layout: what the user chose.
         resolution: that of `Reader.read`.
@@ -184,7 +203,11 @@ def _read_tree(
     if not found:
         raise DataError(f"{source} holds no images; looked for {', '.join(SUFFIXES)}.")
     is_one_set = _find_labels_file(source, sizes, found) is not None
-    tree = find_images(source, found, layout, is_one_set=is_one_set)
+    splits = None if is_one_set else _splits_in_file(source, beside, len(found))
+    if splits is None:
+        tree = find_images(source, found, layout, is_one_set=is_one_set)
+    else:
+        tree = images_of_split(source, found, splits, PARTITION, layout)
     names = tree.names
 
     with opened() as read_file:
@@ -213,6 +236,8 @@ def _read_tree(
             num_processes=choose_num_processes(sum(sizes[name] for name in wanted), first_file),
         )
 
+    others = [name for name in beside.names if tree.belongs(name) and not _is_hidden(name)]
+    texts = read_texts(source, names, Beside(others, beside.read), num_known=len(found))
     return Contents(
         source,
         (len(names), C, H, W),
@@ -220,12 +245,29 @@ def _read_tree(
         batches,
         classes.labels,
         classes.class_names,
-        unread=_count_unread(filter(tree.belongs, others)),
+        unread=_count_unread(name for name in others if name not in texts.used),
+        captions=texts.all_captions(classes.texts),
+        groups=texts.all_groups(),
         repeats=classes.repeats,
         split=tree.split,
         other_splits=tree.other_splits,
-        notes=tree.notes + classes.notes,
+        notes=(*tree.notes, *classes.notes, *texts.notes),
     )
+
+
+def _splits_in_file(source: str, beside: Beside, num_images: int) -> dict[str, str] | None:
+    """CelebA's split of each image, by the name of its file; None without such a file."""
+    files = [name for name in beside.names if PurePosixPath(name).name == PARTITION]
+    if len(files) != 1:
+        return None
+    try:
+        numbers = read_numbers(beside.read(files[0], side_file_bytes(num_images)))
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{source}: {files[0]} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from error
+    names = {"0": "train", "1": "val", "2": "test"}
+    return {file: names[number] for file, number in numbers.items() if number in names}
 
 
 def _checked(read_file: ReadFile, source: str, sizes: Mapping[str, int]) -> ReadFile:

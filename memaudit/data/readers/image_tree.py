@@ -6,7 +6,7 @@ however many there are.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from memaudit.data.layout import ALL_SPLITS, Layout, canonical_split, choose_split
 from memaudit.errors import DataError
-from memaudit.wording import counted, joined, quoted, shown, some
+from memaudit.wording import counted, joined, listed, quoted, shown, some
 
 Folder = tuple[str, ...]
 """A folder by its parts, from the outermost."""
@@ -56,6 +56,8 @@ class Classes:
     class_names: tuple[str, ...] = ()
     repeats: np.ndarray | None = None
     """int64 [N]: how often each image is shown in an epoch."""
+    texts: Sequence[str] | None = None
+    """[N]: what the folder of each image says, where it stands for a missing caption."""
     notes: tuple[str, ...] = ()
 
 
@@ -100,11 +102,7 @@ def find_images(source: str, names: Iterable[str], layout: Layout, *, is_one_set
     others = tuple(other for other in splits if other != split)
     notes = []
     if others and layout.split is None:
-        notes.append(
-            f"{source} is divided into {joined([quoted(each) for each in splits])}: only the "
-            f"{counted(len(chosen), 'image', 'images')} of {quoted(split)} were taken. Those of "
-            f"{quoted(others[0])} can serve as held-out images."
-        )
+        notes.append(_left_out(source, splits, split, len(chosen)))
     beside = sum(len(_folder(name)) == at for name in names)
     if beside:
         notes.append(
@@ -122,6 +120,50 @@ def _splits(folders: set[Folder], at: int) -> list[str]:
     if not is_only and len(known - {None}) < 2:
         return []
     return sorted(tops) if tops and len(tops) <= _MAX_SPLITS else []
+
+
+def images_of_split(
+    source: str, names: Iterable[str], splits: Mapping[str, str], file: str, layout: Layout
+) -> Tree:
+    """The images that are meant, where a file says which split each belongs to.
+
+    Args:
+        source: its name in an error.
+        names: the names of all images.
+        splits: name of an image's file, without folders → split.
+        file: where that is said.
+        layout: what the user chose.
+
+    Raises:
+        DataError: an image of no split, a split that is not there, or one to choose.
+    """
+    names = sorted(names)
+    by_split: dict[str, list[str]] = {}
+    for name in names:
+        by_split.setdefault(splits.get(PurePosixPath(name).name, ""), []).append(name)
+    if missing := by_split.pop("", []):
+        raise DataError(
+            f"{source}: {file} has no split for {counted(len(missing), 'image', 'images')}: "
+            f"{listed(missing)}. Complete it, or remove it to take all images."
+        )
+    common: Folder = tuple(os.path.commonprefix([_folder(name) for name in names]))
+    if layout.split == ALL_SPLITS:
+        return Tree(names, common, ALL_SPLITS)
+    split = choose_split(source, sorted(by_split), layout.split)
+    others = tuple(other for other in sorted(by_split) if other != split)
+    notes: tuple[str, ...] = ()
+    if others and layout.split is None:
+        notes = (_left_out(source, [split, *others], split, len(by_split[split])),)
+    return Tree(by_split[split], common, split, others, notes)
+
+
+def _left_out(source: str, splits: Sequence[str], split: str, num_images: int) -> str:
+    other = next(each for each in splits if each != split)
+    return (
+        f"{source} is divided into {joined([quoted(each) for each in splits])}: only the "
+        f"{counted(num_images, 'image', 'images')} of {quoted(split)} were taken. Those of "
+        f"{quoted(other)} can serve as held-out images."
+    )
 
 
 def folder_classes(source: str, tree: Tree, *, wanted: bool = False) -> Classes:
@@ -244,7 +286,8 @@ def _shown_repeatedly(
             f"({some(said)}). Each image is searched once; those shown more often are likely to "
             "be copied first.",
         )
-    return Classes(labels, class_names, repeats, notes)
+    texts = [parts[folder][1] for folder in folders]  # as kohya's trainer takes it
+    return Classes(labels, class_names, repeats, texts, notes)
 
 
 def _folder(name: str) -> Folder:

@@ -31,8 +31,11 @@ from PIL import Image
 
 from memaudit.cli.options import SeedList
 from memaudit.data.built_sets import SCHEMA, read_set_manifest
+from memaudit.data.labels import relabel
+from memaudit.data.readers.captions import Beside, read_texts
 from memaudit.data.readers.cifar import load_batch
 from memaudit.data.readers.decoding import decode_image
+from memaudit.data.readers.lazy_images import array_contents
 from memaudit.data.sources import open_images
 from memaudit.errors import MemauditError
 from memaudit.wording import parse_ranges
@@ -110,6 +113,39 @@ def folder_with(name: str, *, built: bool = False) -> Read:
             assert all(isinstance(text, str) for text in images.names)
 
     return read
+
+
+def described(name: str) -> Read:
+    """Reads the texts of two images from a file beside them."""
+    names = ["a/0.png", "a/1.png"]
+
+    def read(data: bytes) -> None:
+        def read_beside(_: str, limit: int) -> bytes:
+            assert len(data) <= limit
+            return data
+
+        texts = read_texts("set", names, Beside([name], read_beside), num_known=2)
+        for found in (texts.all_captions(None), texts.all_groups()):
+            assert (
+                found is None or [type(text) in (str, type(None)) for text in found] == [True] * 2
+            )
+        assert all(note and len(note) < 1000 for note in texts.notes)
+
+    return read
+
+
+def labeled(data: bytes) -> None:
+    """Takes the labels of four images from a CSV file with the bytes in it."""
+    file = Path(tempfile.gettempdir()) / "memaudit-fuzzed-labels.csv"
+    file.unlink(missing_ok=True)
+    file.write_bytes(data)
+    contents = array_contents(PIXELS, "set", ["a/0.png", "a/1.png", "b/2.png", "3.png"])
+    try:
+        images = relabel(contents, str(file)).with_pixels(PIXELS)
+    except MemauditError as error:
+        assert str(error)
+    else:
+        assert images.num_classes <= 10**6
 
 
 def seeds(data: bytes) -> None:
@@ -236,6 +272,30 @@ def families() -> dict[str, Family]:
         "dataset.json": Family({"labels": labels}, folder_with("dataset.json")),
         "manifest.json": Family(
             {"manifest": json.dumps(manifest).encode()}, folder_with("manifest.json", built=True)
+        ),
+        "metadata.jsonl": Family(
+            {
+                "text": b'{"file_name": "0.png", "text": "a cat"}\n{"file_name": "1.png"}\n',
+                "group": b'{"file_name": "1.png", "caption": "\\u0000", "group": 3}',
+            },
+            described("a/metadata.jsonl"),
+        ),
+        "metadata.csv": Family(
+            {"text": b'file_name,text,group\n0.png,"a, b",x\n./1.png,c,y\n'},
+            described("a/metadata.csv"),
+        ),
+        "captions.json": Family(
+            {
+                "coco": b'{"images": [{"id": 1, "file_name": "0.png"}], "annotations": '
+                b'[{"image_id": 1, "caption": "a cat"}, {"image_id": 1, "caption": "b"}]}'
+            },
+            described("captions_val2017.json"),
+        ),
+        "caption": Family({"text": "\ufeffa cat".encode()}, described("a/0.txt")),
+        "identities": Family({"text": b"0.png 3\n1.png 44\n"}, described("identity_CelebA.txt")),
+        "labels.csv": Family(
+            {"numbers": b"name,label\na/0.png,1\n1.png,0\n2,3\n3.png,3\n", "texts": b"0;a\n1;b"},
+            labeled,
         ),
         "seeds": Family({"range": b"0-99", "list": b"1,5,7-9,4294967295"}, seeds),
     }
