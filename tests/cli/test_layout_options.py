@@ -71,3 +71,23 @@ def test_a_split_that_is_not_there_is_refused_with_the_option(run: Run, divided:
     assert "has no split dev; it is divided into test and train. Choose one with --split" in (
         " ".join(done.output.split())
     )
+
+
+def test_captions_of_leaks_are_in_the_table_and_verified(
+    run: Run, divided: Path, tmp_path: Path
+) -> None:
+    for i in range(30):
+        text = f"=image\n{i}\0\u202e"
+        (divided / "train" / "ab"[i % 2] / f"{i}.txt").write_text(text, encoding="utf-8")
+    report = tmp_path / "report"
+    scan = ["scan", divided / "train", "--data", divided, "--out", report]
+    run(*scan)
+    table = (report / "leaks.csv").read_text()
+    assert "duplicates,caption\n" in table and "'=image 4\\x00\\u202e" in table
+    verify = ["verify", report, "--data", divided]
+    assert run(*verify).exit_code == 0
+    (divided / "train" / "a" / "4.txt").write_text("another")
+    changed = run(*verify)
+    assert changed.exit_code == 1 and "captions in leaks.csv" in changed.output
+    run(*scan, "--no-images", "--overwrite")
+    assert "caption" not in (report / "leaks.csv").read_text()

@@ -15,7 +15,7 @@ from pathlib import Path
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import FileHash, encode, make_report, read_report
-from memaudit.audit.report.tables import MatchTable, leaks_csv, matches_csv
+from memaudit.audit.report.tables import MatchTable, caption_text, leaks_csv, matches_csv
 from memaudit.audit.scan_state import (
     discard_state,
     keep_state,
@@ -166,7 +166,11 @@ def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "f
     """
     folder = Path(folder)
     table = MatchTable(result.keys, result.class_index, result.matches, result.conformal)
-    leaks = leaks_csv(result.leaks, result.keys, result.space, result.duplicates)
+    captions = None
+    if result.data.captions is not None and pictures == "full":  # they tell what images show
+        texts = result.data.captions
+        captions = {leak.index: caption_text(texts[leak.index]) for leak in result.leaks}
+    leaks = leaks_csv(result.leaks, result.keys, result.space, result.duplicates, captions)
     files = {MATCHES: encoded(matches_csv(table)), LEAKS: encoded(leaks)}
     report = make_report(result, pictures=pictures)
     report = replace(report, files=_hashes(files))

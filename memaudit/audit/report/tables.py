@@ -13,6 +13,7 @@ from memaudit.audit.neighbors.units import Space
 from memaudit.audit.scanned import Keys
 from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.escapes import csv_rows, csv_text
+from memaudit.wording import printable
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,35 @@ def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -
     return MatchTable(keys, classes, Matches(neighbors, rule), conformal)
 
 
+MAX_CAPTION = 1000
+"""Characters of a caption in leaks.csv."""
+
+
+def caption_text(caption: str | None) -> str:
+    """A caption as leaks.csv has it: on one line, cut where it is very long, empty for None."""
+    return str(printable(" ".join((caption or "").split())[:MAX_CAPTION]))
+
+
 def leaks_csv(
-    leaks: Sequence[Leak], keys: Keys, space: Space, duplicates: Mapping[int, Sequence[int]]
+    leaks: Sequence[Leak],
+    keys: Keys,
+    space: Space,
+    duplicates: Mapping[int, Sequence[int]],
+    captions: Mapping[int, str] | None = None,
 ) -> str:
-    """The text of leaks.csv: one row per leaking training image, most copied first."""
+    """The text of leaks.csv: one row per leaking training image, most copied first.
+
+    Args:
+        leaks: the training images.
+        keys: seeds or names of the generated images.
+        space: what the distances are distances of.
+        duplicates: indices of each image's duplicates, by its index.
+        captions: `caption_text` of each image by its index, or None for no column of them.
+    """
     column = _key_column(keys)
+    header = ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"]
     return csv_text(
-        ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"],
+        header if captions is None else [*header, "caption"],
         (
             (
                 leak.index,
@@ -137,6 +160,7 @@ def leaks_csv(
                 space.distance(leak.squared_distance),
                 (" " if column == "seed" else ";").join(str(keys[row]) for row in leak.rows),
                 " ".join(map(str, duplicates.get(leak.index, ()))),
+                *([] if captions is None else [captions.get(leak.index, "")]),
             )
             for leak in leaks
         ),
@@ -150,10 +174,12 @@ class LeakNames(NamedTuple):
     """Name of each training image, by its index."""
     duplicates: dict[int, tuple[int, ...]]
     """Indices of each image's duplicates, by its index."""
+    captions: dict[int, str] | None = None
+    """Caption of each training image, by its index, or None without the column."""
 
 
 def read_leaks(text: str) -> LeakNames:
-    """Read names and duplicates of the training images in leaks.csv.
+    """Read names, duplicates and captions of the training images in leaks.csv.
 
     Raises:
         ValueError: the table has another form.
@@ -165,6 +191,7 @@ def read_leaks(text: str) -> LeakNames:
         return LeakNames(
             {int(row["index"]): row["name"] for row in rows},
             {int(row["index"]): tuple(map(int, row["duplicates"].split())) for row in rows},
+            {int(row["index"]): row["caption"] for row in rows} if "caption" in header else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the column {error} is missing") from error

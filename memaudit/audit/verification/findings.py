@@ -31,7 +31,7 @@ class Recomputed:
 
     table: MatchTable
     known: LeakNames
-    """Names and duplicates in leaks.csv, which do not follow from the matches."""
+    """Names, duplicates and captions in leaks.csv, which do not follow from the matches."""
     context: Context
 
 
@@ -128,7 +128,8 @@ def check_findings(again: Recomputed, files: ReportFiles, report: Report) -> Ite
             table.conformal.is_consistent_with(table.matches.distance_ratio),
             "cannot be those of the distance ratios",
         )
-    leaks = leaks_csv(findings.leaks, table.keys, report.space, again.known.duplicates)
+    known = again.known
+    leaks = leaks_csv(findings.leaks, table.keys, report.space, known.duplicates, known.captions)
     for name, text in ((MATCHES, matches_csv(table)), (LEAKS, leaks)):
         yield check(
             f"columns of {name}",

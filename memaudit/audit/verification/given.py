@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from memaudit.audit.report.schema import Data, Report
-from memaudit.audit.report.tables import LeakNames, MatchTable
+from memaudit.audit.report.tables import LeakNames, MatchTable, caption_text
 from memaudit.audit.source import OPTIMUM
 from memaudit.audit.verification.check import Check, check
 from memaudit.data.images import ImageSet
@@ -119,6 +119,18 @@ def check_data(data: ImageSet, report: Report, known: LeakNames | None) -> Itera
         ]
         yield check(
             "names in leaks.csv",
+            not wrong,
+            f"are not those of the training images, such as that of image {wrong[:1]}",
+        )
+    if known is not None and known.captions is not None:
+        texts = data.captions or [None] * len(data)
+        wrong = [
+            index
+            for index, text in known.captions.items()
+            if not 0 <= index < len(data) or text != caption_text(texts[index])
+        ]
+        yield check(
+            "captions in leaks.csv",
             not wrong,
             f"are not those of the training images, such as that of image {wrong[:1]}",
         )

@@ -156,7 +156,7 @@ def _metadata(
             raise ValueError(f"line {number} has no `{_FILE_KEY}`")
         file = file.replace("\\", "/").removeprefix("./")
         if file.startswith("/") or ".." in file.split("/"):
-            raise ValueError(f"line {number} names a file elsewhere, {shown(file)}")
+            raise ValueError(f"line {number} leads elsewhere, {shown(file)}")
         image = folder + file
         if image not in there:
             missing.append(file)

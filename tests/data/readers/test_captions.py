@@ -128,9 +128,9 @@ def test_celeba_is_divided_by_its_file_and_grouped_by_person(form: str, make: Ma
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("metadata.jsonl", '{"file_name": "../0.png"}', "names a file elsewhere, '../0.png'"),
-        ("metadata.jsonl", '{"file_name": "/etc/passwd"}', "names a file elsewhere"),
-        ("metadata.jsonl", r'{"file_name": "..\\\\0.png"}', "names a file elsewhere"),
+        ("metadata.jsonl", '{"file_name": "../0.png"}', "leads elsewhere, '../0.png'"),
+        ("metadata.jsonl", '{"file_name": "/etc/passwd"}', "leads elsewhere"),
+        ("metadata.jsonl", r'{"file_name": "..\\\\0.png"}', "leads elsewhere"),
         ("metadata.jsonl", '{"text": "a"}', "line 1 has no `file_name`"),
         ("metadata.jsonl", '{"file_name": 3}', "line 1 has no `file_name`"),
         ("metadata.jsonl", "[" * 100_000, "line 1 is not JSON"),
