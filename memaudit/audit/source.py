@@ -117,8 +117,23 @@ def _data_warnings(
         f"The training images given ({len(data):,} of {data.source}) are not those that the "
         f"checkpoint says it was trained on ({counted} of {trained.get('data_source')}, "
         f"fingerprint {trained['data_fingerprint']}). Copies of images that are missing here are "
-        "not found, and the ratio is not that of the training set.",
+        f"not found, and the ratio is not that of the training set. {_what_differs(number, data)}",
     )
+
+
+def _what_differs(number: Any, data: ImageSet) -> str:
+    """What the number of images says, which is all that a checkpoint tells besides."""
+    if not isinstance(number, int):
+        said = ""
+    elif number == len(data):
+        said = (
+            "Their number is the same: they may be the same images in another order, cropped or "
+            "resized otherwise. "
+        )
+    else:
+        more = "more" if len(data) > number else "fewer"
+        said = f"They are {abs(len(data) - number):,} {more}. "
+    return f"{said}`memaudit dataset compare` says what two sets have in common."
 
 
 def as_source(

@@ -1,18 +1,20 @@
-"""`memaudit dataset`: make training sets, look into them, find what they hold twice."""
+"""`memaudit dataset`: make training sets, look into and compare them, find what they hold twice."""
 
 import click
 
 from memaudit.cli.dataset_build import build
+from memaudit.cli.dataset_compare import compare
 from memaudit.cli.dataset_duplicates import duplicates
 from memaudit.cli.dataset_inspect import inspect
 
 
-@click.group(commands=[build, inspect, duplicates])
+@click.group(commands=[build, inspect, duplicates, compare])
 def dataset() -> None:
-    """Build training sets, inspect them, find duplicates.
+    """Build training sets, inspect and compare them, find duplicates.
 
     \b
     memaudit dataset build --data cifar10.zip --size 1000 --balanced --out cifar10-1000.zip
     memaudit dataset inspect cifar10-1000.zip
     memaudit dataset duplicates cifar10.zip --out duplicates
+    memaudit dataset compare ./train cifar10.zip
     """

@@ -91,3 +91,15 @@ def test_captions_of_leaks_are_in_the_table_and_verified(
     assert changed.exit_code == 1 and "captions in leaks.csv" in changed.output
     run(*scan, "--no-images", "--overwrite")
     assert "caption" not in (report / "leaks.csv").read_text()
+
+
+def test_sets_are_compared_by_name(run: Run, divided: Path) -> None:
+    done = run("dataset", "compare", divided / "train", divided, "--split", "train")
+    assert done.exit_code == 2 and "is not divided into splits" in done.output
+    done = run("dataset", "compare", divided / "train", divided)
+    assert done.exit_code == 0 and "They are the same images in the same order" in done.stdout
+    done = run("dataset", "compare", divided / "train", divided / "test")
+    assert "only in A" in done.stdout and "a/0.png, a/10.png, a/12.png and 27 more" in done.stdout
+    found = json.loads(run("dataset", "compare", divided / "test", divided, "--json").stdout)
+    assert found["first"]["num_alone"] == 20 and found["second"]["alone"][0] == "train/a/0.png"
+    assert found["summary"] == "They have no image in common."
