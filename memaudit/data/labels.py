@@ -151,8 +151,8 @@ def _keys(names: Sequence[str]) -> Iterable[tuple[str, ...]]:
 
     The shorter ones only where no other image has the same.
     """
-    files = [PurePosixPath(name).name for name in names]
-    stems = [PurePosixPath(file).stem for file in files]
+    files = [name.rpartition("/")[2] for name in names]
+    stems = [file.rpartition(".")[0] or file for file in files]
     are_files, are_stems = len(set(files)) == len(files), len(set(stems)) == len(stems)
     for name, file, stem in zip(names, files, stems, strict=True):
         below = name.split("/", 1)[-1]  # as seen from a split's or an outer folder

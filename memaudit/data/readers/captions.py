@@ -117,8 +117,9 @@ def _read_single_texts(
     """Texts in a file of their own beside each image, which go before all others."""
     total = 0
     wrong = []
-    for name in texts.names:
-        stem = name.removesuffix(PurePosixPath(name).suffix)
+    beside = {name for name in beside if name.endswith(_TEXT_SUFFIXES)}
+    for name in texts.names if beside else ():  # millions of names need not be taken apart
+        stem = name.rpartition(".")[0]
         file = next((stem + suffix for suffix in _TEXT_SUFFIXES if stem + suffix in beside), None)
         if file is None:
             continue

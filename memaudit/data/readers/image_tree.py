@@ -243,7 +243,7 @@ def _are_buckets(names: Sequence[str], folders: Sequence[str]) -> bool:
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for name, folder in zip(names, folders, strict=True):
-        number = _NUMBER.search(PurePosixPath(name).stem)
+        number = _NUMBER.search(name.rpartition(".")[0])
         if number is None:
             return False
         value = int(number[1])

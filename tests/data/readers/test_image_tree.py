@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.images import Encode, labels_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
 from memaudit.data.layout import Layout
+from memaudit.data.readers.image_tree import find_images, folder_classes
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 
@@ -284,3 +287,45 @@ def test_cases_that_were_refused(name: str) -> None:
         pytest.skip("the cases are not here")
     images = opened(folder / found[0])
     assert len(images) > 0
+
+
+PARTS = st.sampled_from(
+    ["train", "Val", "test2017", "cat", "0", "1", "00000", "01000", "10_a", "2_b", "7", "..", ""]
+)
+NAME = st.tuples(st.lists(PARTS, max_size=3), st.sampled_from(["0", "1", "00001", "01000", "a_7"]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(NAME, min_size=1, max_size=12, unique_by=str), st.sampled_from([None, "all", "val"])
+)
+def test_any_names_give_a_part_of_them_or_a_message(
+    found: list[tuple[list[str], str]], split: str | None
+) -> None:
+    names = [f"{'/'.join([*parts, stem])}.png" for parts, stem in found]
+    names = list(dict.fromkeys(names))
+    try:
+        tree = find_images("set", names, Layout(split=split), is_one_set=False)
+        classes = folder_classes("set", tree)
+    except DataError as error:
+        assert str(error) and split != "all"
+        return
+    assert tree.names == sorted(set(tree.names)) and set(tree.names) <= set(names) and tree.names
+    assert (len(tree.names) == len(names)) or tree.split not in (None, "all")
+    assert len(tree.names) == len(names) or tree.other_splits or tree.notes
+    for values in (classes.labels, classes.repeats, classes.texts):
+        assert values is None or len(values) == len(tree.names)
+    if classes.labels is not None:
+        assert 0 <= classes.labels.min() and classes.labels.max() < len(classes.class_names)
+
+
+def test_class_folders_are_those_of_torchvision(make: Make) -> None:
+    from torchvision.datasets import ImageFolder
+
+    path = make("set", ["dog/b.png", "dog/a.png", "cat/c.png", "Zebra/d.png", "10/e.png"])
+    images, theirs = opened(path), ImageFolder(path)
+    assert list(images.class_names) == theirs.classes
+    assert [str(path / name) for name in images.names] == [name for name, _ in theirs.samples]
+    assert labels_of(images) == [label for _, label in theirs.samples]
+    for ours, (picture, _) in zip(images.images, theirs, strict=True):
+        np.testing.assert_array_equal(ours.transpose(1, 2, 0), np.asarray(picture))
