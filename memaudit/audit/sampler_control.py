@@ -4,10 +4,14 @@ Few steps, an odd spacing of noise levels or added noise give images that are no
 model makes, and a model that copies everything passes. So where a gate judges images of a changed
 sampler, the first seeds are sampled as published, too, and the copies of both are compared by pairs
 (McNemar's exact test): with as many seeds, a model that copies one image in ten is told apart.
+However few images decide a lenient gate, and however high its confidence, the comparison has as
+many pairs and this level: it speaks against a PASS, so that strictness would weaken it.
 """
 
 from dataclasses import dataclass, replace
 from math import comb
+
+import numpy as np
 
 from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
@@ -18,7 +22,9 @@ from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress
 
 NUM_COMPARED = 64
-"""Seeds that are sampled by both, if as many were judged."""
+"""Seeds that are sampled by both."""
+LEAST_LEVEL = 0.05
+"""Level of the comparison, at least; higher where the gate's confidence is below 95 %."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,14 @@ class SamplerControl:
         n = self.only_published + self.only_as_set
         tail = sum(comb(n, k) for k in range(self.only_published, n + 1))
         return float(tail / 2**n)
+
+    def forbids_pass(self, confidence: float) -> bool:
+        """Whether the published sampler shows more copies by more than chance, or could not be run.
+
+        Args:
+            confidence: of the gate.
+        """
+        return not self.num_images or self.p <= max(1 - confidence, LEAST_LEVEL)
 
     @property
     def is_possible(self) -> bool:
@@ -83,9 +97,11 @@ def compare_samplers(
 ) -> SamplerControl:
     """Sample the first seeds of a scan by the published sampler, and compare the copies.
 
+    These are the first seed and those that follow it, whether or not as many were judged.
+
     Args:
         checkpoint: the model.
-        seeds: of the images that were judged, in their order.
+        seeds: of the images that were judged, in their order, at least one.
         recipe: what they were made with.
         matches: what was found about them.
         index: searches the training images.
@@ -95,17 +111,23 @@ def compare_samplers(
     def named(task: str, done: int, total: int | None, note: str = "") -> None:
         progress("Published sampler", done, total, note)
 
-    compared = seeds[:NUM_COMPARED]
+    compared = list(range(seeds[0], seeds[0] + NUM_COMPARED))
+    judged = 0  # of the seeds compared, from the first one on
+    while judged < min(len(seeds), NUM_COMPARED) and seeds[judged] == compared[judged]:
+        judged += 1
+    as_published = replace(recipe, sampler=SamplerConfig())
+    as_set = matches.is_copy[:judged]
     try:
-        again = regenerate(
-            checkpoint, compared, replace(recipe, sampler=SamplerConfig()), progress=named
-        )
+        again = regenerate(checkpoint, compared, as_published, progress=named)
+        if judged < NUM_COMPARED:
+            rest = regenerate(checkpoint, compared[judged:], recipe, progress=named)
+            more = match_images(index, rest.images, matches.rule).is_copy
+            as_set = np.concatenate([as_set, more])
     except CheckpointError:  # pixels that are not finite
         return SamplerControl(0, 0, 0, 0, 0)
     published = match_images(index, again.images, matches.rule).is_copy
-    as_set = matches.is_copy[: len(compared)]
     return SamplerControl(
-        num_images=len(compared),
+        num_images=NUM_COMPARED,
         published=int(published.sum()),
         as_set=int(as_set.sum()),
         only_published=int((published & ~as_set).sum()),

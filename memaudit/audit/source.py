@@ -27,8 +27,8 @@ ZIP_HEAD = 1024
 """Bytes at the start of a zip that hold the name of its first entry."""
 OPTIMUM = "optimum"
 """The source that names no file: the closed-form optimum of the training images."""
-
-
+OTHER_IMAGES = "The training images given ("
+"""How the warning begins that the model was trained on other images."""
 MOST_IMAGES_SEEN = 10**15
 """Images seen in training beyond which a checkpoint's statement is not believed."""
 
@@ -114,7 +114,7 @@ def _data_warnings(
     number = trained.get("num_images")
     counted = f"{number:,} images" if isinstance(number, int) else "images"
     return (
-        f"The training images given ({len(data):,} of {data.source}) are not those that the "
+        f"{OTHER_IMAGES}{len(data):,} of {data.source}) are not those that the "
         f"checkpoint says it was trained on ({counted} of {trained.get('data_source')}, "
         f"fingerprint {trained['data_fingerprint']}). Copies of images that are missing here are "
         f"not found, and the ratio is not that of the training set. {_what_differs(number, data)}",

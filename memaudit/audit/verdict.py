@@ -33,6 +33,7 @@ ReasonKind = Literal[
     "class",
     "seeds",
     "sampler",
+    "published sampler",
 ]
 WHOSE = {
     "held-out images": "images that the model never saw",
@@ -268,8 +269,16 @@ def _about_denoising(denoising: DenoisingTest | None) -> list[Reason]:
 
 def _about_sampler(control: SamplerControl | None, decision: Decision) -> list[Reason]:
     """Why a PASS does not stand with this sampler: the published one shows more copies."""
-    if control is None or control.p > 1 - decision.confidence:
+    if control is None or not control.forbids_pass(decision.confidence):
         return []
+    if not control.num_images:
+        return [
+            Reason(
+                "published sampler",
+                "The sampler was changed, and the published one cannot be run on this model: "
+                "whether it shows more copies is not known.",
+            )
+        ]
     return [
         Reason(
             "sampler",
@@ -421,6 +430,7 @@ def _headline(
         "class": "not every class is shown to be below the limit",
         "seeds": "the seeds were chosen",
         "sampler": "the sampler as set shows fewer copies than the published one",
+        "published sampler": "the published sampler cannot be run, to compare the copies",
     }[reasons[0].kind]
     text = f"INCONCLUSIVE: {why}"
     return f"{text}; there is evidence of memorization" if has_evidence else text
@@ -488,6 +498,8 @@ def _advice(
     kinds = {reason.kind for reason in reasons}
     if "seeds" in kinds:
         return "Give seeds that follow one another, or let a nonce draw them."
+    if "published sampler" in kinds:
+        return "Leave the sampler at its defaults, to see what is wrong with the model."
     if "sampler" in kinds:
         return "Leave the sampler at its defaults, or give it more steps."
     if kinds & {"floor", "dense"} and not controls.num_holdout:

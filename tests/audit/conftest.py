@@ -11,6 +11,7 @@ from helpers.images import smooth_images
 
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.memorization.findings import Gate, summarize_matches
 from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
@@ -19,6 +20,7 @@ from memaudit.audit.scan import scan
 from memaudit.audit.source import ModelFacts, Source, optimum_of
 from memaudit.audit.verdict import conclude
 from memaudit.data.images import ImageSet
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 
 
@@ -61,6 +63,7 @@ def make_result() -> Callable[..., ScanResult]:
                 trained_on_data=None,
             ),
         )
+        denoising = check_denoising(ClosedFormOptimum(images), train)
         controls = result.controls
         gate = None if fail_above is None else Gate(fail_above, True, controls.in_gate)
         config = replace(config, seeds=seeds)
@@ -71,7 +74,7 @@ def make_result() -> Callable[..., ScanResult]:
             findings,
             controls=controls,
             diagnostics=result.diagnostics,
-            denoising=result.denoising,
+            denoising=denoising,
             source=checkpoint,
             num_train=len(train),
             rule=config.rule,
@@ -86,6 +89,7 @@ def make_result() -> Callable[..., ScanResult]:
         return replace(
             result,
             source=checkpoint,
+            denoising=denoising,
             keys=seeds,
             config=config,
             findings=findings,

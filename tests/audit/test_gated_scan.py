@@ -25,7 +25,7 @@ from memaudit.audit.statistics.forecast import clean_stop
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
 from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
-from memaudit.errors import ConfigError, DataError
+from memaudit.errors import CheckpointError, ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
@@ -490,6 +490,42 @@ def test_a_sampler_that_hides_copies_does_not_pass(tmp_path: Path):
     assert verify_report(tmp_path).passed
     as_published = scan(optimum_of(data), data, config=replace(options, sampler=SamplerConfig()))
     assert as_published.sampler_control is None and as_published.verdict == "FAIL"
+
+
+def test_a_lenient_or_strict_gate_compares_as_many_images(tmp_path: Path):
+    """Two images pass a limit of 90 %; at 99.9999 % confidence, 10 copies of 64 are not many."""
+    data = image_set(8, seed=4)
+    options = ScanConfig(
+        seeds=range(5),
+        sampler=ONE_STEP,
+        fail_above=0.9,
+        min_samples=1,
+        without=("optimality", "recall"),
+    )
+    result = scan(optimum_of(data), data, config=options)
+    assert result.decision is not None and result.decision.verdict == "PASS"
+    assert len(result.keys) < 5
+    assert result.sampler_control == SamplerControl(64, 64, 0, 64, 0)
+    assert result.verdict == "INCONCLUSIVE"
+    write_report(result, tmp_path)
+    assert verify_report(tmp_path).passed
+    assert SamplerControl(64, 10, 0, 10, 0).forbids_pass(0.999999)
+
+
+def test_a_published_sampler_that_cannot_be_run_does_not_pass(monkeypatch: pytest.MonkeyPatch):
+    data = image_set(8, seed=4)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise CheckpointError("pixels are not finite")
+
+    monkeypatch.setattr("memaudit.audit.sampler_control.regenerate", fail)
+    options = ScanConfig(
+        seeds=range(200), sampler=ONE_STEP, fail_above=0.1, without=("optimality", "recall")
+    )
+    result = scan(optimum_of(data), data, config=options)
+    assert result.verdict == "INCONCLUSIVE"
+    assert "the published sampler cannot be run" in result.conclusion.headline
+    assert "Leave the sampler at its defaults" in result.conclusion.advice
 
 
 def test_a_changed_sampler_that_shows_the_same_passes_and_says_so(tmp_path: Path):

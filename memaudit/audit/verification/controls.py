@@ -57,8 +57,7 @@ def _is_sampler_control_possible(report: Report) -> bool:
     needed = sampling is not None and report.fail_above is not None and is_changed(sampling.sampler)
     if found is None or not needed:
         return found is None and not needed
-    total = report.ratios.copies.total
-    return found.is_possible and found.num_images in (0, min(NUM_COMPARED, total))
+    return found.is_possible and found.num_images in (0, NUM_COMPARED)
 
 
 def _is_possible(floor: Floor, report: Report) -> bool:

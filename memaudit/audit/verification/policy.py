@@ -189,6 +189,9 @@ def _clauses(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     yield from _source(policy.source, report)
     if report.sampling is not None:
         yield from _sampling(policy, report)
+    else:
+        agreed = policy.sampling != SamplingPolicy() or policy.sampler != SamplerConfig()
+        yield "sampling", "images were given, not sampled as agreed" if agreed else ""
     yield from _images(policy, report)
     found = report.environment.memaudit
     wrong = policy.memaudit and not _in_range(found, policy.memaudit)

@@ -42,6 +42,8 @@ def _kind(report: Report, table: MatchTable) -> tuple[bool, str]:
     ]
     if report.denoising is not None and not is_model:
         wrong.append("denoising is there")
+    if report.denoising is None and is_model:
+        wrong.append("denoising is missing")
     by_features = report.space.name == "features"
     if by_features != (report.search.encoder is not None) or by_features == report.space.exact:
         wrong.append("space and encoder contradict each other")

@@ -13,15 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
+from memaudit.audit.augmentation import augmentation_warnings
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.denoising.loss_test import DenoisingTest, check_denoising
 from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.regeneration import Recipe, draw_rows, regenerate
-from memaudit.audit.report.schema import Report
+from memaudit.audit.report.schema import Report, plain
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.sampler_control import SamplerControl, compare_samplers
-from memaudit.audit.source import OPTIMUM, check_comparable, optimum_of, weigh_classes
+from memaudit.audit.source import (
+    OPTIMUM,
+    OTHER_IMAGES,
+    check_comparable,
+    describe_source,
+    optimum_of,
+    weigh_classes,
+)
 from memaudit.audit.verification.check import Check, check
 from memaudit.audit.verification.given import same_classes
 from memaudit.audit.verification.search import differing_rows, distances_apart
@@ -138,12 +146,28 @@ def check_samplers_again(
     found = compare_samplers(
         checkpoint, seeds, recipe, table.matches, index=index, progress=progress
     )
-    alpha = 1 - table.matches.rule.confidence
+    confidence = table.matches.rule.confidence
     # On another kind of machine, an image at the threshold may fall on its other side.
-    near = abs(found.published - stated.published) <= 1 and found.as_set == stated.as_set
-    is_same = found == stated or (near and (found.p <= alpha) == (stated.p <= alpha))
+    near = max(abs(found.published - stated.published), abs(found.as_set - stated.as_set)) <= 1
+    forbid = [each.forbids_pass(confidence) for each in (found, stated)]
+    is_same = found == stated or (near and forbid[0] == forbid[1])
     detail = f"gives {found.published:,} copies, not {stated.published:,}"
     return check("published sampler", is_same, detail)
+
+
+def check_facts(checkpoint: Checkpoint, data: ImageSet, report: Report) -> Check:
+    """Compare what a report says of a checkpoint, and its warnings, with the checkpoint."""
+    found, stated = describe_source(checkpoint, data), report.source
+    expected = augmentation_warnings(checkpoint, flips=report.search.flips)
+    expected += report.denoising.warnings if report.denoising is not None else ()
+    expected += checkpoint.warnings
+    wrong = [] if plain(found.model) == plain(stated.model) else ["what it says of itself"]
+    if any(warning not in stated.warnings for warning in expected):
+        wrong.append("a warning is missing")
+    elif found.model is not None and found.model.trained_on_data is False:
+        if not any(warning.startswith(OTHER_IMAGES) for warning in stated.warnings):
+            wrong.append("the warning of other training images is missing")
+    return check("facts of the checkpoint", not wrong, f"differ: {', '.join(wrong)}")
 
 
 def check_denoising_again(

@@ -45,8 +45,10 @@ from memaudit.audit.verification.rows import ROWS, check_rows
 from memaudit.audit.verification.search import SEARCH, check_possible, check_search
 from memaudit.audit.verification.settings import config_of
 from memaudit.audit.verification.spot_check import (
+    MOST_STEPS,
     check_denoising_again,
     check_drawn_rows,
+    check_facts,
     check_samplers_again,
     open_model,
     recipe_of,
@@ -430,8 +432,10 @@ class _Work:
             ),
             at_fault=(MemoryError,),
         )
+        if checkpoint.path != OPTIMUM:
+            self.add("facts of the checkpoint", lambda: [check_facts(checkpoint, data, report)])
         control = report.sampler_control
-        if control is not None:
+        if control is not None and config.sampler.num_steps <= MOST_STEPS:
             recipe = recipe_of(checkpoint, data, config, self.device)
             self.add(
                 "published sampler",

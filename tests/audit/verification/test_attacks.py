@@ -195,6 +195,32 @@ def test_the_published_sampler_is_tried_again(place: Path, tmp_path: Path):
     assert "published sampler" in failed(verify_report(tmp_path, **options))
 
 
+def test_what_a_checkpoint_says_of_itself_is_read_again(place: Path, tmp_path: Path):
+    """It says that it was trained on other images, and a forged report that it was on these."""
+    model = tmp_path / "other.safetensors"
+    stated = {"data_fingerprint": "0" * 64, "training_config": {"augment": 0.1}}
+    save_checkpoint(model, build_network(SMALLEST), SMALLEST, provenance=stated)
+    data = open_images(place / "train.npz")
+    config = ScanConfig(seeds=range(8), sampler=SAMPLER, without=("recall", "optimality"))
+    options: dict[str, Any] = {"source": model, "data": place / "train.npz", "spot_check": 1}
+    result = scan(open_checkpoint(model), data, config=config)
+    write_report(result, tmp_path)
+    assert failed(verify_report(tmp_path, **options)) == []
+    facts = result.source.model
+    assert facts is not None and len(result.source.warnings) > 2
+    confirmed = replace(facts, trained_on_data=True)
+    fewer = tuple(each for each in result.source.warnings if "are not those" not in each)
+    none_changed = tuple(each for each in result.source.warnings if "scaled" not in each)
+    for source, wrong in (
+        (replace(result.source, model=confirmed), "what it says of itself"),
+        (replace(result.source, warnings=fewer), "of other training images is missing"),
+        (replace(result.source, warnings=none_changed), "a warning is missing"),
+    ):
+        write_report(replace(result, source=source), tmp_path)
+        found = verify_report(tmp_path, **options)
+        assert wrong in detail_of(found, "facts of the checkpoint")
+
+
 def test_the_optimum_is_generated_again(place: Path, tmp_path: Path):
     data = open_images(place / "train.npz")
     config = ScanConfig(seeds=range(12), sampler=SAMPLER, without=("recall", "optimality"))
@@ -361,6 +387,10 @@ def test_kinds_must_fit(given: ScanResult, sampled: ScanResult, tmp_path: Path):
     write_report(sampled, tmp_path)
     seal_again(tmp_path, lambda report: report.update(sampling=None))
     assert "sampling is missing" in detail_of(verify_report(tmp_path), "kind of source")
+    write_report(sampled, tmp_path)
+    seal_again(tmp_path, lambda report: report.update(denoising=None))
+    assert "denoising is missing" in detail_of(verify_report(tmp_path), "kind of source")
+    seal_again(tmp_path, lambda report: report.update(sampling=None))
     seal_again(tmp_path, lambda report: report["source"].update(kind="images", model=None))
     assert "seeds in matches.csv is there" in detail_of(verify_report(tmp_path), "kind of source")
 

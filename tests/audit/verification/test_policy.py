@@ -49,6 +49,18 @@ def test_an_audit_as_agreed_is_accepted(report: Report):
     assert violated(LENIENT, report) == []
 
 
+def test_sampling_that_was_agreed_on_is_not_met_by_given_images(make_result: Make):
+    images = make_report(make_result(fail_above=0.5))
+    plain = {"gate": LENIENT["gate"]}
+    assert violated(plain, images) == []
+    for agreed in (
+        {"sampling": {"seeds": "nonce", "nonce": "release 7"}},
+        {"sampling": {"first_seed": 100}},
+        {"sampler": {"num_steps": 36}},
+    ):
+        assert violated({**plain, **agreed}, images) == ["sampling"]
+
+
 VIOLATED: dict[str, dict[str, Any]] = {
     "gate.limit": {"gate": {"limit": 0.499}},
     "gate.confidence": {"gate": {"confidence": 0.99}},
