@@ -83,6 +83,7 @@ def test_captions_of_leaks_are_in_the_table_and_verified(
     scan = ["scan", divided / "train", "--data", divided, "--out", report]
     run(*scan)
     table = (report / "leaks.csv").read_text()
+    assert "=image 4" in (report / "report.html").read_text()
     assert "duplicates,caption\n" in table and "'=image 4\\x00\\u202e" in table
     verify = ["verify", report, "--data", divided]
     assert run(*verify).exit_code == 0

@@ -8,6 +8,7 @@ from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.html import Picture, embed
 from memaudit.audit.report.pictures import Pictures
+from memaudit.audit.report.tables import caption_text
 from memaudit.audit.scanned import Scanned
 from memaudit.wording import short
 
@@ -54,6 +55,8 @@ class LeakRow:
     """Seeds or names of its closest copies, at most SHOWN_KEYS."""
     duplicates: tuple[str, ...]
     """Names of its duplicates in the training set, at most SHOWN_KEYS."""
+    caption: str = ""
+    """The text beside it, where the set has some and pictures are shown."""
 
 
 def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +117,9 @@ def leak_row(result: Scanned, leak: Leak, shown: Pictures = "full") -> LeakRow:
         ),
         keys=keys,
         duplicates=tuple(names[i] for i in result.duplicates.get(leak.index, ())[:SHOWN_KEYS]),
+        caption=""
+        if result.data.captions is None or shown != "full"
+        else caption_text(result.data.captions[leak.index]),
     )
 
 

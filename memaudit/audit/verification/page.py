@@ -98,6 +98,7 @@ def _scanned(report: Report, again: Recomputed, config: ScanConfig) -> Scanned:
         _Names(again.known.names, total),
         class_names=report.data.class_names,
         source=report.data.path,
+        captions=None if again.known.captions is None else _Names(again.known.captions, total),
     )
     return Scanned(
         source=report.source,
