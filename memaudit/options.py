@@ -73,12 +73,16 @@ class Option(Range):
     """One or two sentences, as `--help` shows them."""
     flag: str | None = None
     """Name on the command line, where it is not that of the field: `--steps`."""
+    alias: str | None = None
+    """A second name on the command line."""
     metavar: str | None = None
     """What stands for the value in `--help`: `N`, `SIGMA`."""
     default_text: str | None = None
     """What a default of None means, as `--help` shows it."""
     is_share: bool = False
     """Whether the number is a share, which a command also takes as `0.1%` or `1/1000`."""
+    is_size: bool = False
+    """Whether the value is (height, width), which a command also takes as `R` or `HxW`."""
     at_zero: str | None = None
     """What to say of a 0 that is out of the range, in whole sentences."""
 

@@ -30,7 +30,7 @@ def recognizes(path):
     return first_bytes(path, 3) == b"TOY"
 
 
-def read(path, files, resolution):
+def read(path, files, preparation):
     pixels = np.frombuffer(path.read_bytes()[3:], np.uint8).reshape(-1, 1, 4, 4)
     names = [f"toy {i}" for i in range(len(pixels))]
     return array_contents(pixels, str(path), names, None, ())

@@ -65,6 +65,8 @@ def _of_search(config: ScanConfig, source: Source) -> list[str]:
 
 def _of_data(source: Source, data: ImageSet) -> list[str]:
     found = []
+    if not data.preparation.is_plain:
+        found.append(f"images prepared: {data.preparation}")
     if data.split is not None and data.other_splits:
         others = short(_listed(data.other_splits), 60)
         found.append(f"training images of the split {short(data.split, 60)}, not of {others}")

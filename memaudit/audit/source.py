@@ -3,7 +3,8 @@
 import hashlib
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from torch import nn
 
 from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
+from memaudit.data.layout import Layout
+from memaudit.data.preparation import AS_STORED, ORIENTED, Exif, Preparation
 from memaudit.data.sources import READERS, open_images
 from memaudit.errors import CheckpointError, ConfigError, DataError
 from memaudit.files import open_regular
@@ -21,6 +24,7 @@ from memaudit.models.checkpoints.containers.zip_file import zip_entries
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
+from memaudit.wording import joined
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pkl", ".pt", ".pth", ".ckpt", ".bin")
 ZIP_HEAD = 1024
@@ -117,7 +121,8 @@ def _data_warnings(
         f"{OTHER_IMAGES}{len(data):,} of {data.source}) are not those that the "
         f"checkpoint says it was trained on ({counted} of {trained.get('data_source')}, "
         f"fingerprint {trained['data_fingerprint']}). Copies of images that are missing here are "
-        f"not found, and the ratio is not that of the training set. {_what_differs(number, data)}",
+        "not found, and the ratio is not that of the training set. "
+        + (_other_orientation(data, trained["data_fingerprint"]) or _what_differs(number, data)),
     )
 
 
@@ -134,6 +139,26 @@ def _what_differs(number: Any, data: ImageSet) -> str:
         more = "more" if len(data) > number else "fewer"
         said = f"They are {abs(len(data) - number):,} {more}. "
     return f"{said}`memaudit dataset compare` says what two sets have in common."
+
+
+def _other_orientation(data: ImageSet, fingerprint: str) -> str:
+    """What to do if it is EXIF orientations that set images apart from those of a fingerprint."""
+    if not data.kinds.get(ORIENTED):
+        return ""
+    exif: Exif = "apply" if data.preparation.exif == "ignore" else "ignore"
+    with suppress(DataError):  # such as images of several sizes once they are turned
+        other = open_images(
+            data.source, replace(data.preparation, exif=exif), layout=Layout(split=data.split)
+        )
+        if data.indices is not None:
+            other = other.take(data.indices)
+        if other.fingerprint == fingerprint:
+            how = "turned upright" if exif == "apply" else "as they are stored"
+            return (
+                f"They are if their EXIF orientation is treated as in training: {how}, which is "
+                f"exif {exif}."
+            )
+    return ""
 
 
 def as_source(
@@ -238,6 +263,7 @@ def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu"
 def open_source(
     path: str | Path,
     *,
+    preparation: Preparation = AS_STORED,
     device: str = "cpu",
     arch: str | None = None,
     check_all: bool = False,
@@ -247,6 +273,7 @@ def open_source(
 
     Args:
         path: whatever `open_checkpoint` opens, or a folder, zip, npz or npy of generated images.
+        preparation: how generated images are prepared.
         device: where the checkpoint's network goes.
         arch: name of the published network whose weights come without their configuration.
         check_all: as for `open_images`.
@@ -257,7 +284,7 @@ def open_source(
         DataError: images that are missing or broken.
     """
     if holds_images(Path(path)):
-        return open_images(path, check_all=check_all, progress=progress)
+        return open_images(path, preparation, check_all=check_all, progress=progress)
     return open_checkpoint(path, device=device, arch=arch)
 
 
@@ -327,13 +354,21 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
         shape = (network.img_channels, network.img_resolution, network.img_resolution)
     if shape != data.image_shape:
         wanted = {1: "gray", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
+        C, H, W = shape
         advice = f"Pass {wanted} images of the same size."
-        if shape[0] == data.image_shape[0] and shape[1] == shape[2]:
-            advice = f"Square images are resized by {{resolution}} {shape[2]}."
+        options = []
+        if (H, W) != data.image_shape[1:]:
+            options.append(f"{{resolution}} {H}" if H == W else f"{{resolution}} {H}x{W}")
+            if data.image_shape[1] * W != data.image_shape[2] * H:
+                options.append("{fit}")
+        if C != data.image_shape[0] and C in (1, 3):
+            options.append(f"{{mode}} {'gray' if C == 1 else 'rgb'}")
+        if options:
+            advice = f"Prepare all of them alike with {joined(options)}."
         raise DataError(
             f"{name} gives images of {_described(shape)} but the images in {data.source} are "
             f"{_described(data.image_shape)}. They must be alike. {advice}",
-            field="resolution",
+            field=("resolution", "fit", "mode"),
         )
     if isinstance(source, ImageSet) and not len(source):
         raise DataError(f"{name} holds no images. At least 1 generated image is needed.")

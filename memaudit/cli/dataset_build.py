@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from memaudit.cli.options import config_options, data_option, from_options
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.data.set_recipe import SetRecipe
 from memaudit.errors import ConfigError
@@ -54,6 +55,7 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
         --resolution 32 --out dogs.zip
     """
     is_scheme = labels is None or labels in config_fields(SetRecipe)["labels"].choices
+    preparation = from_options(Preparation, options)
     selection = from_options(Selection, options, labels_from=None if is_scheme else labels)
     scheme = {"labels": labels if is_scheme else None}
     recipe = from_options(SetRecipe, options, selection=selection, **scheme)
@@ -71,7 +73,7 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
         sources = [
             open_images(
                 path,
-                resolution=selection.resolution,
+                preparation,
                 layout=selection if path is data_path else None,
                 progress=progress,
             )
@@ -82,7 +84,7 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
             out,
             images,
             sources=sources,
-            choices=recipe.choices | {"split": sources[0].split},
+            choices=recipe.choices | preparation.choices | {"split": sources[0].split},
             overwrite=overwrite,
             progress=progress,
         )

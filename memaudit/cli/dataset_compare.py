@@ -8,6 +8,7 @@ import click
 
 from memaudit.audit.memorization.rule import Rule
 from memaudit.cli.options import choose_device, config_options, device_option, from_options
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.wording import some
 
@@ -22,7 +23,8 @@ SHOWN = 3
 @click.command()
 @click.argument("first", type=click.Path(path_type=Path), metavar="A")
 @click.argument("second", type=click.Path(path_type=Path), metavar="B")
-@config_options(Selection, "split", "resolution")
+@config_options(Selection, "split")
+@config_options(Preparation)
 @config_options(Rule, "duplicate_rms")
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -30,7 +32,8 @@ def compare(first: Path, second: Path, device: str, as_json: bool, **options: An
     """Compare two sets image by image: equal, nearly equal, mirrored, only in one.
 
     Images without a counterpart may be the same pictures cropped or resized otherwise; a sample of
-    them is compared at a low resolution. --split and --resolution are those of both sets.
+    them is compared at a low resolution. --split and how images are prepared hold for
+    both sets.
 
     \b
     memaudit dataset compare ./train cifar10.zip
@@ -41,9 +44,13 @@ def compare(first: Path, second: Path, device: str, as_json: bool, **options: An
 
     duplicate_rms = from_options(Rule, options).duplicate_rms
     selection = from_options(Selection, options)
+    preparation = from_options(Preparation, options)
     where = choose_device(device)
     with progress_bars() as progress:
-        sets = [open_selected(path, selection, progress=progress) for path in (first, second)]
+        sets = [
+            open_selected(path, selection, preparation, progress=progress)
+            for path in (first, second)
+        ]
         for images in sets:
             warn_about(images)
         found = compare_sets(*sets, duplicate_rms=duplicate_rms, device=where, progress=progress)

@@ -15,6 +15,7 @@ from memaudit.cli.options import (
     pictures_options,
 )
 from memaudit.data.layout import Layout
+from memaudit.data.preparation import Preparation
 from memaudit.wording import counted, some
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ SHOWN_GROUPS = 10
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
 @config_options(Layout)
+@config_options(Preparation)
 @config_options(Rule, "duplicate_rms")
 @click.option("--flips", is_flag=True, help="Find mirrored duplicates, too.")
 @device_option
@@ -74,6 +76,7 @@ def duplicates(
     from memaudit.data.writers import check_writable
 
     layout = from_options(Layout, options)
+    preparation = from_options(Preparation, options)
     duplicate_rms = from_options(Rule, options).duplicate_rms
     pictures = choose_pictures(no_images, blur)
     if out is not None:
@@ -82,7 +85,7 @@ def duplicates(
         check_set_writable(kept)
     where = choose_device(device)
     with progress_bars() as progress:
-        images = open_images(path, layout=layout, progress=progress)
+        images = open_images(path, preparation, layout=layout, progress=progress)
         warn_about(images)
         found = find_duplicates(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress
@@ -96,6 +99,7 @@ def duplicates(
                 for i in group.indices[1:]
             ]
             choices = {"duplicate_rms": duplicate_rms, "flips": flips, "left_out": left_out}
+            choices |= images.preparation.choices
             without = images.take(found.kept)
             write_set(kept, without, sources=[images], choices=choices, progress=progress)
     if as_json:

@@ -1,6 +1,7 @@
 """`memaudit dataset inspect`: what a training set holds, and how it was made."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import click
 
 from memaudit.cli.options import config_options, from_options
 from memaudit.data.layout import Layout
+from memaudit.data.preparation import Preparation
 from memaudit.wording import joined, shown, some
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ SHOWN_CLASSES = 20
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
 @config_options(Layout)
+@config_options(Preparation)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(path: Path, as_json: bool, **options: Any) -> None:
     """Say what a training set holds, and how it was made.
@@ -35,8 +38,9 @@ def inspect(path: Path, as_json: bool, **options: Any) -> None:
     from memaudit.data.sources import open_images
 
     layout = from_options(Layout, options)
+    preparation = from_options(Preparation, options)
     with progress_bars() as progress:
-        images = open_images(path, layout=layout, progress=progress)
+        images = open_images(path, preparation, layout=layout, progress=progress)
         fingerprint = images.fingerprint
     warn_about(images)
     manifest = read_set_manifest(path, num_images=len(images))
@@ -51,6 +55,8 @@ def inspect(path: Path, as_json: bool, **options: Any) -> None:
         "num_classes": images.num_classes,
         "class_names": images.class_names,
         "class_counts": _class_counts(images),
+        "preparation": asdict(images.preparation),
+        "kinds": dict(images.kinds),
         "split": images.split,
         "other_splits": images.other_splits,
         "labels_from": images.labels_from,
@@ -68,6 +74,8 @@ def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:
 
     print_row("path", images.source)
     print_row("images", images.summary)
+    if not images.preparation.is_plain:
+        print_row("prepared", str(images.preparation))
     print_row("fingerprint", images.fingerprint)
     if images.split is not None:
         left_out = f", without {joined(images.other_splits)}" if images.other_splits else ""
@@ -101,7 +109,7 @@ def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:
 
 def _effective(choices: Mapping[str, Any]) -> dict[str, Any]:
     """The choices in a manifest that made a difference to the set."""
-    defaults = {"subset": "first", "repeat": 1}
+    defaults = {"subset": "first", "repeat": 1, "fit": "none", "exif": "ignore"}
     is_mixture, has_random = choices.get("share") is not None, choices.get("labels") == "random"
     matters = {
         "subset_seed": choices.get("subset") == "random"

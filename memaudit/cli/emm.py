@@ -16,6 +16,7 @@ from memaudit.cli.options import (
 )
 from memaudit.cli.wording import interval, percent
 from memaudit.data.layout import Layout
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.experiments.config import RunConfig
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Images to draw training sets from, in any form that scan reads.",
 )
-@config_options(Selection, "resolution")
+@config_options(Preparation)
 @config_options(Layout)
 @click.option(
     "--preset",
@@ -72,7 +73,6 @@ if TYPE_CHECKING:
 @device_option
 def emm(
     data_path: Path | None,
-    resolution: int | None,
     preset: str,
     changes: tuple[str, ...],
     dry_run: bool,
@@ -131,8 +131,9 @@ def emm(
             pictures=choose_pictures(no_images, blur),
         )
         with progress_bars() as progress:
-            selection = from_options(Selection, options, resolution=resolution)
-            images = open_selected(data_path, selection, progress=progress)
+            selection = from_options(Selection, options)
+            preparation = from_options(Preparation, options)
+            images = open_selected(data_path, selection, preparation, progress=progress)
         warn_about(images)
         num_classes = max(images.num_classes, 1) if emm_config.balanced else 1
         sizes = from_options(SizeRange, options, multiple_of=num_classes)

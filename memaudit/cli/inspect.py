@@ -16,6 +16,7 @@ from memaudit.cli.options import (
     device_option,
     from_options,
 )
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError, DataError
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     "which runs its network.",
 )
 @config_options(Selection)
+@config_options(Preparation)
 @arch_option
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -82,12 +84,15 @@ def inspect(
             f"{file} holds images, not a checkpoint; `memaudit dataset inspect` says what they are."
         )
     selection = from_options(Selection, options)
-    if data_path is None and selection != Selection():
+    preparation = from_options(Preparation, options)
+    if data_path is None and (selection != Selection() or not preparation.is_plain):
         raise ConfigError("Images are selected, but none are given; name them with --data.")
     info = inspect_checkpoint(file, arch=arch)
     test = None
     if data_path is not None and info.problem is None:
-        test = _test(file, data_path, selection, arch=arch, device=choose_device(device))
+        test = _test(
+            file, data_path, selection, preparation, arch=arch, device=choose_device(device)
+        )
     if as_json:
         content = asdict(info)
         if data_path is not None:
@@ -102,7 +107,13 @@ def inspect(
 
 
 def _test(
-    file: Path, data_path: Path, selection: Selection, *, arch: str | None, device: str
+    file: Path,
+    data_path: Path,
+    selection: Selection,
+    preparation: Preparation,
+    *,
+    arch: str | None,
+    device: str,
 ) -> "DenoisingTest":
     """Run the denoising test on the images at a path."""
     from memaudit.audit.denoising.loss_test import check_denoising
@@ -114,12 +125,14 @@ def _test(
 
     checkpoint = open_checkpoint(file, arch=arch, device=device)
     with progress_bars() as progress:
-        data = open_selected(data_path, selection, progress=progress)
+        data = open_selected(data_path, selection, preparation, progress=progress)
         warn_about(data)
         originals = None
-        if selection.resolution is not None:
+        if preparation.resolution is not None:
             with suppress(DataError):  # of several sizes, which cannot be one array
-                whole = open_images(data_path, layout=selection, progress=progress)
+                whole = open_images(
+                    data_path, preparation.at_stored_size(), layout=selection, progress=progress
+                )
                 originals = whole if data.indices is None else whole.take(data.indices)
         return check_denoising(
             checkpoint.network,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 
 from memaudit.audit.report.pictures import Pictures
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
@@ -90,6 +91,28 @@ class Share(click.ParamType):
         if not percent and 1 < share <= 100 and not self._option.admits(share):
             self.fail(f"{text} is not {self._option.range_text}; did you mean {text}%?", param, ctx)
         return share
+
+
+class ImageSize(click.ParamType):
+    """A height and a width: `32` for 32x32, or `32x48`."""
+
+    name = "SIZE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().replace("×", "x").split("x")
+        try:
+            sides = tuple(int(part) for part in parts)
+        except ValueError:
+            sides = ()
+        if len(sides) not in (1, 2):
+            self.fail(
+                f"{shown(value)} is not a size; write 32, or 32x48 (height x width).", param, ctx
+            )
+        return sides[0], sides[-1]
 
 
 class IntegerList(click.ParamType):
@@ -187,6 +210,7 @@ def _option_of(config: type, field: ConfigField) -> Callable[[Command], Command]
         default = str(default)
     make = click.option(
         field.flag,
+        *([option.alias] if option.alias is not None else []),
         field.name,
         cls=ConfigOption,
         type=None if is_flag else _click_type(field),
@@ -212,6 +236,8 @@ def _click_type(field: ConfigField) -> click.ParamType:
     """The kind of value that a field takes; the range is the library's to check."""
     if field.choices:
         return click.Choice(field.choices)
+    if field.option is not None and field.option.is_size:
+        return ImageSize()
     if get_origin(field.type) is tuple:
         lists: dict[Any, click.ParamType] = {int: IntegerList(), float: NumberList()}
         return lists.get(get_args(field.type)[0], TextList())
@@ -265,8 +291,8 @@ data_option = click.option(
 
 
 def data_options(command: Command) -> Command:
-    """`--data` and the fields of `Selection`: which of its images to take."""
-    return data_option(config_options(Selection)(command))
+    """`--data`, which of its images to take, and how to prepare them."""
+    return data_option(config_options(Selection)(config_options(Preparation)(command)))
 
 
 holdout_split_option = click.option(

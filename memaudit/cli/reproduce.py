@@ -17,9 +17,11 @@ from memaudit.cli.options import (
     pictures_options,
 )
 from memaudit.cli.wording import percent
+from memaudit.data.preparation import Preparation
 from memaudit.errors import ConfigError
 from memaudit.experiments.config import RunConfig
 from memaudit.experiments.paper.config import PointSelection
+from memaudit.options import config_fields
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from memaudit.data.images import ImageSet
     from memaudit.experiments.paper.recipes import Recipe
     from memaudit.experiments.paper.reproduce import RecipeResult
+
+
+PIXELS = tuple(name for name in config_fields(Preparation) if name != "resolution")
+"""What may be said of the images besides their resolution, which is the recipe's."""
 
 
 @click.command()
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
     help="Second source of images for the mixtures of within-class-diversity.",
 )
 @config_options(PointSelection)
+@config_options(Preparation, *PIXELS)
 @click.option(
     "--laptop",
     "is_laptop",
@@ -115,6 +122,7 @@ def reproduce(
         remark(f"Page: {write_results_page(report)}")
         return
     selection = from_options(PointSelection, options)
+    prepare = {name: options.pop(name) for name in PIXELS}
     config = from_options(
         RunConfig,
         options,
@@ -146,7 +154,11 @@ def reproduce(
     with progress_bars() as progress:
 
         def source(path: Path) -> "Callable[[int], ImageSet]":
-            return cache(lambda size: open_images(path, resolution=size, progress=progress))
+            def opened(size: int) -> "ImageSet":
+                preparation = Preparation(resolution=(size, size), **prepare)
+                return open_images(path, preparation, progress=progress)
+
+            return cache(opened)
 
         results = run_recipe(
             points,

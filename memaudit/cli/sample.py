@@ -20,6 +20,7 @@ from memaudit.cli.options import (
     from_options,
     sampler_options,
 )
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.options import config_fields
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     help="Training images, if SOURCE is the word optimum.",
 )
 @config_options(Selection)
+@config_options(Preparation)
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
 @click.option("--seeds", type=SeedList(), help="One seed per image, such as 0-63 or 3,7,20-29.")
 @sampler_options
@@ -106,13 +108,14 @@ def sample(
     from memaudit.models.sampler_config import SamplerConfig
 
     selection = from_options(Selection, options)
+    preparation = from_options(Preparation, options)
     config = from_options(SamplerConfig, options)
     where = choose_device(device)
     with progress_bars() as progress:
         if data_path is None:
             checkpoint = open_checkpoint(source, device=where, arch=arch)
         else:
-            data = open_selected(data_path, selection, progress=progress)
+            data = open_selected(data_path, selection, preparation, progress=progress)
             checkpoint = optimum_of(data, conditional=class_index is not None, device=where)
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
@@ -144,7 +147,7 @@ def sample(
 def _refuse_data_options(ctx: click.Context) -> None:
     """Refuse options that only the optimum could follow, rather than ignore them."""
     for param in ctx.command.params:
-        if param.name not in ("data_path", *config_fields(Selection)):
+        if param.name not in ("data_path", *config_fields(Selection), *config_fields(Preparation)):
             continue
         if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
             raise ConfigError(

@@ -28,6 +28,7 @@ from memaudit.cli.options import (
     pictures_options,
 )
 from memaudit.data.layout import Layout
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.execution import Execution
@@ -174,6 +175,7 @@ def scan(
             stack.enter_context(_errors_into(junit))
         if seeds is not None and options["nonce"] is not None:
             raise ConfigError("--nonce draws the seeds, but --seeds gives them; leave one out.")
+        preparation = from_options(Preparation, options)
         config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
         pictures = choose_pictures(no_images, blur)
         _check_summary_files(junit, summary)
@@ -188,18 +190,25 @@ def scan(
         if str(source) != OPTIMUM:
             where = config.execution.device
             opened = open_source(
-                source, device=where, arch=arch, check_all=is_gated, progress=progress
+                source,
+                preparation=preparation,
+                device=where,
+                arch=arch,
+                check_all=is_gated,
+                progress=progress,
             )
         if isinstance(opened, ImageSet):
             _check_given_images(ctx)
             if samples is not None:
                 opened = select_images(opened, Selection(size=samples))
-        data = open_selected(data_path, selection, check_all=is_gated, progress=progress)
+        data = open_selected(
+            data_path, selection, preparation, check_all=is_gated, progress=progress
+        )
         others = None
         if holdout is not None:
             others = open_images(
                 holdout,
-                resolution=selection.resolution,
+                preparation,
                 layout=Layout(split=holdout_split),
                 check_all=is_gated,
                 progress=progress,

@@ -78,25 +78,29 @@ def selftest(
     from memaudit.audit.source import open_source
     from memaudit.cli.console import print_json, progress_bars, warn_about
     from memaudit.data.layout import Layout
+    from memaudit.data.preparation import Preparation
     from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
     from memaudit.models.execution import Execution
 
     selection = from_options(Selection, options)
+    preparation = from_options(Preparation, options)
     where = choose_device(device)
     config = ScanConfig(seeds=range(samples), execution=Execution(device=where))
     with progress_bars() as progress:
         source = None
         if model is not None:
-            source = open_source(model, device=where, arch=arch, progress=progress)
-        images = open_selected(data_path, selection, progress=progress)
+            source = open_source(
+                model, preparation=preparation, device=where, arch=arch, progress=progress
+            )
+        images = open_selected(data_path, selection, preparation, progress=progress)
         warn_about(images)
         others = None
         if holdout is not None:
             others = open_images(
                 holdout,
-                resolution=selection.resolution,
+                preparation,
                 layout=Layout(split=holdout_split),
                 progress=progress,
             )

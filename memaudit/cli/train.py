@@ -61,6 +61,7 @@ def train(
         --epochs 2000 --out runs/small-64
     """
     from memaudit.cli.console import progress_bars, remark, warn_about
+    from memaudit.data.preparation import Preparation
     from memaudit.data.selection import Selection
     from memaudit.data.subsets import open_selected
     from memaudit.experiments.early_warning import EarlyWarning
@@ -70,6 +71,7 @@ def train(
     from memaudit.training.schedule import Schedule, format_epochs
 
     selection = from_options(Selection, options)
+    preparation = from_options(Preparation, options)
     config = from_options(TrainingConfig, options)
     audits = from_options(EarlyWarningConfig, options)
     if resume and not RunFolder(out).holds_run:
@@ -83,7 +85,7 @@ def train(
         is_first = current_ranks().rank == 0
         if not is_first:
             progress = silent
-        data = open_selected(data_path, selection, progress=progress)
+        data = open_selected(data_path, selection, preparation, progress=progress)
         if is_first:
             warn_about(data)
         early_warning = None

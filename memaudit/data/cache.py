@@ -1,6 +1,6 @@
 """Decoded images kept on disk, so that a large source is decoded once and then mapped.
 
-One folder per source and resolution holds `images.npy` (uint8 [N, C, H, W]) and `about.json`. The
+One folder per source and preparation holds `images.npy` (uint8 [N, C, H, W]) and `about.json`. The
 pixels are used only while the source's files are the same ones (size, times, number on the disk),
 and after images of the source, decoded again, were found to equal those in the cache: a random
 part, or all. Names and labels always come from the source. docs/threats.md says what that finds.
@@ -32,6 +32,7 @@ from memaudit.data.cache_folder import (
     warn_unused,
 )
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.room import free_disk, in_words
 from memaudit.progress import Progress
@@ -39,7 +40,7 @@ from memaudit.progress import Progress
 CHECKED_SHARE = 0.01
 FEWEST_CHECKED = 256
 """Least number of cached images that are decoded again and compared; above it, CHECKED_SHARE."""
-_VERSION = 3
+_VERSION = 4
 """Raise this when the same files give other pixels than before."""
 _MAX_ABOUT_BYTES = 1 << 16
 _SPARE_BYTES = 64 << 20
@@ -82,13 +83,14 @@ class CacheEntry:
                         os.utime(about_file.fileno())  # `memaudit cache` says when it was used
                 with open_private(PIXELS, folder, self.folder / PIXELS, self.root) as file:
                     pixels = _mapped(file, contents.shape)
+            contents.kinds.update({str(name): int(n) for name, n in about["kinds"].items()})
             images = contents.with_pixels(pixels)
             if images.fingerprint != about["fingerprint"]:
                 return None
         except NotPrivateError as error:
             warn_unused(contents.source, error)
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # however a file is damaged, the source is decoded again
         if not _equal(contents, pixels, check_all=check_all, progress=progress):
             warn_unused(
@@ -135,6 +137,7 @@ class CacheEntry:
                 "fingerprint": images.fingerprint,
                 "source": os.path.abspath(contents.source),
                 "shape": list(contents.shape),
+                "kinds": dict(contents.kinds),
             }
             (part / ABOUT).write_text(json.dumps(about))
             # Another process may have stored it meanwhile: then its entry stays, and this map
@@ -149,7 +152,7 @@ def cache_entry(
     cache_dir: CacheDir,
     path: Path,
     files: Mapping[str, os.stat_result],
-    resolution: int | None,
+    preparation: Preparation,
     split: str | None = None,
 ) -> CacheEntry | None:
     """The entry of a source, whether or not it is in the cache; None if there is to be no cache.
@@ -158,15 +161,14 @@ def cache_entry(
         cache_dir: the folder of all entries.
         path: the source.
         files: all files that decide its images.
-        resolution: the resolution that the images are resized to, or None.
+        preparation: how the images are prepared.
         split: the split that was taken, or None.
     """
     root = cache_root(cache_dir)
     if root is None:
         return None
-    place = hashlib.sha256(
-        f"{path.resolve()}\n{resolution}\n{split}".encode(errors="surrogateescape")
-    )
+    where = f"{path.resolve()}\n{preparation.key}\n{split}"
+    place = hashlib.sha256(where.encode(errors="surrogateescape"))
     digest = hashlib.sha256(f"{_VERSION}\n".encode())
     for name, found in sorted(files.items()):
         # The time of the last change (ctime) and the inode tell a file whose content was replaced

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import AS_STORED
 from memaudit.data.selection import Selection, Subset
 from memaudit.data.set_recipe import DrawRule, LabelScheme, SetRecipe
 from memaudit.data.subsets import select_images
@@ -24,8 +25,8 @@ def build_set(recipe: SetRecipe, first: ImageSet, second: ImageSet | None = None
 
     Args:
         recipe: what to do.
-        first: the source, at the recipe's resolution.
-        second: the images of `recipe.mix`, at the same resolution.
+        first: the source.
+        second: the images of `recipe.mix`, of the same shape.
 
     Raises:
         DataError: the sources do not have what the recipe asks for.
@@ -150,8 +151,8 @@ def mix_images(
         raise DataError(
             f"Images of {first.source} are {list(first.image_shape)}, those of {second.source} "
             f"{list(second.image_shape)} (channels, height, width). Only images of one shape can "
-            "be mixed; give {resolution}, and convert gray images to RGB.",
-            field="resolution",
+            "be mixed; give {resolution}, {fit} and {mode}.",
+            field=("resolution", "fit", "mode"),
         )
     is_published = rule == "published"
     num_first = int(size * (1 - share)) if is_published else size - round(share * size)
@@ -170,6 +171,8 @@ def mix_images(
         groups=_of_both(parts, "groups", None),
         repeats=_of_both(parts, "repeats", 1),
         notes=first.notes + second.notes,
+        preparation=first.preparation if first.preparation == second.preparation else AS_STORED,
+        kinds=Counter(first.kinds) + Counter(second.kinds),
     )
 
 

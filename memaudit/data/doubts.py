@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import ORIENTED
 from memaudit.wording import some
 
 _BYTES_AT_A_TIME = 16 << 20
@@ -23,6 +24,7 @@ def doubts_about(images: ImageSet) -> tuple[str, ...]:
     found = list(images.notes)
     if images.unread:
         found.append(_unread(images))
+    found += _kinds(images)
     values = _few_values(images)
     if values and max(values) <= 1:
         found.append(
@@ -51,6 +53,28 @@ def _unread(images: ImageSet) -> str:
         f"{files} not read as images in {images.source} ({some(kinds, MOST_KINDS)}), and what was "
         "not read is not compared. Convert images among them to PNG."
     )
+
+
+def _kinds(images: ImageSet) -> list[str]:
+    """What was done to images that are not plain 8-bit gray or RGB, and what was not."""
+    found = []
+    converted = {kind: count for kind, count in images.kinds.items() if kind != ORIENTED}
+    if converted:
+        kinds = [f"{count:,} {kind}" for kind, count in converted.items()]
+        found.append(
+            f"Images in {images.source} were converted ({some(kinds, MOST_KINDS)}): "
+            f"{images.preparation}. The ratio is right only if the model's trainer did the same."
+        )
+    oriented = images.kinds.get(ORIENTED, 0)
+    if oriented:
+        has = "1 image has" if oriented == 1 else f"{oriented:,} images have"
+        done = (
+            "were turned upright, which trainers that use PIL alone do not do"
+            if images.preparation.exif == "apply"
+            else "were taken as they are stored; a trainer that turns images upright saw others"
+        )
+        found.append(f"{has} an EXIF orientation in {images.source}. They {done}.")
+    return found
 
 
 def _few_values(images: ImageSet) -> set[int]:

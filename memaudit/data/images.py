@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.errors import DataError
 from memaudit.wording import counted, short, shown
 
@@ -54,6 +55,11 @@ class ImageSet:
     """Where the labels come from, if the user chose it: see `Layout`."""
     notes: tuple[str, ...] = ()
     """What a reader must know of how the source was understood."""
+    preparation: Preparation = AS_STORED
+    """How the pixels were prepared when the source was opened."""
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    """Number of images in the source that were not plain 8-bit gray or RGB, by kind: those that
+    were converted, and those with an EXIF orientation (`ORIENTED`)."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:

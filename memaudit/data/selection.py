@@ -7,14 +7,12 @@ from memaudit.data.layout import Layout
 from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
 
-MAX_RESOLUTION = 8192
-"""Largest height and width that images are resized to: those of the largest that are decoded."""
 Subset = Literal["first", "random"]
 
 
 @dataclass(frozen=True)
 class Selection(Layout):
-    """Which images of a source to take, and at what resolution; and what `Layout` says.
+    """Which images of a source to take, and what `Layout` says.
 
     `Selection(size=N, balanced=True)` gives the training sets that the paper describes; those of
     its runs on the dimension of the data were the first N instead. `Selection(size=N,
@@ -47,16 +45,6 @@ class Selection(Layout):
     ] = ()
     """Names come first: text that is not the name of a class may be an index. Empty takes all; a
     single class need not be in a tuple."""
-    resolution: Annotated[
-        int | None,
-        Option(
-            "Resize the training images to RxR (Lanczos).",
-            at_least=1,
-            at_most=MAX_RESOLUTION,
-            metavar="R",
-            default_text="as stored",
-        ),
-    ] = None
 
     def __post_init__(self) -> None:
         label = (self.label,) if isinstance(self.label, int | str) else tuple(self.label)

@@ -11,12 +11,12 @@ from memaudit.data.cache_folder import CacheDir
 from memaudit.data.images import ImageSet
 from memaudit.data.labels import relabel
 from memaudit.data.layout import Layout
+from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.data.readers import arrays, cifar, image_files, mnist, stl10
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
 from memaudit.data.room import check_memory
 from memaudit.data.roots import inner_folder
-from memaudit.data.selection import MAX_RESOLUTION
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -33,6 +33,7 @@ READERS: tuple[Reader, ...] = (
     mnist.FILE,
     cifar.BATCH,
     cifar.ARCHIVE,
+    image_files.IMAGE,
 )
 
 MAPPED_FROM = 64 << 20
@@ -41,8 +42,8 @@ MAPPED_FROM = 64 << 20
 
 def open_images(
     path: str | Path,
+    preparation: Preparation = AS_STORED,
     *,
-    resolution: int | None = None,
     layout: Layout | None = None,
     cache_dir: CacheDir = None,
     check_all: bool = False,
@@ -62,13 +63,12 @@ def open_images(
     The images and classes of a set that `memaudit dataset build` made have the names that they have
     in their source.
 
-    Pixels are taken as they are stored: an EXIF orientation is not applied. Sets of 64 MiB and
+    Pixels are taken as they are stored unless `preparation` says otherwise. Sets of 64 MiB and
     more are decoded once, kept in the cache and memory-mapped.
 
     Args:
         path: the source.
-        resolution: resize square images to resolution×resolution (Lanczos); by default images keep
-            their size.
+        preparation: how each image becomes pixels of one size and mode; by default as stored.
         layout: the split to take of a source that has some, and where labels come from; by default
             the split train, and the labels that the source has.
         cache_dir: the folder for decoded images; by default $MEMAUDIT_CACHE or the system's cache
@@ -85,8 +85,7 @@ def open_images(
         DataError: there is nothing, or no images, or a broken image, or sizes, modes or labels
             that do not match; the message names the file.
     """
-    if resolution is not None and not 1 <= resolution <= MAX_RESOLUTION:
-        raise ValueError(f"resolution must be from 1 to {MAX_RESOLUTION}, got {resolution}")
+    preparation = preparation.resolved()
     path = Path(path)
     try:
         check_finished(path)
@@ -94,11 +93,10 @@ def open_images(
         place = inner_folder(path)
         reader = _arranged(_reader_for(place), path, layout)
         files = reader.files(place)
-        contents = restore_source_names(reader.read(place, files, resolution), path)
+        contents = restore_source_names(reader.read(place, files, preparation), path)
         contents = relabel(replace(contents, source=str(path)), layout.labels_from)
-        entry = cache_entry(cache_dir, path, files, resolution, contents.split)
-        if resolution is not None:
-            contents = contents.resized(resolution)
+        entry = cache_entry(cache_dir, path, files, preparation, contents.split)
+        contents = contents.prepared(preparation)
     except OSError as error:
         raise DataError(
             f"{error.filename or path} cannot be read: {error.strerror or error}."
@@ -111,8 +109,8 @@ def open_images(
             cached = entry.load(contents, check_all=check_all, progress=progress)
             cached = entry.store(contents, progress) if cached is None else cached
             if cached is not None:
-                return cached
-        return _in_memory(contents, progress)
+                return replace(cached, preparation=preparation)
+        return replace(_in_memory(contents, progress), preparation=preparation)
     except MemoryError as error:
         raise _too_large(path) from error
 

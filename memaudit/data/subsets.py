@@ -6,32 +6,30 @@ from pathlib import Path
 import numpy as np
 
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
-from memaudit.errors import ConfigError, DataError
+from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
 
 def open_selected(
     path: str | Path,
     selection: Selection,
+    preparation: Preparation = AS_STORED,
     *,
     check_all: bool = False,
     progress: Progress = silent,
 ) -> ImageSet:
-    """Open a source at the resolution of `selection` and take the images that it describes.
+    """Open a source and take the images that `selection` describes.
 
-    `check_all` is that of `open_images`.
+    `preparation` and `check_all` are those of `open_images`.
 
     Raises:
-        ConfigError, DataError: as `select_images` and `open_images`.
+        DataError: as `select_images` and `open_images`.
     """
     images = open_images(
-        path,
-        resolution=selection.resolution,
-        layout=selection,
-        check_all=check_all,
-        progress=progress,
+        path, preparation, layout=selection, check_all=check_all, progress=progress
     )
     return select_images(images, selection)
 
@@ -41,19 +39,16 @@ def select_images(images: ImageSet, selection: Selection) -> ImageSet:
 
     Args:
         images: the whole.
-        selection: what to take. Its resolution must be that of the images already: only
-            `open_images` resizes.
+        selection: what to take.
 
     Returns:
         The images with their names and labels; `indices` are their positions in the source.
 
     Raises:
-        ConfigError: another resolution.
         DataError: more images than there are, no labels, an unknown class, or a size that the
             number of classes does not divide.
     """
     size = selection.size
-    _check_resolution(images, selection.resolution)
     if size is None and not selection.label:
         return images
 
@@ -82,16 +77,6 @@ def select_images(images: ImageSet, selection: Selection) -> ImageSet:
             rng.shuffle(candidates)
         chosen.append(candidates[:share])
     return images.take(np.sort(np.concatenate(chosen)))
-
-
-def _check_resolution(images: ImageSet, resolution: int | None) -> None:
-    _, H, W = images.image_shape
-    if resolution is not None and (H, W) != (resolution, resolution):
-        raise ConfigError(
-            f"{{resolution}} is {resolution}, but {images.source} has been opened with {H}×{W} "
-            "pixels (height×width); open it at that resolution.",
-            field="resolution",
-        )
 
 
 def _classes(images: ImageSet, label: Sequence[int | str]) -> dict[str, np.ndarray]:

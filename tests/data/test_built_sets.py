@@ -19,6 +19,7 @@ from memaudit.data.built_sets import (
 )
 from memaudit.data.derived_sets import label_images, repeat_images
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import Preparation
 from memaudit.data.resumable_folder import ResumableFolder
 from memaudit.data.sources import open_images
 from memaudit.data.writers import NamedImage, write_images
@@ -70,7 +71,7 @@ def test_a_set_opens_with_the_names_of_its_source(tmp_path: Path, form: str) -> 
     images = repeat_images(source().take(np.array([5, 1])), 2)
     write_set(tmp_path / form, images, sources=[source()], choices={"repeat": 2})
     for resolution in (None, 4):
-        read = open_images(tmp_path / form, resolution=resolution)
+        read = open_images(tmp_path / form, Preparation(resolution=resolution))
         assert list(read.names) == list(images.names)
         assert read.class_names == ("cat", "dog", "fox")
 

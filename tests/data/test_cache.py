@@ -11,6 +11,7 @@ from helpers.images import Encode, labels_of
 
 from memaudit.data import sources
 from memaudit.data.cache_folder import default_cache_dir
+from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
 from memaudit.errors import CacheWarning, DataError
 
@@ -26,7 +27,7 @@ def num_read(folder: Path) -> Callable[..., int]:
             if task == "Reading images":
                 counts.append(done)
 
-        open_images(folder, progress=progress, resolution=options.get("resolution"))
+        open_images(folder, Preparation(**options), progress=progress)
         return max(counts, default=0)
 
     return num_read
@@ -63,7 +64,7 @@ def test_small_sources_are_not_kept(
 
 
 def test_every_resolution_is_kept_by_itself(folder: Path, num_read: Callable[..., int]) -> None:
-    assert open_images(folder, resolution=7).images.shape == (6, 3, 7, 7)
+    assert open_images(folder, Preparation(resolution=7)).images.shape == (6, 3, 7, 7)
     assert open_images(folder).images.shape == (6, 3, 8, 8)
     assert num_read() == 0 and num_read(resolution=7) == 0
 

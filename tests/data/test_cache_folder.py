@@ -18,6 +18,7 @@ from helpers.limited import run_python
 from memaudit.data import cache, cache_folder, sources
 from memaudit.data.cache_folder import clear_cache, list_cache
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
 from memaudit.errors import CacheWarning, ConfigError
 
@@ -187,7 +188,7 @@ def test_small_sources_do_not_read_the_cache(
 def test_names_and_labels_come_from_the_source(folder: Path, cache_dir: Path) -> None:
     open_images(folder)
     about = json.loads((entry_of(cache_dir) / "about.json").read_text())
-    assert sorted(about) == ["fingerprint", "shape", "signature", "source"]
+    assert sorted(about) == ["fingerprint", "kinds", "shape", "signature", "source"]
 
 
 def test_a_disk_without_room_is_told_and_the_images_stay_in_memory(
@@ -229,7 +230,7 @@ def test_parts_of_killed_processes_are_removed_and_those_in_use_stay(
     with cache_folder.new_part(cache_dir / "images") as in_use:
         os.utime(in_use, (1, 1))
         assert not killed.exists() and young.exists()
-        open_images(folder, resolution=4)
+        open_images(folder, Preparation(resolution=4))
         assert in_use.exists()
 
 
@@ -323,6 +324,6 @@ def test_a_process_killed_while_it_fills_the_cache_harms_nobody(
             os.utime(part, (1, 1))
         for _ in range(2):
             assert open_images(folder).fingerprint == truth
-        open_images(folder, resolution=4)  # the next one that is stored
+        open_images(folder, Preparation(resolution=4))  # the next one that is stored
         assert not list((cache_dir / "images").glob("part-*"))
         shutil.rmtree(cache_dir)

@@ -49,8 +49,8 @@ def _write_folder(path: Path) -> None:
     for i, pixels in enumerate(PHOTOS):
         (path / str(i % 2)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.transpose(1, 2, 0)).save(path / str(i % 2) / f"{i}.png")
-    (path / "0" / "5.jfif").write_bytes(b"")
-    (path / "1" / "6.JFIF").write_bytes(b"")
+    (path / "0" / "5.xyz").write_bytes(b"")
+    (path / "1" / "6.XYZ").write_bytes(b"")
     (path / "1" / "notes").write_bytes(b"")
     (path / "manifest.json").write_bytes(b"{}")
     (path / ".hidden").write_bytes(b"")
@@ -69,8 +69,8 @@ def test_files_that_are_not_read_are_counted(
         monkeypatch.setattr("memaudit.data.sources.MAPPED_FROM", 0)
         open_images(path, cache_dir=tmp_path / "cache")
     images = open_images(path, cache_dir=tmp_path / "cache")
-    assert images.unread == {".jfif": 2, "": 1}
+    assert images.unread == {".xyz": 2, "": 1}
     said = doubts_about(images.take(np.arange(2)))
-    assert said[0].startswith(f"3 files were not read as images in {path} (2 .jfif, 1 without")
+    assert said[0].startswith(f"3 files were not read as images in {path} (2 .xyz, 1 without")
     result = scan(PHOTOS[:3], images)
     assert result.source.warnings == said[:1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from memaudit.data import readers, sources
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents, array_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes
 from memaudit.data.sources import READERS, open_images
@@ -35,7 +36,7 @@ def test_a_form_is_added_by_a_reader_and_a_line_of_the_table(
         open_images(path)
     monkeypatch.setattr(sources, "READERS", (*READERS, RAW))
     np.testing.assert_array_equal(open_images(path).images, gray_pixels)
-    assert open_images(path, resolution=4).images.shape == (6, 1, 4, 4)
+    assert open_images(path, Preparation(resolution=4)).images.shape == (6, 1, 4, 4)
     monkeypatch.setattr(sources, "MAPPED_FROM", 100)
     assert [isinstance(open_images(path).images, np.memmap) for _ in range(2)] == [True, True]
     path.write_bytes(b"RAW" + gray_pixels[:2].tobytes())

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import open_selected, select_images
 from memaudit.errors import ConfigError, DataError
@@ -155,9 +156,7 @@ def test_a_class_without_a_name_is_called_by_its_number() -> None:
     [
         ({"subset": "last"}, "subset is 'last'; one of first, random is needed"),
         ({"size": 0}, "size is 0; at least 1 is needed"),
-        ({"resolution": 0}, "resolution is 0; at least 1 and at most 8,192 is needed"),
         ({"balanced": True}, "balanced divides a number of images equally .*; give size too"),
-        ({"resolution": 4}, "resolution is 4, but set has been opened with 2×2 pixels"),
     ],
 )
 def test_a_selection_that_makes_no_sense_is_refused(
@@ -167,10 +166,12 @@ def test_a_selection_that_makes_no_sense_is_refused(
         select(labeled, **options)
 
 
-def test_a_source_is_opened_at_the_resolution_of_the_selection(
+def test_a_source_is_opened_at_the_resolution_of_the_preparation(
     tmp_path: Path, pixels: np.ndarray
 ) -> None:
     np.savez(tmp_path / "set.npz", images=pixels, labels=[0, 1, 1, 0, 1, 0])
-    images = open_selected(tmp_path / "set.npz", Selection(size=2, label=(1,), resolution=4))
+    images = open_selected(
+        tmp_path / "set.npz", Selection(size=2, label=(1,)), Preparation(resolution=4)
+    )
     assert images.images.shape == (2, 3, 4, 4)
     assert images.indices is not None and images.indices.tolist() == [1, 2]

@@ -30,6 +30,7 @@ from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.verdict import Conclusion
+from memaudit.data.preparation import Preparation
 from memaudit.errors import DataError, MemauditError
 from memaudit.files import read_regular
 from memaudit.models.sampler_config import SamplerConfig
@@ -64,6 +65,8 @@ class Data:
     num_classes: int
     """Number of classes, 0 without labels."""
     class_names: tuple[str, ...]
+    preparation: Preparation
+    """How the pixels were prepared."""
     indices: str | None
     """Positions in the source that the images were selected from, as ranges `0-99,105`, or null
     where all were taken."""
@@ -213,6 +216,7 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
             image_shape=data.image_shape,
             num_classes=data.num_classes,
             class_names=data.class_names,
+            preparation=data.preparation,
             indices=None if data.indices is None else ranges(data.indices.tolist()),
             split=data.split,
             other_splits=data.other_splits,

@@ -26,6 +26,7 @@ def check_choices(report: Report, config: ScanConfig) -> Check:
         np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (total, 1, 1, 1)),
         range(total),  # type: ignore[arg-type]  # names do not matter
         source=report.data.path,
+        preparation=report.data.preparation,
         indices=None if report.data.indices is None else np.zeros(1, np.int64),
         split=report.data.split,
         other_splits=report.data.other_splits,

@@ -5,6 +5,7 @@ Nothing is taken from a cache: what lies there may be older than the files, or s
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from memaudit.audit.source import OPTIMUM
 from memaudit.audit.verification.check import Check, check
 from memaudit.data.images import ImageSet
 from memaudit.data.layout import LABELS_FROM, Layout
+from memaudit.data.preparation import AS_STORED
 from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError, DataError
 from memaudit.files import open_regular
@@ -23,8 +25,10 @@ from memaudit.models.checkpoints import open_checkpoint
 from memaudit.progress import Progress
 from memaudit.wording import parse_ranges, shown
 
+LARGEST_PREPARED = 1024
+"""Images are prepared at this size, or a smaller one, whatever a report says of them."""
 LARGEST_GROWTH = 4
-"""Images are resized to at most this many times their pixels, whatever a report says of them."""
+"""At a larger size they may have this many times the pixels that they are stored with."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,6 @@ def open_data(
         ConfigError: the report's labels come from a file, which was not given.
         DataError: the images cannot be read.
     """
-    C, H, W = stated.image_shape
-    is_square = H == W
     labels_from = stated.labels_from
     if labels_from is not None and labels_from not in LABELS_FROM:
         if labels_file is None:
@@ -71,18 +73,20 @@ def open_data(
             )
         labels_from = str(labels_file)
     layout = Layout(stated.split, labels_from)
-    try:
-        images = open_images(path, layout=layout, cache_dir=False, progress=progress)
-    except DataError:
-        # Images of several sizes are one set only once they are resized.
-        if not is_square or not 1 <= H <= 1024:
-            raise
-        images = open_images(path, resolution=H, layout=layout, cache_dir=False, progress=progress)
+    _, H, W = stated.image_shape
+    preparation = stated.preparation
+    if preparation.resolution not in (None, (H, W)):
+        return f"are said to be prepared as {preparation}, not at {H} x {W} as reported"
+    if preparation.resolution is not None and H * W > LARGEST_PREPARED**2:
+        stored = preparation.at_stored_size()
+        images = open_images(path, stored, layout=layout, cache_dir=False, progress=progress)
+        height, width = images.image_shape[1:]
+        if H * W > LARGEST_GROWTH * height * width:
+            return f"are {height} x {width} pixels, not {H} x {W} as reported"
+    images = open_images(path, preparation, layout=layout, cache_dir=False, progress=progress)
     height, width = images.image_shape[1:]
     if (height, width) != (H, W):
-        if not is_square or H < 1 or H * W > LARGEST_GROWTH * height * width:
-            return f"are {height} x {width} pixels, not {H} x {W} as reported"
-        images = open_images(path, resolution=H, layout=layout, cache_dir=False, progress=progress)
+        return f"are {height} x {width} pixels, not {H} x {W} as reported"
     if stated.indices is not None:
         try:
             indices = np.array(parse_ranges(stated.indices, most=len(images)), dtype=np.int64)
@@ -140,11 +144,40 @@ def check_data(data: ImageSet, report: Report, known: LeakNames | None) -> Itera
 # Sources
 
 
+def open_like_data(
+    path: Path,
+    data: Data,
+    fingerprint: str | None,
+    progress: Progress,
+    *,
+    layout: Layout | None = None,
+) -> ImageSet:
+    """Images prepared as the training images were; as they are stored, if that gives others.
+
+    Args:
+        path: the images.
+        data: what the report says of the training images.
+        fingerprint: that of the images wanted, or None if it is unknown.
+        progress: told how many images are read.
+        layout: the split to take.
+    """
+    preparation = data.preparation
+    if preparation.resolution is not None and max(preparation.resolution) > LARGEST_PREPARED:
+        preparation = AS_STORED  # a report must not choose how long this takes
+    images = open_images(path, preparation, layout=layout, cache_dir=False, progress=progress)
+    if preparation.is_plain or fingerprint in (None, images.fingerprint):
+        return images
+    stored = None
+    with suppress(DataError):  # such as images of several sizes
+        stored = open_images(path, layout=layout, cache_dir=False, progress=progress)
+    return images if stored is None or stored.fingerprint != fingerprint else stored
+
+
 def open_given_images(
     path: Path, table: MatchTable, report: Report, progress: Progress
 ) -> tuple[ImageSet | None, list[Check]]:
     """The generated images at `path`, or those that were judged of them, and what is wrong."""
-    whole = open_images(path, cache_dir=False, progress=progress)
+    whole = open_like_data(path, report.data, report.source.sha256, progress)
     images, num_rows = whole, len(table.keys)
     name = f"source {path}"
     if images.fingerprint != report.source.sha256 and num_rows < len(whole):

@@ -99,6 +99,7 @@ def _scanned(report: Report, again: Recomputed, config: ScanConfig) -> Scanned:
         class_names=report.data.class_names,
         source=report.data.path,
         captions=None if again.known.captions is None else _Names(again.known.captions, total),
+        preparation=report.data.preparation,
     )
     return Scanned(
         source=report.source,

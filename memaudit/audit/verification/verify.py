@@ -38,6 +38,7 @@ from memaudit.audit.verification.given import (
     checkpoint_hash,
     open_data,
     open_given_images,
+    open_like_data,
 )
 from memaudit.audit.verification.page import PAGE_WORDS, check_page
 from memaudit.audit.verification.policy import Policy, check_policy, read_policy
@@ -55,7 +56,6 @@ from memaudit.audit.verification.spot_check import (
 )
 from memaudit.data.images import ImageSet
 from memaudit.data.layout import Layout
-from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.progress import Progress, silent
@@ -342,14 +342,14 @@ class _Work:
         return found
 
     def _open_holdout(self, path: Path) -> ImageSet | None:
-        _, H, W = self.report.data.image_shape
-        layout = Layout(split=self.holdout_split)
-        found = open_images(path, layout=layout, cache_dir=False, progress=self.progress)
-        if found.image_shape[1:] != (H, W) and H == W and 1 <= H <= max(found.image_shape[1:]):
-            found = open_images(
-                path, resolution=H, layout=layout, cache_dir=False, progress=self.progress
-            )
         stated = self.report.diagnostics.holdout
+        found = open_like_data(
+            path,
+            self.report.data,
+            None if stated is None else stated.fingerprint,
+            self.progress,
+            layout=Layout(split=self.holdout_split),
+        )
         name = f"holdout {path}"
         if not self.report.controls.num_holdout:
             self.checks.append(Check(name, False, "is not part of the report"))

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from memaudit.data.images import channels_first
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents, array_contents, numbered_names
 from memaudit.data.readers.reader import Files, Reader, first_bytes, first_member
 from memaudit.data.readers.zip_members import Members, opened_zip, zip_members
@@ -78,7 +79,7 @@ def _is_npy(path: Path) -> bool:
     return first_bytes(path).startswith(b"\x93NUMPY")
 
 
-def _read_npy(path: Path, files: Files, _resolution: int | None) -> Contents:
+def _read_npy(path: Path, files: Files, _preparation: Preparation) -> Contents:
     """The images of a .npy file, mapped and not read."""
     with open_regular(path) as file:
         header = _read_header(file, files[path.name].st_size, str(path))
@@ -96,7 +97,7 @@ def _is_npz(path: Path) -> bool:
     return (first_member(path) or "").endswith(".npy")
 
 
-def _read_npz(path: Path, _files: Files, _resolution: int | None) -> Contents:
+def _read_npz(path: Path, _files: Files, _preparation: Preparation) -> Contents:
     """The images of an .npz file: `images`, and if present `labels` and `names` [N].
 
     np.savez calls arrays without a name arr_0, arr_1, …; the first is then taken for the images

@@ -6,7 +6,7 @@ Threads are not used: they share one lock, which costs more than decoding a smal
 import multiprocessing
 import os
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,15 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memaudit.data.fitting import FIT_FIELDS, HOW_TO_FIT, UnlikeError
+from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.data.readers.decoding import decode_image
 from memaudit.data.readers.jpeg import is_jpeg
-from memaudit.errors import DataError
 
 # Encoded bytes from which several processes finish sooner than one. One decodes 256 MiB of PNG in
 # about 6 s and 1 GiB of JPEG in about 25 s. A process takes 0.5 s of a core to start, and 4 s if
 # torch is imported: for JPEG, or by the user's script, which is run again in it.
 _PROCESSES_FROM = 256 << 20
 _PROCESSES_FROM_JPEG = 1 << 30
+
+
+_Decoded = tuple[np.ndarray, Counter[str]]
+"""Pixels of a batch, and its images that are not plain 8-bit gray or RGB."""
 
 
 class EncodedBatch(NamedTuple):
@@ -39,7 +44,8 @@ def decode_batches(
     source: str,
     shape: tuple[int, int, int],
     first_name: str,
-    resolution: int | None = None,
+    preparation: Preparation = AS_STORED,
+    kinds: Counter[str] | None = None,
     num_processes: int = 1,
 ) -> Iterator[np.ndarray]:
     """Decode batches in order.
@@ -50,23 +56,28 @@ def decode_batches(
     Args:
         batches: the encoded images.
         source: the path as the user wrote it, for errors.
-        shape: (C, H, W) that every image must have, after resizing.
+        shape: (C, H, W) that every image must have when it is prepared.
         first_name: an image that has it, for errors.
-        resolution: resize to resolution×resolution.
+        preparation: how each image is prepared.
+        kinds: counts images that are not plain 8-bit gray or RGB.
         num_processes: see `choose_num_processes`.
 
     Yields:
         uint8 [B, C, H, W], one array per batch.
 
     Raises:
-        DataError: an image is broken, or differs in shape from the first.
+        UnlikeError: an image differs in shape from the first, or needs a choice.
+        DataError: an image is broken.
     """
     decode = partial(
-        _decode_batch, source=source, shape=shape, first_name=first_name, resolution=resolution
+        _decode_batch, source=source, shape=shape, first_name=first_name, preparation=preparation
     )
-    if num_processes == 1:
-        return map(decode, batches)
-    return _in_processes(decode, batches, num_processes)
+    is_alone = num_processes == 1
+    decoded = map(decode, batches) if is_alone else _in_processes(decode, batches, num_processes)
+    for images, found in decoded:
+        if kinds is not None:
+            kinds.update(found)
+        yield images
 
 
 def choose_num_processes(num_bytes: int, first: bytes) -> int:
@@ -83,20 +94,21 @@ def _decode_batch(
     source: str,
     shape: tuple[int, int, int],
     first_name: str,
-    resolution: int | None,
-) -> np.ndarray:
+    preparation: Preparation,
+) -> _Decoded:
+    kinds: Counter[str] = Counter()
     images = np.empty((len(batch.names), *shape), np.uint8)
     for i, (name, data) in enumerate(zip(batch.names, batch.data, strict=True)):
-        image = decode_image(data, f"{source}: {name}", resolution)
+        image = decode_image(data, f"{source}: {name}", preparation, kinds)
         if image.shape != shape:
-            raise DataError(
+            raise UnlikeError(
                 f"{source}: {name} is {_in_words(image.shape)}, but {first_name} is "
-                f"{_in_words(shape)}. All images must have one size and one mode; give "
-                "{resolution} to resize square images, and convert gray ones to RGB.",
-                field="resolution",
+                f"{_in_words(shape)}. All images must have one size and one mode. {HOW_TO_FIT} "
+                "{mode} makes all gray or RGB.",
+                field=(*FIT_FIELDS, "mode"),
             )
         images[i] = image
-    return images
+    return images, kinds
 
 
 def _in_words(shape: tuple[int, ...]) -> str:
@@ -104,13 +116,13 @@ def _in_words(shape: tuple[int, ...]) -> str:
 
 
 def _in_processes(
-    decode: Callable[[EncodedBatch], np.ndarray],
+    decode: Callable[[EncodedBatch], _Decoded],
     batches: Iterable[EncodedBatch],
     num_processes: int,
-) -> Iterator[np.ndarray]:
+) -> Iterator[_Decoded]:
     context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
     pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_ignore_interrupts)
-    waiting: deque[tuple[EncodedBatch, Future[np.ndarray] | None]] = deque()
+    waiting: deque[tuple[EncodedBatch, Future[_Decoded] | None]] = deque()
 
     def submit(batch: EncodedBatch) -> None:
         try:
@@ -118,7 +130,7 @@ def _in_processes(
         except BrokenProcessPool:
             waiting.append((batch, None))
 
-    def next_result() -> np.ndarray:
+    def next_result() -> _Decoded:
         batch, future = waiting.popleft()
         try:
             return decode(batch) if future is None else future.result()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from memaudit.data.layout import ALL_SPLITS, DEFAULT_LAYOUT, Layout, choose_split
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents, array_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
 from memaudit.data.readers.tar_members import is_tar, tar_members
@@ -115,7 +116,7 @@ def _extracted_files(path: Path) -> Files:
 
 
 def _read_extracted(
-    path: Path, files: Files, _resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+    path: Path, files: Files, _preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
     names, splits = _of_split(path, files, layout)
     parts = {name: read_regular(path / name, _MAX_FILE_BYTES) for name in names}
@@ -145,7 +146,7 @@ def _batch_files(path: Path) -> Files:
     return stats([path, *[file for file in meta if file.is_file()]])
 
 
-def _read_batch(path: Path, files: Files, _resolution: int | None) -> Contents:
+def _read_batch(path: Path, files: Files, _preparation: Preparation) -> Contents:
     return _read(
         {name: read_regular(path.with_name(name), _MAX_FILE_BYTES) for name in files}, path
     )
@@ -157,7 +158,7 @@ BATCH = Reader(
 
 
 def _read_archive(
-    path: Path, _files: Files, _resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+    path: Path, _files: Files, _preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
     """The training images of a .tar.gz, which is read in passing and not extracted."""
     wanted = {*_CIFAR10, *_CIFAR100, *_TEST_BATCH.values()}

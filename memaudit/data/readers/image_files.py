@@ -18,12 +18,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from memaudit.data.fitting import UnlikeError
 from memaudit.data.images import as_labels
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.batch_decoding import EncodedBatch, choose_num_processes, decode_batches
 from memaudit.data.readers.captions import Beside, may_describe, read_texts
 from memaudit.data.readers.celeba_files import PARTITION, read_numbers
-from memaudit.data.readers.decoding import SUFFIXES, decode_image
+from memaudit.data.readers.decoding import SUFFIXES, decode_image, is_image
 from memaudit.data.readers.image_tree import (
     Classes,
     Tree,
@@ -36,10 +38,12 @@ from memaudit.data.readers.reader import (
     MAX_FILE_BYTES,
     Files,
     Reader,
+    first_bytes,
     first_member,
     parse_json,
     side_file_bytes,
 )
+from memaudit.data.readers.unlike import explain_unlike
 from memaudit.data.readers.zip_members import opened_zip, zip_members
 from memaudit.errors import DataError
 from memaudit.files import check_regular, read_regular
@@ -77,7 +81,7 @@ def _folder_files(path: Path) -> Files:
 
 
 def _read_folder(
-    path: Path, files: Files, resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+    path: Path, files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
     sizes = {name: stat.st_size for name, stat in files.items()}
 
@@ -92,7 +96,7 @@ def _read_folder(
         if not _wanted(name)
     ]
     beside = Beside(others, lambda name, limit: read_regular(path / name, limit))
-    return _read_tree(str(path), sizes, beside, opened, layout, resolution)
+    return _read_tree(str(path), sizes, beside, opened, layout, preparation)
 
 
 def _folder_with_layout(layout: Layout) -> Reader:
@@ -113,7 +117,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _read_zip(
-    path: Path, _files: Files, resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+    path: Path, _files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
     """The images of a zip, which is read in place and never unpacked to disk."""
     others: list[str] = []
@@ -136,7 +140,7 @@ def _read_zip(
         with opened() as read:
             return read(name)
 
-    return _read_tree(str(path), sizes, Beside(others, read_beside), opened, layout, resolution)
+    return _read_tree(str(path), sizes, Beside(others, read_beside), opened, layout, preparation)
 
 
 def _zip_with_layout(layout: Layout) -> Reader:
@@ -149,6 +153,24 @@ ZIP = Reader(
     _read_zip,
     with_layout=_zip_with_layout,
 )
+
+
+def _is_image_file(path: Path) -> bool:
+    return is_image(first_bytes(path))
+
+
+def _read_image_file(path: Path, files: Files, preparation: Preparation) -> Contents:
+    sizes = {name: stat.st_size for name, stat in files.items()}
+
+    @contextmanager
+    def opened() -> Iterator[ReadFile]:
+        yield lambda name: read_regular(path, sizes[name])
+
+    alone = Beside([], lambda name, limit: b"")
+    return _read_tree(str(path.parent), sizes, alone, opened, DEFAULT_LAYOUT, preparation)
+
+
+IMAGE = Reader("one image file", _is_image_file, _read_image_file)
 
 
 def _raise(error: OSError) -> None:
@@ -187,7 +209,7 @@ def _read_tree(
     beside: Beside,
     opened: Callable[[], AbstractContextManager[ReadFile]],
     layout: Layout,
-    resolution: int | None,
+    preparation: Preparation,
 ) -> Contents:
     """The contents of a tree of files.
 
@@ -197,7 +219,7 @@ def _read_tree(
         beside: all other files.
         opened: opens a function that reads a file by its name.
         layout: what the user chose.
-        resolution: that of `Reader.read`.
+        preparation: that of `Reader.read`.
     """
     found = [name for name in sizes if not _is_labels_file(name)]
     if not found:
@@ -214,7 +236,16 @@ def _read_tree(
         read = _checked(read_file, source, sizes)
         classes = _classes(source, sizes, tree, layout, read)
         first_file = read(names[0])
-    first = decode_image(first_file, f"{source}: {names[0]}", resolution)
+
+    def explained(error: UnlikeError) -> DataError:
+        with opened() as read_file:
+            return explain_unlike(source, names, read_file, preparation, error)
+
+    try:
+        first = decode_image(first_file, f"{source}: {names[0]}", preparation)
+    except UnlikeError as error:
+        raise explained(error) from error
+    kinds: Counter[str] = Counter()
     C, H, W = first.shape
     size = batch_rows(first.nbytes)
 
@@ -227,14 +258,20 @@ def _read_tree(
 
     def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
         wanted = names if rows is None else [names[i] for i in rows]
-        return decode_batches(
-            encoded(wanted),
-            source=source,
-            shape=(C, H, W),
-            first_name=names[0],
-            resolution=resolution,
-            num_processes=choose_num_processes(sum(sizes[name] for name in wanted), first_file),
-        )
+        if rows is None:
+            kinds.clear()
+        try:
+            yield from decode_batches(
+                encoded(wanted),
+                source=source,
+                shape=(C, H, W),
+                first_name=names[0],
+                preparation=preparation,
+                kinds=kinds if rows is None else None,
+                num_processes=choose_num_processes(sum(sizes[name] for name in wanted), first_file),
+            )
+        except UnlikeError as error:
+            raise explained(error) from error
 
     others = [name for name in beside.names if tree.belongs(name) and not _is_hidden(name)]
     texts = read_texts(source, names, Beside(others, beside.read), num_known=len(found))
@@ -246,6 +283,7 @@ def _read_tree(
         classes.labels,
         classes.class_names,
         unread=_count_unread(name for name in others if name not in texts.used),
+        kinds=kinds,
         captions=texts.all_captions(classes.texts),
         groups=texts.all_groups(),
         repeats=classes.repeats,

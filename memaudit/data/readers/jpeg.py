@@ -133,19 +133,27 @@ def too_few_bytes(data: bytes, *, max_pixels: int) -> str:
 
 
 @cache
-def _decoder() -> Callable[[bytes], np.ndarray] | None:
-    """torchvision's decoder, or None if it is missing or disagrees with PIL.
+def load_torchvision() -> None:
+    """Load torchvision's library of decoders as `torch.ops.image`.
 
-    Only its library is loaded: `import torchvision` takes longer than decoding CIFAR-10.
+    Only that: `import torchvision` takes longer than decoding CIFAR-10.
     """
+    import torch
+
+    package = importlib.util.find_spec("torchvision")
+    folders = package.submodule_search_locations if package else None
+    load: Callable[[str], None] = torch.ops.load_library
+    for library in Path(folders[0]).glob("image*.so") if folders else ():
+        load(str(library))
+
+
+@cache
+def _decoder() -> Callable[[bytes], np.ndarray] | None:
+    """torchvision's decoder, or None if it is missing or disagrees with PIL."""
     try:
         import torch
 
-        package = importlib.util.find_spec("torchvision")
-        folders = package.submodule_search_locations if package else None
-        load: Callable[[str], None] = torch.ops.load_library
-        for library in Path(folders[0]).glob("image*.so") if folders else ():
-            load(str(library))
+        load_torchvision()
         decode = torch.ops.image.decode_jpeg.default
 
         def decoder(data: bytes) -> np.ndarray:

@@ -1,14 +1,16 @@
 """What a source holds, before its pixels are read: the form that all readers return."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
+from memaudit.data.fitting import check_proportions, fit_image, to_channels
 from memaudit.data.images import ImageSet, as_labels, check_shape
+from memaudit.data.preparation import Preparation
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 
@@ -47,6 +49,8 @@ class Contents:
     """uint8 [N, C, H, W], if the pixels are an array already."""
     unread: Mapping[str, int] = field(default_factory=dict)
     """Number of files beside the images that were not taken as images, by suffix."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Images that were not plain 8-bit gray or RGB, by kind; filled when `batches` reads all."""
     captions: Sequence[str | None] | None = None
     """What ImageSet has of the same name, and so on."""
     groups: Sequence[str | None] | None = None
@@ -59,6 +63,7 @@ class Contents:
     def with_pixels(self, images: np.ndarray) -> ImageSet:
         """The images with their pixels, uint8 [N, C, H, W]."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own["kinds"] = dict(self.kinds)
         taken = {field.name: own[field.name] for field in fields(ImageSet) if field.name in own}
         return ImageSet(images, **taken)
 
@@ -67,18 +72,31 @@ class Contents:
         """Bytes of all pixels."""
         return math.prod(self.shape)
 
-    def resized(self, resolution: int) -> "Contents":
-        """The same images at resolution×resolution (Lanczos)."""
+    def prepared(self, preparation: Preparation) -> "Contents":
+        """The same images as `preparation` makes them, if the reader has not prepared them.
+
+        Raises:
+            UnlikeError: they have other proportions, and no way to cut them was chosen.
+        """
         N, C, H, W = self.shape
-        if (H, W) == (resolution, resolution):
+        channels = preparation.channels or C
+        height, width = preparation.resolution or (H, W)
+        if (C, H, W) == (channels, height, width):
             return self
-        check_square(self.source, H, W, resolution)
+        check_proportions(self.source, H, W, preparation)
 
         def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
             for batch in self.batches(rows):
-                yield np.stack([resize(image, resolution) for image in batch])
+                yield np.stack(
+                    [
+                        fit_image(to_channels(image, channels), self.source, preparation)
+                        for image in batch
+                    ]
+                )
+            if rows is None and channels != C:
+                self.kinds["gray" if C == 1 else "RGB"] = N
 
-        return replace(self, shape=(N, C, resolution, resolution), batches=batches, array=None)
+        return replace(self, shape=(N, channels, height, width), batches=batches, array=None)
 
 
 def array_contents(
@@ -123,22 +141,3 @@ def numbered_names(file: str, num_images: int) -> list[str]:
 def batch_rows(image_bytes: int) -> int:
     """The number of images of `image_bytes` bytes in a batch."""
     return max(1, BATCH_BYTES // image_bytes)
-
-
-def resize(image: np.ndarray, resolution: int) -> np.ndarray:
-    """uint8 [C, H, W] → uint8 [C, resolution, resolution] by PIL's Lanczos filter, as EDM does."""
-    if image.shape[1:] == (resolution, resolution):
-        return image
-    # The filter treats each channel separately, so each can be an image of its own.
-    size = (resolution, resolution)
-    planes = [Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS) for plane in image]
-    return np.stack([np.asarray(plane) for plane in planes])
-
-
-def check_square(what: str, H: int, W: int, resolution: int) -> None:
-    """Refuse to resize an image that is not square."""
-    if H != W:
-        raise DataError(
-            f"{what}: {H}×{W} pixels (height×width) cannot become {resolution}×{resolution}; only "
-            "square images are resized. Crop them first."
-        )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from memaudit.data.layout import ALL_SPLITS, DEFAULT_LAYOUT, Layout, choose_split
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents, array_contents, numbered_names
 from memaudit.data.readers.reader import (
     DEFLATE_RATIO,
@@ -54,7 +55,7 @@ def _idx_files(path: Path) -> Files:
     return stats([path, *[file for file in labels if file != path and file.is_file()][:1]])
 
 
-def _read_idx(path: Path, files: Files, _resolution: int | None) -> Contents:
+def _read_idx(path: Path, files: Files, _preparation: Preparation) -> Contents:
     """The images of an idx file, with the labels beside it if there are any."""
     images_file, *labels_file = (path.with_name(name) for name in files)
     images = _read_array(images_file)
@@ -80,10 +81,10 @@ def _folder_files(path: Path, layout: Layout = DEFAULT_LAYOUT) -> Files:
 
 
 def _read_folder(
-    path: Path, files: Files, resolution: int | None, layout: Layout = DEFAULT_LAYOUT
+    path: Path, files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
     _, *splits = _images_of_split(path, layout)
-    contents = _read_idx(path / next(iter(files)), files, resolution)
+    contents = _read_idx(path / next(iter(files)), files, preparation)
     return replace(contents, split=splits[0], other_splits=tuple(splits[1:]))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.data.layout import Layout
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.files import check_regular, open_regular
 
@@ -29,10 +30,11 @@ class Reader:
     """The form in words, for the error that lists what can be read."""
     recognizes: Callable[[Path], bool]
     """Whether an existing file or folder has this form, judged by its content."""
-    read: Callable[[Path, Files, int | None], Contents]
-    """(path, its files, resolution) → contents, with the pixels still unread.
+    read: Callable[[Path, Files, Preparation], Contents]
+    """(path, its files, preparation) → contents, with the pixels still unread.
 
-    A reader may ignore the resolution; its images are then resized afterwards.
+    A reader may ignore the preparation if its images are of one size, gray or RGB, and 8-bit; they
+    are then prepared afterwards.
     """
     files: Callable[[Path], Files] = only_itself
     """The files that decide the images. If one changes, cached images are decoded again."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.images import Encode, labels_of
 
+from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 
@@ -81,14 +82,18 @@ def test_resolution_resizes_arrays_like_files(
     for i, image in enumerate(pixels[:, :channels]):
         (tmp_path / "set" / f"{i}.png").write_bytes(encode(image))
     np.save(tmp_path / "set.npy", pixels[:, :channels])
-    array, files = (open_images(tmp_path / name, resolution=5) for name in ("set.npy", "set"))
+    array, files = (
+        open_images(tmp_path / name, Preparation(resolution=5)) for name in ("set.npy", "set")
+    )
     assert array.images.shape == (6, channels, 5, 5)
     np.testing.assert_array_equal(array.images, files.images)
 
 
 def test_a_resolution_that_is_there_changes_nothing(tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "set.npy", pixels)
-    assert isinstance(open_images(tmp_path / "set.npy", resolution=8).images, np.memmap)
+    assert isinstance(
+        open_images(tmp_path / "set.npy", Preparation(resolution=8)).images, np.memmap
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_other_arrays_are_refused(array: np.ndarray, message: str, tmp_path: Pat
     np.savez(tmp_path / "set.npz", images=array)
     for name in ("set.npy", "set.npz"):
         with pytest.raises(DataError, match=message.replace("set.npy", "set.np.")):
-            open_images(tmp_path / name, resolution=4)
+            open_images(tmp_path / name, Preparation(resolution=4))
 
 
 @pytest.mark.parametrize(

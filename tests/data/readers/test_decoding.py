@@ -42,7 +42,9 @@ def test_transparency_is_refused(mode: str, photo: Image.Image, encode: Encode) 
     else:
         picture.putalpha(Image.new("L", picture.size, 200))
         data = encode(picture)
-    with pytest.raises(DataError, match="a.png is transparent in places. Draw it on a background"):
+    with pytest.raises(
+        DataError, match="a.png is transparent in places. Say on which color it is drawn"
+    ):
         decode_image(data, "a.png")
 
 
@@ -66,11 +68,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-@pytest.mark.parametrize(("mode", "form"), [("CMYK", "JPEG"), ("F", "TIFF"), ("YCbCr", "TIFF")])
+@pytest.mark.parametrize(("mode", "form"), [("CMYK", "JPEG"), ("YCbCr", "TIFF"), ("LAB", "TIFF")])
 def test_other_modes_are_refused_by_name(
     mode: str, form: str, photo: Image.Image, encode: Encode
 ) -> None:
-    data = encode(photo.convert("L" if mode == "F" else mode).convert(mode), form)
+    data = encode(photo.convert(mode) if mode != "LAB" else Image.new(mode, (4, 4)), form)
     with pytest.raises(DataError, match=f"is in mode {mode}; 8-bit gray or RGB is needed"):
         decode_image(data, "a")
 
@@ -96,7 +98,7 @@ def test_an_exif_orientation_is_not_applied(photo: Image.Image, encode: Encode) 
 
 def test_formats_that_start_other_programs_are_not_known() -> None:
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-    with pytest.raises(DataError, match="it is not one of BMP, GIF, JPEG, PNG, TIFF, WEBP"):
+    with pytest.raises(DataError, match="it is not one of AVIF, BMP, GIF, JPEG"):
         decode_image(data, "a.png")
 
 
@@ -134,4 +136,4 @@ def test_a_warning_about_metadata_stops_nothing(photo: Image.Image, encode: Enco
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode_image(data, "a").shape == (3, 45, 67)
-        assert decoding._decode_with_pil(data, "a").shape == (3, 45, 67)
+        assert decoding._decode_with_pil(data, "a").pixels.shape == (3, 45, 67)

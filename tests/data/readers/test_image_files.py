@@ -10,8 +10,9 @@ import pytest
 from helpers.images import Encode, labels_of
 from helpers.permissions import permissions_hold
 
+from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
-from memaudit.errors import DataError
+from memaudit.errors import ConfigError, DataError
 
 
 def write(path: Path, files: dict[str, bytes]) -> Path:
@@ -155,7 +156,7 @@ def test_resolution_resizes_by_lanczos(tmp_path: Path, pixels: np.ndarray, encod
     from PIL import Image
 
     write(tmp_path / "set", {f"{i}.png": encode(pixels[i]) for i in range(6)})
-    images = open_images(tmp_path / "set", resolution=4)
+    images = open_images(tmp_path / "set", Preparation(resolution=4))
     for image, original in zip(images.images, pixels, strict=True):
         picture = Image.fromarray(original.transpose(1, 2, 0)).resize(
             (4, 4), Image.Resampling.LANCZOS
@@ -167,7 +168,12 @@ def test_resolution_makes_square_images_of_any_size_alike(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     files = {"a.png": encode(pixels[0]), "b.png": encode(pixels[1][:, :6, :6])}
-    assert open_images(write(tmp_path / "set", files), resolution=6).images.shape == (2, 3, 6, 6)
+    assert open_images(write(tmp_path / "set", files), Preparation(resolution=6)).images.shape == (
+        2,
+        3,
+        6,
+        6,
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -177,7 +183,7 @@ def test_resolution_makes_square_images_of_any_size_alike(
 @both
 def test_nothing_to_read_is_refused(name: str, tmp_path: Path) -> None:
     write(tmp_path / name, {"notes.txt": b"x"})
-    with pytest.raises(DataError, match=r"set(\.zip)? holds no images; looked for \.bmp, \.gif"):
+    with pytest.raises(DataError, match=r"set(\.zip)? holds no images; looked for \.avif, \.bmp"):
         open_images(tmp_path / name)
 
 
@@ -187,8 +193,8 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_resolution_below_one_is_a_wrong_argument(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="resolution must be from 1 to 8192, got 0"):
-        open_images(tmp_path, resolution=0)
+    with pytest.raises(ConfigError, match="resolution is 0,0; at least 1 and at most 8,192"):
+        open_images(tmp_path, Preparation(resolution=0))
 
 
 @both
@@ -202,12 +208,12 @@ def test_a_broken_image_is_named(
 
 
 @both
-def test_the_first_image_of_another_size_is_named(
+def test_images_of_another_size_are_counted_and_named(
     name: str, tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     files = {f"{i}.png": encode(pixels[i]) for i in range(6)}
     files["2.png"] = files["4.png"] = encode(pixels[2][:, :5])
-    message = r"2.png is \[3, 5, 8\] \(RGB\), but 0.png is \[3, 8, 8\] \(RGB\)"
+    message = r"2 of 6 images are not 8×8 pixels .* as the others: 2.png 5×8, 4.png 5×8. Say how"
     with pytest.raises(DataError, match=message):
         open_images(write(tmp_path / name, files))
 
@@ -216,7 +222,7 @@ def test_an_image_of_another_mode_is_named(
     tmp_path: Path, pixels: np.ndarray, gray_pixels: np.ndarray, encode: Encode
 ) -> None:
     files = {"0.png": encode(pixels[0]), "1.png": encode(gray_pixels[1])}
-    message = r"1.png is \[1, 8, 8\] \(gray\), but 0.png is \[3, 8, 8\] \(RGB\)"
+    message = r"set: 1 of 2 images is gray: 1.png. mode rgb \(or gray\) converts all images"
     with pytest.raises(DataError, match=message):
         open_images(write(tmp_path / "set", files))
 
@@ -225,8 +231,10 @@ def test_an_image_that_is_not_square_is_not_squeezed(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     write(tmp_path / "set", {"0.png": encode(pixels[0][:, :5])})
-    with pytest.raises(DataError, match=r"0.png: 5×8 pixels .* cannot become 4×4; only square"):
-        open_images(tmp_path / "set", resolution=4)
+    with pytest.raises(
+        DataError, match=r"1 of 1 images cannot become 4×4 .* or a margin: 0.png 5×8. Say how"
+    ):
+        open_images(tmp_path / "set", Preparation(resolution=4))
 
 
 @pytest.mark.parametrize(

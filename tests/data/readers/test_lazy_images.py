@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from memaudit.data.fitting import fit_image
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers import lazy_images
-from memaudit.data.readers.lazy_images import array_contents, batch_rows, resize
+from memaudit.data.readers.lazy_images import array_contents, batch_rows
 from memaudit.errors import DataError
 
 
@@ -25,11 +27,12 @@ def test_a_batch_holds_at_least_one_image() -> None:
 
 def test_contents_are_resized_when_they_are_read(pixels: np.ndarray) -> None:
     contents = array_contents(pixels, "set", list("abcdef"))
-    assert contents.resized(8) is contents
-    small = contents.resized(4)
+    assert contents.prepared(Preparation(resolution=8)) is contents
+    small = contents.prepared(Preparation(resolution=4))
     assert small.shape == (6, 3, 4, 4) and small.array is None
     np.testing.assert_array_equal(
-        np.concatenate(list(small.batches())), [resize(image, 4) for image in pixels]
+        np.concatenate(list(small.batches())),
+        [fit_image(image, "", Preparation(resolution=4)) for image in pixels],
     )
 
 

@@ -1,0 +1,79 @@
+"""Images with more than 8 bits: 16-bit gray and RGB, 32-bit integers, floating numbers."""
+
+import numpy as np
+from PIL import Image
+
+from memaudit.data.fitting import UnlikeError
+from memaudit.data.preparation import Preparation
+from memaudit.data.readers.png import decode_deep_png
+from memaudit.errors import DataError
+
+_BLOCK = 1 << 20
+"""Numbers that are converted at a time."""
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image that PIL has opened has more than 8 bits, which PIL may hide."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    tiles = getattr(image, "tile", ())
+    if image.format == "PPM":
+        depths = [tile.args[-1] for tile in tiles if isinstance(tile.args, tuple)]
+        return any(isinstance(depth, int) and depth > 255 for depth in depths)
+    # PIL reduces 16-bit RGB to 8 bits and calls it RGB; the codec's arguments tell them apart.
+    return any(";16" in str(tile) for tile in tiles)
+
+
+def windowed(image: Image.Image, data: bytes, name: str, preparation: Preparation) -> np.ndarray:
+    """The image in 8 bits, by the window of `preparation`.
+
+    Returns:
+        uint8 [H, W] or [H, W, 3].
+
+    Raises:
+        UnlikeError: no window was chosen.
+        DataError: it is of a kind that cannot be read.
+    """
+    if preparation.window is None:
+        raise UnlikeError(
+            f"{name} is {'floating' if image.mode == 'F' else '16-bit'}; 8-bit gray or RGB is "
+            "needed. Give {window} LOW,HIGH, the numbers that become 0 and 255.",
+            field="window",
+        )
+    values = None
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+    elif image.format == "PNG":
+        values = decode_deep_png(data)
+    if values is None or values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,)):
+        raise DataError(
+            f"{name} is a 16-bit {image.format} in mode {image.mode}, of which only gray ones, and "
+            "PNG in RGB, are read. Convert it first."
+        )
+    return to_bytes(values, preparation.window, name)
+
+
+def to_bytes(values: np.ndarray, window: tuple[float, float], name: str) -> np.ndarray:
+    """u = floor(255·(x - low)/(high - low) + ½), clipped to 0…255.
+
+    Args:
+        values: numbers of any shape.
+        window: (low, high).
+        name: of the image, in an error.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        DataError: a value is not a number.
+    """
+    low, high = window
+    flat = values.reshape(-1)
+    result = np.empty(flat.shape, np.uint8)
+    for start in range(0, len(flat), _BLOCK):
+        x = flat[start : start + _BLOCK].astype(np.float64)
+        if np.isnan(x).any():
+            raise DataError(f"{name} holds a value that is not a number (NaN). Repair it first.")
+        scaled = np.clip((x - low) / (high - low), 0, 1) * 255 + 0.5
+        result[start : start + _BLOCK] = scaled.astype(np.uint8)
+    return result.reshape(values.shape)

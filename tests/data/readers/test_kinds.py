@@ -1,0 +1,187 @@
+"""Every kind of image file that people have: read, converted on request, or refused by name."""
+
+import io
+import struct
+import sys
+import zlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.images import Encode
+from PIL import Image, ImageCms, ImageOps
+
+from memaudit.data.fitting import UnlikeError
+from memaudit.data.preparation import ORIENTED, Preparation
+from memaudit.data.readers.decoding import SUFFIXES, decode_image
+from memaudit.errors import DataError
+
+FORMS = {
+    **dict.fromkeys((".jfif", ".jpe", ".jpeg", ".jpg"), "JPEG"),
+    **dict.fromkeys((".pbm", ".pgm", ".pnm", ".ppm"), "PPM"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".heic", ".heif"), "HEIF"),
+    **{".avif": "AVIF", ".bmp": "BMP", ".gif": "GIF", ".jp2": "JPEG2000"},
+    **{".png": "PNG", ".webp": "WEBP"},
+}
+
+
+def prepared(data: bytes, **options: Any) -> tuple[np.ndarray, dict[str, int]]:
+    kinds: Counter[str] = Counter()
+    image = decode_image(data, "a.png", Preparation(**options), kinds)
+    return image, dict(kinds)
+
+
+def heif(picture: Image.Image) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(file, quality=90)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_each_suffix_is_read_as_pillow_reads_it(
+    suffix: str, photo: Image.Image, encode: Encode
+) -> None:
+    if FORMS[suffix] == "HEIF":
+        data = heif(photo)
+        from pillow_heif import HeifImageFile
+
+        expected = np.asarray(HeifImageFile(io.BytesIO(data)).convert("RGB"))
+    else:
+        data = encode(photo, FORMS[suffix])
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(data, "a").transpose(1, 2, 0), expected)
+
+
+def test_heic_without_its_library_names_the_install_line(
+    photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = heif(photo)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(DataError, match="a.heic cannot be decoded: HEIC needs .* pip install pill"):
+        decode_image(data, "a.heic")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
+def test_a_mode_converts_each_kind_and_counts_it(
+    mode: str, photo: Image.Image, encode: Encode
+) -> None:
+    form = {"CMYK": "TIFF", "YCbCr": "TIFF"}.get(mode, "PNG")
+    picture = photo.convert(mode)
+    is_gray = mode in ("1", "L")
+    kind = {"1": "gray", "L": "gray", "P": "palette", "RGB": "RGB"}.get(mode, mode)
+    color, kinds = prepared(encode(picture, form), mode="rgb")
+    np.testing.assert_array_equal(color.transpose(1, 2, 0), np.asarray(picture.convert("RGB")))
+    assert kinds == ({} if mode == "RGB" else {kind: 1})
+    gray, kinds = prepared(encode(picture, form), mode="gray")
+    expected = picture.convert("L") if is_gray else picture.convert("RGB").convert("L")
+    np.testing.assert_array_equal(gray[0], np.asarray(expected))
+    assert kinds == ({} if is_gray else {kind: 1})
+
+
+def test_cmyk_is_converted_by_its_profile(photo: Image.Image, encode: Encode) -> None:
+    """The profile is of sRGB's kind, given to a CMYK image: one that LittleCMS must refuse."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encode(photo.convert("CMYK"), "TIFF", icc_profile=profile)
+    with pytest.raises(DataError, match="a.png has a color profile that cannot be used"):
+        prepared(data, mode="rgb")
+    plain = encode(photo.convert("CMYK"), "JPEG", quality=95)
+    expected = Image.open(io.BytesIO(plain)).convert("RGB")
+    color, kinds = prepared(plain, mode="rgb")
+    np.testing.assert_array_equal(color.transpose(1, 2, 0), np.asarray(expected))
+    assert kinds == {"CMYK": 1}
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_transparent_pixels_are_drawn_on_the_background(
+    mode: str, photo: Image.Image, encode: Encode
+) -> None:
+    picture = photo.convert(mode)
+    if mode == "P":
+        data = encode(picture, transparency=int(np.asarray(picture)[0, 0]))
+    else:
+        picture.putalpha(Image.new("L", picture.size, 200))
+        data = encode(picture)
+    image, kinds = prepared(data, background="#808080")
+    canvas = Image.new("RGBA", picture.size, "#808080")
+    canvas.alpha_composite(Image.open(io.BytesIO(data)).convert("RGBA"))
+    expected = np.asarray(canvas.convert("L" if mode == "LA" else "RGB"))
+    np.testing.assert_array_equal(image, np.atleast_3d(expected).transpose(2, 0, 1))
+    assert kinds == {"transparent": 1}
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """16-bit RGB [H, W, 3], which Pillow cannot write."""
+    H, W, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", W, H, 16, 2, 0, 0, 0))]
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+def windowed(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scaled = (values.astype(np.float64) - low) / (high - low) * 255
+    found: np.ndarray = np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
+    return found
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM", "floating", "RGB"])
+def test_more_than_eight_bits_need_a_window(form: str, encode: Encode) -> None:
+    rng = np.random.default_rng(0)
+    values: np.ndarray = rng.integers(0, 65_536, (6, 9), dtype=np.uint16)
+    window = (1_000.0, 50_000.0)
+    if form == "floating":
+        values, window = rng.normal(size=(6, 9)).astype(np.float32), (-1.0, 1.0)
+    if form == "RGB":
+        values = rng.integers(0, 65_536, (6, 9, 3), dtype=np.uint16)
+        data = deep_png(values)
+    else:
+        data = encode(Image.fromarray(values), "TIFF" if form == "floating" else form)
+    with pytest.raises(UnlikeError, match=r"a.png is (16-bit|floating); .* Give window LOW,HIGH"):
+        prepared(data)
+    image, kinds = prepared(data, window=window)
+    expected = windowed(values, *window)
+    np.testing.assert_array_equal(image, np.atleast_3d(expected).transpose(2, 0, 1))
+    assert kinds == {"16-bit or floating": 1}
+
+
+def test_a_window_is_the_inverse_of_what_networks_see(encode: Encode) -> None:
+    """Of numbers in [-1, 1], as `float_to_uint8`."""
+    u = np.arange(256).reshape(16, 16)
+    data = encode(Image.fromarray((u / 127.5 - 1).astype(np.float32)), "TIFF")
+    np.testing.assert_array_equal(prepared(data, window=(-1.0, 1.0))[0][0], u)
+
+
+def test_a_value_that_is_not_a_number_is_refused(encode: Encode) -> None:
+    data = encode(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF")
+    with pytest.raises(DataError, match="a.png holds a value that is not a number"):
+        prepared(data, window=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_is_applied_on_request_and_counted(
+    orientation: int, form: str, photo: Image.Image, encode: Encode
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo, form, exif=exif)
+    stored = Image.open(io.BytesIO(data))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    counted = {} if orientation == 1 else {ORIENTED: 1}
+    image, kinds = prepared(data, exif="apply")
+    np.testing.assert_array_equal(image.transpose(1, 2, 0), upright)
+    assert kinds == counted
+    image, kinds = prepared(data)
+    np.testing.assert_array_equal(image.transpose(1, 2, 0), np.asarray(stored))
+    assert kinds == counted
+
+
+def test_the_content_counts_and_not_the_suffix(photo: Image.Image, encode: Encode) -> None:
+    expected = decode_image(encode(photo, "JPEG"), "a.jpg")
+    np.testing.assert_array_equal(decode_image(encode(photo, "JPEG"), "a.png"), expected)
