@@ -144,7 +144,8 @@ def check_options(config: Any) -> None:
             numbers = [item for item in values if isinstance(item, int | float | Fraction)]
             holds = all(field.option.admits(number) for number in numbers)
         if not holds:
-            message = f"{{{field.name}}} is {shown(value)}; {needed or 'a number'} is needed."
+            said = size_text(value) if field.option.is_size else shown(value)
+            message = f"{{{field.name}}} is {said}; {needed or 'a number'} is needed."
             if field.option.at_zero is not None and value == 0:
                 message += f" {field.option.at_zero}"
             raise ConfigError(message, field=field.name)
@@ -155,6 +156,11 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return repr(value) if isinstance(value, str) else str(value)
+
+
+def size_text(size: tuple[int, ...]) -> str:
+    """A height and a width as an option takes them: `32` or `32x48`."""
+    return "x".join(map(str, size if len(set(size)) > 1 else size[:1]))
 
 
 def _config_field(field: Field[Any], hint: Any) -> ConfigField:

@@ -21,6 +21,7 @@ def _options(config: type, *, but: str) -> list[str]:
 @click.command()
 @data_option
 @config_options(Selection, *_options(Selection, but="labels_from"))
+@config_options(Preparation)
 @config_options(SetRecipe, *_options(SetRecipe, but="labels"))
 @click.option(
     "--labels",

@@ -148,7 +148,7 @@ def test_a_seed_gives_the_same_row_whichever_seeds_stand_beside_it(checkpoint: C
 def test_two_shapes_are_refused_with_both_named(checkpoint: Checkpoint):
     with pytest.raises(DataError, match=r"\[3, 8, 8\].*\[3, 16, 16\].*resolution 8"):
         scan(checkpoint, image_set(noise_images(4, (3, 16, 16))))
-    with pytest.raises(DataError, match=r"\[1, 8, 8\].*Pass gray images"):
+    with pytest.raises(DataError, match=r"\[1, 8, 8\].*alike with mode gray"):
         scan(image_set(noise_images(4, (1, 8, 8))), image_set(noise_images(4)))
 
 

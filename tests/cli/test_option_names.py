@@ -48,7 +48,9 @@ def test_options_of_a_configuration_are_what_its_fields_say() -> None:
                 continue
             field = config_fields(option.config)[option.name or ""]
             assert field.option is not None and (option.help or "").startswith(field.option.help)
-            assert option.opts == [field.flag] and option.metavar in (field.option.metavar, None)
+            alias = field.option.alias
+            assert option.opts == [field.flag] + ([] if alias is None else [alias])
+            assert option.metavar in (field.option.metavar, None)
             if field.choices:
                 assert isinstance(option.type, click.Choice)
                 assert tuple(option.type.choices) == field.choices

@@ -234,7 +234,7 @@ def test_a_scan_that_cannot_run_says_so_in_the_junit_file(
     result = run("scan", other, "--data", make_npz(4), "--junit", junit)
     assert result.exit_code == 2
     error = ElementTree.parse(junit).getroot().find("testcase/error")
-    assert error is not None and "Pass gray images" in error.attrib["message"]
+    assert error is not None and "alike with --mode gray" in error.attrib["message"]
     (tmp_path / "file").touch()
     wrong = run("scan", other, "--data", other, "--junit", tmp_path / "file" / "junit.xml")
     assert wrong.exit_code == 2 and "junit.xml cannot be written" in wrong.stderr

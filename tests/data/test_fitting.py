@@ -120,7 +120,7 @@ def test_gray_is_that_of_pillow() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resolution": 0}, "resolution is 0,0; at least 1 and at most 8,192 is needed"),
+        ({"resolution": 0}, "resolution is 0; at least 1 and at most 8,192 is needed"),
         ({"fit": "adm"}, "fit says how images get a size; give resolution, too"),
         ({"filter": "box"}, "filter says how images get a size; give resolution, too"),
         ({"resolution": (8, 9), "fit": "adm"}, "fit adm makes square images, but .* is 8x9"),

@@ -62,7 +62,7 @@ def to_gray_or_rgb(
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """CMYK by its embedded color profile, where there is one; else by PIL's formulas."""
+    """CMYK by its embedded color profile, or by PIL's formulas without one."""
     profile = image.info.get("icc_profile")
     if image.mode != "CMYK" or not profile:
         return image.convert(RGB)

@@ -18,7 +18,7 @@ def may_be_oriented(data: bytes) -> bool:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """1 … 8 as in EXIF; 1 where there is none, or where PIL has applied it (TIFF, HEIF)."""
+    """1 … 8 as in EXIF; 1 without one, or if PIL has applied it (TIFF, HEIF)."""
     with contextlib.suppress(Exception):  # whatever is wrong with metadata
         if any(name in image.info for name in ("exif", "Raw profile type exif", "xmp")):
             found = image.getexif().get(_ORIENTATION, 1)

@@ -193,7 +193,7 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_resolution_below_one_is_a_wrong_argument(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="resolution is 0,0; at least 1 and at most 8,192"):
+    with pytest.raises(ConfigError, match="resolution is 0; at least 1 and at most 8,192"):
         open_images(tmp_path, Preparation(resolution=0))
 
 

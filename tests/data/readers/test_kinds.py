@@ -151,7 +151,7 @@ def test_more_than_eight_bits_need_a_window(form: str, encode: Encode) -> None:
 
 
 def test_a_window_is_the_inverse_of_what_networks_see(encode: Encode) -> None:
-    """Of numbers in [-1, 1], as `float_to_uint8`."""
+    """Numbers in [-1, 1] become bytes as `float_to_uint8` makes them."""
     u = np.arange(256).reshape(16, 16)
     data = encode(Image.fromarray((u / 127.5 - 1).astype(np.float32)), "TIFF")
     np.testing.assert_array_equal(prepared(data, window=(-1.0, 1.0))[0][0], u)
