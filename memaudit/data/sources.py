@@ -16,7 +16,7 @@ from memaudit.data.readers import arrays, cifar, image_files, mnist, stl10
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
 from memaudit.data.room import check_memory
-from memaudit.data.roots import inner_folder
+from memaudit.data.roots import find_place
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -90,11 +90,12 @@ def open_images(
     try:
         check_finished(path)
         layout = layout or Layout()
-        place = inner_folder(path)
-        reader = _arranged(_reader_for(place), path, layout)
-        files = reader.files(place)
-        contents = restore_source_names(reader.read(place, files, preparation), path)
-        contents = relabel(replace(contents, source=str(path)), layout.labels_from)
+        place = find_place(path, layout)
+        reader = _arranged(_reader_for(place.path), path, place.layout)
+        files = reader.files(place.path)
+        contents = restore_source_names(reader.read(place.path, files, preparation), path)
+        contents = place.marked(replace(contents, source=str(path)))
+        contents = relabel(contents, layout.labels_from)
         entry = cache_entry(cache_dir, path, files, preparation, contents.split)
         contents = contents.prepared(preparation)
     except OSError as error:
