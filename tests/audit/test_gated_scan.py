@@ -345,6 +345,23 @@ def test_a_checkpoint_of_other_training_images_is_warned_of():
         assert message in text
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (len(TRAIN), "Their number is the same: they may be the same images in another order"),
+        (len(TRAIN) + 3, "They are 3 fewer."),
+        (len(TRAIN) - 1, "They are 1 more."),
+        ("many", "that of the training set. `memaudit dataset compare`"),
+    ],
+)
+def test_the_warning_says_what_is_known_of_the_difference(number: object, said: str):
+    source = planted(TRAIN, 0.3)
+    source.provenance.update(data_fingerprint="f" * 64, data_source="a", num_images=number)
+    (warning,) = scan(source, TRAIN, config=config(10)).source.warnings
+    assert said in warning
+    assert warning.endswith("`memaudit dataset compare` says what two sets have in common.")
+
+
 @dataclass
 class PlantedInOneClass(Planted):
     """Copies in the second of four classes only."""
