@@ -108,6 +108,13 @@ def read_texts(
         else:
             texts.used.add(name)
     _read_single_texts(texts, source, candidates - texts.used, beside.read, limit)
+    for name in beside.names:
+        if name.endswith("metadata.parquet"):  # pyarrow is too much for a file that decides nothing
+            texts.notes.append(
+                f"Captions in {source}, {quoted(name)}, were not read. "
+                "pandas.read_parquet('metadata.parquet').to_csv('metadata.csv', index=False) "
+                "writes them in a form that is."
+            )
     return texts
 
 

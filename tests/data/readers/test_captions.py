@@ -149,6 +149,7 @@ def test_celeba_is_divided_by_its_file_and_grouped_by_person(form: str, make: Ma
         ("captions_a.json", '{"images": [], "annotations": [{}]}', "an annotation lacks"),
         ("identity_CelebA.txt", "a b", "line 1 is not a file name and a number"),
         ("0.txt", "x" * 20_000, "1 caption of .* could not be read .*'0.txt'"),
+        ("metadata.parquet", b"PAR1", r"were not read. pandas.read_parquet\('metadata.parquet'\)"),
         ("metadata.csv", bytes(2 << 20), "2,097,152 bytes; at most"),
     ],
 )
