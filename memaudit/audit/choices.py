@@ -74,9 +74,10 @@ def _of_data(source: Source, data: ImageSet) -> list[str]:
         found.append("training images of all splits together")
     if data.labels_from is not None:
         found.append(f"labels from: {short(data.labels_from, 60)}")
-    if data.indices is None or (source.model is not None and source.model.trained_on_data):
-        return found
-    found.append(f"only a part of the training images was searched: {len(data):,} of {data.source}")
+    if data.indices is not None:
+        says = source.model is not None and source.model.trained_on_data
+        whose = ", those that the checkpoint says it was trained on" if says else ""
+        found.append(f"only {len(data):,} of the images in {data.source} were searched{whose}")
     return found
 
 

@@ -17,6 +17,7 @@ from memaudit.audit.regeneration import Recipe
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.statistics.forecast import Forecast, GateTest, about, forecast_stop
 from memaudit.audit.statistics.worst_class import judge_classes
+from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.progress import Progress
@@ -202,9 +203,13 @@ def sample_and_match(
     kept = [] if state is None else list(state.load(shape, network.label_dim))
     num_kept = sum(len(batch.seeds) for batch in kept)
     num_regenerated = 0
-    if kept and gate is not None:
+    if state is not None and kept and gate is not None:
         recipe = Recipe(config.sampler, config.class_index, class_weights, config.execution)
-        num_regenerated = check_kept(checkpoint, kept, recipe, progress=progress)
+        try:
+            num_regenerated = check_kept(checkpoint, kept, recipe, progress=progress)
+        except ConfigError:
+            state.refuse()
+            raise
         clock.lap("test of kept images")
 
     def noted(task: str, done: int, total: int | None, note: str = "") -> None:

@@ -24,6 +24,8 @@ from memaudit.models.generate import GeneratedBatch
 STATE = "scan-state"
 REPORTED = "reported"
 """Name of the mark: the images are those of the report in the folder."""
+REFUSED = "refused"
+"""Name of the mark: a part of the images was generated again and came out otherwise."""
 
 
 class ScanState:
@@ -65,7 +67,13 @@ class ScanState:
                 "{fresh}.",
                 field="fresh",
             )
-        if changed or fresh or (overwrite and keeps_reported_images(folder)):
+        if (self._folder / REFUSED).exists() and not overwrite and not fresh:
+            raise ConfigError(
+                f"{folder} holds images of an earlier run that this model did not make. Discard "
+                "them with {fresh}.",
+                field="fresh",
+            )
+        if changed or fresh or (overwrite and _is_marked(self._folder)):
             discard_state(folder)
             self._folder.mkdir(parents=True)
             with atomic_write(about) as file:
@@ -86,6 +94,13 @@ class ScanState:
         for path in self._folder.glob("part-*.npz"):
             if int(path.stem.removeprefix("part-")) >= position:
                 path.unlink()
+
+    def refuse(self) -> None:
+        """Mark the images as not the model's, so that no later run takes them.
+
+        Each run tests other images: without the mark, one of them might let forged ones through.
+        """
+        (self._folder / REFUSED).touch()
 
     def store(self, position: int, batch: GeneratedBatch) -> None:
         """Store a batch whose first image belongs to the seed at `position`."""
@@ -112,6 +127,10 @@ class ScanState:
 
     def _part(self, position: int) -> Path:
         return self._folder / f"part-{position:09d}.npz"
+
+
+def _is_marked(state: Path) -> bool:
+    return any((state / mark).exists() for mark in (REPORTED, REFUSED))
 
 
 def _fits(batch: GeneratedBatch, image_shape: tuple[int, int, int], label_dim: int) -> bool:

@@ -201,6 +201,8 @@ def test_images_that_the_model_did_not_make_are_not_judged_as_its_own(
     refused = run(*more)
     assert refused.exit_code == 2
     assert "was not made by this model" in refused.stderr and "--fresh" in refused.stderr
+    again = run(*more)  # although the test of other images might let them through
+    assert again.exit_code == 2 and "did not make" in again.stderr
     assert run(*more, "--fresh").exit_code == 3
     report = json.loads((out / "report.json").read_bytes())
     assert report["sampling"]["num_kept"] == 0

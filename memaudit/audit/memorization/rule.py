@@ -11,7 +11,11 @@ from typing import Annotated
 
 import numpy as np
 
+from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
+
+MOST_CONFIDENCE = 1 - 1e-9
+"""Highest confidence: beyond it, the chance of an error is lost in rounding."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Rule:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.confidence > MOST_CONFIDENCE:
+            raise ConfigError(
+                f"{{confidence}} is {self.confidence!r}; at most {MOST_CONFIDENCE!r} can be "
+                "computed, and no number of images shows more.",
+                field="confidence",
+            )
         if not isinstance(self.threshold, Fraction):
             raise ValueError(
                 f"threshold must be a Fraction, such as Fraction(1, 3), got {self.threshold!r}"

@@ -313,14 +313,14 @@ def _is_agreed(choice: str, policy: Policy) -> bool:
         "without ",
         "features of ",
         "mirror images ",
-        "only a part of the training images ",
         "seeds ",
         "one class only",
         "class frequencies ",
         *(f"{name.replace('_', '-')} " for name in (field.name for field in fields(SamplerConfig))),
         "steps ",
     )
-    return choice.startswith(covered) or choice in policy.choices
+    is_part = re.match(r"only [\d,]+ of the images in .* were searched", choice, re.DOTALL)
+    return bool(is_part) or choice.startswith(covered) or choice in policy.choices
 
 
 def _in_range(version: str, text: str) -> bool:
