@@ -42,7 +42,7 @@ $(RUN): pyproject.toml
 	touch $@
 
 $(WORK): $(RUN)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[demo,diffusers,notebook,tensorboard,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[data,demo,diffusers,medical,notebook,tensorboard,dev]"
 	touch $@
 
 clean:

@@ -135,7 +135,7 @@ FILES = {
 LINES = {
     "data/sources.py": [
         ("READERS: tuple[Reader, ...] = (\n", "    toy.READER,\n"),
-        ("from memaudit.data.readers import ", "toy, "),
+        ("from memaudit.data.readers import (\n", "    toy,\n"),
     ],
     "models/networks/registry.py": [
         ("NETWORKS: dict[str, type[nn.Module]] = {\n", '    "ToyUNet": ToyUNet,\n'),

@@ -15,7 +15,9 @@ from torch import nn
 from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
 from memaudit.data.layout import Layout
+from memaudit.data.path_ranges import is_range
 from memaudit.data.preparation import AS_STORED, ORIENTED, Exif, Preparation
+from memaudit.data.readers import torch_tensors
 from memaudit.data.sources import READERS, open_images
 from memaudit.errors import CheckpointError, ConfigError, DataError
 from memaudit.files import open_regular
@@ -292,7 +294,9 @@ def holds_images(path: Path) -> bool:
     """Whether `path` is a folder or file of images rather than a checkpoint."""
     if path.is_dir():
         return not any((path / name).exists() for name in ("model_index.json", "config.json"))
-    if not path.is_file() or _is_torch_zip(path):
+    if not path.exists():
+        return is_range(path)
+    if not path.is_file() or _is_checkpoint_zip(path):
         return False
     return any(reader.may_be_generated and reader.recognizes(path) for reader in READERS)
 
@@ -321,7 +325,12 @@ def _looks_like_checkpoint(path: Path) -> bool:
         return not holds_images(path)
     named = path.suffix.lower() in CHECKPOINT_SUFFIXES
     recognized = any(reader.recognizes(path) for reader in READERS)
-    return named and (not recognized or _is_torch_zip(path))
+    return named and (not recognized or _is_checkpoint_zip(path))
+
+
+def _is_checkpoint_zip(path: Path) -> bool:
+    """Whether torch.save wrote a file of something other than images."""
+    return _is_torch_zip(path) and not torch_tensors.holds_images(path)
 
 
 def _is_torch_zip(path: Path) -> bool:

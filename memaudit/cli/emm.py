@@ -7,6 +7,7 @@ import click
 
 from memaudit import wording
 from memaudit.cli.options import (
+    ImagesPath,
     choose_device,
     choose_pictures,
     config_options,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="Images to draw training sets from, in any form that scan reads.",
 )

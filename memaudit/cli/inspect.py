@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli.options import (
+    ImagesPath,
     arch_option,
     choose_device,
     config_options,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="Training images. Also test whether the checkpoint denoises them as it is configured, "
     "which runs its network.",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 
 from memaudit.audit.report.pictures import Pictures
+from memaudit.data.path_ranges import is_range
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
@@ -248,7 +249,7 @@ def _click_type(field: ConfigField) -> click.ParamType:
         float: click.FLOAT,
         str: click.STRING,
         Fraction: Ratio(),
-        Path: click.Path(exists=True, path_type=Path),
+        Path: ImagesPath(),
     }
     return kinds[field.type]
 
@@ -268,11 +269,21 @@ OPTIMUM = "optimum"
 """The SOURCE of that name; audit/source.py has it too, but takes seconds to import."""
 
 
-class SourcePath(click.Path):
-    """A path that exists, the word `optimum`, or `module:function`."""
+class ImagesPath(click.Path):
+    """A path that exists, or a range of tars: `shards/{000..123}.tar`."""
 
     def __init__(self) -> None:
         super().__init__(exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if is_range(path) and not path.exists():
+            return path
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class SourcePath(ImagesPath):
+    """A path that exists, a range of tars, the word `optimum`, or `module:function`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if str(value) == OPTIMUM or ":" in str(value):
@@ -283,10 +294,11 @@ class SourcePath(click.Path):
 data_option = click.option(
     "--data",
     "data_path",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     required=True,
     metavar="PATH",
-    help="Training images: a folder, .zip, .npz, .npy, CIFAR's archive or MNIST's idx files.",
+    help="Training images: a folder, .zip, .npz or .npy, shards such as parquet, tars or "
+    "{000..123}.tar, HDF5, LMDB and others; docs/data.md has them all.",
 )
 
 

@@ -9,6 +9,7 @@ import click
 
 from memaudit import wording
 from memaudit.cli.options import (
+    ImagesPath,
     choose_device,
     choose_pictures,
     config_options,
@@ -41,14 +42,14 @@ PIXELS = tuple(name for name in config_fields(Preparation) if name != "resolutio
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="Images to draw training sets from; the paper's are CIFAR-10's.",
 )
 @click.option(
     "--second-data",
     "second_data",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="Second source of images for the mixtures of within-class-diversity.",
 )

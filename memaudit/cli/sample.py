@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from memaudit.cli.options import (
     OPTIMUM,
+    ImagesPath,
     SeedList,
     SourcePath,
     arch_option,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="Training images, if SOURCE is the word optimum.",
 )

@@ -14,6 +14,7 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.pictures import Pictures
 from memaudit.cli.options import (
+    ImagesPath,
     SeedList,
     SourcePath,
     arch_option,
@@ -72,7 +73,7 @@ FOR_MODELS = (
 @config_options(ScanConfig, "fail_above", "fail_on", "min_samples")
 @click.option(
     "--holdout",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="Images like the training images that the model never saw. How often the rule flags them "
     "is the floor, and the model's loss on both is compared.",

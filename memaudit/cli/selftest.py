@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from memaudit.cli.options import (
+    ImagesPath,
     SourcePath,
     arch_option,
     choose_device,
@@ -28,7 +29,7 @@ from memaudit.cli.options import (
 @data_options
 @click.option(
     "--holdout",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="Images like the training images, but not among them.  [default: mixtures of training "
     "images]",

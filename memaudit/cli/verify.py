@@ -5,7 +5,13 @@ from pathlib import Path
 
 import click
 
-from memaudit.cli.options import SourcePath, choose_device, device_option, holdout_split_option
+from memaudit.cli.options import (
+    ImagesPath,
+    SourcePath,
+    choose_device,
+    device_option,
+    holdout_split_option,
+)
 from memaudit.wording import counted, joined
 
 WRONG = {"policy": "VIOLATED"}
@@ -23,14 +29,14 @@ WRONG = {"policy": "VIOLATED"}
 @click.option(
     "--data",
     "data_path",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="The training images that the report is about, as a whole; it says which part was used. "
     "Their floor is measured again; with given images, all of them are searched again.",
 )
 @click.option(
     "--holdout",
-    type=click.Path(exists=True, path_type=Path),
+    type=ImagesPath(),
     metavar="PATH",
     help="The held-out images; what depends on them is computed again.",
 )

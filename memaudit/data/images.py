@@ -181,17 +181,35 @@ def channels_first(array: np.ndarray, what: str) -> np.ndarray:
             "memaudit.data.images.float_to_uint8, and x in [0, 1] with "
             "(255 * x).round().astype('uint8')."
         )
-    if array.ndim == 3:
+    order = layout_of(array.shape, found)
+    return array[:, None] if order[0] == 0 else array.transpose(0, *order)
+
+
+def layout_of(dims: tuple[int, ...], found: str) -> tuple[int, int, int]:
+    """Which axes of an array of images are channels, height and width.
+
+    Args:
+        dims: of [N, C, H, W], [N, H, W, C] or [N, H, W], with C = 1 (gray) or 3 (RGB).
+        found: the array's name and shape in an error.
+
+    Returns:
+        (1, 2, 3), (3, 1, 2), or (0, 1, 2) without an axis of channels.
+
+    Raises:
+        DataError: another shape, or one that can be read in two ways.
+    """
+    shape = list(dims)
+    if len(shape) == 3:
         N, H, W = shape
         if W > 4:
-            return array[:, None]
+            return 0, 1, 2
         raise DataError(
             f"{found}, which could be {N} gray images of {H} x {W} pixels or one image of {N} x "
             f"{H} pixels with {W} channels. Say which with a fourth dimension: [{N}, 1, {H}, {W}] "
             f"or [1, {N}, {H}, {W}]."
         )
-    is_first = array.ndim == 4 and shape[1] in (1, 3)
-    is_last = array.ndim == 4 and shape[3] in (1, 3)
+    is_first = len(shape) == 4 and shape[1] in (1, 3)
+    is_last = len(shape) == 4 and shape[3] in (1, 3)
     if is_first and is_last:
         _, A, B, C = shape
         raise DataError(
@@ -204,7 +222,7 @@ def channels_first(array: np.ndarray, what: str) -> np.ndarray:
             f"{found}. It must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 channel (gray) or "
             "3 (RGB). Transpose or reshape it."
         )
-    return array if is_first else array.transpose(0, 3, 1, 2)
+    return (1, 2, 3) if is_first else (3, 1, 2)
 
 
 def check_shape(shape: tuple[int, ...], source: str) -> None:

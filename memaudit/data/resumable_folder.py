@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from memaudit.data.readers.decoding import decode_image
-from memaudit.data.readers.image_files import LABELS_FILE
+from memaudit.data.readers.tree_contents import LABELS_FILE
 from memaudit.data.writers import (
     MANIFEST_FILE,
     UNFINISHED,

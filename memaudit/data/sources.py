@@ -11,8 +11,25 @@ from memaudit.data.cache_folder import CacheDir
 from memaudit.data.images import ImageSet
 from memaudit.data.labels import relabel
 from memaudit.data.layout import Layout
+from memaudit.data.path_ranges import is_range
 from memaudit.data.preparation import AS_STORED, Preparation
-from memaudit.data.readers import arrays, cifar, image_files, mnist, stl10
+from memaudit.data.readers import (
+    arrays,
+    arrow_streams,
+    cifar,
+    dicom,
+    hdf5,
+    image_files,
+    lmdb_files,
+    mat_files,
+    mnist,
+    nifti,
+    parquet,
+    stl10,
+    tars,
+    tfrecords,
+    torch_tensors,
+)
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
 from memaudit.data.room import check_memory
@@ -23,17 +40,35 @@ from memaudit.progress import Progress, silent
 # To add a form: a file in readers/ that defines a `Reader`, and a line here. The first reader that
 # recognizes a path reads it, so a special form stands before a general one.
 READERS: tuple[Reader, ...] = (
+    tars.RANGE,  # no file or folder
     cifar.EXTRACTED,
     mnist.FOLDER,
     stl10.FOLDER,
+    arrow_streams.SAVED,
+    tars.FOLDER,
+    tfrecords.FOLDER,
+    lmdb_files.FOLDER,
+    parquet.FOLDER,
+    nifti.FOLDER,
+    dicom.FOLDER,
     image_files.FOLDER,  # any other folder
     arrays.NPZ,
+    torch_tensors.READER,
     image_files.ZIP,  # any other zip
     arrays.NPY,
+    parquet.FILE,
+    arrow_streams.FILE,
+    hdf5.READER,
+    nifti.FILE,
+    dicom.FILE,
+    mat_files.READER,
+    lmdb_files.FILE,
+    tfrecords.FILE,
     mnist.FILE,
     cifar.BATCH,
     cifar.ARCHIVE,
     image_files.IMAGE,
+    tars.FILE,
 )
 
 MAPPED_FROM = 64 << 20
@@ -59,6 +94,9 @@ def open_images(
     - CIFAR-10's and CIFAR-100's archive for Python, as .tar.gz or extracted (the training images),
       or one of its batches
     - MNIST's idx files, as .gz or not: a folder (the training images) or one file of images
+    - shards and stores: parquet, `save_to_disk`, tars and WebDataset (also as a range,
+      `shards/{000..123}.tar`), LMDB, HDF5, TFRecord, `.mat`, `.pt`, NIfTI, DICOM; docs/sets.md has
+      what is read of each
 
     The images and classes of a set that `memaudit dataset build` made have the names that they have
     in their source.
@@ -125,7 +163,7 @@ def _too_large(path: Path) -> DataError:
 
 
 def _reader_for(path: Path) -> Reader:
-    if not path.exists():
+    if not path.exists() and not is_range(path):
         raise DataError(f"There is no file or folder {path}.")
     for reader in READERS:
         if reader.recognizes(path):

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from memaudit.data.readers.arrays import npy_array, texts
-from memaudit.data.readers.image_files import LABELS_FILE
+from memaudit.data.readers.npy_format import npy_array, texts
 from memaudit.data.readers.reader import first_member, parse_json, side_file_bytes
+from memaudit.data.readers.tree_contents import LABELS_FILE
 from memaudit.data.readers.zip_members import opened_zip, zip_members
 from memaudit.errors import ConfigError, DataError
 from memaudit.files import atomic_write, read_regular

@@ -283,7 +283,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "npy: records": (
         _file("a.npy", npy_header("|V12", [1, 3, 4, 4]) + bytes(576)),
-        "images must be uint8",
+        "which are no images",
     ),
     "npz: 3 PB": (_member(npy_header("|u1", [10**9, 3, 1000, 1000])), "0 bytes are there"),
     "npz: 4 GB of zeros": (_file("set.npz", _npy_bomb), "of memory and"),
@@ -452,7 +452,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     # Tars.
     "tar: 3,000 chained names": (
         _file("a.tar", gzip.compress(_CHAINED * 3000, mtime=0)),
-        "cannot be unpacked: its headers name one another without end",
+        "is damaged: a header in it describes too much",
     ),
     "tar: loop of links": (
         _file(
@@ -479,7 +479,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         _file(
             "a.tar", gzip.compress(tar_header("p", tarfile.XHDTYPE, 6 << 30) + bytes(9999), mtime=0)
         ),
-        "a header in it announces",
+        "p is said to have 6,442,450,944 bytes, and 9,999 are there",
     ),
     "tar: member of 6 GB": (
         _file("a.tar", tar_header("data_batch_1", tarfile.REGTYPE, 6 << 30) + bytes(9999)),
@@ -493,7 +493,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
                 + (gzip.compress(bytes(64 << 20), 9, mtime=0) * 96)
             ),
         ),
-        "it unpacks to more than 1,073,741,824 bytes",
+        "unpacks to more than 895 MB, which no set of images does",
     ),
     "tar: negative size": (
         _file("a.tar", tar_header("data_batch_1", tarfile.REGTYPE, -512) * 4 + bytes(1024)),

@@ -1,93 +1,42 @@
-"""Images stored as one array: .npy and .npz.
+"""Images stored as one array: .npy and .npz."""
 
-Format of an array: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. Its
-header is compared with the bytes that follow before anything is allocated.
-"""
-
-import io
 import math
 import zipfile
 import zlib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from memaudit.data.images import channels_first
+from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
-from memaudit.data.readers.lazy_images import Contents, array_contents, numbered_names
+from memaudit.data.readers.array_names import arrays_of_splits
+from memaudit.data.readers.lazy_images import Contents, numbered_names
+from memaudit.data.readers.npy_format import announced, npy_array, read_header, texts
+from memaudit.data.readers.number_arrays import flat_labels, number_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, first_member
+from memaudit.data.readers.shards import choose_one
 from memaudit.data.readers.zip_members import Members, opened_zip, zip_members
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular
-from memaudit.wording import listed, quoted
-
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-"""What reads the header of each version; later ones serve only arrays of records."""
-
-
-class _Header(NamedTuple):
-    """What precedes an array's values."""
-
-    shape: tuple[int, ...]
-    order: Literal["C", "F"]
-    dtype: np.dtype[Any]
-    start: int
-    """Position of the first value."""
-
-
-def _read_header(file: BinaryIO, size: int, what: str) -> _Header:
-    """The header of an array in a file of `size` bytes, all of which its values take.
-
-    Raises:
-        DataError: it is damaged, announces another size, or would need a pickle.
-    """
-    try:
-        version = np.lib.format.read_magic(file)
-        shape, is_fortran, dtype = _HEADERS[version](file)
-    except KeyError as error:
-        raise DataError(f"{what} is an array of an unknown version.") from error
-    except Exception as error:  # whatever numpy and its parser raise for a broken header
-        reason = quoted(str(error) or type(error).__name__)
-        raise DataError(f"{what} is not a readable array: {reason}.") from error
-    if dtype.hasobject:
-        raise DataError(f"{what} holds Python objects, which are not read.")
-    if dtype.fields is not None or dtype.subdtype is not None or not dtype.itemsize:
-        raise DataError(f"{what} holds {quoted(str(dtype))}; plain numbers or texts are needed.")
-    start = file.tell()
-    # Even of an array without values the dimensions must have a product.
-    sizes = [max(n, 1) for n in shape]
-    if min(shape, default=0) < 0 or len(shape) > 8 or math.prod(sizes) >= 1 << 62:
-        raise DataError(f"{what} is not a readable array: it announces {_announced(dtype, shape)}.")
-    if math.prod(shape) * dtype.itemsize != size - start:
-        raise DataError(
-            f"{what} is not a readable array: it announces {_announced(dtype, shape)}, and "
-            f"{size - start:,} bytes are there. Fetch or make it again."
-        )
-    return _Header(shape, "F" if is_fortran else "C", dtype, start)
-
-
-def _announced(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    return quoted(f"{dtype} {list(shape)}")
+from memaudit.wording import listed
 
 
 def _is_npy(path: Path) -> bool:
     return first_bytes(path).startswith(b"\x93NUMPY")
 
 
-def _read_npy(path: Path, files: Files, _preparation: Preparation) -> Contents:
+def _read_npy(path: Path, files: Files, preparation: Preparation) -> Contents:
     """The images of a .npy file, mapped and not read."""
     with open_regular(path) as file:
-        header = _read_header(file, files[path.name].st_size, str(path))
+        header = read_header(file, files[path.name].st_size, str(path))
         if not math.prod(header.shape):  # nothing can be mapped
-            raise DataError(f"{path} holds {_announced(header.dtype, header.shape)}, no images.")
+            raise DataError(f"{path} holds {announced(header.dtype, header.shape)}, no images.")
         array = np.memmap(file, header.dtype, "r", header.start, header.shape, header.order)
-    images = channels_first(array, str(path))
-    return array_contents(images, str(path), numbered_names(path.name, len(images)))
+    names = numbered_names(path.name, header.shape[0] if header.shape else 0)
+    return number_contents(array, str(path), str(path), names, window=preparation.window)
 
 
 NPY = Reader(".npy", _is_npy, _read_npy)
@@ -97,27 +46,57 @@ def _is_npz(path: Path) -> bool:
     return (first_member(path) or "").endswith(".npy")
 
 
-def _read_npz(path: Path, _files: Files, _preparation: Preparation) -> Contents:
+def _read_npz(
+    path: Path, _files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
+) -> Contents:
     """The images of an .npz file: `images`, and if present `labels` and `names` [N].
 
     np.savez calls arrays without a name arr_0, arr_1, …; the first is then taken for the images
-    and the second, if there is one, for the labels.
+    and the second, if there is one, for the labels. array_names.py has what others call them.
     """
     members = zip_members(path, lambda name: name.endswith(".npy"))
-    key, label_key = ("images", "labels") if "images.npy" in members else ("arr_0", "arr_1")
-    if f"{key}.npy" not in members:
-        held = listed(name.removesuffix(".npy") for name in members)
-        raise DataError(f"{path} holds {held}; an array called `images` is needed.")
-    images = channels_first(_read_array(path, members, key), f"{key} in {path}")
-    labels = _read_array(path, members, label_key) if f"{label_key}.npy" in members else None
+    found = [name.removesuffix(".npy") for name in members]
+    splits = arrays_of_splits(found)
+    if not splits:
+        raise DataError(f"{path} holds {listed(found)}; an array called `images` is needed.")
+    arrays, chosen = choose_one(splits, path, layout)
+    key = arrays.images
+    images = _read_array(path, members, key)
+    if key == "data":
+        images = _planes(images, f"{key} in {path}")
+    labels = None
+    if arrays.labels is not None:
+        labels = flat_labels(_read_array(path, members, arrays.labels))
+        if arrays.from_one and labels.dtype.kind in "iu" and labels.size and labels.min() >= 1:
+            labels = labels - 1
+        if key != "images" and labels.ndim == 2:
+            labels = None  # several answers for each image, as in ChestMNIST, are no classes
     if "names.npy" in members:
         names = texts(_read_array(path, members, "names"), f"names in {path}")
     else:
-        names = numbered_names(path.name, len(images))
-    return array_contents(images, str(path), names, labels)
+        names = numbered_names(path.name, images.shape[0] if images.ndim else 0)
+    what = f"{key} in {path}"
+    contents = number_contents(
+        images, str(path), what, names, window=preparation.window, labels=labels
+    )
+    return chosen.marked(contents)
 
 
-NPZ = Reader(".npz", _is_npz, _read_npz)
+def _planes(array: np.ndarray, what: str) -> np.ndarray:
+    """Rows of 3·S·S bytes as images of three planes, as CIFAR and ImageNet64 have them."""
+    if array.ndim != 2 or array.dtype != np.uint8:
+        return array
+    size = math.isqrt(array.shape[1] // 3)
+    if size < 2 or 3 * size * size != array.shape[1]:
+        raise DataError(f"{what} is uint8 {list(array.shape)}; rows of images have 3·S·S bytes.")
+    return array.reshape(-1, 3, size, size)
+
+
+def _with_layout(layout: Layout) -> Reader:
+    return replace(NPZ, read=partial(_read_npz, layout=layout))
+
+
+NPZ = Reader(".npz", _is_npz, _read_npz, with_layout=_with_layout)
 
 
 def _read_array(path: Path, members: Members, key: str) -> np.ndarray:
@@ -131,34 +110,3 @@ def _read_array(path: Path, members: Members, key: str) -> np.ndarray:
     except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{what} cannot be read: {error}. Fetch or make it again.") from error
     return npy_array(data, what)
-
-
-def npy_array(data: bytes, what: str) -> np.ndarray:
-    """The array in the bytes of a .npy file, which it shares.
-
-    Args:
-        data: the file.
-        what: the array's name in an error.
-
-    Raises:
-        DataError: it is damaged, announces another size, or would need a pickle.
-    """
-    header = _read_header(io.BytesIO(data), len(data), what)
-    values = np.frombuffer(data, np.uint8, offset=header.start)
-    return values.view(header.dtype).reshape(header.shape, order=header.order)
-
-
-def texts(array: np.ndarray, what: str) -> list[str]:
-    """The texts in an array [N].
-
-    Raises:
-        DataError: it is another one, or holds numbers that stand for no characters.
-    """
-    if array.dtype.kind != "U" or array.ndim != 1:
-        raise DataError(
-            f"{what} is {array.dtype} {list(array.shape)}; one text per image is needed, [N]."
-        )
-    try:
-        return [str(text) for text in array]
-    except (ValueError, SystemError) as error:
-        raise DataError(f"{what} cannot be read: {error}.") from error

@@ -20,7 +20,7 @@ from memaudit.data.layout import ALL_SPLITS, DEFAULT_LAYOUT, Layout, choose_spli
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents, array_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
-from memaudit.data.readers.tar_members import is_tar, tar_members
+from memaudit.data.readers.tar_members import first_names, is_tar, tar_members
 from memaudit.errors import DataError
 from memaudit.files import read_regular
 from memaudit.unpickler import (
@@ -39,6 +39,8 @@ _CIFAR10 = (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
 _CIFAR100 = ("train", "meta")
 """The batches of training images, in order, and the file of class names."""
 _TEST_BATCH = {_CIFAR10: "test_batch", _CIFAR100: "test"}
+_FIRST = 10
+"""Files and folders of an archive among which one of these is."""
 _MAX_FILE_BYTES = 1 << 28  # CIFAR-100's training images take 155 MB
 _DIALECT = Dialect(
     "CIFAR batch",
@@ -173,13 +175,17 @@ def _read_archive(
     return replace(contents, split=splits[0], other_splits=splits[1:])
 
 
+def _is_archive(path: Path) -> bool:
+    return is_tar(path) and not {*_CIFAR10, *_CIFAR100}.isdisjoint(first_names(path, _FIRST))
+
+
 def _archive_with_layout(layout: Layout) -> Reader:
     return replace(ARCHIVE, read=partial(_read_archive, layout=layout))
 
 
 ARCHIVE = Reader(
     "CIFAR's archive for Python",
-    is_tar,
+    _is_archive,
     _read_archive,
     may_be_generated=False,
     with_layout=_archive_with_layout,

@@ -46,16 +46,17 @@ class Reader:
     neither splits nor folders."""
 
 
-def stats(files: Iterable[Path]) -> Files:
-    """The stat of each file, by the file's name.
+def stats(files: Iterable[Path], *, inside: Path | None = None) -> Files:
+    """The stat of each file, by the file's name, or by its path inside a folder.
 
     Raises:
         OSError: one of them is missing, or not a regular file.
     """
     found = {}
     for file in files:
-        found[file.name] = file.stat()
-        check_regular(found[file.name], file)
+        name = file.name if inside is None else file.relative_to(inside).as_posix()
+        found[name] = file.stat()
+        check_regular(found[name], file)
     return found
 
 

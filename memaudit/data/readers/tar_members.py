@@ -25,10 +25,28 @@ MAX_MEMBERS = 1000
 _BLOCK = 512
 _PIECE = 1 << 20
 """Most bytes that are read at a time; a long name or an extended header is read at once."""
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAX_WINDOW = 128 << 20
+"""Most bytes that unpacking may look back on; zstd's default."""
+
+
+def _open_zstd(file: BinaryIO) -> object:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise DataError(
+            f"{file.name} is packed with zstd, which is read with zstandard. Install it: pip "
+            "install 'memaudit-diffusion[data]'"
+        ) from error
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    return unpacker.stream_reader(file, read_across_frames=True)
+
+
 _UNPACK: dict[bytes, Callable[[BinaryIO], object]] = {
     GZIP_MAGIC: gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
+    ZSTD_MAGIC: _open_zstd,
 }
 """First bytes of a packed archive, and what unpacks it."""
 
@@ -39,8 +57,10 @@ def is_tar(path: Path) -> bool:
         return False
     try:
         with open_regular(path) as file:
-            tarfile.TarInfo.frombuf(_unpacked(file, path).read(_BLOCK), "utf-8", "surrogateescape")
+            tarfile.TarInfo.frombuf(unpacked(file, path).read(_BLOCK), "utf-8", "surrogateescape")
         return True
+    except DataError:  # a library is missing
+        raise
     except OSError as error:
         if error.errno is None:  # damaged, as gzip and bz2 say it
             return False
@@ -64,7 +84,7 @@ def tar_members(path: Path, wanted: Callable[[str], bool], max_bytes: int) -> di
     found: dict[str, bytes] = {}
     try:
         with open_regular(path) as file:
-            stream = _Forward(_unpacked(file, path))
+            stream = _Forward(unpacked(file, path))
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as archive:
                 for number, member in enumerate(archive):
                     if number == MAX_MEMBERS:
@@ -101,7 +121,32 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return content
 
 
-def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as a packed one does."""
+    return first_bytes(path, 6).startswith(tuple(_UNPACK))
+
+
+def first_names(path: Path, count: int) -> list[str]:
+    """The names of the first files and folders in a tar, without folders; few if it is damaged."""
+    names: list[str] = []
+    try:
+        with open_regular(path) as file:
+            stream = _Forward(unpacked(file, path))
+            with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as archive:
+                for member in archive:
+                    names.append(member.name.rpartition("/")[2])
+                    if len(names) == count:
+                        break
+    except OSError as error:
+        if error.errno is not None:
+            raise
+    except Exception:  # whatever tarfile and the unpackers raise for broken bytes
+        pass
+    return names
+
+
+def unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+    """What a file holds once it is unpacked, as a stream."""
     head = first_bytes(path, 6)
     for magic, unpack in _UNPACK.items():
         if head.startswith(magic):

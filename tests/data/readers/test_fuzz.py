@@ -7,13 +7,13 @@ import struct
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
 import pytest
+from helpers.fuzzed_sources import Family, opened
 from helpers.fuzzing import Read, fuzz
 from helpers.hostile_images import (
     PIXELS,
@@ -42,31 +42,6 @@ from memaudit.wording import parse_ranges
 
 FEW, MANY = 300, 100_000
 """Inputs for each family, and in the slow tests."""
-
-
-class Family(NamedTuple):
-    """Inputs of one kind."""
-
-    samples: Mapping[str, bytes]
-    read: Read
-
-
-def opened(name: str, wrap: Callable[[bytes], bytes] = bytes) -> Read:
-    """Opens a file of this name with the bytes in it, wrapped so that checksums are right."""
-    path = Path(tempfile.mkdtemp()) / name
-
-    def read(data: bytes) -> None:
-        path.unlink(missing_ok=True)  # ext4 writes at once what replaces another content
-        path.write_bytes(wrap(data))
-        try:
-            images = open_images(path, cache_dir=False)
-        except MemauditError as error:
-            assert str(error)
-        else:
-            assert len(images.names) == len(images.images) > 0
-            assert images.labels is None or images.num_classes <= 10**6
-
-    return read
 
 
 def decoded(data: bytes) -> None:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.hostile_images import HOSTILE, PIXELS
+from helpers.hostile_images import HOSTILE as HOSTILE_IMAGES
+from helpers.hostile_images import PIXELS
+from helpers.hostile_stores import HOSTILE_STORES
 from helpers.limited import run_python
 
+HOSTILE = HOSTILE_IMAGES | HOSTILE_STORES
 SECONDS = 20
 """What one source may take; the slowest takes about 3 s."""
 

@@ -1,0 +1,57 @@
+"""What the arrays of a file are called: images, labels, and of which split."""
+
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+from memaudit.data.layout import canonical_split
+
+
+class Arrays(NamedTuple):
+    """The arrays of one split by their names."""
+
+    images: str
+    labels: str | None
+    from_one: bool = False
+    """Whether labels count from 1."""
+
+
+_IMAGES = ("images", "image", "imgs", "img", "arr_0", "samples", "x", "X", "data", "features")
+_LABELS = ("labels", "label", "arr_1", "y", "Y", "targets", "target", "classes")
+_OTHER = ("names", "manifest", "mean")
+_OF_SPLIT = (
+    re.compile(r"(?P<split>[a-z]+)_(?P<kind>images|labels)"),  # MedMNIST
+    re.compile(r"(?P<kind>[xy])_(?P<split>[a-z]+)"),  # Keras
+)
+
+
+def arrays_of_splits(names: Collection[str]) -> dict[str, Arrays]:
+    """The arrays of images in a file, by split; empty if none is one by its name.
+
+    A file without splits has one, which is called "".
+    """
+    if "images" in names:
+        return {"": Arrays("images", "labels" if "labels" in names else None)}
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        for pattern in _OF_SPLIT:
+            match = pattern.fullmatch(name.lower())
+            split = canonical_split(match["split"]) if match else None
+            if match and split:
+                kind = "images" if match["kind"] in ("images", "x") else "labels"
+                found.setdefault(split, {})[kind] = name
+    splits = {
+        split: Arrays(kinds["images"], kinds.get("labels"))
+        for split, kinds in found.items()
+        if "images" in kinds
+    }
+    if splits:
+        return splits
+    labels = next((name for name in _LABELS if name in names), None)
+    images = next((name for name in _IMAGES if name in names), None)
+    if images is None:
+        others = [name for name in names if name not in (*_OTHER, labels)]
+        images = others[0] if len(others) == 1 else None
+    if images is None:
+        return {}
+    return {"": Arrays(images, labels, from_one=images == "data" and "mean" in names)}

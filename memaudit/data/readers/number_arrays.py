@@ -1,0 +1,131 @@
+"""Images in an array of any numbers and layout, whose pixels are read when they are needed.
+
+Numbers other than bytes become bytes by a window that the user states; nothing is guessed, since
+the same numbers are different images in [0, 1] and in [-1, 1].
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from memaudit.data.images import as_labels, channels_first, check_shape, layout_of
+from memaudit.data.readers.deep_images import to_bytes
+from memaudit.data.readers.lazy_images import Contents, array_contents, batch_rows
+from memaudit.errors import DataError
+
+_FEW_BYTES = 1 << 20
+Window = tuple[float, float]
+
+
+class Rows(Protocol):
+    """Whatever has numbers in rows, as a numpy array does."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, …)."""
+
+    @property
+    def dtype(self) -> Any:
+        """Kind of the numbers."""
+
+    def __getitem__(self, rows: slice) -> Any:
+        """The numbers of some rows."""
+
+
+def number_contents(
+    array: Rows,
+    source: str,
+    what: str,
+    names: Sequence[str],
+    *,
+    window: Window | None,
+    labels: Any = None,
+    class_names: tuple[str, ...] = (),
+) -> Contents:
+    """The contents of a source whose images are numbers.
+
+    Args:
+        array: [N, C, H, W], [N, H, W, C] or [N, H, W].
+        source: the path as the user wrote it.
+        what: the array's name in an error.
+        names: one per image, [N].
+        window: the numbers that become 0 and 255, or None.
+        labels: integers [N] or [N, 1], or None.
+        class_names: one name per class, or empty.
+
+    Raises:
+        DataError: an array of another shape or kind, or of numbers that are not bytes without a
+            window.
+    """
+    dtype = np.dtype(array.dtype)
+    labels = None if labels is None else flat_labels(labels)
+    if isinstance(array, np.ndarray) and dtype == np.uint8:
+        images = channels_first(array, what)
+        return array_contents(images, source, names, labels, class_names)
+    if dtype.kind not in "biuf":
+        raise DataError(f"{what} holds {dtype} {list(array.shape)}, which are no images.")
+    order = layout_of(array.shape, f"{what} is {dtype} {list(array.shape)}")
+    num_images = array.shape[0]
+    if num_images == 0:
+        raise DataError(f"{what} holds no images.")
+    C, H, W = (array.shape[axis] if axis else 1 for axis in order)
+    check_shape((num_images, C, H, W), what)
+    if window is None and dtype != np.uint8:
+        low, high = _extremes(array)
+        raise DataError(
+            f"{what} holds {dtype} numbers from {low:.6g} to {high:.6g}, and images have bytes. "
+            "Say which numbers become 0 and 255, such as {window} 0,1 or {window}=-1,1; others are "
+            "rounded.",
+            field="window",
+        )
+    size = max(1, batch_rows(C * H * W * dtype.itemsize))
+
+    def images_of(rows: Any, first: int) -> np.ndarray:
+        found = np.asarray(rows)
+        if found.ndim == 3:
+            found = found[:, None]
+        elif order[0] == 3:
+            found = found.transpose(0, 3, 1, 2)
+        if dtype == np.uint8:
+            return np.ascontiguousarray(found)
+        assert window is not None
+        return to_bytes(found, window, f"{source}: {names[first]}")
+
+    def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        if rows is None:
+            for start in range(0, num_images, size):
+                yield images_of(array[start : start + size], start)
+            return
+        for row in rows:
+            yield images_of(array[int(row) : int(row) + 1], int(row))
+
+    checked = None if labels is None else as_labels(labels, num_images, source)
+    return Contents(source, (num_images, C, H, W), names, batches, checked, class_names)
+
+
+def flat_labels(labels: Any) -> Any:
+    """Labels [N, 1] or [1, N] as [N]; any others as they are."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and 1 in labels.shape:
+        labels = labels.reshape(-1)
+    return labels
+
+
+def whole_numbers(labels: np.ndarray) -> np.ndarray:
+    """Floating labels as integers if that is what they are: MATLAB has no other numbers."""
+    if labels.dtype.kind == "f" and labels.size and np.abs(labels).max() < 1 << 53:
+        if np.all(labels == np.floor(labels)):
+            return labels.astype(np.int64)
+    return labels
+
+
+def _extremes(array: Rows) -> tuple[float, float]:
+    """The smallest and the largest number of an array; NaN where that is in it."""
+    step = max(1, (16 << 20) // max(1, math.prod(array.shape[1:]) * np.dtype(array.dtype).itemsize))
+    low, high = math.inf, -math.inf
+    for start in range(0, array.shape[0], step):
+        part = np.asarray(array[start : start + step])
+        low, high = min(low, float(part.min())), max(high, float(part.max()))
+    return low, high

@@ -1,0 +1,196 @@
+"""Sets that are kept in several files of one kind: which files, and of which split."""
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from memaudit.data.layout import ALL_SPLITS, Layout, canonical_split, choose_split
+from memaudit.data.readers.decoding import SUFFIXES
+from memaudit.data.readers.lazy_images import Contents
+from memaudit.errors import DataError
+from memaudit.wording import joined, listed, quoted, shown
+
+T = TypeVar("T")
+
+_DEPTH = 2
+"""Folders below the given one in which shards are looked for: `data/`, `train/`."""
+_NUMBERED = re.compile(r"(?P<split>.*?)[-_.]?(?P<shard>\d{1,9})-of-(?P<count>\d{1,9})(\.[\w.]+)?$")
+
+
+def library(module: str, path: Path, *, form: str, extra: str) -> Any:
+    """A module of a library that only some forms need.
+
+    Raises:
+        DataError: it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise DataError(
+            f"{path} is {form}, which is read with {name}. Install it: "
+            f"pip install 'memaudit-diffusion[{extra}]'"
+        ) from error
+
+
+def shard_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    """The files with these suffixes in a folder or up to two folders below, by name.
+
+    Returns:
+        Their paths inside the folder; empty if it holds image files, which are then the set.
+    """
+    found = []
+    for name in _files(folder):
+        if name.lower().endswith(SUFFIXES):
+            return []
+        # TensorFlow numbers shards after the suffix.
+        if re.sub(r"-\d+-of-\d+$", "", name.lower()).endswith(tuple(suffixes)):
+            found.append(name)
+    return sorted(found)
+
+
+def _files(folder: Path, depth: int = _DEPTH, inside: str = "") -> Iterator[str]:
+    folders = []
+    with os.scandir(folder / inside) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                yield inside + entry.name
+            elif depth and not entry.is_symlink():
+                folders.append(f"{inside}{entry.name}/")
+    for name in sorted(folders):
+        yield from _files(folder, depth - 1, name)
+
+
+def split_of(name: str) -> str:
+    """The split that a path inside a set names; empty if it names none.
+
+    The shards of Hugging Face are called SPLIT-00000-of-00002, whatever the split.
+    """
+    path = PurePosixPath(name)
+    stem = path.name.partition(".")[0]
+    for part in (stem, *reversed(path.parts[:-1])):
+        for word in re.split(r"[-_. ]", part):
+            if split := canonical_split(word):
+                return split
+    numbered = _NUMBERED.match(path.name)
+    return numbered["split"].lower() if numbered else ""
+
+
+@dataclass(frozen=True)
+class Chosen(Generic[T]):
+    """What was taken of a set that may have splits."""
+
+    values: list[T]
+    """What the split has, or what each one has if all are taken."""
+    split: str | None
+    others: tuple[str, ...] = ()
+    """Splits that were not taken."""
+    note: str | None = None
+
+    def marked(self, contents: Contents) -> Contents:
+        """The contents of what was taken, which say so."""
+        notes = contents.notes if self.note is None else (*contents.notes, self.note)
+        return replace(contents, split=self.split, other_splits=self.others, notes=notes)
+
+
+def choose(splits: Mapping[str, T], path: Path, layout: Layout) -> Chosen[T]:
+    """What is meant of a set: one of its splits, all, or what is there if it has none.
+
+    Args:
+        splits: what each split has; a set without splits has one called "".
+        path: the set, in an error.
+        layout: what the user chose.
+
+    Raises:
+        DataError: a split that is not there, or one to choose.
+    """
+    names = list(splits)
+    if names == [""]:
+        if layout.split not in (None, ALL_SPLITS):
+            raise DataError(
+                f"{path} is not divided into splits such as train and test: there is no "
+                f"{shown(layout.split)}. Leave {{split}} out.",
+                field="split",
+            )
+        return Chosen([splits[""]], None)
+    if layout.split == ALL_SPLITS:
+        return Chosen(list(splits.values()), ALL_SPLITS)
+    split = choose_split(str(path), names, layout.split)
+    others = tuple(name for name in names if name != split)
+    note = None
+    if others and layout.split is None:
+        divided = joined([quoted(name) for name in names])
+        note = f"{path} is divided into {divided}: only the images of {quoted(split)} were taken."
+    return Chosen([splits[split]], split, others, note)
+
+
+def choose_one(splits: Mapping[str, T], path: Path, layout: Layout) -> tuple[T, Chosen[T]]:
+    """As `choose`, of a file whose splits cannot be put together."""
+    chosen = choose(splits, path, layout)
+    if len(chosen.values) > 1:
+        raise DataError(
+            f"{path} keeps its splits apart: {joined([quoted(name) for name in splits])}. Choose "
+            "one with {split}.",
+            field="split",
+        )
+    return chosen.values[0], chosen
+
+
+def shards_of_split(names: Iterable[str], path: Path, layout: Layout) -> Chosen[list[str]]:
+    """The shards of one split, or of each, in order.
+
+    Raises:
+        DataError: as `choose`; or shards are missing, or of several sets.
+    """
+    splits: dict[str, list[str]] = {}
+    for name in sorted(names):
+        splits.setdefault(split_of(name), []).append(name)
+    chosen = choose(splits, path, layout)
+    for found in chosen.values:
+        _check_series(found, path)
+    return chosen
+
+
+def _check_series(found: Sequence[str], path: Path) -> None:
+    series: dict[tuple[str, int], set[int]] = {}
+    for name in found:
+        folder, _, file = name.rpartition("/")
+        if numbered := _NUMBERED.match(file):
+            key = f"{folder}/{numbered['split']}", int(numbered["count"])
+            series.setdefault(key, set()).add(int(numbered["shard"]))
+    if len(series) > 1:
+        held = joined([f"{name.strip('/')}-…-of-{count:05d}" for name, count in sorted(series)])
+        raise DataError(f"{path} holds several sets, {held}. Give the folder or file of one.")
+    for (name, count), shards in series.items():
+        missing = [i for i in range(min(count, 10**6)) if i not in shards]
+        if missing:
+            raise DataError(
+                f"{path} holds {len(shards):,} of the {count:,} files of {name.strip('/')}; number "
+                f"{listed(map(str, missing), 3)} is missing. Fetch them all."
+            )
+
+
+def rows_of_parts(rows: np.ndarray, sizes: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows of a whole as rows of its parts.
+
+    Args:
+        rows: int64 [M], ascending.
+        sizes: number of rows of each part.
+
+    Yields:
+        The number of a part, and rows in it, int64, ascending; no part without any.
+    """
+    ends = np.cumsum([0, *sizes])
+    cuts = np.searchsorted(rows, ends)
+    for part in range(len(sizes)):
+        inside = rows[cuts[part] : cuts[part + 1]]
+        if len(inside):
+            yield part, inside - ends[part]

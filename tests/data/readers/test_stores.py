@@ -1,0 +1,290 @@
+"""Stores of images, each written by its own library and read back: the same pixels and labels."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.images import Encode, labels_of
+from helpers.tfrecords import record, tensorflow_example
+
+from memaudit.data.layout import Layout
+from memaudit.data.readers.checksums import crc32c
+from memaudit.data.sources import open_images
+from memaudit.errors import DataError
+
+LABELS = [2, 0, 1, 1, 0, 2]
+
+
+# ------------------------------------------------------------------------------------------------
+# Arrays
+
+
+def test_medmnist_is_its_training_images_or_another_split(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
+    last = pixels.transpose(0, 2, 3, 1)
+    labels = np.array(LABELS, np.uint8)[:, None]
+    np.savez(
+        tmp_path / "pathmnist.npz",
+        **{"train_images": last, "train_labels": labels},
+        **{"val_images": last[:2], "val_labels": labels[:2]},
+        **{"test_images": last[2:5], "test_labels": labels[2:5]},
+    )
+    images = open_images(tmp_path / "pathmnist.npz")
+    np.testing.assert_array_equal(images.images, pixels)
+    assert labels_of(images) == LABELS
+    assert images.split == "train" and set(images.other_splits) == {"val", "test"}
+    assert "only the images of" in images.notes[0]
+    test = open_images(tmp_path / "pathmnist.npz", layout=Layout(split="test"))
+    np.testing.assert_array_equal(test.images, pixels[2:5])
+    with pytest.raises(DataError, match="keeps its splits apart"):
+        open_images(tmp_path / "pathmnist.npz", layout=Layout(split="all"))
+
+
+def test_keras_and_imagenet64_are_read(tmp_path: Path, pixels: np.ndarray) -> None:
+    last, labels = pixels.transpose(0, 2, 3, 1), np.array(LABELS)
+    np.savez(tmp_path / "keras.npz", x_train=last, y_train=labels, x_test=last[:1], y_test=[1])
+    np.savez(
+        tmp_path / "train_data_batch_1.npz",
+        data=pixels.reshape(6, -1),
+        labels=labels + 1,
+        mean=np.zeros(192, np.uint8),
+    )
+    for name in ("keras.npz", "train_data_batch_1.npz"):
+        images = open_images(tmp_path / name)
+        np.testing.assert_array_equal(images.images, pixels)
+        assert labels_of(images) == LABELS
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "pt"])
+def test_floating_images_need_a_window(form: str, tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / f"set.{form}"
+    values = (pixels / 127.5 - 1).astype(np.float32)
+    if form == "pt":
+        torch = pytest.importorskip("torch")
+        torch.save(torch.from_numpy(values), path)
+    elif form == "npz":
+        np.savez(path, images=values)
+    else:
+        np.save(path, values)
+    with pytest.raises(DataError, match="float32 numbers from -1 to 1, and images have bytes"):
+        open_images(path)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "dict", "tuple", "transposed"])
+def test_what_torch_saves_is_mapped(kind: str, tmp_path: Path, pixels: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
+    x, y = torch.from_numpy(pixels.copy()), torch.tensor(LABELS)
+    saved: Any = {
+        "tensor": x,
+        "dict": {"images": x, "labels": y},
+        "tuple": (x, y),
+        "transposed": torch.from_numpy(pixels.transpose(0, 2, 3, 1).copy()).permute(0, 3, 1, 2),
+    }[kind]
+    torch.save(saved, tmp_path / "set.pt")
+    images = open_images(tmp_path / "set.pt")
+    np.testing.assert_array_equal(images.images, pixels)
+    assert isinstance(images.images.base, np.ndarray)
+    if kind in ("dict", "tuple"):
+        assert labels_of(images) == LABELS
+
+
+def test_a_checkpoint_is_no_set_of_images(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"conv.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "model.pt")
+    with pytest.raises(DataError):
+        open_images(tmp_path / "model.pt")
+
+
+# ------------------------------------------------------------------------------------------------
+# LMDB
+
+
+def write_lmdb(path: Path, values: dict[bytes, bytes], **options: Any) -> None:
+    """A database that the library writes."""
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(path), map_size=1 << 26, **options) as opened:
+        with opened.begin(write=True) as transaction:
+            for key, value in values.items():
+                transaction.put(key, value)
+
+
+@pytest.mark.parametrize("subdir", [True, False])
+@pytest.mark.parametrize("number", [6, 700])
+def test_lsun_is_read_in_the_order_of_its_keys(
+    number: int, subdir: bool, tmp_path: Path, encode: Encode
+) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (number, 3, 8, 8), np.uint8)
+    files = [encode(image, "WEBP", lossless=True) for image in pixels]
+    files[0] = encode(pixels[0], compress_level=0)
+    keys = [f"{i:040x}".encode() for i in range(number)]
+    write_lmdb(tmp_path / "set", dict(zip(keys, files, strict=True)), subdir=subdir)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    images = open_images(tmp_path / "set")
+    np.testing.assert_array_equal(images.images, pixels)
+    assert images.names[1] == f"{1:040x}"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_stylegans_lmdb_is_its_largest_resolution(
+    tmp_path: Path, pixels: np.ndarray, encode: Encode
+) -> None:
+    values = {b"length": b"6"}
+    for i, image in enumerate(pixels):
+        values[f"8-{i:05d}".encode()] = encode(image)
+        values[f"4-{i:05d}".encode()] = encode(image[:, ::2, ::2])
+    write_lmdb(tmp_path / "set", values)
+    images = open_images(tmp_path / "set")
+    np.testing.assert_array_equal(images.images, pixels)
+    assert images.names[0] == "8-00000"
+
+
+def test_pickles_in_an_lmdb_are_named(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "set", {b"a": b"\x80\x03}."})
+    with pytest.raises(DataError, match="pickles, which are not run"):
+        open_images(tmp_path / "set")
+
+
+# ------------------------------------------------------------------------------------------------
+# HDF5 and .mat
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip", "chunks": (4, 3, 8, 8)}])
+def test_biggans_hdf5_is_read(options: dict[str, Any], tmp_path: Path, pixels: np.ndarray) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file.create_dataset("imgs", data=pixels, **options)
+        file.create_dataset("labels", data=np.array(LABELS))
+    images = open_images(tmp_path / "set.h5")
+    np.testing.assert_array_equal(images.images, pixels)
+    assert labels_of(images) == LABELS
+
+
+def test_one_of_several_data_sets_is_chosen(tmp_path: Path, pixels: np.ndarray) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        file["a/slices"] = pixels
+        file["b/slices"] = pixels[:2]
+    with pytest.raises(DataError, match="a/slices"):
+        open_images(tmp_path / "set.h5")
+    found = open_images(tmp_path / "set.h5", layout=Layout(split="b/slices"))
+    np.testing.assert_array_equal(found.images, pixels[:2])
+
+
+def test_data_in_other_files_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "raw").write_bytes(pixels.tobytes())
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        outside = [(str(tmp_path / "raw"), 0, pixels.nbytes)]
+        file.create_dataset("images", pixels.shape, "u1", external=outside)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        layout = h5py.VirtualLayout(pixels.shape, "u1")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "a.h5"), "images", pixels.shape)
+        file.create_virtual_dataset("images", layout)
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["images"] = h5py.ExternalLink("a.h5", "images")
+    for name, message in (("a", "other files"), ("b", "other files"), ("c", "no numbers")):
+        with pytest.raises(DataError, match=message):
+            open_images(tmp_path / f"{name}.h5")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_svhns_mat_is_read(packed: bool, tmp_path: Path, pixels: np.ndarray) -> None:
+    io = pytest.importorskip("scipy.io")
+    labels = np.array([10, 1, 2, 3, 4, 10], np.uint8)[:, None]
+    whole = {"X": pixels.transpose(2, 3, 1, 0), "y": labels, "about": "digits"}
+    io.savemat(tmp_path / "train_32x32.mat", whole, do_compression=packed)
+    images = open_images(tmp_path / "train_32x32.mat")
+    np.testing.assert_array_equal(images.images, pixels)
+    assert labels_of(images) == [0, 1, 2, 3, 4, 0]
+
+
+def test_a_mat_of_version_7_3_has_its_axes_in_order(tmp_path: Path, pixels: np.ndarray) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "set.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["X"] = pixels.transpose(0, 1, 3, 2)  # as MATLAB writes [H, W, C, N]
+        file["y"] = np.array([LABELS], np.float64)
+    with path.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM")
+    images = open_images(path)
+    np.testing.assert_array_equal(images.images, pixels)
+    assert labels_of(images) == LABELS
+
+
+# ------------------------------------------------------------------------------------------------
+# TFRecord
+
+
+def test_the_checksum_is_that_of_the_standard() -> None:
+    # https://www.rfc-editor.org/rfc/rfc3720#appendix-B.4
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+    data = np.random.default_rng(0).bytes(10_000)
+    for size in (0, 1, 63, 64, 4095, 4096, 4097, 10_000):
+        state = 0xFFFFFFFF
+        for byte in data[:size]:
+            state ^= byte
+            for _ in range(8):
+                state = (state >> 1) ^ (0x82F63B78 if state & 1 else 0)
+        assert crc32c(data[:size]) == state ^ 0xFFFFFFFF
+
+
+def stylegan(pixels: np.ndarray) -> bytes:
+    """What StyleGAN writes of one resolution."""
+    return b"".join(
+        record(tensorflow_example(shape=list(image.shape), data=image.tobytes()))
+        for image in pixels
+    )
+
+
+def test_stylegans_tfrecords_are_the_largest_resolution_with_labels(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
+    (tmp_path / "set-r03.tfrecords").write_bytes(stylegan(pixels))
+    (tmp_path / "set-r02.tfrecords").write_bytes(stylegan(pixels[:, :, ::2, ::2]))
+    with (tmp_path / "set-rxx.labels").open("wb") as file:
+        np.save(file, np.eye(3, dtype=np.float32)[LABELS])
+    images = open_images(tmp_path)
+    np.testing.assert_array_equal(images.images, pixels)
+    assert labels_of(images) == LABELS
+    np.testing.assert_array_equal(open_images(tmp_path / "set-r03.tfrecords").images, pixels)
+
+
+def test_image_files_in_tfrecords_are_decoded(
+    tmp_path: Path, pixels: np.ndarray, encode: Encode
+) -> None:
+    examples = [
+        record(
+            tensorflow_example(
+                **{"image/encoded": encode(image), "image/class/label": [label], "width": [8]}
+            )
+        )
+        for image, label in zip(pixels, LABELS, strict=True)
+    ]
+    for i in range(2):
+        name = f"set-train.tfrecord-{i:05d}-of-00002"
+        (tmp_path / name).write_bytes(b"".join(examples[3 * i : 3 * i + 3]))
+    images = open_images(tmp_path)
+    np.testing.assert_array_equal(images.images, pixels)
+    assert labels_of(images) == LABELS
+
+
+def test_a_damaged_record_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
+    data = bytearray(stylegan(pixels))
+    data[-20] ^= 1
+    (tmp_path / "a.tfrecords").write_bytes(data)
+    with pytest.raises(DataError, match=r"a.tfrecords\[5\] is damaged: its checksum"):
+        open_images(tmp_path / "a.tfrecords")
+    (tmp_path / "a.tfrecords").write_bytes(data[:-100])
+    with pytest.raises(DataError, match="cut short"):
+        open_images(tmp_path / "a.tfrecords")
+    bomb = struct.pack("<Q", 1 << 60)
+    crc = crc32c(bomb)
+    masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    (tmp_path / "a.tfrecords").write_bytes(stylegan(pixels) + bomb + struct.pack("<I", masked))
+    with pytest.raises(DataError, match="cut short"):
+        open_images(tmp_path / "a.tfrecords")
