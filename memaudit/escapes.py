@@ -41,9 +41,16 @@ def markdown(text: str) -> str:
     return " ".join(
         _WITH_BACKSLASH.sub(r"\\\1", word)
         if _PLAIN_WORD.fullmatch(word) and not _REFERENCE.search(word)
-        else markdown_code(word)
+        else _code_in_a_sentence(word)
         for word in words
     )
+
+
+def _code_in_a_sentence(word: str) -> str:
+    """A word as code, without the sentence's own punctuation around it."""
+    before = "(" if word.startswith("(") else ""
+    core = word[len(before) :].rstrip(").,;")
+    return f"{before}{markdown_code(core)}{word[len(before) + len(core) :]}"
 
 
 def markdown_code(text: str) -> str:

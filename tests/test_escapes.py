@@ -171,3 +171,9 @@ def test_a_message_quotes_names_of_every_script_and_nothing_that_steers():
     assert shown("\x1b[2J\u202e\n" * 10**6).startswith(r"'\x1b[2J\u202e\n")
     assert len(shown("\x1b" * 10**6)) < 400
     assert printable("a\u3164b\ufe0f") == r"a\u3164b\ufe0f"
+
+
+def test_code_in_a_sentence_leaves_the_sentences_punctuation_outside():
+    digest = "f0bb2c164c91cf61"
+    assert markdown(f"model (SHA-256 {digest}).") == f"model (SHA-256 `{digest}`)."
+    assert markdown(f"({digest}, twice)") == f"(`{digest}`, twice)"
