@@ -108,17 +108,17 @@ def gate_power_text(
         )
     power = floor_power(count, total, limit=limit, confidence=confidence)
     fails = f"{percent(power.test.ends[1])} %"
-    whose = "held-out images"
-    if control == "leave-one-out":
-        whose = "training images, each judged among the others,"
     flagged = f" ({count:,} of them flagged)" if count else ""
+    whose = f"held-out images{flagged}"
+    if control == "leave-one-out":
+        whose = f"training images{flagged}, each judged among the others,"
     if power.is_enough:
         return (
-            f"{total:,} {whose}{flagged} put the floor at {percent(power.upper)} % or "
+            f"{total:,} {whose} put the floor at {percent(power.upper)} % or "
             f"less: at a limit of {stated}, a ratio above {fails} can FAIL."
         )
     text = (
-        f"With {total:,} {whose}{flagged} a limit of {stated} cannot be told from the floor (their "
+        f"With {total:,} {whose} a limit of {stated} cannot be told from the floor (their "
         f"own interval is {percent(power.width)} % wide): a PASS does not need it, but only a "
         f"ratio above {fails} can FAIL"
     )

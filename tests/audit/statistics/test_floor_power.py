@@ -32,3 +32,7 @@ def test_the_sentence_says_what_cannot_be_shown_and_what_would_do():
     assert "0.0092 % or less" in gate_power_text(0.001, 0.95, 0, 40_000)
     assert "would not help" in gate_power_text(0.001, 0.95, 30, 4000)
     assert "Without held-out images" in gate_power_text(0.001, 0.95, 0, 0)
+    few = gate_power_text(0.001, 0.95, 2, 3000, control="leave-one-out")
+    assert few.startswith(
+        "With 3,000 training images (2 of them flagged), each judged among the others, a limit"
+    )
