@@ -85,7 +85,7 @@ def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
         excess = holdout.excess
         rows.append(ShareRow("excess", None, excess.value, excess.low, excess.high))
     limit = result.config.fail_above or 0.0
-    return tuple(rows), max(1.25 * limit, *(row.high for row in rows), 1e-9)
+    return tuple(rows), max(min(1.25 * limit, 1.0), *(row.high for row in rows), 1e-9)
 
 
 def _row_of_copies(result: Scanned) -> ShareRow:

@@ -23,6 +23,7 @@ from memaudit.audit.report.charts import (
     count_ticks,
     draw_line_chart,
     histogram,
+    share_rows,
 )
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page, sample_command
@@ -136,6 +137,17 @@ def test_no_line_ends_before_a_percent_sign(whole_result: ScanResult):
     sections = sections[: sections.index("The same in numbers")]
     assert re.findall(r".{20}\d %", sections) == [] and sections.count("&nbsp;%") > 20
     assert "\\xa0" not in words
+
+
+def test_the_title_breaks_before_no_percent_sign_and_answers_are_apart(make_result: Make):
+    text = page_of(make_result(fail_above=0.5))
+    title = text[text.index("<h1>") : text.index("</h1>")]
+    assert "&nbsp;%" in title and " %" not in title
+    assert "</strong>The" not in text
+
+
+def test_an_axis_of_shares_ends_at_all_of_them(make_result: Make):
+    assert share_rows(make_result(fail_above=0.99))[1] <= 1
 
 
 def test_a_hostile_name_in_a_block_is_text_and_nothing_else(whole_result: ScanResult):
