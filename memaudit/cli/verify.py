@@ -1,7 +1,9 @@
 """`memaudit verify`: check a report against itself and its sources."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,9 @@ from memaudit.cli.options import (
     holdout_split_option,
 )
 from memaudit.wording import counted, joined
+
+if TYPE_CHECKING:
+    from memaudit.audit.verification.check import Check
 
 WRONG = {"policy": "VIOLATED"}
 """What is said of a check that failed, by the first word of its name; CHANGED of all others."""
@@ -124,8 +129,7 @@ def verify(
     for choice in result.choices:
         say(f"Not the default: {choice}")
     if not result.passed:
-        failed = sum(not check.passed for check in result.checks)
-        say(f"Do not trust this report: {counted(failed, 'check', 'checks')} failed.")
+        say(_refusal(result.checks))
     for sentence in result.proven if result.passed else ():
         say(f"Proven: {sentence}")
     for each in result.unproven:
@@ -133,3 +137,14 @@ def verify(
         say(f"Not proven: {each.text}{f' Give {joined(options)}.' if options else ''}")
     say(f"SHA-256 of report.json: {result.sha256}")
     ctx.exit(0 if result.passed else 1)
+
+
+def _refusal(checks: "Sequence[Check]") -> str:
+    """What failed: the report itself, the policy, or both."""
+    failed = [check.name.startswith("policy ") for check in checks if not check.passed]
+    clauses = counted(sum(failed), "clause", "clauses")
+    wrong = len(failed) - sum(failed)
+    if not wrong:
+        return f"Do not accept this report: it violates {clauses} of the policy."
+    besides = f", and it violates {clauses} of the policy" if sum(failed) else ""
+    return f"Do not trust this report: {counted(wrong, 'check', 'checks')} failed{besides}."

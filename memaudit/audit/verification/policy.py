@@ -243,7 +243,7 @@ def _source(policy: SourcePolicy, report: Report) -> Iterator[tuple[str, str]]:
     other = policy.kind not in ("any", source.kind)
     yield "source.kind", f"the source is {source.kind}, not {policy.kind}" if other else ""
     differs = policy.sha256 is not None and policy.sha256 != source.sha256
-    yield "source.sha256", f"{shown(source.sha256)} is another source" if differs else ""
+    yield "source.sha256", f"{source.sha256}, not {policy.sha256}" if differs else ""
     confirmed = source.model is not None and source.model.trained_on_data is True
     unsure = policy.trained_on_data and not confirmed
     yield "source.trained_on_data", "the checkpoint does not say so" if unsure else ""
@@ -266,7 +266,8 @@ def _sampling(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     yield "sampling.seeds", wrong
     for name in ("class_index", "class_frequencies"):
         found, wanted = getattr(sampling, name), getattr(agreed, name)
-        yield f"sampling.{name}", f"{found}, not {wanted}" if found != wanted else ""
+        other = f"{_class(found)}, not {_class(wanted)}"
+        yield f"sampling.{name}", other if found != wanted else ""
     kept = sampling.num_kept and not agreed.kept_samples
     yield "sampling.kept_samples", f"{sampling.num_kept:,} images were kept" if kept else ""
     found, wanted = sampling.sampler, policy.sampler.resolved()
@@ -281,7 +282,7 @@ def _sampling(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
 def _images(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     data, agreed = report.data, policy.data
     differs = agreed.fingerprint is not None and agreed.fingerprint != data.fingerprint
-    yield "data.fingerprint", f"{shown(data.fingerprint)} are other images" if differs else ""
+    yield "data.fingerprint", f"{data.fingerprint}, not {agreed.fingerprint}" if differs else ""
     few = f"{data.num_images:,} training images are fewer than {agreed.least_images:,}"
     yield "data.least_images", few if data.num_images < agreed.least_images else ""
     is_part = data.indices is not None and not agreed.part and agreed.fingerprint is None
@@ -291,11 +292,19 @@ def _images(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     yield "holdout.required", "there are no held-out images" if missing else ""
     found = None if holdout is None else holdout.fingerprint
     differs = wanted.fingerprint is not None and wanted.fingerprint != found
-    yield "holdout.fingerprint", f"{shown(found)} are other images" if differs else ""
+    other = (
+        "there are no held-out images" if found is None else f"{found}, not {wanted.fingerprint}"
+    )
+    yield "holdout.fingerprint", other if differs else ""
     number = report.controls.num_holdout
     few = f"{number:,} held-out images are fewer than {wanted.least_images:,}"
     asked = wanted.required or number
     yield "holdout.least_images", few if asked and number < wanted.least_images else ""
+
+
+def _class(value: int | str | None) -> str:
+    """A class that was generated, or how often each was."""
+    return "drawn from each seed" if value is None else str(value)
 
 
 def _run(first: int, total: int) -> str:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, get_type_hints
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from memaudit.audit.report.schema import Report, make_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.verification.policy import Policy, as_policy, check_policy, read_policy
 from memaudit.audit.verification.verify import verify_report
+from memaudit.cli.main import cli
 from memaudit.errors import ConfigError
 
 Make = Callable[..., ScanResult]
@@ -346,3 +348,20 @@ def test_very_many_policies_are_one_or_an_error(report: Report):
                 chosen = random.sample(keys, random.randint(0, min(3, len(keys))))
                 content[name] = {key: random.choice(odd) for key in chosen}
         check_any_policy(content, report)
+
+
+def test_a_violated_policy_is_told_from_a_report_that_was_changed(
+    make_result: Make, tmp_path: Path
+):
+    write_report(make_result(fail_above=0.5), tmp_path / "report")
+    path = tmp_path / "policy.toml"
+    path.write_text('[gate]\nlimit = 0.6\n[holdout]\nfingerprint = "' + 64 * "0" + '"\n')
+    command = ["verify", str(tmp_path / "report"), "--policy", str(path)]
+    found = CliRunner().invoke(cli, command)
+    assert found.exit_code == 1
+    assert "Do not accept this report: it violates" in found.stdout
+    assert "None" not in found.stdout
+    with open(tmp_path / "report" / "leaks.csv", "a", encoding="utf-8") as file:
+        file.write("x")
+    found = CliRunner().invoke(cli, command)
+    assert "Do not trust this report:" in found.stdout
