@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from memaudit.audit.config import ScanConfig
@@ -20,11 +21,13 @@ from memaudit.audit.result import ScanResult
 from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
-from memaudit.audit.source import optimum_of
+from memaudit.audit.source import describe_source, optimum_of
 from memaudit.audit.statistics.forecast import clean_stop
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
 from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.data.preparation import Preparation
+from memaudit.data.sources import open_images
 from memaudit.errors import CheckpointError, ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.execution import Execution
@@ -575,3 +578,27 @@ def test_the_comparison_of_samplers_has_its_level():
     assert SamplerControl(64, 0, 0, 0, 0).p == 1
     huge = SamplerControl(10**18, 10**17, 0, 10**17, 0)  # in a forged report
     assert not huge.is_possible and huge.p == 1
+
+
+def test_both_ways_up_are_compared_with_the_checkpoints_fingerprint(tmp_path: Path):
+    """One image has an orientation; the model was trained on it upright."""
+    for i, image in enumerate(TRAIN.images[:6]):
+        exif = Image.Exif()
+        exif[0x0112] = 3 if i == 2 else 1
+        picture = Image.fromarray(image.transpose(1, 2, 0))
+        picture.save(tmp_path / f"{i}.png", exif=exif)
+    stored = open_images(tmp_path)
+    upright = open_images(tmp_path, Preparation(exif="apply"))
+    assert stored.fingerprint != upright.fingerprint
+    source = planted(TRAIN, 0.3)
+    source.provenance.update(
+        data_fingerprint=upright.fingerprint, data_source="photos", num_images=6
+    )
+    assert not any("are not those" in text for text in describe_source(source, upright).warnings)
+    warnings = " ".join(describe_source(source, stored).warnings)
+    assert "1 image has an EXIF orientation" in warnings
+    assert (
+        "They are if their EXIF orientation is treated as in training: turned upright" in warnings
+    )
+    source.provenance["data_fingerprint"] = "f" * 64
+    assert "as in training" not in " ".join(describe_source(source, stored).warnings)

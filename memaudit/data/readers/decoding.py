@@ -29,8 +29,8 @@ SUFFIXES = (
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
-# Nothing else of PIL's forty formats: some start other programs (EPS).
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Nothing else of PIL's forty formats: some start other programs (EPS). PIL tries them in order.
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
 _STARTS = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),
     *(b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"),
@@ -160,7 +160,7 @@ def _decode_with_pil(data: bytes, name: str, preparation: Preparation = AS_STORE
             raise
         raise type(error)(f"{name} cannot be decoded: {error}") from error
     except Exception as error:  # whatever a codec raises for broken bytes
-        reason = "it is not one of " + ", ".join((*_FORMATS, "HEIF"))
+        reason = "it is not one of " + ", ".join(sorted((*_FORMATS, "HEIF")))
         if not isinstance(error, UnidentifiedImageError):
             reason = str(error) or type(error).__name__
         raise DataError(

@@ -14,7 +14,7 @@ _BLOCK = 1 << 20
 
 def is_deep(image: Image.Image) -> bool:
     """Whether an image that PIL has opened has more than 8 bits, which PIL may hide."""
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith(("I", "F")):
         return True
     tiles = getattr(image, "tile", ())
     if image.format == "PPM":

@@ -6,21 +6,23 @@ import numpy as np
 from PIL import Image
 
 _ORIENTATION = 0x0112
+_METADATA = frozenset(("exif", "Raw profile type exif", "xmp"))
+"""Where PIL keeps what may hold an orientation."""
 _HEADER_BYTES = 1 << 18
 """Metadata of a JPEG begin in these."""
 
 
 def may_be_oriented(data: bytes) -> bool:
     """Whether a JPEG holds EXIF or XMP, which is where an orientation would be."""
-    return data.find(b"Exif\0\0", 0, _HEADER_BYTES) >= 0 or (
-        data.find(b"Orientation", 0, _HEADER_BYTES) >= 0
-    )
+    scan = data.find(b"\xff\xda", 0, _HEADER_BYTES)  # or a preview's, which lies in the EXIF
+    end = _HEADER_BYTES if scan < 0 else scan
+    return data.find(b"Exif\0\0", 0, end) >= 0 or data.find(b"Orientation", 0, end) >= 0
 
 
 def orientation_of(image: Image.Image) -> int:
     """1 … 8 as in EXIF; 1 without one, or if PIL has applied it (TIFF, HEIF)."""
     with contextlib.suppress(Exception):  # whatever is wrong with metadata
-        if any(name in image.info for name in ("exif", "Raw profile type exif", "xmp")):
+        if not _METADATA.isdisjoint(image.info):
             found = image.getexif().get(_ORIENTATION, 1)
             return found if found in range(1, 9) else 1
     return 1

@@ -32,6 +32,7 @@ from PIL import Image
 from memaudit.cli.options import SeedList
 from memaudit.data.built_sets import SCHEMA, read_set_manifest
 from memaudit.data.labels import relabel
+from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.data.readers.captions import Beside, read_texts
 from memaudit.data.readers.cifar import load_batch
 from memaudit.data.readers.decoding import decode_image
@@ -44,14 +45,21 @@ FEW, MANY = 300, 100_000
 """Inputs for each family, and in the slow tests."""
 
 
+EVERY_CHOICE = Preparation(
+    resolution=(8, 8), fit="adm", mode="rgb", background="white", window=(0, 65535), exif="apply"
+)
+
+
 def decoded(data: bytes) -> None:
-    """Decodes the bytes of an image file."""
-    try:
-        image = decode_image(data, "a")
-    except MemauditError as error:
-        assert str(error)
-    else:
-        assert image.dtype == np.uint8 and image.ndim == 3 and image.size
+    """Decodes the bytes of an image file, as they are stored and with every choice made."""
+    for preparation in (AS_STORED, EVERY_CHOICE):
+        try:
+            image = decode_image(data, "a", preparation)
+        except MemauditError as error:
+            assert str(error)
+        else:
+            assert image.dtype == np.uint8 and image.ndim == 3 and image.size
+            assert preparation == AS_STORED or image.shape == (3, 8, 8)
 
 
 def picture(form: str, mode: str = "RGB", **options: Any) -> bytes:
@@ -166,6 +174,9 @@ def families() -> dict[str, Family]:
         "tiff": picture("TIFF"),
         "tiff lzw": picture("TIFF", compression="tiff_lzw"),
         "tiff jpeg": picture("TIFF", compression="jpeg"),
+        "ppm": picture("PPM"),
+        "jpeg 2000": picture("JPEG2000"),
+        "avif": picture("AVIF"),
         "webp": picture("WEBP"),
         "webp lossless": picture("WEBP", lossless=True),
     }
