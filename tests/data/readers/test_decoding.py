@@ -98,7 +98,7 @@ def test_an_exif_orientation_is_not_applied(photo: Image.Image, encode: Encode) 
 
 def test_formats_that_start_other_programs_are_not_known() -> None:
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
-    with pytest.raises(DataError, match="it is not one of AVIF, BMP, GIF, JPEG"):
+    with pytest.raises(DataError, match="it is not one of AVIF, BMP, GIF, HEIF, JPEG"):
         decode_image(data, "a.png")
 
 

@@ -185,3 +185,18 @@ def test_an_orientation_is_applied_on_request_and_counted(
 def test_the_content_counts_and_not_the_suffix(photo: Image.Image, encode: Encode) -> None:
     expected = decode_image(encode(photo, "JPEG"), "a.jpg")
     np.testing.assert_array_equal(decode_image(encode(photo, "JPEG"), "a.png"), expected)
+
+
+@pytest.mark.parametrize("form", ["PPM", "PGM", "JPEG2000", "AVIF", "HEIF"])
+def test_a_size_beyond_reason_is_refused_before_anything_is_decoded(
+    form: str, photo: Image.Image, encode: Encode
+) -> None:
+    """64x64 pixels that claim to be more than an image may have."""
+    photo = photo.resize((64, 64))
+    if form in ("PPM", "PGM"):
+        data = f"{'P6' if form == 'PPM' else 'P5'} 9001 9001 65535\n".encode() + bytes(100)
+    else:
+        data = heif(photo) if form == "HEIF" else encode(photo, form)
+        data = data.replace(struct.pack(">II", 64, 64), struct.pack(">II", 9001, 9001))
+    with pytest.raises(DataError, match="a.png (announces 9001|cannot be decoded)"):
+        prepared(data)
