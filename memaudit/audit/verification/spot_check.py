@@ -167,6 +167,10 @@ def check_facts(checkpoint: Checkpoint, data: ImageSet, report: Report) -> Check
     elif found.model is not None and found.model.trained_on_data is False:
         if not any(warning.startswith(OTHER_IMAGES) for warning in stated.warnings):
             wrong.append("the warning of other training images is missing")
+    # A model with classes may lack the labels that the comparison needs; one without never does.
+    is_compared = not checkpoint.network.label_dim and "optimality" not in report.without
+    if is_compared and report.diagnostics.optimality is None:
+        wrong.append("the comparison with the optimum is missing")
     return check("facts of the checkpoint", not wrong, f"differ: {', '.join(wrong)}")
 
 

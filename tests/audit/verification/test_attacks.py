@@ -219,6 +219,10 @@ def test_what_a_checkpoint_says_of_itself_is_read_again(place: Path, tmp_path: P
         write_report(replace(result, source=source), tmp_path)
         found = verify_report(tmp_path, **options)
         assert wrong in detail_of(found, "facts of the checkpoint")
+    kept = replace(result, config=replace(config, without=("recall",)))
+    write_report(kept, tmp_path)
+    found = verify_report(tmp_path, **options)
+    assert "comparison with the optimum" in detail_of(found, "facts of the checkpoint")
 
 
 def test_the_optimum_is_generated_again(place: Path, tmp_path: Path):
