@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +28,7 @@ from memaudit.data.readers.reader import (
     first_bytes,
     stats,
 )
-from memaudit.data.readers.shards import library, shard_files
+from memaudit.data.readers.shards import beside, library, shard_files
 from memaudit.data.readers.slices import MAX_VOLUME, Volume, slice_contents
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
@@ -68,7 +69,8 @@ def _folder_files(path: Path) -> Files:
 
 def _read_folder(path: Path, files: Files, preparation: Preparation) -> Contents:
     volumes = [_volume(path / name, name) for name in files]
-    return slice_contents(volumes, str(path), window=preparation.window)
+    contents = slice_contents(volumes, str(path), window=preparation.window)
+    return replace(contents, unread=beside(path, files))
 
 
 def _read_file(path: Path, _files: Files, preparation: Preparation) -> Contents:

@@ -16,7 +16,7 @@ from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
-from memaudit.data.readers.shards import library, shard_files, shards_of_split
+from memaudit.data.readers.shards import beside, library, shard_files, shards_of_split
 from memaudit.data.readers.tables import EXTRA, errors_of, read_table
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
@@ -113,7 +113,8 @@ def _read_parquet_folder(
 ) -> Contents:
     chosen = shards_of_split(files, path, layout)
     shards = [_ParquetShard(path / name, name) for names in chosen.values for name in names]
-    return chosen.marked(read_table(shards, path, preparation))
+    contents = replace(read_table(shards, path, preparation), unread=beside(path, files))
+    return chosen.marked(contents)
 
 
 def _folder_with_layout(layout: Layout) -> Reader:

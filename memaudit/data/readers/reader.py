@@ -70,6 +70,8 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
 
 MAX_FILE_BYTES = 1 << 30
 """Most bytes of one file in a set; the largest image that is decoded takes 200 MB."""
+MAX_SUFFIX = 12
+"""Characters of a suffix that are told apart: names may be anything."""
 DEFLATE_RATIO = 1032
 """Deflate packs at most so many bytes into one: a file cannot hold more."""
 

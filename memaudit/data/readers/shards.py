@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ import numpy as np
 from memaudit.data.layout import ALL_SPLITS, Layout, canonical_split, choose_split
 from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.lazy_images import Contents
+from memaudit.data.readers.reader import MAX_SUFFIX
 from memaudit.errors import DataError
 from memaudit.wording import joined, listed, quoted, shown
 
@@ -53,6 +55,17 @@ def shard_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
         if re.sub(r"-\d+-of-\d+$", "", name.lower()).endswith(tuple(suffixes)):
             found.append(name)
     return sorted(found)
+
+
+def beside(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Files in a folder of shards that are none, by suffix, most frequent first."""
+    taken = set(names)
+    counts = Counter(
+        PurePosixPath(name).suffix.lower()[:MAX_SUFFIX]
+        for name in _files(folder)
+        if name not in taken
+    )
+    return dict(counts.most_common())
 
 
 def _files(folder: Path, depth: int = _DEPTH, inside: str = "") -> Iterator[str]:

@@ -8,7 +8,7 @@ tell. The library `datasets` is not needed.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from memaudit.data.images import as_labels
 from memaudit.data.preparation import Preparation
+from memaudit.data.readers.captions import MAX_CAPTION_BYTES
 from memaudit.data.readers.encoded_images import encoded_contents
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.shards import rows_of_parts
@@ -27,6 +28,7 @@ from memaudit.wording import listed, quoted
 EXTRA = "data"
 """What is installed with pyarrow: memaudit-diffusion[data]."""
 _IMAGE_COLUMNS = ("image", "images", "img", "jpg", "png", "webp", "picture")
+_CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "description")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 
@@ -40,12 +42,14 @@ class Columns:
     path: str | None
     """The column of names."""
     label: str | None
+    caption: str | None
+    """The column of texts."""
     class_names: tuple[str, ...]
 
     @property
     def small(self) -> list[str]:
         """All but the images."""
-        return [name for name in (self.path, self.label) if name is not None]
+        return [name for name in (self.path, self.label, self.caption) if name is not None]
 
 
 class Shard(Protocol):
@@ -94,27 +98,24 @@ def read_table(shards: Sequence[Shard], path: Path, preparation: Preparation) ->
             )
     sizes = [shard.num_rows for shard in shards]
     check_memory(200 * sum(sizes), f"Naming the {sum(sizes):,} images of {source}")
-    paths: list[Any] = []
-    labels: list[Any] = []
-    for shard in shards:
-        before = len(paths), len(labels)
+    values: dict[str, list[Any]] = {name: [] for name in columns.small}
+    for part, shard in enumerate(shards):
         for _, batch in shard.batches(columns.small) if columns.small else ():
-            if columns.path is not None:
-                paths.extend(_values(batch, columns.path))
-            if columns.label is not None:
-                labels.extend(_values(batch, columns.label))
-        for values, name, start in zip(
-            (paths, labels), (columns.path, columns.label), before, strict=True
-        ):
-            if name is not None and len(values) - start != shard.num_rows:
+            for name, found in values.items():
+                found.extend(_values(batch, name))
+        for name, found in values.items():
+            if len(found) != sum(sizes[: part + 1]):
                 raise DataError(f"{source}: {shard.name} is damaged: {name} lacks rows.")
+    paths = values.get(columns.path or "", [])
+    labels = values.get(columns.label or "", [])
+    captions = [_caption(value) for value in values.get(columns.caption or "", [])]
     numbers, class_names = _labels(labels, columns, source) if columns.label else (None, ())
 
     def read(rows: np.ndarray) -> Iterator[bytes]:
         for part, inside in rows_of_parts(rows, sizes):
             yield from _images(shards[part], columns, inside, source)
 
-    return encoded_contents(
+    contents = encoded_contents(
         source,
         _names(shards, paths),
         read,
@@ -123,6 +124,14 @@ def read_table(shards: Sequence[Shard], path: Path, preparation: Preparation) ->
         labels=numbers,
         class_names=class_names,
     )
+    has_captions = any(caption is not None for caption in captions)
+    return replace(contents, captions=captions if has_captions else None)
+
+
+def _caption(value: Any) -> str | None:
+    """The text of an image, of several the first."""
+    text = value[0] if isinstance(value, list) and value else value
+    return text[:MAX_CAPTION_BYTES] if isinstance(text, str) else None
 
 
 def _images(shard: Shard, columns: Columns, rows: np.ndarray, source: str) -> Iterator[bytes]:
@@ -194,6 +203,7 @@ def _columns(schema: Any, source: str) -> Columns:
         name for name in _LABEL_COLUMNS if name in fields and _is_label(fields[name])
     ]
     label = labels[0] if labels else None
+    caption = next((name for name in _CAPTION_COLUMNS if _are_texts(fields.get(name))), None)
     class_names = features.get(label, {}).get("names") if label else None
     if not isinstance(class_names, list) or not all(
         isinstance(name, str) and len(name) <= MAX_NAME for name in class_names
@@ -201,7 +211,7 @@ def _columns(schema: Any, source: str) -> Columns:
         class_names = []
     data = images[image]
     path = f"{image}.path" if data != image and _has_path(fields[image]) else None
-    return Columns(image, data, path, label, tuple(class_names))
+    return Columns(image, data, path, label, caption, tuple(class_names))
 
 
 def _data_column(name: str, kind: Any) -> str | None:
@@ -221,6 +231,14 @@ def _has_path(kind: Any) -> bool:
 
 def _is_label(kind: Any) -> bool:
     return str(kind) in ("string", "large_string") or str(kind).startswith(("int", "uint"))
+
+
+def _are_texts(kind: Any) -> bool:
+    return (
+        str(kind) in ("string", "large_string")
+        or str(kind).startswith("list<")
+        and (str(kind.value_type) in ("string", "large_string"))
+    )
 
 
 def _features(schema: Any) -> Mapping[str, Any]:

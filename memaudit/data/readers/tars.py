@@ -27,15 +27,16 @@ from memaudit.data.readers.encoded_images import encoded_contents
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import (
     MAX_FILE_BYTES,
+    MAX_SUFFIX,
     Files,
     Reader,
     parse_json,
     stats,
 )
-from memaudit.data.readers.shards import rows_of_parts, shard_files, shards_of_split
+from memaudit.data.readers.shards import beside, rows_of_parts, shard_files, shards_of_split
 from memaudit.data.readers.tar_index import Archive, TarFile, archives, tar_files
 from memaudit.data.readers.tar_members import is_tar
-from memaudit.data.readers.tree_contents import MAX_SUFFIX, ReadFile, is_wanted, read_tree
+from memaudit.data.readers.tree_contents import ReadFile, is_wanted, read_tree
 from memaudit.errors import DataError
 from memaudit.wording import listed, shown
 
@@ -88,7 +89,9 @@ def _read_folder(
 ) -> Contents:
     chosen = shards_of_split(files, path, layout)
     names = [name for names in chosen.values for name in names]
-    return chosen.marked(_read([path / name for name in names], names, path, preparation))
+    contents = _read([path / name for name in names], names, path, preparation)
+    unread = Counter(contents.unread) + Counter(beside(path, files))
+    return chosen.marked(replace(contents, unread=dict(unread.most_common())))
 
 
 def _folder_with_layout(layout: Layout) -> Reader:

@@ -28,6 +28,7 @@ from memaudit.data.readers.image_tree import (
 from memaudit.data.readers.lazy_images import Contents, batch_rows
 from memaudit.data.readers.reader import (
     MAX_FILE_BYTES,
+    MAX_SUFFIX,
     parse_json,
     side_file_bytes,
 )
@@ -42,8 +43,6 @@ LABELS_FILE = "dataset.json"
 """The file with the classes of all images, in EDM's form."""
 OWN_FILES = ("manifest.json",)
 """What memaudit itself writes beside images."""
-MAX_SUFFIX = 12
-"""Characters of a suffix that are told apart: names may be anything."""
 
 
 def _count_unread(names: Iterable[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
 
@@ -47,6 +48,8 @@ def test_sixteen_bits_need_a_window(tmp_path: Path, volume: np.ndarray) -> None:
     write_nifti(tmp_path / "a.nii", volume.astype(np.int16) * 10 - 1000, "RAS")
     with pytest.raises(DataError, match=r"a.nii holds numbers from -\d+ to 1\d+"):
         open_images(tmp_path / "a.nii")
+    images = open_images(tmp_path / "a.nii", Preparation(window=(-1000, 1550)))
+    np.testing.assert_array_equal(images.images[:, 0], volume)
 
 
 def test_a_nifti_without_its_data_is_cut_short(tmp_path: Path, volume: np.ndarray) -> None:

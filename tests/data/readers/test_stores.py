@@ -10,6 +10,7 @@ from helpers.images import Encode, labels_of
 from helpers.tfrecords import record, tensorflow_example
 
 from memaudit.data.layout import Layout
+from memaudit.data.preparation import Preparation
 from memaudit.data.readers.checksums import crc32c
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
@@ -71,6 +72,8 @@ def test_floating_images_need_a_window(form: str, tmp_path: Path, pixels: np.nda
         np.save(path, values)
     with pytest.raises(DataError, match="float32 numbers from -1 to 1, and images have bytes"):
         open_images(path)
+    images = open_images(path, Preparation(window=(-1, 1)))
+    np.testing.assert_array_equal(images.images, pixels)
 
 
 @pytest.mark.parametrize("kind", ["tensor", "dict", "tuple", "transposed"])

@@ -181,3 +181,13 @@ def test_rows_are_read_without_the_rest(
     ):
         contents = reader.read(path, reader.files(path), AS_STORED)
         np.testing.assert_array_equal(np.concatenate([*contents.batches(rows)]), pixels[rows])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_texts_are_captions(several: bool, tmp_path: Path, files: list[bytes]) -> None:
+    texts = [f"a picture of {i}" for i in range(6)]
+    column = [[text, "another"] for text in texts] if several else texts
+    parquet.write_table(
+        table(files).append_column("text", pa.array(column)), tmp_path / "a.parquet"
+    )
+    assert open_images(tmp_path / "a.parquet").captions == texts

@@ -168,3 +168,11 @@ def test_json_beside_an_image_gives_its_class(tmp_path: Path, files: list[bytes]
         members[f"{i}.json"] = json.dumps({"label": i, "caption": "a cat"}).encode()
     tar(tmp_path / "a.tar", members)
     assert labels_of(open_images(tmp_path / "a.tar")) == list(range(6))
+
+
+def test_other_files_beside_shards_are_counted(tmp_path: Path, files: list[bytes]) -> None:
+    shard(tmp_path / "0.tar", [{"__key__": "0", "png": files[0], "cls": 0}])
+    for name in ("set.h5", "0.parquet", "0_stats.json"):
+        (tmp_path / name).write_bytes(b"")
+    found = dict(open_images(tmp_path).unread)
+    assert found == {".h5": 1, ".parquet": 1, ".json": 1}
