@@ -30,6 +30,7 @@ from memaudit.data.readers import (
     tfrecords,
     torch_tensors,
 )
+from memaudit.data.readers.foreign_stores import refuse_foreign
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Reader
 from memaudit.data.room import check_memory
@@ -165,6 +166,7 @@ def _too_large(path: Path) -> DataError:
 def _reader_for(path: Path) -> Reader:
     if not path.exists() and not is_range(path):
         raise DataError(f"There is no file or folder {path}.")
+    refuse_foreign(path)
     for reader in READERS:
         if reader.recognizes(path):
             return reader
