@@ -84,18 +84,18 @@ def decode_image(
         if is_jpeg(data)
         else _decode_with_pil(data, name, preparation)
     )
-    if kinds is not None:
+    if found and kinds is not None:
         kinds.update(found)
-        if orientation != 1:
+    if orientation != 1:
+        if kinds is not None:
             kinds[ORIENTED] += 1
-    if orientation != 1 and preparation.exif == "apply":
-        pixels = upright(pixels, orientation)
-    if preparation.channels not in (None, len(pixels)):
-        assert preparation.channels is not None
+        if preparation.exif == "apply":
+            pixels = upright(pixels, orientation)
+    if (channels := preparation.channels) is not None and channels != len(pixels):
         if kinds is not None and not found:
             kinds["gray" if len(pixels) == 1 else "RGB"] += 1
-        pixels = to_channels(pixels, preparation.channels)
-    return fit_image(pixels, name, preparation)
+        pixels = to_channels(pixels, channels)
+    return pixels if preparation.resolution is None else fit_image(pixels, name, preparation)
 
 
 def _decode_jpeg(data: bytes, name: str, preparation: Preparation) -> Decoded:
