@@ -11,7 +11,7 @@ from typing import Literal
 
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
-from memaudit.audit.memorization.controls import Controls
+from memaudit.audit.memorization.controls import NEAR_PAIRS, Controls
 from memaudit.audit.memorization.findings import Findings, Gate, decide
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.sensitivity import is_above_floor
@@ -44,6 +44,8 @@ SEEDS_CHOSEN = (
     "The seeds were chosen: they do not follow one another, so the share counted is that of these "
     "images, and says nothing of all that the model makes."
 )
+MOST_TWINS = 0.5
+"""Share of training images with a near other, above which a PASS needs held-out images."""
 NAMED_RULES = 3
 """Number of contradicting rules that a reason names."""
 
@@ -161,6 +163,7 @@ def conclude(
             verdict, reasons = "FAIL", [*failing, *reasons]
         elif verdict == "PASS":
             reasons += _about_rules(findings, rule)
+            reasons += _about_twins(controls)
             if "label_test" in fail_on:
                 reasons += _about_no_label_test(diagnostics)
             if "worst_class" in fail_on:
@@ -376,6 +379,27 @@ def _about_rules(findings: Findings, rule: Rule) -> list[Reason]:
     ]
 
 
+def _about_twins(controls: Controls) -> list[Reason]:
+    """Why a PASS does not stand among training images most of which have a twin.
+
+    A copy with noise lies about as far from the image as from its twin, so that its distance ratio
+    is that of a new image, and leave-one-out excuses whatever is near. Only held-out images tell.
+    """
+    near = controls.near_pairs
+    if near is None or near.low <= MOST_TWINS or controls.num_holdout:
+        return []
+    low, high = NEAR_PAIRS
+    return [
+        Reason(
+            "radius",
+            f"{percent(near.ratio)} % of the training images have their nearest other between "
+            f"{low:g} and {high:g} gray levels away. An image that copies one of these with some "
+            "noise is as near to the other, and this count does not see it; without held-out "
+            "images nothing else does.",
+        )
+    ]
+
+
 def _undecided(decision: Decision) -> str:
     return (
         f"{decision.total:,} images do not decide whether more than {percent(decision.limit)} % "
@@ -506,6 +530,11 @@ def _advice(
         return "Give held-out images, which the model never saw: they can tell a floor from copies."
     if "floor" in kinds:
         return "Look at the pairs. More held-out images make the floor, and so the gate, sharper."
+    if kinds & {"radius", "threshold"} and not controls.num_holdout:
+        return (
+            "Look at the pairs, and at near-duplicates among the training images. Give held-out "
+            "images, which the model never saw."
+        )
     if kinds & {"radius", "threshold"}:
         return "Look at the pairs, and at near-duplicates among the training images."
     if kinds == {"class"}:

@@ -602,3 +602,22 @@ def test_both_ways_up_are_compared_with_the_checkpoints_fingerprint(tmp_path: Pa
     )
     source.provenance["data_fingerprint"] = "f" * 64
     assert "as in training" not in " ".join(describe_source(source, stored).warnings)
+
+
+@pytest.mark.parametrize(("twins", "noise"), [((8.6, 16.6, 9), 13), ((9,), 13), ((17,), 17)])
+def test_twins_planted_beside_the_training_images_buy_no_pass(twins: tuple[float], noise: int):
+    """Three of four images are copies with noise; without the twins, they fail."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(40, 216, (40, 3, 16, 16))
+
+    def at(images: np.ndarray, levels: float) -> np.ndarray:
+        return (images + levels * rng.choice([-1, 1], images.shape)).clip(0, 255).astype(np.uint8)
+
+    train = np.concatenate([at(base, 0), *(at(base, levels) for levels in twins)])
+    fresh = rng.integers(0, 256, (100, 3, 16, 16), np.uint8)
+    generated = np.concatenate([at(np.concatenate([base] * 8), noise)[:300], fresh])
+    options = ScanConfig(fail_above=0.05, without=("recall",))
+    assert scan(generated, at(base, 0), config=options).verdict == "FAIL"
+    result = scan(generated, train, config=options)
+    assert result.verdict != "PASS"
+    assert "radius" in {reason.kind for reason in result.conclusion.reasons}
