@@ -107,8 +107,12 @@ def csv_rows(text: str) -> Iterator[list[str]]:
     Raises:
         csv.Error: the text is not CSV.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may list 10,000 names
-    for row in csv.reader(io.StringIO(text, newline="")):
+    usual = csv.field_size_limit(len(text))  # a cell may list 10,000 names
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    finally:
+        csv.field_size_limit(usual)  # it holds for every reader of the process
+    for row in rows:
         yield [_GUARDED.sub("", cell) for cell in row]
 
 

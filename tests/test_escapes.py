@@ -177,3 +177,10 @@ def test_code_in_a_sentence_leaves_the_sentences_punctuation_outside():
     digest = "f0bb2c164c91cf61"
     assert markdown(f"model (SHA-256 {digest}).") == f"model (SHA-256 `{digest}`)."
     assert markdown(f"({digest}, twice)") == f"(`{digest}`, twice)"
+
+
+def test_reading_a_long_cell_leaves_the_limit_of_other_readers_alone():
+    usual = csv.field_size_limit()
+    cell = "x" * (usual + 1)
+    assert list(csv_rows(f"a\n{cell}\n")) == [["a"], [cell]]
+    assert csv.field_size_limit() == usual
