@@ -107,7 +107,8 @@ def csv_rows(text: str) -> Iterator[list[str]]:
     Raises:
         csv.Error: the text is not CSV.
     """
-    usual = csv.field_size_limit(len(text))  # a cell may list 10,000 names
+    usual = csv.field_size_limit()
+    csv.field_size_limit(max(usual, len(text)))  # a cell may list 10,000 names
     try:
         rows = list(csv.reader(io.StringIO(text, newline="")))
     finally:
