@@ -40,6 +40,7 @@ from memaudit.audit.scanned import Keys
 from memaudit.audit.source import (
     as_source,
     check_comparable,
+    check_orientation,
     check_roles,
     describe_source,
     weigh_classes,
@@ -138,6 +139,8 @@ def scan(
             check_comparable(source, given)
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
+    if isinstance(source, ImageSet) and config.fail_above is not None:
+        check_orientation(source)
     if isinstance(source, Checkpoint) and index is None:
         config = search_what_was_trained_on(config, source)
     if config.nonce is not None:

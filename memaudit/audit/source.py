@@ -388,6 +388,24 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
         )
 
 
+def check_orientation(source: ImageSet) -> None:
+    """Refuse images to be judged under a limit that their files say are stored turned.
+
+    A copy that is stored turned, with the orientation that shows it upright, would not be counted.
+
+    Raises:
+        ConfigError: some have an EXIF orientation that was not applied.
+    """
+    turned = source.kinds.get(ORIENTED, 0)
+    if turned and source.preparation.exif == "ignore":
+        raise ConfigError(
+            f"{turned:,} of the images in {source.source} have an EXIF orientation: they are "
+            "stored turned, and a copy among them would not be counted. Give {exif} apply, or save "
+            "them upright without it.",
+            field="exif",
+        )
+
+
 def check_fits(denoiser: Denoiser, images: ImageSet) -> None:
     """Refuse images that a model cannot be tried on: another shape, no labels, or a single image.
 
