@@ -98,6 +98,7 @@ FLOORS = (
         "sampler_control",
         "scan_state",
         "source",
+        "source_checks",
     },
     {"regeneration", "unchosen_seeds"},
     {"memorization"},

@@ -16,7 +16,8 @@ from memaudit.audit.diagnostics.diagnostic import Setting
 from memaudit.audit.diagnostics.registry import check_diagnostics
 from memaudit.audit.memorization.controls import LEFT_OUT_IMAGES
 from memaudit.audit.neighbors.projection import num_index_bytes, projected_width
-from memaudit.audit.source import as_source, check_comparable
+from memaudit.audit.source import as_source
+from memaudit.audit.source_checks import check_comparable
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.statistics.forecast import GateTest, forecast_stop
 from memaudit.audit.statistics.gate import Control, FloorCount, sequential_decision

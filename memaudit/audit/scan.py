@@ -37,14 +37,8 @@ from memaudit.audit.sampler_control import compare_samplers, is_changed
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
-from memaudit.audit.source import (
-    as_source,
-    check_comparable,
-    check_orientation,
-    check_roles,
-    describe_source,
-    weigh_classes,
-)
+from memaudit.audit.source import as_source, check_roles, describe_source
+from memaudit.audit.source_checks import check_comparable, check_orientation, weigh_classes
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.unchosen_seeds import are_consecutive, seeds_from_nonce

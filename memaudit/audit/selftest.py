@@ -20,7 +20,8 @@ from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
-from memaudit.audit.source import as_source, check_comparable
+from memaudit.audit.source import as_source
+from memaudit.audit.source_checks import check_comparable
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError

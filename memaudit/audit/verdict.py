@@ -46,6 +46,9 @@ SEEDS_CHOSEN = (
 )
 MOST_TWINS = 0.5
 """Share of training images with a near other, above which a PASS needs held-out images."""
+LEAST_HOLDOUT = 100
+"""Held-out images that make up for it: beside as many, 40 of 400 generated images that are too near
+stand out (Fisher's exact test)."""
 NAMED_RULES = 3
 """Number of contradicting rules that a reason names."""
 
@@ -385,8 +388,10 @@ def _about_twins(controls: Controls) -> list[Reason]:
     A copy with noise lies about as far from the image as from its twin, so that its distance ratio
     is that of a new image, and leave-one-out excuses whatever is near. Only held-out images tell.
     """
-    near = controls.near_pairs
-    if near is None or near.low <= MOST_TWINS or controls.num_holdout:
+    near, holdout = controls.near_pairs, controls.holdout
+    if near is None or near.low <= MOST_TWINS:
+        return []
+    if holdout is not None and holdout.copies.total >= LEAST_HOLDOUT:
         return []
     low, high = NEAR_PAIRS
     return [
@@ -394,8 +399,8 @@ def _about_twins(controls: Controls) -> list[Reason]:
             "radius",
             f"{percent(near.ratio)} % of the training images have their nearest other between "
             f"{low:g} and {high:g} gray levels away. An image that copies one of these with some "
-            "noise is as near to the other, and this count does not see it; without held-out "
-            "images nothing else does.",
+            "noise is as near to the other, and this count does not see it; without "
+            f"{LEAST_HOLDOUT} held-out images nothing else does.",
         )
     ]
 
@@ -530,7 +535,7 @@ def _advice(
         return "Give held-out images, which the model never saw: they can tell a floor from copies."
     if "floor" in kinds:
         return "Look at the pairs. More held-out images make the floor, and so the gate, sharper."
-    if kinds & {"radius", "threshold"} and not controls.num_holdout:
+    if kinds & {"radius", "threshold"} and controls.num_holdout < LEAST_HOLDOUT:
         return (
             "Look at the pairs, and at near-duplicates among the training images. Give held-out "
             "images, which the model never saw."

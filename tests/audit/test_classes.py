@@ -10,7 +10,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import sample_command
 from memaudit.audit.scan import scan
-from memaudit.audit.source import weigh_classes
+from memaudit.audit.source_checks import weigh_classes
 from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.memorization.sensitivity import NUM_ROWS, is_above_floor
 from memaudit.audit.regeneration import catch_chance, differ, draw_rows
 from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.folder import write_report
@@ -23,7 +24,9 @@ from memaudit.audit.scan import scan
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.source import describe_source, optimum_of
 from memaudit.audit.statistics.forecast import clean_stop
+from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
+from memaudit.audit.verdict import LEAST_HOLDOUT
 from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.data.preparation import Preparation
@@ -621,3 +624,24 @@ def test_twins_planted_beside_the_training_images_buy_no_pass(twins: tuple[float
     result = scan(generated, train, config=options)
     assert result.verdict != "PASS"
     assert "radius" in {reason.kind for reason in result.conclusion.reasons}
+
+
+def test_few_held_out_images_do_not_excuse_twins():
+    """Ten images that were held out would see no twin either, and are quickly found."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(40, 216, (40, 3, 16, 16)).astype(np.uint8)
+    train = np.concatenate([base, base + 17])
+    options = ScanConfig(fail_above=0.05, without=("recall",))
+    generated = rng.integers(0, 256, (400, 3, 16, 16), np.uint8)
+    for num_holdout, verdict in ((10, "INCONCLUSIVE"), (100, "PASS")):
+        holdout = ImageSet.from_array(rng.integers(0, 256, (num_holdout, 3, 16, 16), np.uint8))
+        result = scan(generated, train, holdout=holdout, config=options)
+        assert result.verdict == verdict
+    beside = clopper_pearson(0, LEAST_HOLDOUT)
+    assert is_above_floor(clopper_pearson(40, 400), beside, num_tests=NUM_ROWS)
+
+
+def test_a_label_test_that_is_to_judge_needs_held_out_images_before_sampling():
+    options = config(100, fail_above=0.1, fail_on=("label_test",))
+    with pytest.raises(ConfigError, match="fail_on names label_test, which needs a holdout"):
+        scan(planted(TRAIN, 0.0, calls_left=0), TRAIN, config=options)

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
 from memaudit.audit.diagnostics.section import Block, Paragraph, Row, measures, share_row
-from memaudit.audit.source import check_fits
+from memaudit.audit.source_checks import check_fits
 from memaudit.audit.statistics.auc import delong, exceedance_p_value
 from memaudit.audit.statistics.intervals import (
     Estimate,

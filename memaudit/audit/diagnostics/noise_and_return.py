@@ -27,7 +27,7 @@ from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.units import largest_squared_distance
-from memaudit.audit.source import check_fits
+from memaudit.audit.source_checks import check_fits
 from memaudit.audit.statistics.counts import all_on_one_side_p_value, more_often_p_value
 from memaudit.audit.statistics.intervals import (
     Proportion,

@@ -26,7 +26,7 @@ from memaudit.audit.diagnostics.section import (
     Table,
 )
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.source import check_fits, weigh_classes
+from memaudit.audit.source_checks import check_fits, weigh_classes
 from memaudit.audit.statistics.intervals import Estimate, Proportion, clopper_pearson, describe
 from memaudit.audit.statistics.per_class import holm
 from memaudit.audit.statistics.resampling import Sample, resampled, welch

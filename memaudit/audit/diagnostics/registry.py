@@ -118,11 +118,13 @@ def check_diagnostics(setting: Setting) -> None:
             for need, thing in (("model", setting.model), ("holdout", setting.holdout))
             if need in diagnostic.requires and thing is None
         ]
-        if name in config.also and missing:
-            raise ConfigError(
-                f"{{also}} names {name}, which needs a {' and a '.join(missing)}; none is given.",
-                field="also",
-            )
+        for field, asked in (("also", config.also), ("fail_on", config.fail_on)):
+            if name in asked and missing:
+                raise ConfigError(
+                    f"{{{field}}} names {name}, which needs a {' and a '.join(missing)}; none is "
+                    "given.",
+                    field=field,
+                )
 
 
 def run_diagnostics(

@@ -22,14 +22,8 @@ from memaudit.audit.regeneration import Recipe, draw_rows, regenerate
 from memaudit.audit.report.schema import Report, plain
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.sampler_control import SamplerControl, compare_samplers
-from memaudit.audit.source import (
-    OPTIMUM,
-    OTHER_IMAGES,
-    check_comparable,
-    describe_source,
-    optimum_of,
-    weigh_classes,
-)
+from memaudit.audit.source import OPTIMUM, OTHER_IMAGES, describe_source, optimum_of
+from memaudit.audit.source_checks import check_comparable, weigh_classes
 from memaudit.audit.verification.check import Check, check
 from memaudit.audit.verification.given import same_classes
 from memaudit.audit.verification.search import differing_rows, distances_apart
