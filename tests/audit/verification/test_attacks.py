@@ -412,6 +412,8 @@ def test_a_page_that_says_something_else_is_noticed(given: ScanResult, tmp_path:
         ("</main>", "<p>Approved.</p></main>"),
         (">copy<", ">not a copy<"),
         ("Nearest</dt>", "Nearest <b>none</b></dt>"),
+        ("<img src", '<img style="position: fixed" src'),
+        ('alt="Nearest', 'alt="Distant'),
     ):
         assert old in page
         (tmp_path / PAGE).write_text(page.replace(old, new, 1))

@@ -211,6 +211,12 @@ def test_q_values_and_discoveries_are_computed_again(whole_result: ScanResult, t
     assert failed(tmp_path) == ["ratios and verdict"]
 
 
+def test_the_page_of_every_diagnostic_is_as_written(whole_result: ScanResult, tmp_path: Path):
+    write_report(whole_result, tmp_path)
+    assert "<figcaption>" in (tmp_path / PAGE).read_text()
+    assert PAGE_WORDS in {check.name for check in verify_report(tmp_path).checks if check.passed}
+
+
 def test_a_diagnostic_that_was_left_out_is_not_missed(make_result: Make, tmp_path: Path):
     result = make_result()
     generated = ImageSet(result.generated, list(map(str, result.keys)), source="generated")
