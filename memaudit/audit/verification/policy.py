@@ -116,6 +116,7 @@ class HoldoutPolicy:
     fingerprint: str | None = None
     """SHA-256 of their pixels."""
     least_images: int = 1
+    """A number above 1 requires held-out images, as `required` does."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ def _images(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     yield "holdout.fingerprint", other if differs else ""
     number = report.controls.num_holdout
     few = f"{number:,} held-out images are fewer than {wanted.least_images:,}"
-    asked = wanted.required or number
+    asked = wanted.required or wanted.least_images > 1
     yield "holdout.least_images", few if asked and number < wanted.least_images else ""
 
 

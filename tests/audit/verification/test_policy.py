@@ -83,6 +83,7 @@ VIOLATED: dict[str, dict[str, Any]] = {
     "data.least_images": {"data": {"least_images": 61}},
     "holdout.required": {"holdout": {"required": True}},
     "holdout.fingerprint": {"holdout": {"fingerprint": "3" * 64}},
+    "holdout.least_images": {"holdout": {"least_images": 2}},
     "memaudit": {"memaudit": ">=99"},
 }
 
