@@ -62,6 +62,8 @@ class SetComparison:
 
     is_same: bool
     """Whether both have the same images in the same order: their fingerprints are equal."""
+    is_reordered: bool
+    """Whether both have the same images, each equally often, in another order."""
     duplicate_rms: float
     """The radius, in gray levels."""
     first: Side
@@ -80,6 +82,8 @@ class SetComparison:
         one, other = self.first, self.second
         if self.is_same:
             return "They are the same images in the same order."
+        if self.is_reordered:
+            return "They are the same images in another order."
         if not one.alone and not other.alone:
             kinds = [
                 word
@@ -89,10 +93,8 @@ class SetComparison:
                 )
                 if number
             ]
-            if one.num_images != other.num_images:
+            if one.num_images != other.num_images or not kinds:
                 kinds.append("some more than once")
-            if not kinds:
-                return "They are the same images in another order."
             return f"They are the same images, {' and '.join(kinds)}."
         if self.num_prepared_otherwise > 0.9 * self.num_sampled > 0:
             return (
@@ -126,10 +128,15 @@ def compare_sets(
     """
     if first.fingerprint == second.fingerprint:
         one, other = (Side(len(images), len(images), 0, 0, ()) for images in (first, second))
-        return SetComparison(True, duplicate_rms, one, other, (), (), 0, 0)
+        return SetComparison(True, False, duplicate_rms, one, other, (), (), 0, 0)
+    is_reordered = False
     if first.image_shape == second.image_shape:
-        one, near, mirrored = _counterparts(first, second, duplicate_rms, device, progress)
-        other, *_ = _counterparts(second, first, duplicate_rms, device, progress)
+        digests, others = list(_digests(first)), list(_digests(second))
+        is_reordered = sorted(digests) == sorted(others)
+        rest = _unequal(digests, others)
+        one, near, mirrored = _counterparts(first, rest, second, duplicate_rms, device, progress)
+        rest = _unequal(others, digests)
+        other, *_ = _counterparts(second, rest, first, duplicate_rms, device, progress)
     else:
         one, other = (
             Side(len(images), 0, 0, 0, tuple(range(len(images)))) for images in (first, second)
@@ -143,15 +150,27 @@ def compare_sets(
         sampled = number
         otherwise = _prepared_otherwise(first, sample, second, device)
     return SetComparison(
-        False, duplicate_rms, one, other, tuple(near), tuple(mirrored), sampled, otherwise
+        is_same=False,
+        is_reordered=is_reordered,
+        duplicate_rms=duplicate_rms,
+        first=one,
+        second=other,
+        near=tuple(near),
+        mirrored=tuple(mirrored),
+        num_sampled=sampled,
+        num_prepared_otherwise=otherwise,
     )
 
 
 def _counterparts(
-    images: ImageSet, others: ImageSet, duplicate_rms: float, device: str, progress: Progress
+    images: ImageSet,
+    rest: np.ndarray,
+    others: ImageSet,
+    duplicate_rms: float,
+    device: str,
+    progress: Progress,
 ) -> tuple[Side, list[Counterpart], list[Counterpart]]:
-    known = set(_digests(others))
-    rest = np.array([i for i, d in enumerate(_digests(images)) if d not in known], dtype=np.int64)
+    """What becomes of `images`, of which those at `rest` equal none of the others."""
     num_equal = len(images) - len(rest)
     found: list[list[Counterpart]] = [[], []]
     if len(rest):
@@ -184,6 +203,12 @@ def _counterparts(
 def _digests(images: ImageSet) -> Iterator[bytes]:
     for image in images.images:
         yield hashlib.sha256(np.ascontiguousarray(image).data).digest()
+
+
+def _unequal(digests: Sequence[bytes], others: Sequence[bytes]) -> np.ndarray:
+    """Positions of the images that equal none of the others: int64."""
+    known = set(others)
+    return np.array([i for i, each in enumerate(digests) if each not in known], dtype=np.int64)
 
 
 def _prepared_otherwise(first: ImageSet, sample: np.ndarray, second: ImageSet, device: str) -> int:

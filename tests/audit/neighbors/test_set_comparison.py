@@ -53,6 +53,7 @@ def test_every_kind_of_image_is_counted_once() -> None:
         (PIXELS[:30], PIXELS, "The first set is a part of the second."),
         (PIXELS, PIXELS[:30], "The second set is a part of the first."),
         (PIXELS, np.concatenate([PIXELS, PIXELS[:5]]), "same images, some more than once."),
+        (PIXELS[[0, 0, 1]], PIXELS[[0, 1, 1]], "They are the same images, some more than once."),
         (PIXELS, PIXELS ^ 1, "They are the same images, some nearly equal."),
         (PIXELS, PIXELS[..., ::-1], "They are the same images, some mirrored."),
         (PIXELS[:30], PIXELS[30:], "They have no image in common."),
