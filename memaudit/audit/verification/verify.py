@@ -146,6 +146,10 @@ def verify_report(
             "{source} and the training images with {data}.",
             field=("spot_check", "source", "data"),
         )
+    if str(source) == OPTIMUM and data is None:
+        raise ConfigError(
+            "The optimum consists of its training images: give them with {data}.", field="data"
+        )
     if isinstance(policy, str | Path):
         policy = read_policy(policy)
     folder = Path(folder)
@@ -269,8 +273,8 @@ class _Work:
             self.add(PAGE_WORDS, page)
         self.prove(
             "Ratios, intervals, leaks and verdict follow from matches.csv and the controls.",
-            "matches.csv has one row for each image that was judged, about training images that "
-            "can be.",
+            "matches.csv has one row for each image that was judged, and names only images of the "
+            "training set.",
         )
         self.unproven.append(
             Unproven(
@@ -300,7 +304,10 @@ class _Work:
             return
         if not report.space.exact:
             self.unproven.append(
-                Unproven("Features were compared. Their search is not done again, nor its floor.")
+                Unproven(
+                    "Features were compared: no image is generated or searched again, and neither "
+                    "the floors nor what stands beside the ratio are computed again."
+                )
             )
             return
         rows_fit = all(each.passed for each in self.checks if each.name == ROWS)
@@ -362,8 +369,11 @@ class _Work:
 
     def _open_images(self, path: Path) -> ImageSet | None:
         name, report = f"source {path}", self.report
-        if report.source.kind != "images" or self.table is None:
+        if report.source.kind != "images":
             self.checks.append(Check(name, False, "holds images; the report is about a model"))
+            return None
+        if self.table is None:
+            self.checks.append(Check(name, False, f"has no rows: {MATCHES} cannot be used"))
             return None
         images, checks = open_given_images(path, self.table, report, self.progress)
         self.checks += checks
@@ -405,9 +415,12 @@ class _Work:
             if beside:
                 text = f"What stands beside the ratio was not computed again: {', '.join(beside)}."
                 self.unproven.append(Unproven(text, ("data",)))
-        if self.report.controls.num_holdout and holdout is None:
+        needs = tuple(
+            name for name, given in (("data", data), ("holdout", holdout)) if given is None
+        )
+        if self.report.controls.num_holdout and needs:
             self.unproven.append(
-                Unproven("The floor of the held-out images was not measured.", ("holdout",))
+                Unproven("The floor of the held-out images was not measured.", needs)
             )
         if self.report.pictures != "none":
             text = "The pictures of report.html: only its words were compared."

@@ -142,6 +142,10 @@ def test_what_needs_the_held_out_images_is_computed_again(place: Path, tmp_path:
     without = verify_report(tmp_path, source=options["source"], data=options["data"])
     assert failed(without) == []
     assert any(each.needs == ("holdout",) for each in without.unproven)
+    unsearched = verify_report(tmp_path, holdout=options["holdout"])
+    assert failed(unsearched) == []
+    missing = {each.text: each.needs for each in unsearched.unproven}
+    assert missing["The floor of the held-out images was not measured."] == ("data",)
     assert failed(verify_report(tmp_path, holdout=place / "train.npz")) == [
         f"holdout {place / 'train.npz'}"
     ]
@@ -231,6 +235,8 @@ def test_the_optimum_is_generated_again(place: Path, tmp_path: Path):
     write_report(scan(optimum_of(data), data, config=config), tmp_path)
     found = verify_report(tmp_path, source=Path("optimum"), data=place / "train.npz", spot_check=12)
     assert failed(found) == []
+    with pytest.raises(ConfigError, match="give them with"):
+        verify_report(tmp_path, source=Path("optimum"))
 
 
 def test_a_spot_check_needs_checkpoint_and_data(given: ScanResult, place: Path, tmp_path: Path):
