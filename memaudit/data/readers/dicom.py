@@ -7,7 +7,6 @@ file's own bytes announce.
 """
 
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from memaudit.data.preparation import Preparation
 from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.number_arrays import Window
-from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
+from memaudit.data.readers.reader import Files, Reader, files_below, first_bytes, stats
 from memaudit.data.readers.shards import library
 from memaudit.data.readers.slices import MAX_VOLUME, Volume, slice_contents
 from memaudit.data.room import check_memory
@@ -29,7 +28,6 @@ from memaudit.wording import quoted
 
 _MAGIC = b"DICM"
 _MAX_FILES = 1_000_000
-_DEPTH = 6
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Transfer syntaxes without compression."""
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
@@ -42,33 +40,23 @@ def _is_dicom(path: Path) -> bool:
 def _is_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
-    for name in _walk(path):
+    is_found = False
+    for name in _names(path):
         if name.lower().endswith(SUFFIXES):
             return False
         if name.lower().endswith((".dcm", ".dicom", ".ima")) or "." not in name:
             file = path / name
-            if file.is_file() and _is_dicom(file):
-                return True
-    return False
+            is_found = is_found or (file.is_file() and _is_dicom(file))
+    return is_found
 
 
-def _walk(path: Path, inside: str = "", depth: int = _DEPTH) -> Iterator[str]:
-    folders = []
-    with os.scandir(path / inside) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name == "DICOMDIR":
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(f"{inside}{entry.name}/")
-            else:
-                yield inside + entry.name
-    for folder in folders if depth else ():
-        yield from _walk(path, folder, depth - 1)
+def _names(path: Path) -> Iterator[str]:
+    return (name for name in files_below(path) if name.rpartition("/")[2] != "DICOMDIR")
 
 
 def _folder_files(path: Path) -> Files:
     names = []
-    for name in _walk(path):
+    for name in _names(path):
         if (path / name).is_file() and _is_dicom(path / name):
             names.append(name)
             if len(names) > _MAX_FILES:

@@ -21,6 +21,7 @@ from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import (
     Files,
     Reader,
+    files_below,
     first_bytes,
     first_member,
 )
@@ -33,20 +34,9 @@ from memaudit.files import check_regular, read_regular
 def _folder_files(path: Path) -> Files:
     """The image files under a folder, and its dataset.json."""
     files = {}
-    visited = set()
-    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:  # a link back to a folder above it
-            folders.clear()
-            continue
-        visited.add(real)
-        inside = Path(folder).relative_to(path).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        for name in names:
-            if is_wanted(prefix + name):
-                file = os.path.join(folder, name)
-                files[prefix + name] = os.stat(file)
-                check_regular(files[prefix + name], file)
+    for name in filter(is_wanted, files_below(path)):
+        files[name] = os.stat(path / name)
+        check_regular(files[name], path / name)
     return files
 
 
@@ -59,12 +49,7 @@ def _read_folder(
     def opened() -> Iterator[ReadFile]:
         yield lambda name: read_regular(path / name, sizes[name])
 
-    others = [
-        name
-        for folder, _, names in os.walk(path)
-        for name in ((Path(folder).relative_to(path) / name).as_posix() for name in names)
-        if not is_wanted(name)
-    ]
+    others = [name for name in files_below(path) if not is_wanted(name)]
     beside = Beside(others, lambda name, limit: read_regular(path / name, limit))
     return read_tree(str(path), sizes, beside, opened, layout, preparation)
 
@@ -141,7 +126,3 @@ def _read_image_file(path: Path, files: Files, preparation: Preparation) -> Cont
 
 
 IMAGE = Reader("one image file", _is_image_file, _read_image_file)
-
-
-def _raise(error: OSError) -> None:
-    raise error

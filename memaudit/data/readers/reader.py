@@ -3,7 +3,7 @@
 import gc
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,34 @@ def stats(files: Iterable[Path], *, inside: Path | None = None) -> Files:
         found[name] = file.stat()
         check_regular(found[name], file)
     return found
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """The paths of all files inside a folder, at any depth; hidden files and folders aside.
+
+    Links to folders are followed; a folder that is reached twice is listed once.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    visited = set()
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        real = os.path.realpath(folder / inside)
+        if real in visited:
+            continue
+        visited.add(real)
+        folders = []
+        with os.scandir(folder / inside) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(f"{inside}{entry.name}/")
+                else:
+                    yield inside + entry.name
+        waiting += sorted(folders, reverse=True)
 
 
 def first_bytes(path: Path, count: int = 512) -> bytes:

@@ -1,7 +1,6 @@
 """Sets that are kept in several files of one kind: which files, and of which split."""
 
 import importlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,14 +13,12 @@ import numpy as np
 from memaudit.data.layout import ALL_SPLITS, Layout, canonical_split, choose_split
 from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.lazy_images import Contents
-from memaudit.data.readers.reader import MAX_SUFFIX
+from memaudit.data.readers.reader import MAX_SUFFIX, files_below
 from memaudit.errors import DataError
 from memaudit.wording import joined, listed, quoted, shown
 
 T = TypeVar("T")
 
-_DEPTH = 2
-"""Folders below the given one in which shards are looked for: `data/`, `train/`."""
 _NUMBERED = re.compile(r"(?P<split>.*?)[-_.]?(?P<shard>\d{1,9})-of-(?P<count>\d{1,9})(\.[\w.]+)?$")
 
 
@@ -42,13 +39,13 @@ def library(module: str, path: Path, *, form: str, extra: str) -> Any:
 
 
 def shard_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    """The files with these suffixes in a folder or up to two folders below, by name.
+    """The files with these suffixes in a folder, at any depth, by name.
 
     Returns:
         Their paths inside the folder; empty if it holds image files, which are then the set.
     """
     found = []
-    for name in _files(folder):
+    for name in files_below(folder):
         if name.lower().endswith(SUFFIXES):
             return []
         # TensorFlow numbers shards after the suffix.
@@ -58,28 +55,14 @@ def shard_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
 
 
 def beside(folder: Path, names: Iterable[str]) -> dict[str, int]:
-    """Files in a folder of shards that are none, by suffix, most frequent first."""
+    """Files in a folder that are not among those named, by suffix, most frequent first."""
     taken = set(names)
     counts = Counter(
         PurePosixPath(name).suffix.lower()[:MAX_SUFFIX]
-        for name in _files(folder)
+        for name in files_below(folder)
         if name not in taken
     )
     return dict(counts.most_common())
-
-
-def _files(folder: Path, depth: int = _DEPTH, inside: str = "") -> Iterator[str]:
-    folders = []
-    with os.scandir(folder / inside) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
-                yield inside + entry.name
-            elif depth and not entry.is_symlink():
-                folders.append(f"{inside}{entry.name}/")
-    for name in sorted(folders):
-        yield from _files(folder, depth - 1, name)
 
 
 def split_of(name: str) -> str:

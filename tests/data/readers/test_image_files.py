@@ -31,6 +31,17 @@ def write(path: Path, files: dict[str, bytes]) -> Path:
 both = pytest.mark.parametrize("name", ["set", "set.zip"])
 
 
+def test_files_behind_a_link_to_a_folder_are_read_or_counted(
+    tmp_path: Path, pixels: np.ndarray, encode: Encode
+) -> None:
+    write(tmp_path / "elsewhere", {"1.png": encode(pixels[1]), "2.raw": b"x"})
+    path = write(tmp_path / "set", {"0.png": encode(pixels[0])})
+    (path / "linked").symlink_to(tmp_path / "elsewhere")
+    (path / "loop").symlink_to(path)
+    images = open_images(path)
+    assert list(images.names) == ["0.png", "linked/1.png"] and images.unread == {".raw": 1}
+
+
 @both
 def test_flat_images_come_in_the_order_of_their_names(
     name: str, tmp_path: Path, pixels: np.ndarray, encode: Encode

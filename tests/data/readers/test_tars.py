@@ -176,3 +176,16 @@ def test_other_files_beside_shards_are_counted(tmp_path: Path, files: list[bytes
         (tmp_path / name).write_bytes(b"")
     found = dict(open_images(tmp_path).unread)
     assert found == {".h5": 1, ".parquet": 1, ".json": 1}
+
+
+def test_shards_are_found_at_any_depth_and_behind_links(
+    tmp_path: Path, pixels: np.ndarray, files: list[bytes]
+) -> None:
+    for name, data in zip(("set/a/b/c/d/1.tar", "elsewhere/2.tar"), files, strict=False):
+        (tmp_path / name).parent.mkdir(parents=True)
+        tar(tmp_path / name, {"0.png": data})
+    (tmp_path / "set/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/a/loop").symlink_to(tmp_path / "set")
+    images = open_images(tmp_path / "set")
+    assert list(images.names) == ["a/b/c/d/1.tar/0.png", "linked/2.tar/0.png"]
+    np.testing.assert_array_equal(images.images, pixels[:2])
