@@ -9,6 +9,7 @@ file's own bytes announce.
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.number_arrays import Window
 from memaudit.data.readers.reader import Files, Reader, files_below, first_bytes, stats
-from memaudit.data.readers.shards import library
+from memaudit.data.readers.shards import beside, library
 from memaudit.data.readers.slices import MAX_VOLUME, Volume, slice_contents
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
@@ -65,18 +66,23 @@ def _folder_files(path: Path) -> Files:
 
 
 def _read_folder(path: Path, files: Files, preparation: Preparation) -> Contents:
-    return _read({name: path / name for name in files}, str(path), preparation)
+    volumes = _volumes({name: path / name for name in files})
+    contents = slice_contents(volumes, str(path), window=preparation.window)
+    others = beside(path, [volume.name for volume in volumes])
+    return replace(contents, unread=others)
 
 
 def _read_file(path: Path, _files: Files, preparation: Preparation) -> Contents:
-    return _read({path.name: path}, str(path), preparation)
+    volumes = _volumes({path.name: path})
+    return slice_contents(volumes, str(path), window=preparation.window)
 
 
 FOLDER = Reader("a folder of DICOM series", _is_folder, _read_folder, _folder_files)
 FILE = Reader("a DICOM file", _is_dicom, _read_file)
 
 
-def _read(files: dict[str, Path], source: str, preparation: Preparation) -> Contents:
+def _volumes(files: dict[str, Path]) -> list[Volume]:
+    """The volumes in files that hold images, in the order of their positions."""
     found = []
     for name, path in files.items():
         header = _header(path, name)
@@ -84,7 +90,7 @@ def _read(files: dict[str, Path], source: str, preparation: Preparation) -> Cont
             continue
         found.append((_order(header, name), _volume(header, path, name)))
     found.sort(key=lambda entry: entry[0])
-    return slice_contents([volume for _, volume in found], source, window=preparation.window)
+    return [volume for _, volume in found]
 
 
 def _loaded(path: Path, name: str, *, pixels: bool) -> Any:

@@ -9,6 +9,7 @@ Format: http://www.lmdb.tech/doc/ (data version 1): pages of a B+ tree, two of w
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,12 @@ from memaudit.data.readers.decoding import is_image
 from memaudit.data.readers.encoded_images import encoded_contents
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import MAX_FILE_BYTES, Files, Reader, first_bytes, stats
+from memaudit.data.readers.shards import beside
 from memaudit.errors import DataError
 from memaudit.files import open_regular
 from memaudit.wording import shown
 
-_FILE = "data.mdb"
+_FILE, _LOCK = "data.mdb", "lock.mdb"
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _HEADER = 16
 """Bytes at the start of each page: number, flags, where its free space begins and ends."""
@@ -62,7 +64,9 @@ def _folder_files(path: Path) -> Files:
 
 
 def _read_folder(path: Path, _files: Files, preparation: Preparation) -> Contents:
-    return _read(path / _FILE, str(path), preparation)
+    contents = _read(path / _FILE, str(path), preparation)
+    unread = Counter(contents.unread) + Counter(beside(path, (_FILE, _LOCK)))
+    return replace(contents, unread=dict(unread.most_common()))
 
 
 def _read_file(path: Path, _files: Files, preparation: Preparation) -> Contents:

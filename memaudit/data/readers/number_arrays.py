@@ -15,7 +15,6 @@ from memaudit.data.readers.deep_images import to_bytes
 from memaudit.data.readers.lazy_images import Contents, array_contents, batch_rows
 from memaudit.errors import DataError
 
-_FEW_BYTES = 1 << 20
 Window = tuple[float, float]
 
 

@@ -26,17 +26,15 @@ from memaudit.data.readers.lazy_images import Contents, batch_rows
 from memaudit.data.readers.npy_format import npy_array
 from memaudit.data.readers.number_arrays import flat_labels
 from memaudit.data.readers.reader import MAX_FILE_BYTES, Files, Reader, first_bytes, stats
-from memaudit.data.readers.shards import rows_of_parts, shard_files, shards_of_split
+from memaudit.data.readers.shards import beside, rows_of_parts, shard_files, shards_of_split
 from memaudit.errors import DataError
 from memaudit.files import open_regular, read_regular
 
 _SUFFIXES = (".tfrecords", ".tfrecord")
-_NAMED = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$")
 _LEVEL = re.compile(r"-r(\d\d)\.tfrecords?$")
 _MAX_LABELS = 1 << 32
 _IMAGES = ("image/encoded", "image", "image_raw", "encoded", "jpeg", "png")
 _LABELS = ("image/class/label", "label", "labels", "class", "target")
-_NAMES = ("image/filename", "filename", "id", "name")
 Example = dict[str, Any]
 
 
@@ -73,9 +71,9 @@ def _read_folder(
     labels = [path / name for name in files if name.endswith(".labels")]
     chosen = shards_of_split([n for n in files if not n.endswith(".labels")], path, layout)
     names = [name for names in chosen.values for name in names]
-    return chosen.marked(
-        _read([path / name for name in names], names, str(path), preparation, labels)
-    )
+    contents = _read([path / name for name in names], names, str(path), preparation, labels)
+    others = beside(path, {*files, *_record_files(path)})
+    return chosen.marked(replace(contents, unread=others))
 
 
 def _folder_with_layout(layout: Layout) -> Reader:
@@ -97,7 +95,11 @@ FILE = Reader("a TFRecord", _is_record_file, _read_file)
 
 
 def _read(
-    paths: list[Path], names: list[str], source: str, preparation: Preparation, beside: list[Path]
+    paths: list[Path],
+    names: list[str],
+    source: str,
+    preparation: Preparation,
+    label_files: list[Path],
 ) -> Contents:
     places = [_places(path, f"{source}: {name}") for path, name in zip(paths, names, strict=True)]
     sizes = [len(found) for found in places]
@@ -134,8 +136,8 @@ def _read(
             found.append(values[label_key][0])
         if set(found) != {-1}:
             labels = as_labels(found, len(found), source)
-    elif beside:
-        labels = _labels_beside(beside[0], len(all_names))
+    elif label_files:
+        labels = _labels_beside(label_files[0], len(all_names))
     if is_raw:
         return _raw_contents(source, all_names, examples, labels)
 

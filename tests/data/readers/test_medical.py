@@ -106,6 +106,15 @@ def test_a_series_is_in_the_order_of_its_positions(tmp_path: Path, volume: np.nd
     assert images.names[0] == "ct/I1"
 
 
+def test_files_beside_a_series_are_counted(tmp_path: Path, volume: np.ndarray) -> None:
+    write_dicom(tmp_path / "a.dcm", volume[0])
+    write_dicom(tmp_path / "report.dcm", volume[0], Rows=None)
+    (tmp_path / "old.ima").write_bytes(b"no magic number")
+    (tmp_path / "b.nrrd").write_bytes(b"")
+    images = open_images(tmp_path)
+    assert len(images) == 1 and images.unread == {".dcm": 1, ".ima": 1, ".nrrd": 1}
+
+
 def test_the_window_of_the_file_is_used_and_said(tmp_path: Path, volume: np.ndarray) -> None:
     # Hounsfield units -1000 … -745, of which a window of 256 makes the bytes again.
     stored = volume[0].astype(np.uint16)

@@ -144,6 +144,14 @@ def test_stylegans_lmdb_is_its_largest_resolution(
     assert images.names[0] == "8-00000"
 
 
+def test_files_beside_an_lmdb_are_counted(tmp_path: Path, encode: Encode) -> None:
+    picture = encode(np.zeros((3, 8, 8), np.uint8))
+    write_lmdb(tmp_path / "set", {b"a": picture, b"b": b"text"})
+    assert open_images(tmp_path / "set").unread == {"": 1}
+    (tmp_path / "set/more.png").write_bytes(picture)
+    assert open_images(tmp_path / "set").unread == {"": 1, ".png": 1}
+
+
 def test_pickles_in_an_lmdb_are_named(tmp_path: Path) -> None:
     write_lmdb(tmp_path / "set", {b"a": b"\x80\x03}."})
     with pytest.raises(DataError, match="pickles, which are not run"):
@@ -255,6 +263,14 @@ def test_stylegans_tfrecords_are_the_largest_resolution_with_labels(
     np.testing.assert_array_equal(images.images, pixels)
     assert labels_of(images) == LABELS
     np.testing.assert_array_equal(open_images(tmp_path / "set-r03.tfrecords").images, pixels)
+
+
+def test_files_beside_tfrecords_are_counted(tmp_path: Path, pixels: np.ndarray) -> None:
+    for level in (2, 3):
+        (tmp_path / f"set-r{level:02d}.tfrecords").write_bytes(stylegan(pixels))
+    assert open_images(tmp_path).unread == {}
+    (tmp_path / "more.npz").write_bytes(b"")
+    assert open_images(tmp_path).unread == {".npz": 1}
 
 
 def test_image_files_in_tfrecords_are_decoded(
