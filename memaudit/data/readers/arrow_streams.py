@@ -17,8 +17,8 @@ from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, parse_json, stats
-from memaudit.data.readers.shards import Chosen, choose, library
-from memaudit.data.readers.tables import EXTRA, errors_of, read_table
+from memaudit.data.readers.shards import Chosen, choose, errors_of, library
+from memaudit.data.readers.tables import EXTRA, read_table
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular, read_regular

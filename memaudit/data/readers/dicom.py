@@ -20,7 +20,7 @@ from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.number_arrays import Window
 from memaudit.data.readers.reader import Files, Reader, files_below, first_bytes, stats
-from memaudit.data.readers.shards import beside, library
+from memaudit.data.readers.shards import beside, errors_of, library
 from memaudit.data.readers.slices import MAX_VOLUME, Volume, slice_contents
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
@@ -95,15 +95,9 @@ def _volumes(files: dict[str, Path]) -> list[Volume]:
 
 def _loaded(path: Path, name: str, *, pixels: bool) -> Any:
     pydicom = library("pydicom", path, form="a DICOM file", extra="medical")
-    try:
-        with open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about values that are not as the standard has them
-            return pydicom.dcmread(file, stop_before_pixels=not pixels)
-    except (DataError, OSError, MemoryError):
-        raise
-    except Exception as error:  # whatever pydicom raises for broken bytes
-        reason = quoted(str(error) or type(error).__name__)
-        raise DataError(f"{name} cannot be read: {reason}. Fetch it again.") from error
+    with open_regular(path) as file, errors_of(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values that are not as the standard has them
+        return pydicom.dcmread(file, stop_before_pixels=not pixels)
 
 
 def _header(path: Path, name: str) -> Any:

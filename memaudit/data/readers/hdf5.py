@@ -20,11 +20,11 @@ from memaudit.data.readers.array_names import Arrays, arrays_of_splits
 from memaudit.data.readers.lazy_images import Contents, numbered_names
 from memaudit.data.readers.number_arrays import flat_labels, number_contents, whole_numbers
 from memaudit.data.readers.reader import DEFLATE_RATIO, Files, Reader, first_bytes
-from memaudit.data.readers.shards import choose_one, library
+from memaudit.data.readers.shards import choose_one, errors_of, library
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular
-from memaudit.wording import listed, quoted
+from memaudit.wording import listed
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _MATLAB = b"MATLAB 7.3 MAT-file"
@@ -84,24 +84,6 @@ def _opened(path: Path) -> Iterator[Any]:
     with open_regular(path) as file, errors_of(str(path)):
         with h5py.File(file, "r") as opened:
             yield opened
-
-
-@contextmanager
-def errors_of(what: str) -> Iterator[None]:
-    """Whatever h5py raises for broken bytes, as an error of ours."""
-    try:
-        yield
-    except (DataError, GeneratorExit):
-        raise
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise DataError(f"{what} cannot be read: {quoted(str(error))}. Fetch it again.") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = quoted(str(error) or type(error).__name__)
-        raise DataError(f"{what} cannot be read: {reason}. Fetch it again.") from error
 
 
 def _data_sets(file: Any, source: str) -> dict[str, Any]:

@@ -28,12 +28,11 @@ from memaudit.data.readers.reader import (
     first_bytes,
     stats,
 )
-from memaudit.data.readers.shards import beside, library, shard_files
+from memaudit.data.readers.shards import beside, errors_of, library, shard_files
 from memaudit.data.readers.slices import MAX_VOLUME, Volume, slice_contents
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular
-from memaudit.wording import quoted
 
 _SUFFIXES = (".nii", ".nii.gz")
 _HEADER = 540
@@ -95,7 +94,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _volume(path: Path, name: str) -> Volume:
     nibabel = library("nibabel", path, form="a NIfTI volume", extra="medical")
-    try:
+    with errors_of(name):
         with _opened(path) as file:
             head = file.read(_HEADER)
         kind = nibabel.Nifti2Header if head[4:8] == b"n+2\0" else nibabel.Nifti1Header
@@ -108,17 +107,13 @@ def _volume(path: Path, name: str) -> Volume:
         while len(dims) > 3 and dims[-1] == 1:
             dims.pop()
         if len(dims) != 3 or min(dims) < 1 or dtype.kind not in "iuf" or not 0 <= offset < 1 << 30:
-            raise ValueError(f"it holds {dtype} {dims}; one volume of three axes is needed")
+            raise DataError(f"{name} holds {dtype} {dims}; one volume of three axes is needed.")
         if not np.all(np.isfinite(affine)):
-            raise ValueError("its matrix is not finite")
+            raise DataError(f"{name} has a matrix that is not finite.")
         target = nibabel.orientations.axcodes2ornt(_AXES)
         turned = nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), target)
         if np.isnan(turned).any():
-            raise ValueError("its matrix gives no orientation")
-    except (DataError, OSError, EOFError, zlib.error):
-        raise
-    except Exception as error:  # whatever nibabel raises for a header that lies
-        raise DataError(f"{name} cannot be read: {quoted(str(error))}.") from error
+            raise DataError(f"{name} has a matrix that gives no orientation.")
     count = math.prod(dims)
     num_bytes = count * dtype.itemsize
     present = os.stat(path).st_size * (DEFLATE_RATIO if path.suffix.lower() == ".gz" else 1)
@@ -134,12 +129,9 @@ def _volume(path: Path, name: str) -> Volume:
 
     def read() -> np.ndarray:
         check_memory(3 * num_bytes, f"Reading {name}")
-        try:
-            with _opened(path) as file:
-                file.seek(offset)
-                data = file.read(num_bytes)
-        except (EOFError, zlib.error) as error:
-            raise DataError(f"{name} cannot be unpacked: {error}. Fetch it again.") from error
+        with errors_of(name), _opened(path) as file:
+            file.seek(offset)
+            data = file.read(num_bytes)
         if len(data) != num_bytes:
             raise DataError(f"{name} is cut short. Fetch it again.")
         stored = np.frombuffer(data, dtype).reshape(dims, order="F")

@@ -16,8 +16,14 @@ from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
-from memaudit.data.readers.shards import beside, library, shard_files, shards_of_split
-from memaudit.data.readers.tables import EXTRA, errors_of, read_table
+from memaudit.data.readers.shards import (
+    beside,
+    errors_of,
+    library,
+    shard_files,
+    shards_of_split,
+)
+from memaudit.data.readers.tables import EXTRA, read_table
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular

@@ -4,6 +4,7 @@ import importlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -36,6 +37,23 @@ def library(module: str, path: Path, *, form: str, extra: str) -> Any:
             f"{path} is {form}, which is read with {name}. Install it: "
             f"pip install 'memaudit-diffusion[{extra}]'"
         ) from error
+
+
+@contextmanager
+def errors_of(what: str) -> Iterator[None]:
+    """Whatever a library raises for broken bytes, as an error that names what they belong to.
+
+    Errors of the system and a lack of memory stay what they are.
+    """
+    try:
+        yield
+    except (DataError, GeneratorExit, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        reason = quoted(str(error) or type(error).__name__)
+        raise DataError(f"{what} cannot be read: {reason}. Fetch it again.") from error
 
 
 def shard_files(folder: Path, suffixes: Sequence[str]) -> list[str]:

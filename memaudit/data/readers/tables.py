@@ -7,7 +7,6 @@ tell. The library `datasets` is not needed.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +18,11 @@ from memaudit.data.preparation import Preparation
 from memaudit.data.readers.captions import MAX_CAPTION_BYTES
 from memaudit.data.readers.encoded_images import encoded_contents
 from memaudit.data.readers.lazy_images import Contents
-from memaudit.data.readers.shards import rows_of_parts
+from memaudit.data.readers.shards import errors_of, rows_of_parts
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.unpickler import MAX_NAME
-from memaudit.wording import listed, quoted
+from memaudit.wording import listed
 
 EXTRA = "data"
 """What is installed with pyarrow: memaudit-diffusion[data]."""
@@ -69,22 +68,6 @@ class Shard(Protocol):
     ) -> Iterator[tuple[int, Any]]:
         """Yield the first row of each record batch, and the batch; those without `rows` may be
         missing."""
-
-
-@contextmanager
-def errors_of(name: str) -> Iterator[None]:
-    """Whatever pyarrow raises for broken bytes, as an error that names the file."""
-    try:
-        yield
-    except (DataError, GeneratorExit):
-        raise
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise DataError(f"{name} cannot be read: {quoted(str(error))}. Fetch it again.") from error
-    except Exception as error:
-        reason = quoted(str(error) or type(error).__name__)
-        raise DataError(f"{name} cannot be read: {reason}. Fetch it again.") from error
 
 
 def read_table(shards: Sequence[Shard], path: Path, preparation: Preparation) -> Contents:

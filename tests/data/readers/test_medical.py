@@ -66,6 +66,17 @@ def test_a_nifti_without_its_data_is_cut_short(tmp_path: Path, volume: np.ndarra
         open_images(tmp_path / "b.nii")
 
 
+@pytest.mark.parametrize("kept", [12, -12])
+def test_a_packed_nifti_that_was_cut_is_named_in_its_folder(
+    kept: int, tmp_path: Path, volume: np.ndarray
+) -> None:
+    write_nifti(tmp_path / "a.nii.gz", volume, "RAS")
+    data = (tmp_path / "a.nii.gz").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(data[:kept])
+    with pytest.raises(DataError, match="a.nii.gz cannot be read: .* Fetch it again"):
+        open_images(tmp_path)
+
+
 def write_dicom(path: Path, pixels: np.ndarray, **values: Any) -> None:
     """One slice as a scanner writes it."""
     pydicom = pytest.importorskip("pydicom")
