@@ -32,7 +32,11 @@ def relabel(contents: Contents, labels_from: str | None) -> Contents:
     labels, class_names = contents.labels, contents.class_names
     notes: tuple[str, ...] = ()
     if labels_from == "folder":
-        pass  # the reader saw to it
+        if contents.labels_from != "folder":  # the reader sees to it, where there are folders
+            raise DataError(
+                f"{contents.source} has no folders to take labels from; leave {{labels_from}} out.",
+                field="labels_from",
+            )
     elif labels_from == "none":
         labels, class_names = None, ()
     elif labels_from == "prefix":

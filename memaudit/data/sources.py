@@ -184,11 +184,6 @@ def _arranged(reader: Reader, path: Path, layout: Layout) -> Reader:
             "split.",
             field="split",
         )
-    if layout.labels_from == "folder":
-        raise DataError(
-            f"{path} has no folders to take labels from; leave {{labels_from}} out.",
-            field="labels_from",
-        )
     return reader
 
 

@@ -153,6 +153,7 @@ def read_tree(
         repeats=classes.repeats,
         split=tree.split,
         other_splits=tree.other_splits,
+        labels_from="folder" if layout.labels_from == "folder" else None,
         notes=(*tree.notes, *classes.notes, *texts.notes),
     )
 

@@ -138,6 +138,9 @@ def test_forms_without_splits_refuse_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no folders to take labels from"):
         opened(tmp_path / "a.npy", labels_from="folder")
     assert opened(tmp_path / "a.npy", labels_from="none").labels is None
+    np.savez(tmp_path / "a.npz", images=np.zeros([3, 3, 8, 8], np.uint8), labels=[0, 1, 2])
+    with pytest.raises(DataError, match="has no folders to take labels from"):
+        opened(tmp_path / "a.npz", labels_from="folder")
 
 
 def test_splits_have_cache_entries_of_their_own(
