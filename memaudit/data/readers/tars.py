@@ -33,7 +33,13 @@ from memaudit.data.readers.reader import (
     parse_json,
     stats,
 )
-from memaudit.data.readers.shards import beside, rows_of_parts, shard_files, shards_of_split
+from memaudit.data.readers.shards import (
+    beside,
+    choose,
+    rows_of_parts,
+    shard_files,
+    shards_of_split,
+)
 from memaudit.data.readers.tar_index import Archive, TarFile, archives, tar_files
 from memaudit.data.readers.tar_members import is_tar
 from memaudit.data.readers.tree_contents import ReadFile, is_wanted, read_tree
@@ -152,12 +158,7 @@ def _read(
         files = list(_files(found[0], source))
         if not _has_samples(files):
             return _read_as_tree(found[0], files, source, layout, preparation)
-        if layout != DEFAULT_LAYOUT:
-            raise DataError(
-                f"{source} is a WebDataset, which has neither splits nor folders; leave {{split}} "
-                "and {labels_from} out.",
-                field=("split", "labels_from"),
-            )
+        choose({"": files}, path, layout)  # one shard has no splits
         shards = [_shard(found[0], files, "", source)]
     else:
         shards = [

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from helpers.images import Encode, labels_of
 
+from memaudit.data.layout import Layout
 from memaudit.data.path_ranges import expanded
+from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
+from memaudit.data.subsets import open_selected
 from memaudit.errors import DataError
 
 webdataset = pytest.importorskip("webdataset")
@@ -189,3 +192,17 @@ def test_shards_are_found_at_any_depth_and_behind_links(
     images = open_images(tmp_path / "set")
     assert list(images.names) == ["a/b/c/d/1.tar/0.png", "linked/2.tar/0.png"]
     np.testing.assert_array_equal(images.images, pixels[:2])
+
+
+@pytest.mark.parametrize("kind", [Layout, Selection])
+def test_a_shard_is_opened_with_every_choice_that_it_has(
+    kind: type[Layout], tmp_path: Path, files: list[bytes]
+) -> None:
+    shard(tmp_path / "a.tar", [{"__key__": "0", "png": files[0], "cls": 3}])
+    assert labels_of(open_images(tmp_path / "a.tar", layout=kind())) == [3]
+    assert open_images(tmp_path / "a.tar", layout=kind(labels_from="none")).labels is None
+    with pytest.raises(DataError, match="no folders to take labels from; leave labels_from out"):
+        open_images(tmp_path / "a.tar", layout=kind(labels_from="folder"))
+    with pytest.raises(DataError, match="is not divided into splits .* there is no 'test'"):
+        open_images(tmp_path / "a.tar", layout=kind(split="test"))
+    assert len(open_selected(tmp_path / "a.tar", Selection(size=1))) == 1
