@@ -42,10 +42,12 @@ class Tree:
 
     def belongs(self, name: str) -> bool:
         """Whether a file lies beside the images that are meant, not in another split."""
-        at = len(self.inside) - 1
+        if not self.inside:
+            return True  # no folder is a split
+        *outer, _ = self.inside
         place = _folder(name)
-        is_within = place[: max(at, 0)] == self.inside[:-1] and len(place) > at
-        return not (self.other_splits and is_within and place[at] in self.other_splits)
+        is_within = list(place[: len(outer)]) == outer and len(place) > len(outer)
+        return not (is_within and place[len(outer)] in self.other_splits)
 
 
 @dataclass(frozen=True)
