@@ -168,7 +168,7 @@ def _saved_splits(path: Path, layout: Layout) -> Chosen[str]:
 
 def _saved_files(path: Path, layout: Layout = DEFAULT_LAYOUT) -> Files:
     """The files of the splits that are meant of a set that `save_to_disk` wrote."""
-    files: list[Path] = []
+    files = [path / _DICT] if (path / _DICT).is_file() else []
     for inside in _saved_splits(path, layout).values:
         folder = path / inside
         entries = _json(folder / _STATE).get("_data_files")
@@ -189,7 +189,7 @@ def _saved_files(path: Path, layout: Layout = DEFAULT_LAYOUT) -> Files:
 def _read_saved(
     path: Path, files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
-    names = [name for name in files if not name.endswith(_STATE)]
+    names = [name for name in files if not name.endswith((_STATE, _DICT))]
     contents = read_table([_ArrowShard(path / name, name) for name in names], path, preparation)
     return _saved_splits(path, layout).marked(contents)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.captions import Beside, may_describe
+from memaudit.data.readers.celeba_files import PARTITION
 from memaudit.data.readers.decoding import is_image
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import (
@@ -32,18 +33,19 @@ from memaudit.files import check_regular, read_regular
 
 
 def _folder_files(path: Path) -> Files:
-    """The image files under a folder, and its dataset.json."""
+    """The image files under a folder, its dataset.json, and the file that divides CelebA."""
     files = {}
-    for name in filter(is_wanted, files_below(path)):
-        files[name] = os.stat(path / name)
-        check_regular(files[name], path / name)
+    for name in files_below(path):
+        if is_wanted(name) or name.rpartition("/")[2] == PARTITION:
+            files[name] = os.stat(path / name)
+            check_regular(files[name], path / name)
     return files
 
 
 def _read_folder(
     path: Path, files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
-    sizes = {name: stat.st_size for name, stat in files.items()}
+    sizes = {name: stat.st_size for name, stat in files.items() if is_wanted(name)}
 
     @contextmanager
     def opened() -> Iterator[ReadFile]:

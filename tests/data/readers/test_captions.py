@@ -124,6 +124,22 @@ def test_celeba_is_divided_by_its_file_and_grouped_by_person(form: str, make: Ma
         make(f"4{form}", others, names)
 
 
+def test_a_split_of_celeba_that_changes_is_not_taken_from_the_cache(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memaudit.data.sources.MAPPED_FROM", 0)
+    monkeypatch.setattr("memaudit.data.cache.FEWEST_CHECKED", 0)
+    names = tuple(f"{i}.png" for i in range(4))
+    file = tmp_path / "set" / "list_eval_partition.txt"
+    make("set", {}, names)
+    for splits in ("0011", "0101"):
+        lines = [f"{name} {split}\n" for name, split in zip(names, splits, strict=True)]
+        file.write_text("".join(lines))
+        cached = open_images(file.parent, cache_dir=tmp_path / "cache")
+        uncached = open_images(file.parent, cache_dir=False)
+        assert cached.fingerprint == uncached.fingerprint
+
+
 @both
 @pytest.mark.parametrize(
     ("file", "content", "said"),
