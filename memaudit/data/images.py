@@ -266,6 +266,13 @@ def as_labels(labels: Any, num_images: int, source: str) -> np.ndarray:
     return np.asarray(labels, np.int64)
 
 
+def number_classes(names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int64 [N] for the name of each image's class, and the names of all classes, sorted."""
+    class_names = sorted(set(names))
+    index = {class_name: i for i, class_name in enumerate(class_names)}
+    return np.array([index[name] for name in names], dtype=np.int64), tuple(class_names)
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer)
 

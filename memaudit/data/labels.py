@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from memaudit.data.images import as_labels
+from memaudit.data.images import as_labels, number_classes
 from memaudit.data.layout import LABELS_FROM
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import side_file_bytes
@@ -66,13 +66,7 @@ def _prefixes(contents: Contents) -> tuple[np.ndarray, tuple[str, ...]]:
             f"{'its name' if len(without) == 1 else 'their names'}, such as cat_12.png has "
             f"({listed(without)}); {contents.source} cannot be labeled by prefixes.",
         )
-    return _numbered([prefix for prefix, _, _ in stems])
-
-
-def _numbered(texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    class_names = sorted(set(texts))
-    index = {class_name: i for i, class_name in enumerate(class_names)}
-    return np.array([index[text] for text in texts], dtype=np.int64), tuple(class_names)
+    return number_classes([prefix for prefix, _, _ in stems])
 
 
 def _from_csv(
@@ -111,7 +105,7 @@ def _from_csv(
     if all(label.isascii() and label.isdecimal() and len(label) < 19 for label in found):
         labels = as_labels([int(label) for label in found], len(found), str(file))
         return labels, (), notes
-    return (*_numbered(found), notes)
+    return (*number_classes(found), notes)
 
 
 def _rows(data: bytes, file: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from memaudit.data.images import number_classes
 from memaudit.data.layout import ALL_SPLITS, Layout, canonical_split, choose_split
 from memaudit.errors import DataError
 from memaudit.wording import counted, joined, listed, quoted, shown, some
@@ -212,14 +213,7 @@ def folder_classes(source: str, tree: Tree, *, wanted: bool = False) -> Classes:
     repeats = _repeats(set(texts))
     if repeats is not None:
         return _shown_repeatedly(source, texts, repeats)
-    return Classes(*_numbered(texts))
-
-
-def _numbered(texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and the names of the classes, in order."""
-    class_names = sorted(set(texts))
-    index = {class_name: i for i, class_name in enumerate(class_names)}
-    return np.array([index[text] for text in texts], dtype=np.int64), tuple(class_names)
+    return Classes(*number_classes(texts))
 
 
 def _classes_wanted(source: str, tree: Tree, folders: Sequence[Folder], outer: int) -> Classes:
@@ -230,7 +224,7 @@ def _classes_wanted(source: str, tree: Tree, folders: Sequence[Folder], outer: i
                 "folder needs. Move it, or give the labels in a CSV file.",
                 field="labels_from",
             )
-    return Classes(*_numbered(["/".join(folder[outer:]) for folder in folders]))
+    return Classes(*number_classes(["/".join(folder[outer:]) for folder in folders]))
 
 
 def _are_buckets(names: Sequence[str], folders: Sequence[str]) -> bool:
@@ -276,7 +270,7 @@ def _shown_repeatedly(
     source: str, folders: Sequence[str], parts: dict[str, tuple[int, str]]
 ) -> Classes:
     repeats = np.array([parts[folder][0] for folder in folders], dtype=np.int64)
-    labels, class_names = _numbered([parts[folder][1] for folder in folders])
+    labels, class_names = number_classes([parts[folder][1] for folder in folders])
     often = sorted(parts.items(), key=lambda item: (-item[1][0], item[0]))
     said = [
         f"{quoted(folder)}: {counted(number, 'time', 'times')}" for folder, (number, _) in often

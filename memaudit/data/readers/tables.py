@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from memaudit.data.images import as_labels
+from memaudit.data.images import as_labels, number_classes
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.captions import MAX_CAPTION_BYTES
 from memaudit.data.readers.encoded_images import encoded_contents
@@ -247,11 +247,9 @@ def _labels(
         raise DataError(f"{source}: row {missing} has no {columns.label}.")
     class_names = columns.class_names
     if all(isinstance(value, str) for value in values):
-        class_names = tuple(sorted(set(values)))
-        if any(len(name) > MAX_NAME for name in class_names):
+        if any(len(name) > MAX_NAME for name in values):
             raise DataError(f"{source}: {columns.label} holds long texts, which name no classes.")
-        index = {name: i for i, name in enumerate(class_names)}
-        values = [index[value] for value in values]
+        return number_classes(values)
     labels = as_labels(list(values), len(values), source)
     if class_names and labels.size and labels.max() >= len(class_names):
         raise DataError(

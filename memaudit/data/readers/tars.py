@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from memaudit.data.images import as_labels
+from memaudit.data.images import as_labels, number_classes
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.path_ranges import expanded, is_range
 from memaudit.data.preparation import Preparation
@@ -44,6 +44,7 @@ from memaudit.data.readers.tar_index import Archive, TarFile, archives, tar_file
 from memaudit.data.readers.tar_members import is_tar
 from memaudit.data.readers.tree_contents import ReadFile, is_wanted, read_tree
 from memaudit.errors import DataError
+from memaudit.unpickler import MAX_NAME
 from memaudit.wording import listed, shown
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
@@ -335,11 +336,9 @@ def _labels(shards: Sequence[_Shard], source: str) -> tuple[np.ndarray | None, t
     texts = [label for label in values if isinstance(label, str)]
     if not texts:
         return as_labels(values, len(values), source), ()
-    class_names = sorted({str(label) for label in values})
-    if len(texts) < len(values) or max(map(len, class_names)) > 1000:
+    if len(texts) < len(values) or max(map(len, texts)) > MAX_NAME:
         raise DataError(f"{source} has the class {shown(texts[0])}; integers or names are needed.")
-    index = {name: i for i, name in enumerate(class_names)}
-    return np.array([index[label] for label in texts], np.int64), tuple(class_names)
+    return number_classes(texts)
 
 
 # ------------------------------------------------------------------------------------------------
