@@ -1,6 +1,8 @@
 """Sets of images in tests, in the types that tests need."""
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -24,3 +26,16 @@ def smooth_images(num_images: int, size: int, seed: int) -> np.ndarray:
     rows = corners[:, :, :1] * (1 - t[:, None]) + corners[:, :, 1:] * t[:, None]
     images = rows[..., :1] * (1 - t) + rows[..., 1:] * t
     return images.round().astype(np.uint8)
+
+
+def write_files(path: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files as a zip or a folder, as the suffix says."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    else:
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    return path

@@ -2,13 +2,12 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.images import Encode
+from helpers.images import Encode, write_files
 from helpers.limited import run_python
 
 from memaudit.data.doubts import doubts_about
@@ -35,15 +34,7 @@ def make(tmp_path: Path, pixels: np.ndarray, encode: Encode) -> Make:
     ) -> ImageSet:
         files = {name: encode(image) for name, image in zip(names, pixels, strict=False)}
         files |= {k: v.encode() if isinstance(v, str) else v for k, v in others.items()}
-        path = tmp_path / form
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, data in files.items():
-                    archive.writestr(name, data)
-        else:
-            for name, data in files.items():
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                (path / name).write_bytes(data)
+        path = write_files(tmp_path / form, files)
         return open_images(path, layout=Layout(split=split), cache_dir=False)
 
     return make

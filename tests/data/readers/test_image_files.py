@@ -7,26 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.images import Encode, labels_of
+from helpers.images import Encode, labels_of, write_files
 from helpers.permissions import permissions_hold
 
 from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError, DataError
-
-
-def write(path: Path, files: dict[str, bytes]) -> Path:
-    """Write files as a zip or a folder, as the suffix says."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in files.items():
-                archive.writestr(name, data)
-    else:
-        for name, data in files.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-    return path
-
 
 both = pytest.mark.parametrize("name", ["set", "set.zip"])
 
@@ -34,8 +20,8 @@ both = pytest.mark.parametrize("name", ["set", "set.zip"])
 def test_files_behind_a_link_to_a_folder_are_read_or_counted(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
-    write(tmp_path / "elsewhere", {"1.png": encode(pixels[1]), "2.raw": b"x"})
-    path = write(tmp_path / "set", {"0.png": encode(pixels[0])})
+    write_files(tmp_path / "elsewhere", {"1.png": encode(pixels[1]), "2.raw": b"x"})
+    path = write_files(tmp_path / "set", {"0.png": encode(pixels[0])})
     (path / "linked").symlink_to(tmp_path / "elsewhere")
     (path / "loop").symlink_to(path)
     images = open_images(path)
@@ -55,7 +41,7 @@ def test_flat_images_come_in_the_order_of_their_names(
         )
     }  # fmt: skip
     shuffled = dict(sorted(files.items(), key=lambda item: item[1]))
-    images = open_images(write(tmp_path / name, shuffled))
+    images = open_images(write_files(tmp_path / name, shuffled))
     np.testing.assert_array_equal(images.images, pixels)
     assert list(images.names) == names
     assert images.labels is None and images.class_names == ()
@@ -68,7 +54,7 @@ def test_class_folders_give_labels_sorted_by_name(
 ) -> None:
     folders = ["dog", "cat", "dog", "cat", "bird", "dog"]
     files = {f"{c}/{i}.png": encode(gray_pixels[i]) for i, c in enumerate(folders)}
-    images = open_images(write(tmp_path / name, files))
+    images = open_images(write_files(tmp_path / name, files))
     assert images.class_names == ("bird", "cat", "dog")
     assert labels_of(images) == [0, 1, 1, 2, 2, 2]
     assert images.labels is not None and images.labels.dtype == np.int64
@@ -80,7 +66,7 @@ def test_a_zip_may_hold_its_own_name_as_an_outer_folder(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     files = {f"pets/{'cat' if i < 3 else 'dog'}/{i}.png": encode(pixels[i]) for i in range(6)}
-    images = open_images(write(tmp_path / "pets.zip", files))
+    images = open_images(write_files(tmp_path / "pets.zip", files))
     assert images.class_names == ("cat", "dog")
     assert images.names[0] == "pets/cat/0.png"
 
@@ -93,7 +79,7 @@ def test_edm_form_takes_labels_from_dataset_json(
     files = {file: encode(image) for file, image in zip(names, pixels, strict=True)}
     labels = [[file, i % 3] for i, file in enumerate(names)]
     files["dataset.json"] = json.dumps({"labels": labels[::-1]}).encode()
-    images = open_images(write(tmp_path / name, files))
+    images = open_images(write_files(tmp_path / name, files))
     assert labels_of(images) == [0, 1, 2, 0, 1, 2]
     assert images.class_names == ()
     assert list(images.names) == names
@@ -106,7 +92,7 @@ def test_edm_form_may_be_without_labels(
 ) -> None:
     files = {f"0000{i % 2}/{i}.png": encode(pixels[i]) for i in range(6)}
     files["dataset.json"] = b'{"labels": null}'
-    assert open_images(write(tmp_path / name, files)).labels is None
+    assert open_images(write_files(tmp_path / name, files)).labels is None
 
 
 def test_what_memaudit_writes_it_reads(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -127,14 +113,14 @@ def test_hidden_files_and_other_files_are_not_seen(
 ) -> None:
     files = {f"{i}.png": encode(pixels[i]) for i in range(6)}
     junk = {".DS_Store": b"x", "__MACOSX/._0.png": b"x", ".git/a.png": b"x", "._0.png": b"x"}
-    images = open_images(write(tmp_path / name, files | junk | {"readme.txt": b"x"}))
+    images = open_images(write_files(tmp_path / name, files | junk | {"readme.txt": b"x"}))
     assert list(images.names) == sorted(files)
 
 
 def test_linked_class_folders_are_followed_and_loops_are_not(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
-    real = write(tmp_path / "real", {f"{i}.png": encode(pixels[i]) for i in range(6)})
+    real = write_files(tmp_path / "real", {f"{i}.png": encode(pixels[i]) for i in range(6)})
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "dog").symlink_to(real)
@@ -158,7 +144,7 @@ def test_progress_counts_images_to_the_last(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     calls = []
-    write(tmp_path / "set", {f"{i}.png": encode(pixels[i]) for i in range(6)})
+    write_files(tmp_path / "set", {f"{i}.png": encode(pixels[i]) for i in range(6)})
     open_images(tmp_path / "set", progress=lambda *call: calls.append(call))
     assert calls[-1] == ("Reading images", 6, 6)
 
@@ -166,7 +152,7 @@ def test_progress_counts_images_to_the_last(
 def test_resolution_resizes_by_lanczos(tmp_path: Path, pixels: np.ndarray, encode: Encode) -> None:
     from PIL import Image
 
-    write(tmp_path / "set", {f"{i}.png": encode(pixels[i]) for i in range(6)})
+    write_files(tmp_path / "set", {f"{i}.png": encode(pixels[i]) for i in range(6)})
     images = open_images(tmp_path / "set", Preparation(resolution=4))
     for image, original in zip(images.images, pixels, strict=True):
         picture = Image.fromarray(original.transpose(1, 2, 0)).resize(
@@ -179,7 +165,9 @@ def test_resolution_makes_square_images_of_any_size_alike(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     files = {"a.png": encode(pixels[0]), "b.png": encode(pixels[1][:, :6, :6])}
-    assert open_images(write(tmp_path / "set", files), Preparation(resolution=6)).images.shape == (
+    assert open_images(
+        write_files(tmp_path / "set", files), Preparation(resolution=6)
+    ).images.shape == (
         2,
         3,
         6,
@@ -193,7 +181,7 @@ def test_resolution_makes_square_images_of_any_size_alike(
 
 @both
 def test_nothing_to_read_is_refused(name: str, tmp_path: Path) -> None:
-    write(tmp_path / name, {"notes.txt": b"x"})
+    write_files(tmp_path / name, {"notes.txt": b"x"})
     with pytest.raises(DataError, match=r"set(\.zip)? holds no images; looked for \.avif, \.bmp"):
         open_images(tmp_path / name)
 
@@ -215,7 +203,7 @@ def test_a_broken_image_is_named(
     files = {f"{i}.png": encode(pixels[i]) for i in range(6)}
     files["3.png"] = files["3.png"][:60]
     with pytest.raises(DataError, match=r"set(\.zip)?: 3.png cannot be decoded"):
-        open_images(write(tmp_path / name, files))
+        open_images(write_files(tmp_path / name, files))
 
 
 @both
@@ -226,7 +214,7 @@ def test_images_of_another_size_are_counted_and_named(
     files["2.png"] = files["4.png"] = encode(pixels[2][:, :5])
     message = r"2 of 6 images are not 8×8 pixels .* as the others: 2.png 5×8, 4.png 5×8. Say how"
     with pytest.raises(DataError, match=message):
-        open_images(write(tmp_path / name, files))
+        open_images(write_files(tmp_path / name, files))
 
 
 def test_an_image_of_another_mode_is_named(
@@ -235,13 +223,13 @@ def test_an_image_of_another_mode_is_named(
     files = {"0.png": encode(pixels[0]), "1.png": encode(gray_pixels[1])}
     message = r"set: 1 of 2 images is gray: 1.png. mode rgb \(or gray\) converts all images"
     with pytest.raises(DataError, match=message):
-        open_images(write(tmp_path / "set", files))
+        open_images(write_files(tmp_path / "set", files))
 
 
 def test_an_image_that_is_not_square_is_not_squeezed(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
-    write(tmp_path / "set", {"0.png": encode(pixels[0][:, :5])})
+    write_files(tmp_path / "set", {"0.png": encode(pixels[0][:, :5])})
     with pytest.raises(
         DataError, match=r"1 of 1 images cannot become 4×4 .* or a margin: 0.png 5×8. Say how"
     ):
@@ -265,7 +253,7 @@ def test_labels_that_do_not_match_are_refused(
     labels: Any, message: str, tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     files = {"0.png": encode(pixels[0]), "1.png": encode(pixels[1])}
-    write(tmp_path / "set.zip", files | {"dataset.json": labels.encode()})
+    write_files(tmp_path / "set.zip", files | {"dataset.json": labels.encode()})
     with pytest.raises(DataError, match=message):
         open_images(tmp_path / "set.zip")
 
@@ -276,13 +264,13 @@ def test_a_dataset_json_below_the_top_is_refused(
     files = {"a/0.png": encode(pixels[0]), "b/0.png": encode(pixels[1])}
     files["a/dataset.json"] = b'{"labels": null}'
     with pytest.raises(DataError, match="has a a/dataset.json; a dataset.json must lie at"):
-        open_images(write(tmp_path / "set", files))
+        open_images(write_files(tmp_path / "set", files))
 
 
 def test_an_image_without_permission_is_named(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
-    write(tmp_path / "set", {"0.png": encode(pixels[0])})
+    write_files(tmp_path / "set", {"0.png": encode(pixels[0])})
     (tmp_path / "set" / "0.png").chmod(0)
     with pytest.raises(DataError, match="0.png cannot be read: .*denied"), permissions_hold():
         open_images(tmp_path / "set")
@@ -314,7 +302,7 @@ def test_a_damaged_member_is_named(tmp_path: Path, pixels: np.ndarray, encode: E
 def test_a_member_that_unpacks_to_more_than_announced_is_refused(
     tmp_path: Path, encode: Encode
 ) -> None:
-    path = write(tmp_path / "set.zip", {"0.png": bytes(1 << 20)})
+    path = write_files(tmp_path / "set.zip", {"0.png": bytes(1 << 20)})
     data = path.read_bytes()
     announced = (1 << 20).to_bytes(4, "little")
     path.write_bytes(data.replace(announced, (100).to_bytes(4, "little")))
@@ -323,7 +311,7 @@ def test_a_member_that_unpacks_to_more_than_announced_is_refused(
 
 
 def test_a_member_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "set.zip", {"0.png": bytes(1 << 20)})
+    path = write_files(tmp_path / "set.zip", {"0.png": bytes(1 << 20)})
     announced = (1 << 20).to_bytes(4, "little")
     path.write_bytes(path.read_bytes().replace(announced, (1 << 31).to_bytes(4, "little")))
     with pytest.raises(DataError, match="0.png' is said to unpack from .* bytes to 2,147,483,648"):
@@ -366,7 +354,7 @@ def test_two_files_of_one_name_are_refused(
 def test_a_zip_that_is_cut_short_is_refused(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
-    path = write(tmp_path / "set.zip", {"0.png": encode(pixels[0])})
+    path = write_files(tmp_path / "set.zip", {"0.png": encode(pixels[0])})
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="set.zip is not a readable zip"):
         open_images(path)

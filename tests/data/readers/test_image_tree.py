@@ -1,14 +1,12 @@
 """What the folders of a set mean: splits, classes, buckets, repeats."""
 
 import json
-import os
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.images import Encode, labels_of
+from helpers.images import Encode, labels_of, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,16 +31,7 @@ def make(tmp_path: Path, pixels: np.ndarray, encode: Encode) -> Make:
         shape = pixels.shape[1:]
         files = {name: encode(rng.integers(0, 256, shape, np.uint8)) for name in names}
         files |= others or {}
-        path = tmp_path / form
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path, "w") as archive:
-                for name, data in files.items():
-                    archive.writestr(name, data)
-            return path
-        for name, data in files.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-        return path
+        return write_files(tmp_path / form, files)
 
     return make
 
@@ -279,17 +268,6 @@ def test_repeats_are_kept_beside_images_that_are_there_once(form: str, make: Mak
 def test_numbered_or_named_classes_are_not_repeats(folders: list[str], make: Make) -> None:
     images = opened(make("set.zip", [f"{folder}/0.png" for folder in folders]))
     assert images.repeats is None and images.class_names == tuple(sorted(folders))
-
-
-@pytest.mark.parametrize("name", ["07", "18", "19"])
-def test_cases_that_were_refused(name: str) -> None:
-    """Roots, zips and buckets as they were met."""
-    folder = Path(__file__).parents[3] / "../shared/cases/real"
-    found = [each for each in (os.listdir(folder) if folder.is_dir() else []) if name in each[:2]]
-    if not found:
-        pytest.skip("the cases are not here")
-    images = opened(folder / found[0])
-    assert len(images) > 0
 
 
 PARTS = st.sampled_from(
