@@ -136,9 +136,9 @@ def read_set_manifest(path: Path, *, num_images: int | None = None) -> dict[str,
     wrong = [name for name, is_right in _TYPES.items() if not is_right(manifest.get(name))]
     if wrong:
         raise DataError(
-            f"{path}: its manifest is said to be of a set that memaudit wrote, but its "
-            f"{joined(wrong)} cannot be. Build the set again, or remove the manifest to open the "
-            "images with the names that they have here."
+            f"{path}: its manifest claims that memaudit wrote the set, but its {joined(wrong)} "
+            f"{'is' if len(wrong) == 1 else 'are'} malformed. Build the set again, or remove the "
+            "manifest to open the images with the names that they have here."
         )
     return manifest
 

@@ -155,7 +155,7 @@ def cache_entry(
     preparation: Preparation,
     split: str | None = None,
 ) -> CacheEntry | None:
-    """The entry of a source, whether or not it is in the cache; None if there is to be no cache.
+    """The entry of a source, whether or not it is in the cache; None without a cache.
 
     Args:
         cache_dir: the folder of all entries.

@@ -47,7 +47,7 @@ class NotPrivateError(Exception):
 
 
 def cache_root(cache_dir: CacheDir) -> Path | None:
-    """The folder of a cache, or None if there is to be none."""
+    """The folder of a cache, or None without a cache."""
     if cache_dir is False:
         return None
     return default_cache_dir() if cache_dir is None else Path(cache_dir)

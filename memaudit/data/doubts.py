@@ -10,7 +10,7 @@ from memaudit.wording import some
 
 _BYTES_AT_A_TIME = 16 << 20
 MOST_KINDS = 5
-"""Kinds of files that were not read which are named."""
+"""Kinds of files or images that a sentence names."""
 
 
 def doubts_about(images: ImageSet) -> tuple[str, ...]:

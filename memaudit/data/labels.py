@@ -32,7 +32,7 @@ def relabel(contents: Contents, labels_from: str | None) -> Contents:
     labels, class_names = contents.labels, contents.class_names
     notes: tuple[str, ...] = ()
     if labels_from == "folder":
-        if contents.labels_from != "folder":  # the reader sees to it, where there are folders
+        if contents.labels_from != "folder":  # a reader of folders says so
             raise DataError(
                 f"{contents.source} has no folders to take labels from; leave {{labels_from}} out.",
                 field="labels_from",

@@ -32,7 +32,9 @@ def expanded(pattern: str) -> list[str]:
         if steps := _STEPS.fullmatch(inside):
             first, last = int(steps[1]), int(steps[2])
             if not 0 <= last - first < _MAX_FILES:
-                raise DataError(f"{shown(pattern)} names no range of at most {_MAX_FILES:,} files.")
+                raise DataError(
+                    f"{shown(pattern)} must run upwards and name at most {_MAX_FILES:,} files."
+                )
             choices.append([f"{i:0{len(steps[1])}d}" for i in range(first, last + 1)])
         else:
             choices.append(inside.split(","))

@@ -29,7 +29,7 @@ OWN_FILTER: dict[Fit, Filter] = {
 }
 """The filter of each recipe, where no other is asked for."""
 ORIENTED = "EXIF orientation"
-"""The kind of an image whose EXIF says that it is to be turned or mirrored."""
+"""The kind of an image whose EXIF says to turn or mirror it."""
 COLORS = {"black": (0, 0, 0), "gray": (128, 128, 128), "white": (255, 255, 255)}
 
 

@@ -283,7 +283,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "npy: records": (
         _file("a.npy", npy_header("|V12", [1, 3, 4, 4]) + bytes(576)),
-        "which are no images",
+        "which are not images",
     ),
     "npz: 3 PB": (_member(npy_header("|u1", [10**9, 3, 1000, 1000])), "0 bytes are there"),
     "npz: 4 GB of zeros": (_file("set.npz", _npy_bomb), "of memory and"),
@@ -371,7 +371,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "json: not UTF-8": (_labeled(b"\xff\xfe\x00"), 'neither {"labels"'),
     "manifest: wrong types": (
         _folder({"0.png": png(), "manifest.json": b'{"schema": "memaudit.dataset/1"}'}),
-        "its memaudit, sources, choices, names and class_names cannot be",
+        "its memaudit, sources, choices, names and class_names are malformed",
     ),
     # idx.
     "idx: no size": (_file("a-idx3-ubyte", struct.pack(">I3I", 0x803, 4, 0, 0)), "show nothing"),

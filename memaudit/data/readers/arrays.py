@@ -70,7 +70,7 @@ def _read_npz(
         if arrays.from_one and labels.dtype.kind in "iu" and labels.size and labels.min() >= 1:
             labels = labels - 1
         if key != "images" and labels.ndim == 2:
-            labels = None  # several answers for each image, as in ChestMNIST, are no classes
+            labels = None  # several answers for each image, as in ChestMNIST, are not classes
     if "names.npy" in members:
         names = texts(_read_array(path, members, "names"), f"names in {path}")
     else:

@@ -47,8 +47,8 @@ def windowed(image: Image.Image, data: bytes, name: str, preparation: Preparatio
         values = decode_deep_png(data)
     if values is None or values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,)):
         raise DataError(
-            f"{name} is a 16-bit {image.format} in mode {image.mode}, of which only gray ones, and "
-            "PNG in RGB, are read. Convert it first."
+            f"{name} is a 16-bit {image.format} in mode {image.mode}. Of 16-bit images, only gray "
+            "ones and PNG in RGB are read. Convert it first."
         )
     return to_bytes(values, preparation.window, name)
 

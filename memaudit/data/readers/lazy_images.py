@@ -132,7 +132,7 @@ def numbered_names(file: str, num_images: int) -> list[str]:
     """`file[0]`, `file[1]`, …, for images that have no names of their own.
 
     Raises:
-        DataError: so many do not fit into memory.
+        DataError: the names do not fit into memory.
     """
     check_memory(num_images * _NAME_BYTES, f"Naming the {num_images:,} images of {file}")
     return [f"{file}[{i}]" for i in range(num_images)]

@@ -115,7 +115,7 @@ def _images_of_split(folder: Path, layout: Layout) -> tuple[Any, ...]:
     """The file of images in a folder that is meant, its split, and the others; None for no split.
 
     Raises:
-        DataError: several sets, of which not exactly one is of the split.
+        DataError: several sets, and none or more than one of the split.
     """
     found = _image_files(folder)
     splits = dict.fromkeys(map(_split_of, found))

@@ -64,7 +64,7 @@ def number_contents(
         images = channels_first(array, what)
         return array_contents(images, source, names, labels, class_names)
     if dtype.kind not in "biuf":
-        raise DataError(f"{what} holds {dtype} {list(array.shape)}, which are no images.")
+        raise DataError(f"{what} holds {dtype} {list(array.shape)}, which are not images.")
     order = layout_of(array.shape, f"{what} is {dtype} {list(array.shape)}")
     num_images = array.shape[0]
     if num_images == 0:

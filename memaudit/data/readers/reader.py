@@ -101,7 +101,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_SUFFIX = 12
 """Characters of a suffix that are told apart: names may be anything."""
 DEFLATE_RATIO = 1032
-"""Deflate packs at most so many bytes into one: a file cannot hold more."""
+"""Most bytes that deflate packs into one."""
 
 
 def side_file_bytes(num_images: int) -> int:

@@ -72,7 +72,9 @@ def _read_range(path: Path, files: Files, preparation: Preparation) -> Contents:
     shards = [Path(name) for name in files]
     for shard in shards:
         if not is_tar(shard):
-            raise DataError(f"{shard} is not a tar; of other forms, give the folder or one file.")
+            raise DataError(
+                f"{shard} is not a tar. Give files of other forms one by one, or their folder."
+            )
     return _read(shards, [shard.name for shard in shards], path, preparation)
 
 

@@ -57,11 +57,11 @@ def explain_unlike(
     fields: list[str] = []
     total = f"{len(kinds):,} images"
     if len(sizes) < len(names):
-        total += f" of {len(names):,} that were looked at"
+        total = f"the {len(kinds):,} images looked at (there are {len(names):,})"
     if preparation.resolution is None:
         common, _ = Counter(sizes.values()).most_common(1)[0] if sizes else ((0, 0), 0)
         odd = [name for name in sizes if sizes[name] != common]
-        said = f"are not {_in_words(common)} pixels (height×width) as the others"
+        said = f"{_are(len(odd))} not {_in_words(common)} pixels (height×width) as the others are"
     else:
         R, S = preparation.resolution
         fits = preparation.fit != "none"

@@ -165,14 +165,8 @@ def test_resolution_makes_square_images_of_any_size_alike(
     tmp_path: Path, pixels: np.ndarray, encode: Encode
 ) -> None:
     files = {"a.png": encode(pixels[0]), "b.png": encode(pixels[1][:, :6, :6])}
-    assert open_images(
-        write_files(tmp_path / "set", files), Preparation(resolution=6)
-    ).images.shape == (
-        2,
-        3,
-        6,
-        6,
-    )
+    images = open_images(write_files(tmp_path / "set", files), Preparation(resolution=6))
+    assert images.images.shape == (2, 3, 6, 6)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -212,7 +206,9 @@ def test_images_of_another_size_are_counted_and_named(
 ) -> None:
     files = {f"{i}.png": encode(pixels[i]) for i in range(6)}
     files["2.png"] = files["4.png"] = encode(pixels[2][:, :5])
-    message = r"2 of 6 images are not 8×8 pixels .* as the others: 2.png 5×8, 4.png 5×8. Say how"
+    message = (
+        r"2 of 6 images are not 8×8 pixels .* as the others are: 2.png 5×8, 4.png 5×8. Say how"
+    )
     with pytest.raises(DataError, match=message):
         open_images(write_files(tmp_path / name, files))
 

@@ -96,8 +96,9 @@ def test_what_torch_saves_is_mapped(kind: str, tmp_path: Path, pixels: np.ndarra
 
 def test_a_checkpoint_is_no_set_of_images(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    torch.save({"conv.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "model.pt")
-    with pytest.raises(DataError):
+    weights = {f"conv{i}.weight": torch.zeros(8, 3, 5, 5) for i in range(2)}
+    torch.save(weights, tmp_path / "model.pt")
+    with pytest.raises(DataError, match="a tensor of images, .* is needed, alone or called images"):
         open_images(tmp_path / "model.pt")
 
 
