@@ -73,23 +73,12 @@ def _total(entries: Sequence["CachedSet"]) -> str:
 
 
 def _print_entries(entries: Sequence["CachedSet"]) -> None:
-    from rich import box
-    from rich.table import Table
+    """Print each entry on lines of its own: a table would break names and paths in two."""
+    from memaudit.cli.console import say
 
-    from memaudit.cli.console import out
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("name", "source", "images"):
-        table.add_column(name, overflow="fold")
-    for name in ("size", "days since last use"):
-        table.add_column(name, justify="right")
     for entry in entries:
-        shape = "" if entry.shape is None else " x ".join(f"{n:,}" for n in entry.shape)
-        table.add_row(
-            entry.name,
-            entry.source or "of a run that was stopped",
-            shape,
-            f"{entry.num_bytes / 1e6:,.1f} MB",
-            f"{max(0.0, time.time() - entry.used) / 86400:.1f}",
-        )
-    out.print(table)
+        say(entry.name, "bold")
+        say(f"  {entry.source or 'of a run that was stopped'}")
+        shape = "" if entry.shape is None else " x ".join(f"{n:,}" for n in entry.shape) + ", "
+        days = max(0.0, time.time() - entry.used) / 86400
+        say(f"  {shape}{entry.num_bytes / 1e6:,.1f} MB, last used {days:.1f} days ago")

@@ -36,6 +36,9 @@ def test_what_is_kept_is_listed_and_removed(
     assert "20 x 3 x 8 x 8" in " ".join(shown.split()) and "2 entries" in shown
     listed = json.loads(run("cache", "--json").stdout)
     assert {entry["source"] for entry in listed} == set(map(str, sets))
+    # Names and paths can be copied, however narrow the terminal is.
+    lines = [line.strip() for line in shown.splitlines()]
+    assert {entry[key] for entry in listed for key in ("name", "source")} <= set(lines)
 
     refused = run("cache", "clear", "images/nothing")
     assert refused.exit_code == 2 and "Nothing in the cache has the name" in refused.stderr
