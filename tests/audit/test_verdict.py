@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from helpers.images import smooth_images
 from memaudit import scan
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.page import render_page
@@ -174,6 +176,24 @@ def test_what_was_searched_and_judged_is_a_choice(make_result: Make):
     assert choices_of(result.config, result.source, result.data, given=given) == ()
     by_class = ScanConfig(seeds=range(2**32), class_frequencies="data")  # too many to list
     assert choices_of(by_class, result.source, result.data) == ("class frequencies of the data",)
+
+
+def test_each_choice_has_its_words(make_result: Make):
+    result = make_result(copies=0, others=20, sampled=True)
+    config = ScanConfig(
+        seeds=range(7, 27),
+        class_index=3,
+        min_samples=32,
+        rule=Rule(threshold=Fraction(1, 4), duplicate_rms=4.0, confidence=0.9),
+    )
+    assert choices_of(config, result.source, result.data) == (
+        "threshold 1/4 instead of 1/3",
+        "duplicate radius 4 instead of 8 gray levels",
+        "confidence 0.9 instead of 0.95",
+        "seeds begin at 7",
+        "one class only: 3",
+        "first look of the gate after 32 images",
+    )
 
 
 def test_more_samples_are_not_advised_for_a_model_that_does_not_denoise():
