@@ -298,7 +298,7 @@ data_option = click.option(
     required=True,
     metavar="PATH",
     help="Training images: a folder, .zip, .npz or .npy, shards such as parquet, tars or "
-    "{000..123}.tar, HDF5, LMDB and others; docs/data.md has them all.",
+    "{000..123}.tar, HDF5, LMDB and others; docs/sets.md has them all.",
 )
 
 
