@@ -388,6 +388,9 @@ def test_the_page_does_not_scroll_sideways_on_a_phone(
     for result in (unbreakable, whole_result):
         page.goto(write_report(result, tmp_path).as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        for table in page.locator("section > table").all():
+            table_box, section_box = table.bounding_box(), table.locator("..").bounding_box()
+            assert table_box["x"] + table_box["width"] <= section_box["x"] + section_box["width"]
     page.close()
 
 
