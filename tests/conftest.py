@@ -109,6 +109,12 @@ def misplaced_words() -> Callable[[Any], list[str]]:
     return find
 
 
+@pytest.fixture(scope="session")
+def real_cases() -> Path:
+    """Small sets and checkpoints in the forms that people hold."""
+    return _folder("cases/real")
+
+
 def _folder(name: str) -> Path:
     folder = SHARED / name
     if not folder.is_dir():

@@ -270,6 +270,17 @@ def test_numbered_or_named_classes_are_not_repeats(folders: list[str], make: Mak
     assert images.repeats is None and images.class_names == tuple(sorted(folders))
 
 
+@pytest.mark.parametrize(
+    ("start", "num_images", "num_classes"), [("07", 20, 10), ("18", 6, 2), ("19", 6, 0)]
+)
+def test_cases_that_were_refused(
+    start: str, num_images: int, num_classes: int, real_cases: Path
+) -> None:
+    """Roots, zips and buckets as they were met."""
+    images = opened(next(real_cases.glob(f"{start}_*")))
+    assert (len(images), images.num_classes) == (num_images, num_classes)
+
+
 PARTS = st.sampled_from(
     ["train", "Val", "test2017", "cat", "0", "1", "00000", "01000", "10_a", "2_b", "7", "..", ""]
 )
