@@ -57,6 +57,25 @@ def _long_message() -> bytes:
     return _changed(data, second + 4, "<I", 1 << 31)
 
 
+def _arrow_without_schema() -> bytes:
+    """A stream whose first message holds rows."""
+
+    schema = store_files.table().schema.serialize()
+    return store_files.arrow()[len(schema) :]
+
+
+def _arrow_of_a_name_that_is_no_text() -> bytes:
+    return store_files.arrow().replace(b"image\0", b"im\xffge\0")
+
+
+def _torch_beyond_its_end() -> bytes:
+    """Numbers that begin 60,000 bytes behind the header of their member."""
+    data = store_files.torch_file()
+    name = data.index(b"/data/0")
+    header = data.rindex(b"PK\3\4", 0, name)
+    return _changed(data, header + 28, "<H", 60_000)
+
+
 def _lmdb_root(number: int) -> bytes:
     data = store_files.lmdb_file()
     for page in (0, 1):
@@ -157,6 +176,14 @@ HOSTILE_STORES: dict[str, tuple[Make, str]] = {
         _file("set.arrow", lambda: store_files.arrow()[:-200]),
         "set.arrow is cut short",
     ),
+    "arrow: rows without a schema": (
+        _file("set.arrow", _arrow_without_schema),
+        "does not begin with its schema",
+    ),
+    "arrow: name that is no text": (
+        _file("set.arrow", _arrow_of_a_name_that_is_no_text),
+        "set.arrow cannot be read: 'utf-8' codec",
+    ),
     "save_to_disk: pipe": (
         _saved({"_data_files": [{"filename": "data.arrow"}]}),
         "data.arrow cannot be read: it is a named pipe",
@@ -183,6 +210,10 @@ HOSTILE_STORES: dict[str, tuple[Make, str]] = {
     "torch: code": (
         _file("set.pt", lambda: _torch(_code)),
         "names the global",
+    ),
+    "torch: numbers beyond the end": (
+        _file("set.pt", _torch_beyond_its_end),
+        "the numbers of a tensor go beyond its end",
     ),
     "torch: numbers repeated": (
         _file("set.pt", lambda: _torch(_repeated)),

@@ -83,6 +83,8 @@ class _ArrowShard:
                 if message.body < 0 or end > self._size or message.num_rows < 0:
                     raise DataError(f"{name} is cut short. Fetch or make it again.")
                 if self.schema is None:
+                    if message.kind != _SCHEMA:  # pyarrow takes another for one, and crashes
+                        raise DataError(f"{name} is damaged: it does not begin with its schema.")
                     file.seek(at)
                     whole = self._pyarrow.ipc.read_message(file.read(end - at))
                     self.schema = self._pyarrow.ipc.read_schema(whole)

@@ -73,7 +73,8 @@ class Shard(Protocol):
 def read_table(shards: Sequence[Shard], path: Path, preparation: Preparation) -> Contents:
     source = str(path)
     schema = shards[0].schema
-    columns = _columns(schema, source)
+    with errors_of(source):  # a name need not be a text
+        columns = _columns(schema, source)
     for shard in shards:
         if not shard.schema.equals(schema):
             raise DataError(

@@ -200,6 +200,8 @@ def _numbers(path: Path, members: Members, tensor: _Tensor) -> np.ndarray:
         file.seek(member.header_offset + 26)
         lengths = file.read(4)
         begin = member.header_offset + 30 + sum(np.frombuffer(lengths, "<u2").tolist())
+        if begin + member.file_size > file.seek(0, 2):
+            raise DataError(f"{path} is damaged: the numbers of a tensor go beyond its end.")
         stored = np.memmap(file, dtype, "r", begin, (member.file_size // dtype.itemsize,))
     if math.prod(tensor.shape) > len(stored):
         raise DataError(f"{path} is damaged: a tensor repeats its numbers.")
