@@ -6,9 +6,12 @@ import numpy as np
 
 from memaudit.data.images import ImageSet
 from memaudit.data.preparation import ORIENTED
+from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.wording import some
 
 _BYTES_AT_A_TIME = 16 << 20
+_REMEDY = "Convert images among them to PNG."
+_REMEDY_HIDDEN = "If the model was trained on them, give them in a set with the others."
 MOST_KINDS = 5
 """Kinds of files or images that a sentence names."""
 
@@ -48,10 +51,11 @@ def doubts_about(images: ImageSet) -> tuple[str, ...]:
 def _unread(images: ImageSet) -> str:
     number = sum(images.unread.values())
     files = "1 file was" if number == 1 else f"{number:,} files were"
+    are_pictures = all(suffix.rpartition(" ")[2] in SUFFIXES for suffix in images.unread)
     kinds = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in images.unread.items()]
     return (
         f"{files} not read as images in {images.source} ({some(kinds, MOST_KINDS)}), and what was "
-        "not read is not compared. Convert images among them to PNG."
+        f"not read is not compared. {_REMEDY_HIDDEN if are_pictures else _REMEDY}"
     )
 
 

@@ -1,5 +1,6 @@
 """Open training or generated images, whatever they are stored in."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +31,11 @@ from memaudit.data.readers import (
     tfrecords,
     torch_tensors,
 )
+from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.foreign_stores import refuse_foreign
 from memaudit.data.readers.lazy_images import Contents
-from memaudit.data.readers.reader import Reader
+from memaudit.data.readers.reader import Reader, files_below, listed_once
+from memaudit.data.readers.tree_contents import count_unread
 from memaudit.data.room import check_memory
 from memaudit.data.roots import find_place
 from memaudit.errors import DataError
@@ -130,9 +133,12 @@ def open_images(
         check_finished(path)
         layout = layout or Layout()
         place = find_place(path, layout)
-        reader = _arranged(_reader_for(place.path), path, place.layout)
-        files = reader.files(place.path)
-        contents = restore_source_names(reader.read(place.path, files, preparation), path)
+        with listed_once():
+            reader = _arranged(_reader_for(place.path), path, place.layout)
+            files = reader.files(place.path)
+            contents = reader.read(place.path, files, preparation)
+            contents = _with_pictures_beside(contents, reader, path)
+        contents = restore_source_names(contents, path)
         contents = place.marked(replace(contents, source=str(path)))
         contents = relabel(contents, layout.labels_from)
         entry = cache_entry(cache_dir, path, files, preparation, contents.split)
@@ -172,6 +178,14 @@ def _reader_for(path: Path) -> Reader:
             return reader
     forms = ", ".join(reader.form for reader in READERS)
     raise DataError(f"{path} has none of the forms that images are read from: {forms}.")
+
+
+def _with_pictures_beside(contents: Contents, reader: Reader, path: Path) -> Contents:
+    """The contents of a store, with the image files in its folder among what was not read."""
+    if not path.is_dir() or reader.form == image_files.FOLDER.form:
+        return contents
+    counts = count_unread(name for name in files_below(path) if name.lower().endswith(SUFFIXES))
+    return replace(contents, unread=dict(Counter(contents.unread) | counts))
 
 
 def _arranged(reader: Reader, path: Path, layout: Layout) -> Reader:

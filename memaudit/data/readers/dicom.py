@@ -7,6 +7,7 @@ file's own bytes announce.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from memaudit.data.preparation import Preparation
-from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.number_arrays import Window
 from memaudit.data.readers.reader import Files, Reader, files_below, first_bytes, stats
-from memaudit.data.readers.shards import beside, errors_of, library
+from memaudit.data.readers.shards import are_the_set, beside, errors_of, library
 from memaudit.data.readers.slices import MAX_VOLUME, Volume, slice_contents
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
@@ -28,6 +28,7 @@ from memaudit.files import open_regular
 from memaudit.wording import quoted
 
 _MAGIC = b"DICM"
+_SUFFIX = re.compile(r"(\.dcm|\.dicom|\.ima|(^|/)[^./]+)$", re.IGNORECASE)
 _MAX_FILES = 1_000_000
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Transfer syntaxes without compression."""
@@ -41,14 +42,10 @@ def _is_dicom(path: Path) -> bool:
 def _is_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
-    is_found = False
-    for name in _names(path):
-        if name.lower().endswith(SUFFIXES):
-            return False
-        if name.lower().endswith((".dcm", ".dicom", ".ima")) or "." not in name:
-            file = path / name
-            is_found = is_found or (file.is_file() and _is_dicom(file))
-    return is_found
+    names = [name for name in _names(path) if _SUFFIX.search(name)]
+    if not any((path / name).is_file() and _is_dicom(path / name) for name in names):
+        return False
+    return are_the_set(path, names)
 
 
 def _names(path: Path) -> Iterator[str]:

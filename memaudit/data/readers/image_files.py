@@ -25,8 +25,10 @@ from memaudit.data.readers.reader import (
     files_below,
     first_bytes,
     first_member,
+    is_hidden,
 )
-from memaudit.data.readers.tree_contents import ReadFile, is_hidden, is_wanted, read_tree
+from memaudit.data.readers.shards import refuse_pictures_of_a_store
+from memaudit.data.readers.tree_contents import ReadFile, is_wanted, read_tree
 from memaudit.data.readers.zip_members import opened_zip, zip_members
 from memaudit.errors import DataError
 from memaudit.files import check_regular, read_regular
@@ -51,7 +53,8 @@ def _read_folder(
     def opened() -> Iterator[ReadFile]:
         yield lambda name: read_regular(path / name, sizes[name])
 
-    others = [name for name in files_below(path) if not is_wanted(name)]
+    others = [name for name in files_below(path, hidden=True) if not is_wanted(name)]
+    refuse_pictures_of_a_store(path, list(sizes), others)
     beside = Beside(others, lambda name, limit: read_regular(path / name, limit))
     return read_tree(str(path), sizes, beside, opened, layout, preparation)
 

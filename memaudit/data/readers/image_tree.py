@@ -172,8 +172,9 @@ def _left_out(source: str, splits: Sequence[str], split: str, num_images: int) -
 def folder_classes(source: str, tree: Tree, *, wanted: bool = False) -> Classes:
     """What the folders of the images mean, where no file says it.
 
-    Folders are classes if each image lies in exactly one folder, below those that all have in
-    common; unless they are buckets, which divide files that are numbered throughout.
+    Folders are classes if there are two and more and each image lies in exactly one of them, below
+    those that all have in common; unless they are buckets, which divide files that are numbered
+    throughout.
 
     Args:
         source: its name in an error.
@@ -213,6 +214,8 @@ def folder_classes(source: str, tree: Tree, *, wanted: bool = False) -> Classes:
     repeats = _repeats(set(texts))
     if repeats is not None:
         return _shown_repeatedly(source, texts, repeats)
+    if len(set(texts)) == 1:
+        return Classes()  # every class-conditional model has two classes and more
     return Classes(*number_classes(texts))
 
 
@@ -270,7 +273,10 @@ def _shown_repeatedly(
     source: str, folders: Sequence[str], parts: dict[str, tuple[int, str]]
 ) -> Classes:
     repeats = np.array([parts[folder][0] for folder in folders], dtype=np.int64)
+    labels: np.ndarray | None
     labels, class_names = number_classes([parts[folder][1] for folder in folders])
+    if len(parts) == 1:
+        labels, class_names = None, ()
     often = sorted(parts.items(), key=lambda item: (-item[1][0], item[0]))
     said = [
         f"{quoted(folder)}: {counted(number, 'time', 'times')}" for folder, (number, _) in often

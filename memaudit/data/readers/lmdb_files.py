@@ -22,7 +22,7 @@ from memaudit.data.readers.decoding import is_image
 from memaudit.data.readers.encoded_images import encoded_contents
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import MAX_FILE_BYTES, Files, Reader, first_bytes, stats
-from memaudit.data.readers.shards import beside
+from memaudit.data.readers.shards import are_the_set, beside
 from memaudit.errors import DataError
 from memaudit.files import open_regular
 from memaudit.wording import shown
@@ -56,7 +56,8 @@ def _is_lmdb_file(path: Path) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    return (path / _FILE).is_file() and _is_lmdb_file(path / _FILE)
+    is_one = (path / _FILE).is_file() and _is_lmdb_file(path / _FILE)
+    return is_one and are_the_set(path, [_FILE])
 
 
 def _folder_files(path: Path) -> Files:

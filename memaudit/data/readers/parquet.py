@@ -17,10 +17,11 @@ from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
 from memaudit.data.readers.shards import (
+    are_the_set,
     beside,
     errors_of,
+    files_with,
     library,
-    shard_files,
     shards_of_split,
 )
 from memaudit.data.readers.tables import EXTRA, read_table
@@ -32,6 +33,8 @@ _BATCH_BYTES = 4 << 20
 _MOST_ROWS = 1024
 _FEW_ROWS = 16
 """Rows that are read at a time, of small images and of others."""
+METADATA = "metadata.parquet"
+"""A table that lies beside images and describes them."""
 _PAGE_BYTES = 2 << 30
 """Most bytes of one page of a parquet file: the format has 31 bits for it."""
 
@@ -99,11 +102,11 @@ FILE = Reader("a parquet file", _is_parquet, _read_parquet)
 
 
 def _parquet_files(folder: Path) -> list[str]:
-    names = shard_files(folder, (".parquet",))
+    names = files_with(folder, (".parquet",))
     # img2dataset writes one beside each tar, with the captions; others, one beside images.
-    if any(name.rpartition("/")[2] == "metadata.parquet" for name in names):
+    if any(name.rpartition("/")[2] == METADATA for name in names) or files_with(folder, (".tar",)):
         return []
-    return [] if shard_files(folder, (".tar",)) else names
+    return names if are_the_set(folder, names) else []
 
 
 def _is_parquet_folder(path: Path) -> bool:

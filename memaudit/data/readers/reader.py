@@ -4,6 +4,8 @@ import gc
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,14 +62,41 @@ def stats(files: Iterable[Path], *, inside: Path | None = None) -> Files:
     return found
 
 
-def files_below(folder: Path) -> Iterator[str]:
-    """The paths of all files inside a folder, at any depth; hidden files and folders aside.
+_listings: ContextVar[dict[Path, list[str]] | None] = ContextVar("_listings", default=None)
+_PASSED_OVER = (".git", ".cache")
+"""Hidden folders of many files, none of which anybody trains on."""
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Within it, `files_below` lists each folder once, however many readers ask for it."""
+    token = _listings.set({})
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
+def files_below(folder: Path, *, hidden: bool = False) -> Iterator[str]:
+    """The paths of all files inside a folder, at any depth.
 
     Links to folders are followed; a folder that is reached twice is listed once.
 
+    Args:
+        folder: the folder.
+        hidden: whether to name hidden files, and those in hidden folders, too.
+
     Raises:
-        OSError: a folder cannot be listed.
+        OSError: a folder cannot be listed that is not hidden.
     """
+    kept = _listings.get()
+    names: Iterable[str] = _all_files_below(folder)
+    if kept is not None:
+        names = kept[folder] if folder in kept else kept.setdefault(folder, list(names))
+    return iter(names) if hidden else (name for name in names if not is_hidden(name))
+
+
+def _all_files_below(folder: Path) -> Iterator[str]:
     visited = set()
     waiting = [""]
     while waiting:
@@ -77,15 +106,22 @@ def files_below(folder: Path) -> Iterator[str]:
             continue
         visited.add(real)
         folders = []
-        with os.scandir(folder / inside) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(f"{inside}{entry.name}/")
-                else:
-                    yield inside + entry.name
+        try:
+            with os.scandir(folder / inside) as entries:
+                for entry in entries:
+                    if not entry.is_dir():
+                        yield inside + entry.name
+                    elif entry.name not in _PASSED_OVER:
+                        folders.append(f"{inside}{entry.name}/")
+        except OSError:
+            if not is_hidden(inside):
+                raise
         waiting += sorted(folders, reverse=True)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it lies in, is hidden or macOS's own."""
+    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
 
 
 def first_bytes(path: Path, count: int = 512) -> bytes:

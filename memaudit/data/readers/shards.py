@@ -1,6 +1,7 @@
 """Sets that are kept in several files of one kind: which files, and of which split."""
 
 import importlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +15,9 @@ import numpy as np
 from memaudit.data.layout import ALL_SPLITS, Layout, canonical_split, choose_split
 from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.data.readers.lazy_images import Contents
-from memaudit.data.readers.reader import MAX_SUFFIX, files_below
+from memaudit.data.readers.reader import MAX_SUFFIX, files_below, is_hidden
 from memaudit.errors import DataError
-from memaudit.wording import joined, listed, quoted, shown
+from memaudit.wording import counted, joined, listed, quoted, shown
 
 T = TypeVar("T")
 
@@ -60,16 +61,84 @@ def shard_files(folder: Path, suffixes: Sequence[str]) -> list[str]:
     """The files with these suffixes in a folder, at any depth, by name.
 
     Returns:
-        Their paths inside the folder; empty if it holds image files, which are then the set.
+        Their paths inside the folder; empty if image files beside them are the set.
+
+    Raises:
+        DataError: as `are_the_set`.
     """
-    found = []
-    for name in files_below(folder):
-        if name.lower().endswith(SUFFIXES):
-            return []
-        # TensorFlow numbers shards after the suffix.
-        if re.sub(r"-\d+-of-\d+$", "", name.lower()).endswith(tuple(suffixes)):
-            found.append(name)
-    return sorted(found)
+    found = files_with(folder, suffixes)
+    return found if are_the_set(folder, found) else []
+
+
+def files_with(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    """The files with these suffixes in a folder, at any depth, by name."""
+    # TensorFlow numbers shards after the suffix.
+    wanted = re.compile(rf"({'|'.join(map(re.escape, suffixes))})(-\d+-of-\d+)?$", re.IGNORECASE)
+    return sorted(name for name in files_below(folder) if wanted.search(name))
+
+
+_CLEARLY = 10
+"""How many times the bytes of one kind of files must be those of another to be the set."""
+_FEW_PICTURES = 10
+_STORES = (
+    *(".arrow", ".beton", ".h5", ".hdf5", ".lmdb", ".mat", ".mds", ".npy", ".npz", ".pt", ".rar"),
+    *(".7z", ".tar", ".tar.gz", ".tar.zst", ".tgz", ".zip"),
+)
+"""Files that may be a whole set, and are opened one by one."""
+
+
+def are_the_set(folder: Path, stores: Sequence[str]) -> bool:
+    """Whether files of a store are the set, and not images that lie beside them.
+
+    Previews lie beside shards, and tables of captions beside images: whatever has ten times the
+    bytes of the other is the set, and the rest is counted as not read.
+
+    Args:
+        folder: where they lie.
+        stores: paths inside it.
+
+    Raises:
+        DataError: either may be the set.
+    """
+    if not stores:
+        return False
+    pictures = [name for name in files_below(folder) if name.lower().endswith(SUFFIXES)]
+    if not pictures:
+        return True
+    kept, shown_beside = _num_bytes(folder, stores), _num_bytes(folder, pictures)
+    if kept >= _CLEARLY * shown_beside:
+        return True
+    if shown_beside >= _CLEARLY * kept:
+        return False
+    kinds = joined(sorted({PurePosixPath(name).suffix or "DICOM" for name in stores}))
+    raise DataError(
+        f"{folder} holds {counted(len(pictures), 'image', 'images')} ({listed(pictures)}) and "
+        f"{counted(len(stores), 'file', 'files')} of {kinds} ({listed(stores)}), and either may be "
+        "the set. Give a folder or file that holds only what the model was trained on."
+    )
+
+
+def refuse_pictures_of_a_store(
+    folder: Path, pictures: Sequence[str], others: Sequence[str]
+) -> None:
+    """Refuse a few images beside a file that may hold far more of them, such as a preview.
+
+    Raises:
+        DataError: with the name of the file, which can be opened itself.
+    """
+    if len(pictures) > _FEW_PICTURES:
+        return
+    stores = [name for name in others if name.lower().endswith(_STORES) and not is_hidden(name)]
+    if stores and _num_bytes(folder, stores) >= _CLEARLY * _num_bytes(folder, pictures):
+        raise DataError(
+            f"{folder} holds {counted(len(pictures), 'image', 'images')} ({listed(pictures)}) "
+            f"beside {listed(stores)}, which may hold the set. Give {folder / stores[0]} if it is "
+            "the set, or move the images to a folder of their own."
+        )
+
+
+def _num_bytes(folder: Path, names: Iterable[str]) -> int:
+    return sum(os.stat(folder / name).st_size for name in names)
 
 
 def beside(folder: Path, names: Iterable[str]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from memaudit.data.images import as_labels, number_classes
-from memaudit.data.layout import DEFAULT_LAYOUT, Layout
+from memaudit.data.layout import DEFAULT_LAYOUT, Layout, canonical_split
 from memaudit.data.path_ranges import expanded, is_range
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.captions import MAX_CAPTION_BYTES, Beside
@@ -30,6 +30,7 @@ from memaudit.data.readers.reader import (
     MAX_SUFFIX,
     Files,
     Reader,
+    is_hidden,
     parse_json,
     stats,
 )
@@ -39,13 +40,14 @@ from memaudit.data.readers.shards import (
     rows_of_parts,
     shard_files,
     shards_of_split,
+    split_of,
 )
 from memaudit.data.readers.tar_index import Archive, TarFile, archives, tar_files
 from memaudit.data.readers.tar_members import is_tar
-from memaudit.data.readers.tree_contents import ReadFile, is_wanted, read_tree
+from memaudit.data.readers.tree_contents import ReadFile, count_unread, is_wanted, read_tree
 from memaudit.errors import DataError
 from memaudit.unpickler import MAX_NAME
-from memaudit.wording import listed, shown
+from memaudit.wording import joined, listed, shown
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _CLASS, _JSON, _TEXT = "cls", "json", "txt"
@@ -96,6 +98,11 @@ def _folder_files(path: Path) -> Files:
 def _read_folder(
     path: Path, files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
+    if len(files) == 1 and not split_of(next(iter(files))):  # as if the tar were given itself
+        (name,) = files
+        contents = _read([path / name], [name], path, preparation, layout)
+        unread = Counter(contents.unread) + Counter(beside(path, files))
+        return replace(contents, unread=dict(unread.most_common()))
     chosen = shards_of_split(files, path, layout)
     names = [name for names in chosen.values for name in names]
     contents = _read([path / name for name in names], names, path, preparation)
@@ -169,6 +176,7 @@ def _read(
             for archive, name in zip(found, names, strict=True)
         ]
     sizes = [len(shard.images) for shard in shards]
+    _refuse_splits(shards, source)
     if not sum(sizes):
         raise DataError(f"{source} holds no images; looked for {', '.join(SUFFIXES)}.")
 
@@ -201,6 +209,18 @@ def _read(
     )
 
 
+def _refuse_splits(shards: Sequence[_Shard], source: str) -> None:
+    """Refuse shards in which folders such as train and val lie side by side."""
+    folders = {image.name.rpartition("/")[0] for shard in shards for image in shard.images}
+    parts = {part for folder in folders for part in folder.split("/")}
+    splits = {split for part in parts if (split := canonical_split(part))}
+    if len(splits) > 1:
+        raise DataError(
+            f"{source} holds folders of the splits {joined(sorted(splits))} within its tars, which "
+            "cannot be told apart there. Give the folder that was packed, or tars of one split."
+        )
+
+
 def _full(shard: str, name: str) -> str:
     return f"{shard}/{name}" if shard else name
 
@@ -209,9 +229,7 @@ def _files(archive: Archive, what: str) -> Iterator[TarFile]:
     file = archive.opened()
     try:
         file.seek(archive.begin)
-        for found in tar_files(file, archive.size, what):
-            if not f"/{found.name}".count("/."):  # hidden
-                yield found
+        yield from tar_files(file, archive.size, what)
     finally:
         archive.close(file)
 
@@ -242,6 +260,7 @@ def _key(name: str) -> tuple[str, str]:
 
 def _has_samples(files: Sequence[TarFile]) -> bool:
     """Whether images have their class or caption beside them, as in a WebDataset."""
+    files = [found for found in files if not is_hidden(found.name)]
     images = {_key(found.name)[0] for found in files if found.name.lower().endswith(SUFFIXES)}
     for found in files:
         key, kind = _key(found.name)
@@ -254,7 +273,10 @@ def _has_samples(files: Sequence[TarFile]) -> bool:
 def _shard(archive: Archive, files: Sequence[TarFile], name: str, source: str) -> _Shard:
     shard = _Shard(archive, name)
     samples: dict[str, dict[str, TarFile]] = {}
+    shard.others += count_unread(found.name for found in files if is_hidden(found.name))
     for found in files:
+        if is_hidden(found.name):
+            continue
         key, kind = _key(found.name)
         sample = samples.setdefault(key, {})
         if kind in sample:

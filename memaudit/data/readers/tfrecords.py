@@ -26,7 +26,13 @@ from memaudit.data.readers.lazy_images import Contents, batch_rows
 from memaudit.data.readers.npy_format import npy_array
 from memaudit.data.readers.number_arrays import flat_labels
 from memaudit.data.readers.reader import MAX_FILE_BYTES, Files, Reader, first_bytes, stats
-from memaudit.data.readers.shards import beside, rows_of_parts, shard_files, shards_of_split
+from memaudit.data.readers.shards import (
+    beside,
+    files_with,
+    rows_of_parts,
+    shard_files,
+    shards_of_split,
+)
 from memaudit.errors import DataError
 from memaudit.files import open_regular, read_regular
 
@@ -60,7 +66,7 @@ def _folder_files(path: Path) -> Files:
     if levels:
         largest = max(levels)
         names = [n for n in names if (m := _LEVEL.search(n)) and int(m[1]) == largest]
-        labels = shard_files(path, (".labels",))
+        labels = files_with(path, (".labels",))
         names += labels if len(labels) == 1 else []
     return stats([path / name for name in names], inside=path)
 

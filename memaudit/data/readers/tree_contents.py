@@ -29,6 +29,7 @@ from memaudit.data.readers.lazy_images import Contents, batch_rows
 from memaudit.data.readers.reader import (
     MAX_FILE_BYTES,
     MAX_SUFFIX,
+    is_hidden,
     parse_json,
     side_file_bytes,
 )
@@ -45,18 +46,21 @@ OWN_FILES = ("manifest.json",)
 """What memaudit itself writes beside images."""
 
 
-def _count_unread(names: Iterable[str]) -> dict[str, int]:
-    """Files that are not taken as images, by suffix, most frequent first; hidden ones aside."""
-    counts = Counter(
-        PurePosixPath(name).suffix.lower()[:MAX_SUFFIX]
-        for name in names
-        if not (is_hidden(name) or name.endswith("/") or name in OWN_FILES)
-    )
-    return dict(counts.most_common())
+def count_unread(names: Iterable[str]) -> Counter[str]:
+    """Files that are not taken as images, by suffix; of hidden ones, images alone."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        suffix = PurePosixPath(name).suffix.lower()[:MAX_SUFFIX]
+        if not is_hidden(name):
+            if not name.endswith("/") and name not in OWN_FILES:
+                counts[suffix] += 1
+        elif suffix in SUFFIXES and not _is_of_macos(name):  # a trainer may well have read it
+            counts[f"hidden {suffix}"] += 1
+    return counts
 
 
-def is_hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
+def _is_of_macos(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("._") or "__MACOSX/" in name
 
 
 def is_wanted(name: str) -> bool:
@@ -137,8 +141,9 @@ def read_tree(
         except UnlikeError as error:
             raise explained(error) from error
 
-    others = [name for name in beside.names if tree.belongs(name) and not is_hidden(name)]
-    texts = read_texts(source, names, Beside(others, beside.read), num_known=len(found))
+    others = [name for name in beside.names if tree.belongs(name)]
+    seen = [name for name in others if not is_hidden(name)]
+    texts = read_texts(source, names, Beside(seen, beside.read), num_known=len(found))
     return Contents(
         source,
         (len(names), C, H, W),
@@ -146,7 +151,7 @@ def read_tree(
         batches,
         classes.labels,
         classes.class_names,
-        unread=_count_unread(name for name in others if name not in texts.used),
+        unread=dict(count_unread(name for name in others if name not in texts.used).most_common()),
         kinds=kinds,
         captions=texts.all_captions(classes.texts),
         groups=texts.all_groups(),
