@@ -12,12 +12,11 @@ class Arrays(NamedTuple):
 
     images: str
     labels: str | None
-    from_one: bool = False
-    """Whether labels count from 1."""
 
 
 _IMAGES = ("images", "image", "imgs", "img", "arr_0", "samples", "x", "X", "data", "features")
 _LABELS = ("labels", "label", "arr_1", "y", "Y", "targets", "target", "classes")
+_LABELS_OF_IMAGES = ("labels", "label", "y", "targets", "target")
 _OTHER = ("names", "manifest", "mean")
 _OF_SPLIT = (
     re.compile(r"(?P<split>[a-z]+)_(?P<kind>images|labels)"),  # MedMNIST
@@ -31,7 +30,8 @@ def arrays_of_splits(names: Collection[str]) -> dict[str, Arrays]:
     A file without splits has one, which is called "".
     """
     if "images" in names:
-        return {"": Arrays("images", "labels" if "labels" in names else None)}
+        labels = next((name for name in _LABELS_OF_IMAGES if name in names), None)
+        return {"": Arrays("images", labels)}
     found: dict[str, dict[str, str]] = {}
     for name in names:
         for pattern in _OF_SPLIT:
@@ -54,4 +54,4 @@ def arrays_of_splits(names: Collection[str]) -> dict[str, Arrays]:
         images = others[0] if len(others) == 1 else None
     if images is None:
         return {}
-    return {"": Arrays(images, labels, from_one=images == "data" and "mean" in names)}
+    return {"": Arrays(images, labels)}

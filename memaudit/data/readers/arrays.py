@@ -1,8 +1,6 @@
 """Images stored as one array: .npy and .npz."""
 
 import math
-import zipfile
-import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +11,16 @@ from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.array_names import arrays_of_splits
 from memaudit.data.readers.lazy_images import Contents, numbered_names
-from memaudit.data.readers.npy_format import announced, npy_array, read_header, texts
+from memaudit.data.readers.npy_format import announced, read_header, texts
+from memaudit.data.readers.npz_arrays import (
+    counts_from_one,
+    npz_members,
+    planes,
+    read_npz_array,
+)
 from memaudit.data.readers.number_arrays import flat_labels, number_contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, first_member
 from memaudit.data.readers.shards import choose_one
-from memaudit.data.readers.zip_members import Members, opened_zip, zip_members
-from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular
 from memaudit.wording import listed
@@ -54,25 +56,25 @@ def _read_npz(
     np.savez calls arrays without a name arr_0, arr_1, …; the first is then taken for the images
     and the second, if there is one, for the labels. array_names.py has what others call them.
     """
-    members = zip_members(path, lambda name: name.endswith(".npy"))
+    members = npz_members(path)
     found = [name.removesuffix(".npy") for name in members]
     splits = arrays_of_splits(found)
     if not splits:
         raise DataError(f"{path} holds {listed(found)}; an array called `images` is needed.")
     arrays, chosen = choose_one(splits, path, layout)
     key = arrays.images
-    images = _read_array(path, members, key)
+    images = read_npz_array(path, members, key)
     if key == "data":
-        images = _planes(images, f"{key} in {path}")
+        images = planes(images, f"{key} in {path}")
     labels = None
     if arrays.labels is not None:
-        labels = flat_labels(_read_array(path, members, arrays.labels))
-        if arrays.from_one and labels.dtype.kind in "iu" and labels.size and labels.min() >= 1:
+        labels = flat_labels(read_npz_array(path, members, arrays.labels))
+        if key == "data" and counts_from_one(path, labels, has_mean="mean" in found):
             labels = labels - 1
         if key != "images" and labels.ndim == 2:
             labels = None  # several answers for each image, as in ChestMNIST, are not classes
     if "names.npy" in members:
-        names = texts(_read_array(path, members, "names"), f"names in {path}")
+        names = texts(read_npz_array(path, members, "names"), f"names in {path}")
     else:
         names = numbered_names(path.name, images.shape[0] if images.ndim else 0)
     what = f"{key} in {path}"
@@ -82,31 +84,8 @@ def _read_npz(
     return chosen.marked(contents)
 
 
-def _planes(array: np.ndarray, what: str) -> np.ndarray:
-    """Rows of 3·S·S bytes as images of three planes, as CIFAR and ImageNet64 have them."""
-    if array.ndim != 2 or array.dtype != np.uint8:
-        return array
-    size = math.isqrt(array.shape[1] // 3)
-    if size < 2 or 3 * size * size != array.shape[1]:
-        raise DataError(f"{what} is uint8 {list(array.shape)}; rows of images have 3·S·S bytes.")
-    return array.reshape(-1, 3, size, size)
-
-
 def _with_layout(layout: Layout) -> Reader:
     return replace(NPZ, read=partial(_read_npz, layout=layout))
 
 
 NPZ = Reader(".npz", _is_npz, _read_npz, with_layout=_with_layout)
-
-
-def _read_array(path: Path, members: Members, key: str) -> np.ndarray:
-    """One array of an .npz file."""
-    what = f"{key} in {path}"
-    member = members[f"{key}.npy"]
-    check_memory(member.compress_size + member.file_size, f"Reading {what}")
-    try:
-        with opened_zip(path, members) as read:
-            data = read(member.filename)
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{what} cannot be read: {error}. Fetch or make it again.") from error
-    return npy_array(data, what)

@@ -90,8 +90,9 @@ def _read(
             if labels.ndim != 1:
                 labels = None
     images = images.transpose(-1, *range(images.ndim - 1))  # [H, W, C, N] → [N, H, W, C]
-    if labels is not None and len(labels) and labels.min() == 1 and labels.max() == 10:
-        labels = np.where(labels == 10, 0, labels)  # SVHN's digit 0
+    is_svhn = arrays == ("X", "y") and images.shape[1:] == (32, 32, 3)
+    if is_svhn and labels is not None and len(labels) and labels.min() >= 1 and labels.max() == 10:
+        labels = np.where(labels == 10, 0, labels)  # the digit 0
     names = numbered_names(path.name, len(images))
     contents = number_contents(
         images, source, what, names, window=preparation.window, labels=labels

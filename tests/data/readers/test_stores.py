@@ -59,6 +59,60 @@ def test_keras_and_imagenet64_are_read(tmp_path: Path, pixels: np.ndarray) -> No
         assert labels_of(images) == LABELS
 
 
+SAVES = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+
+
+def write_imagenet64(folder: Path, pixels: np.ndarray, save: Any = np.savez) -> None:
+    """Two batches of three images and three of validation, with labels from 1 as downloaded."""
+    folder.mkdir(exist_ok=True)
+    rows = pixels.reshape(len(pixels), -1)
+    mean = {"mean": np.zeros(192)}
+    save(folder / "train_data_batch_1.npz", data=rows[:3], labels=[3, 1, 2], **mean)
+    save(folder / "train_data_batch_2.npz", data=rows[3:], labels=[2, 1000, 3], **mean)
+    save(folder / "val_data.npz", data=rows[::2], labels=[3, 2, 7])
+
+
+@SAVES
+def test_imagenet64_is_one_set_of_its_batches(
+    save: Any, tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_imagenet64(tmp_path / "set", pixels, save)
+    (tmp_path / "set/about.txt").write_bytes(b"x")
+    monkeypatch.setattr("memaudit.data.sources.MAPPED_FROM", 500)
+    for _ in range(2):  # the second time from the cache
+        images = open_images(tmp_path / "set")
+        np.testing.assert_array_equal(images.images, pixels)
+        assert labels_of(images) == [2, 0, 1, 1, 999, 2]
+    assert images.names[4] == "train_data_batch_2.npz[1]"
+    assert (images.split, images.other_splits) == ("train", ("val",))
+    assert images.notes[0] == f"{tmp_path / 'set'} has 2 of the 10 batches of training images."
+    assert images.unread == {".txt": 1}
+    val = open_images(tmp_path / "set", layout=Layout(split="val"))
+    np.testing.assert_array_equal(val.images, pixels[::2])
+    assert labels_of(val) == [2, 1, 6] == labels_of(open_images(tmp_path / "set/val_data.npz"))
+    assert len(open_images(tmp_path / "set", layout=Layout(split="all"))) == 9
+
+
+@SAVES
+def test_a_batch_of_imagenet64_that_is_damaged_or_missing_is_named(
+    save: Any, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    folder = tmp_path / "set"
+    write_imagenet64(folder, pixels, save)
+    whole = (folder / "train_data_batch_2.npz").read_bytes()
+    at = whole.index(pixels[4].tobytes()) if save is np.savez else 400
+    changed = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+    (folder / "train_data_batch_2.npz").write_bytes(changed)
+    with pytest.raises(DataError, match=r"data in .*batch_2.npz"):
+        open_images(folder)
+    (folder / "train_data_batch_2.npz").rename(folder / "train_data_batch_3.npz")
+    with pytest.raises(DataError, match="lacks batch 2 of the training images"):
+        open_images(folder)
+    (folder / "train_data_batch_3.npz").rename(folder / "train_data_batch_2")
+    with pytest.raises(DataError, match=r"is a pickle.* np.savez\('train_data_batch_2.npz'"):
+        open_images(folder)
+
+
 @pytest.mark.parametrize("form", ["npy", "npz", "pt"])
 def test_floating_images_need_a_window(form: str, tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / f"set.{form}"
@@ -205,12 +259,23 @@ def test_data_in_other_files_are_refused(tmp_path: Path, pixels: np.ndarray) -> 
 @pytest.mark.parametrize("packed", [False, True])
 def test_svhns_mat_is_read(packed: bool, tmp_path: Path, pixels: np.ndarray) -> None:
     io = pytest.importorskip("scipy.io")
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 3, 32, 32), np.uint8)
     labels = np.array([10, 1, 2, 3, 4, 10], np.uint8)[:, None]
     whole = {"X": pixels.transpose(2, 3, 1, 0), "y": labels, "about": "digits"}
     io.savemat(tmp_path / "train_32x32.mat", whole, do_compression=packed)
     images = open_images(tmp_path / "train_32x32.mat")
     np.testing.assert_array_equal(images.images, pixels)
     assert labels_of(images) == [0, 1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize(("name", "size"), [("images", 32), ("X", 8)])
+def test_ten_classes_of_another_mat_are_not_svhns_digits(
+    name: str, size: int, tmp_path: Path
+) -> None:
+    io = pytest.importorskip("scipy.io")
+    whole = {name: np.zeros((size, size, 3, 3), np.uint8), "y": np.array([10, 1, 2])[:, None]}
+    io.savemat(tmp_path / "set.mat", whole)
+    assert labels_of(open_images(tmp_path / "set.mat")) == [10, 1, 2]
 
 
 def test_a_mat_of_version_7_3_has_its_axes_in_order(tmp_path: Path, pixels: np.ndarray) -> None:
