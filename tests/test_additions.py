@@ -69,7 +69,7 @@ def recognizes(contents):
     return contents.container == "safetensors" and contents.metadata.get("made by") == "toys"
 
 
-def read(contents, config):
+def read(contents, given):
     return StoredNetwork(
         format="toy format",
         config={

@@ -27,6 +27,7 @@ SHOWN_FACTS = 100
 if TYPE_CHECKING:
     from memaudit.audit.denoising.loss_test import DenoisingTest
     from memaudit.models.checkpoints import CheckpointInfo
+    from memaudit.models.checkpoints.given import Fact
 
 
 @click.command()
@@ -213,9 +214,16 @@ def _render(info: "CheckpointInfo") -> None:
         rows(
             ((f"  {name}", json.dumps(value)) for name, value in network.config.items()), "options"
         )
+        rows(((f"  {fact.name}", _origin(fact)) for fact in network.facts), "facts")
         rows(((f"  {name}", value) for name, value in network.provenance.items()), "facts")
         rows((("warning", warning) for warning in network.warnings), "warnings")
     rows((("pickle names", name) for name in info.globals), "names")
+
+
+def _origin(fact: "Fact") -> str:
+    """An option of a network, and who says so."""
+    who = {"file": "the file shows", "user": "the user says", "default": "assumed by default"}
+    return f"{json.dumps(fact.value)} ({who[fact.origin]})"
 
 
 def _finite(value: Any) -> Any:

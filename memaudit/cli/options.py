@@ -334,9 +334,10 @@ batch_size_option = click.option(
 
 arch_option = click.option(
     "--arch",
-    metavar="PRESET",
-    help="For weights that come without their configuration: the published network they are of, "
-    "such as cifar10-ddpmpp-edm.",
+    metavar="NAME,OPTION=VALUE,...",
+    help="What a checkpoint does not say of its network: the published network or the program that "
+    "its weights are of, such as cifar10-ddpmpp-edm or torchcfm, and options, such as num_heads=8. "
+    "docs/checkpoints.md lists them.",
 )
 
 

@@ -12,8 +12,10 @@ from memaudit.models.networks.edm2 import EDM2UNet
 from memaudit.models.networks.registry import unet_class
 from memaudit.models.precond import (
     ConsistencyPrecond,
+    DiscretePrecond,
     EDM2Precond,
     EDMPrecond,
+    FlowPrecond,
     Preconditioner,
     VEPrecond,
     VPPrecond,
@@ -28,6 +30,8 @@ PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "EDMPrecond": EDMPrecond,
     "ConsistencyPrecond": ConsistencyPrecond,
     "Precond": EDM2Precond,
+    "DiscretePrecond": DiscretePrecond,
+    "FlowPrecond": FlowPrecond,
 }
 """Preconditioners by the names that configurations and published snapshots use."""
 

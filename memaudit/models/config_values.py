@@ -46,6 +46,8 @@ class Value:
     """Whether None is a value."""
     most_entries: int | None = None
     """Most entries, where it is a list of such values; None where it is a single one."""
+    choices: tuple[str, ...] = ()
+    """The texts that it may be; empty for any."""
 
     def check(self, name: str, value: Any) -> None:
         """Refuse a value that is not of the kind, or out of the range.
@@ -57,27 +59,35 @@ class Value:
             return
         if self.most_entries is None:
             if not self._admits(value):
-                raise ConfigError(f"{name} must be {self._words()}, got {shown(value)}")
+                raise ConfigError(f"{name} must be {self.words}, got {shown(value)}")
             return
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be {self._words()}, got {shown(value)}")
+            raise ConfigError(f"{name} must be {self.words}, got {shown(value)}")
         if len(value) > self.most_entries:
             raise ConfigError(
                 f"{name} has {len(value):,} entries; at most {self.most_entries:,} make sense"
             )
         for entry in value:
             if not self._admits(entry):
-                raise ConfigError(f"{name} must be {self._words()}, got the entry {shown(entry)}")
+                raise ConfigError(f"{name} must be {self.words}, got the entry {shown(entry)}")
 
     def _admits(self, value: Any) -> bool:
         if self.kind is str:
-            return isinstance(value, str) and len(value) <= MAX_TEXT
+            return (
+                isinstance(value, str)
+                and len(value) <= MAX_TEXT
+                and (not self.choices or value in self.choices)
+            )
         if self.kind is bool or isinstance(value, bool):
             return self.kind is bool and isinstance(value, bool)
         kinds = (int, float) if self.kind is float else int
         return isinstance(value, kinds) and self.range.admits(value)
 
-    def _words(self) -> str:
+    @property
+    def words(self) -> str:
+        """What it must be: `an integer, at least 1`."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         one, many = NOUNS[self.kind]
         limits = self.range.range_text
         if self.kind is str:
@@ -105,6 +115,7 @@ TEXTS = Value(str, most_entries=MAX_LIST)
 CHANNELS = _count(1, 1 << 14)
 SHARE = _number(at_least=0, at_most=1)
 POSITIVE = _number(above=0, at_most=1e6)
+_BETA = Range(above=0, at_most=1)
 
 VALUES: Mapping[str, Value] = {
     # Every denoiser.
@@ -113,7 +124,21 @@ VALUES: Mapping[str, Value] = {
     "label_dim": _count(0, MAX_CLASSES),
     "use_fp16": FLAG,
     "model_type": TEXT,
-    # Preconditioners. VP's largest noise level, √(exp(½ β_d + β_min) − 1), must be a float32.
+    # Preconditioners. Of other trainers' networks:
+    "target": TEXT,
+    "schedule": TEXT,
+    "num_steps": _count(2, MAX_LEVELS),
+    "beta_start": Value(float, _BETA, is_optional=True),
+    "beta_end": Value(float, _BETA, is_optional=True),
+    "betas": Value(float, _BETA, True, MAX_LEVELS),
+    "sigmas": Value(float, Range(above=0), True, MAX_LEVELS),
+    "time_scale": POSITIVE,
+    "path": TEXT,
+    "data_at": _count(0, 1),
+    "data_range": TEXT,
+    "null_label": OPTIONAL_TEXT,
+    "learned_variance": FLAG,
+    # EDM's. VP's largest noise level, √(exp(½ β_d + β_min) − 1), must be a float32.
     "sigma_data": _number(at_least=1e-6, at_most=1e6),
     "sigma_min": _number(at_least=0, at_most=1e6),
     "sigma_max": _number(above=0),
@@ -146,7 +171,7 @@ VALUES: Mapping[str, Value] = {
     "attn_balance": SHARE,
     "clip_act": POSITIVE,
 }
-"""EDM's networks: keywords of the constructors in `precond.py` and `networks/`."""
+"""Keywords of the constructors in `precond/` and `networks/`."""
 
 UNET2D_VALUES: Mapping[str, Value] = {
     "_class_name": TEXT,
@@ -181,7 +206,6 @@ UNET2D_VALUES: Mapping[str, Value] = {
 }
 """Keywords of a UNet2DModel of diffusers."""
 
-_BETA = Range(above=0, at_most=1)
 SCHEDULER_VALUES: Mapping[str, Value] = {
     "_class_name": TEXT,
     "prediction_type": TEXT,

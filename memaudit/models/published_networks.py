@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memaudit.errors import ConfigError
-
 DDPMPP = {
     "model_type": "SongUNet",
     "embedding_type": "positional",
@@ -48,19 +46,8 @@ class Preset:
     """Stem of the published file's name, if that is unique."""
 
 
-def find_config(name: str) -> dict[str, Any]:
-    """The configuration of a preset, by its name or its published file's.
-
-    Raises:
-        ConfigError: there is no such preset; the message lists them.
-    """
-    presets = (*PRESETS, *OPENAI_PRESETS)
-    for preset in presets:
-        if name.removesuffix(".pkl") in (preset.name, preset.file):
-            return dict(preset.config)
-    raise ConfigError(
-        f"There is no preset {name!r}. The presets are {', '.join(p.name for p in presets)}."
-    )
+def _names(preset: Preset) -> tuple[str, ...]:
+    return (preset.name,) if preset.file is None else (preset.name, preset.file)
 
 
 def _published() -> Iterator[Preset]:
@@ -118,3 +105,8 @@ OPENAI_PRESETS = tuple(
 )
 """OpenAI's state dicts do not tell in which of two orders their attention layers are: see
 checkpoints/formats/openai_adm.py."""
+
+PRESETS_BY_NAME: Mapping[str, Preset] = {
+    name: preset for preset in (*PRESETS, *OPENAI_PRESETS) for name in _names(preset)
+}
+"""Presets by their names and by those of their published files."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from memaudit.models.checkpoints.given import Fact
 from memaudit.models.denoiser import Denoiser
 
 
@@ -28,7 +29,7 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     """What a user should know before trusting numbers about this model."""
     arch: str | None = None
-    """The preset that the user named for weights without a configuration."""
+    """What the user said about it where its file does not, as given to `open_checkpoint`."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class StoredNetwork:
     format: str
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor] = field(repr=False)
-    """Weights by EDM's parameter names, in the dtype that they are stored in."""
+    """Weights by the names of our networks' parameters, in the dtype that they are stored in."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    """What its format may not show, each with who says it; `Given.resolve` makes them."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class NetworkInfo:
     sigma_max: float
     provenance: dict[str, Any]
     warnings: tuple[str, ...]
+    facts: tuple[Fact, ...] = ()
+    """What the file may not show, each with who says it: the file, the user, or the default."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
-from memaudit.models.checkpoints import formats
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import CheckpointInfo, NetworkInfo, StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import decode, read_file
-from memaudit.models.checkpoints.opening import named, read_network
-from memaudit.models.published_networks import find_config
+from memaudit.models.checkpoints.given import Given
+from memaudit.models.checkpoints.opening import find_source, named, read_network
 from memaudit.unpickler import Budget
 
 
@@ -24,26 +23,25 @@ def inspect_checkpoint(
 
     Args:
         path: a checkpoint file, or a diffusers folder.
-        arch, config: as for `open_checkpoint`; ignored for a folder, which says what it is.
+        arch, config: as for `open_checkpoint`.
 
     Raises:
         CheckpointError: there is no such file, it is not a kind that holds checkpoints, or a folder
             cannot be opened.
         ConfigError: a folder needs diffusers, which is not installed.
     """
-    if arch is not None:
-        config = find_config(arch)
+    given = Given.parse(arch, config)
     with named(path):
-        for source in formats.SOURCE_FORMATS:
-            if source.inspect is not None and source.recognizes(str(path)):
-                return source.inspect(str(path))
+        source = find_source(path, given)
+        if source is not None and source.inspect is not None:
+            return source.inspect(str(path), given)
         file = read_file(Path(path))
     budget = Budget()
     safe, problem, network = False, None, None
     try:
         contents = decode(file, budget)
         safe = True
-        network = _network_info(read_network(contents, config))
+        network = _network_info(read_network(contents, given))
     except UnsafeCheckpointError as error:
         safe, problem = False, str(error)
     except CheckpointError as error:
@@ -79,4 +77,5 @@ def _network_info(stored: StoredNetwork) -> NetworkInfo:
         sigma_max=network.sigma_max,
         provenance=dict(stored.provenance),
         warnings=stored.warnings,
+        facts=stored.facts,
     )

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from memaudit.errors import CheckpointError, ConfigError
+from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints import formats
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
-from memaudit.models.published_networks import find_config
+from memaudit.models.checkpoints.format import SourceFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.unpickler import Budget
 from memaudit.wording import listed, shown
 
@@ -30,26 +31,22 @@ def open_checkpoint(
         path: a checkpoint file, a diffusers folder, or `module:function` (the only form that runs
             the user's code).
         device: where the network goes.
-        arch: name of a preset (models/published_networks.py), for weights without a configuration.
-        config: that configuration in full: `class_name` and the constructor's keywords.
+        arch: what the file does not show, as `NAME,option=value,…`: see docs/checkpoints.md. NAME
+            is a preset (models/published_networks.py) or a family of the format.
+        config: the configuration in full: `class_name` and the constructor's keywords.
 
     Raises:
         UnsafeCheckpointError: it needs something that only running its code could give.
         CheckpointError: it is missing, broken, or of a format that memaudit does not know.
-        ConfigError: the configuration is unknown, or the file carries its own.
+        ConfigError: `arch` has a name or an option that the file's format does not have, or says
+            other than the file; or the file carries a configuration of its own.
     """
-    if arch is not None:
-        if config is not None:
-            raise ValueError("give arch or config, not both")
-        config = find_config(arch)
+    given = Given.parse(arch, config)
     with named(path):
-        for source in formats.SOURCE_FORMATS:
-            if source.recognizes(str(path)):
-                if config is not None:
-                    raise ConfigError(f"{path} says what it is; leave out the configuration.")
-                return source.open(str(path), device)
+        if source := find_source(path, given):
+            return source.open(str(path), device, given)
         contents = decode(read_file(Path(path)), Budget())
-        stored = read_network(contents, config)
+        stored = read_network(contents, given)
         network = assemble(stored, device=device)
     return Checkpoint(
         network=network,
@@ -63,7 +60,20 @@ def open_checkpoint(
     )
 
 
-def read_network(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+def find_source(path: str | Path, given: Given) -> SourceFormat | None:
+    """The format of a model that is not one file; None if it is a file.
+
+    Raises:
+        ConfigError: the user says what this format does not take.
+    """
+    for source in formats.SOURCE_FORMATS:
+        if source.recognizes(str(path)):
+            given.check(str(path), source.options, {}, takes_config=False)
+            return source
+    return None
+
+
+def read_network(contents: Contents, given: Given) -> StoredNetwork:
     """The network in a decoded file, read by the first format that recognizes it."""
     format = next((format for format in formats.FILE_FORMATS if format.recognizes(contents)), None)
     if format is None:
@@ -71,11 +81,10 @@ def read_network(contents: Contents, config: Mapping[str, Any] | None) -> Stored
             f"it is a {contents.container} file of a format that memaudit does not know: it holds "
             f"{_description(contents.value)}. docs/checkpoints.md lists the formats."
         )
-    if config is not None and format.has_config:
-        raise ConfigError(
-            f"{contents.path} has a configuration of its own; leave out the one given."
-        )
-    return format.read(contents, config)
+    given.check(
+        str(contents.path), format.options, format.families, takes_config=format.takes_config
+    )
+    return format.read(contents, given)
 
 
 def _description(value: Any) -> str:

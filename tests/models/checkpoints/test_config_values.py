@@ -26,12 +26,18 @@ from memaudit.models.generate import sample
 from memaudit.models.sampler_config import SamplerConfig
 
 HOSTILE = [0, -1, 5, 1e300, math.nan, math.inf, 1e-320, "x", [1], True, None, 2**40]
+TARGET = {"time_scale": 1, "null_label": None, "data_range": "-1..1", "learned_variance": False}
 OPTIONS: dict[str, dict[str, Any]] = {
     "VPPrecond": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5},
     "VEPrecond": {"sigma_min": 0.02, "sigma_max": 100.0},
     "iDDPMPrecond": {"C_1": 0.001, "C_2": 0.008, "M": 1000},
     "EDMPrecond": {"sigma_min": 0.0, "sigma_max": math.inf, "sigma_data": 0.5},
     "Precond": {"sigma_data": 0.5, "logvar_channels": 4},
+    "DiscretePrecond": {
+        **{"target": "epsilon", "schedule": "linear", "num_steps": 1000, "beta_start": 1e-4},
+        **{"beta_end": 0.02, "betas": None, "sigmas": None, **TARGET},
+    },
+    "FlowPrecond": {"path": "linear", "data_at": 1, **TARGET},
 }
 SONG = {
     **{"model_type": "SongUNet", "augment_dim": 0, "channel_mult_emb": 4, "label_dropout": 0},

@@ -31,6 +31,7 @@ from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.checkpoints.assembly import assemble, build_uninitialized
 from memaudit.models.checkpoints.containers.raw_file import RawFile, decode
 from memaudit.models.checkpoints.formats.diffusers import _check_supported
+from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import json_object
 from memaudit.models.checkpoints.opening import read_network
 from memaudit.models.config_values import SCHEDULER_VALUES, UNET2D_VALUES, VALUES
@@ -184,7 +185,7 @@ def test_a_mutated_file_is_read_or_refused(tmp_path, files, network, form, examp
 
     def opened(content: bytes, chance: random.Random) -> object:
         file = RawFile(path, container, memoryview(bytearray(content)), "")
-        stored = read_network(decode(file, Budget()), None)
+        stored = read_network(decode(file, Budget()), Given())
         return assemble(stored) if chance.random() < 0.05 else None
 
     @settings(max_examples=examples, deadline=None)

@@ -31,6 +31,7 @@ from memaudit.models.checkpoints.checkpoint import Checkpoint, CheckpointInfo, N
 from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import SourceFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import read_json_file
 from memaudit.models.checkpoints.weight_names import find_tensors
 from memaudit.models.config_values import SCHEDULER_VALUES, UNET2D_VALUES, check_config
@@ -72,7 +73,7 @@ class _Files:
     """Hash of the three files' hashes."""
 
 
-def open_folder(path: str, device: torch.device | str) -> Checkpoint:
+def open_folder(path: str, device: torch.device | str, given: Given) -> Checkpoint:
     """Open a pipeline's folder, or that of its U-Net with the scheduler's configuration beside it.
 
     Raises:
@@ -126,7 +127,7 @@ def _opened(files: _Files, path: str, device: torch.device | str) -> Checkpoint:
     )
 
 
-def inspect_folder(path: str) -> CheckpointInfo:
+def inspect_folder(path: str, given: Given) -> CheckpointInfo:
     """What a folder holds; it raises what `open_folder` does."""
     files = _read_folder(Path(path))
     checkpoint = _opened(files, path, "cpu")

@@ -14,6 +14,7 @@ from memaudit.models.checkpoints.containers.inert_objects import PersistentRecor
 from memaudit.models.checkpoints.containers.module_tree import flat, source_hashes, state_dict
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.wording import listed, shown
 
 POSITIONAL = ("img_resolution", "img_channels", "label_dim", "use_fp16")
@@ -32,7 +33,7 @@ def recognizes(contents: Contents) -> bool:
     return isinstance(contents.value, dict) and _network(contents.value) is not None
 
 
-def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+def read(contents: Contents, given: Given) -> StoredNetwork:
     values = contents.value
     network = _network(values)
     assert network is not None

@@ -4,13 +4,11 @@ A file is opened if its configuration is that of one of EDM's networks (it has `
 k-diffusion's own networks are others, with another preconditioning: they are refused by name.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import json_object
 from memaudit.models.checkpoints.weight_names import by_precond_names
 from memaudit.wording import shown
@@ -22,7 +20,7 @@ def recognizes(contents: Contents) -> bool:
     return contents.container == "safetensors" and "config" in contents.metadata
 
 
-def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+def read(contents: Contents, given: Given) -> StoredNetwork:
     found = json_object(contents.metadata, "config")
     if "class_name" not in found:
         model = found.get("model")

@@ -17,6 +17,7 @@ from memaudit.files import atomic_write
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import json_object
 from memaudit.wording import shown
 
@@ -72,7 +73,7 @@ def recognizes(contents: Contents) -> bool:
     return contents.container == "safetensors" and contents.metadata.get("format") == NAME
 
 
-def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+def read(contents: Contents, given: Given) -> StoredNetwork:
     version = contents.metadata.get("format_version", "")
     if version != str(VERSION):
         raise CheckpointError(

@@ -25,6 +25,7 @@ from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.weight_names import find_tensors
 from memaudit.models.networks.dhariwal import CHANNELS_PER_HEAD
 from memaudit.models.published_networks import OPENAI_PRESETS
@@ -59,9 +60,10 @@ def recognizes(contents: Contents) -> bool:
     return {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} <= tensors.keys()
 
 
-def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+def read(contents: Contents, given: Given) -> StoredNetwork:
     tensors, _ = find_tensors(contents.value)
     _check_variant(tensors)
+    config = given.config
     if config is None:
         raise CheckpointError(
             "it holds an ADM network of OpenAI's without a configuration. Name the preset that it "
@@ -177,4 +179,4 @@ def _block(ours: str, group: str, position: int) -> Iterator[tuple[str, str]]:
         yield f"{ours}.{module}", f"{group}.{position + 1}.{theirs}"
 
 
-FORMAT = FileFormat(NAME, recognizes, read, has_config=False)
+FORMAT = FileFormat(NAME, recognizes, read, takes_config=True)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import Checkpoint
 from memaudit.models.checkpoints.format import SourceFormat
+from memaudit.models.checkpoints.given import Given
 
 NAME = "Python denoiser"
 REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -32,7 +33,7 @@ def is_reference(text: str) -> bool:
     return REFERENCE.fullmatch(text) is not None and not Path(text).exists()
 
 
-def open_function(reference: str, device: torch.device | str) -> Checkpoint:
+def open_function(reference: str, device: torch.device | str, given: Given) -> Checkpoint:
     """Import the module, call the function and wrap what it returns.
 
     Raises:

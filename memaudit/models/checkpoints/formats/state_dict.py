@@ -15,6 +15,7 @@ from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.weight_names import (
     EMA_KEYS,
     KEYS,
@@ -34,9 +35,10 @@ def recognizes(contents: Contents) -> bool:
     return any(is_unet_name(name) for name in find_tensors(contents.value)[0])
 
 
-def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+def read(contents: Contents, given: Given) -> StoredNetwork:
     tensors, key = find_tensors(contents.value)
     tensors = by_precond_names(tensors)
+    config = given.config
     if config is None:
         raise CheckpointError(
             f"it holds weights without a configuration. {_hint(tensors)}", field="arch"
@@ -98,4 +100,4 @@ def _facts(shapes: Mapping[str, list[int]]) -> str:
     return ", ".join(f"{option} = {value}" for option, value in facts.items())
 
 
-FORMAT = FileFormat(NAME, recognizes, read, has_config=False)
+FORMAT = FileFormat(NAME, recognizes, read, takes_config=True)

@@ -8,6 +8,7 @@ from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.inert_objects import PersistentRecord
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.weight_names import find_tensors
 from memaudit.wording import listed
 
@@ -57,7 +58,7 @@ def recognizes(contents: Contents) -> bool:
     return isinstance(contents.value, dict) and _reason(contents.value) is not None
 
 
-def read(contents: Contents, config: Mapping[str, Any] | None) -> StoredNetwork:
+def read(contents: Contents, given: Given) -> StoredNetwork:
     raise CheckpointError(_reason(contents.value) or "")
 
 
