@@ -158,14 +158,14 @@ def _render_test(test: "DenoisingTest") -> None:
         print_row(f"  likely cause {number}", cause)
     print_row("prepared as for training", _prepared(test))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ("noise level", "loss", "of shrinking", "of a filter", "loss/shrinking", "allowed")
+    columns = ("noise level", "loss", "of shrinking", "of a filter", "corrected", "allowed")
     for name in columns:
         table.add_column(name, justify="right")
     for level in test.levels:
-        values = (level.sigma, level.loss, level.shrink_loss, level.linear_loss, level.ratio)
+        values = (level.sigma, level.loss, level.shrink_loss, level.linear_loss)
         too_high = level.loss > level.allowed
         table.add_row(
-            *(f"{value:.3g}" for value in (*values, level.allowed)),
+            *(f"{value:.3g}" for value in (*values, level.corrected_loss, level.allowed)),
             style="bold red" if too_high else "",
         )
     out.print(table)

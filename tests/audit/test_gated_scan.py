@@ -645,3 +645,9 @@ def test_a_label_test_that_is_to_judge_needs_held_out_images_before_sampling():
     options = config(100, fail_above=0.1, fail_on=("label_test",))
     with pytest.raises(ConfigError, match="fail_on names label_test, which needs a holdout"):
         scan(planted(TRAIN, 0.0, calls_left=0), TRAIN, config=options)
+
+
+def test_classes_that_are_to_judge_need_a_model_with_classes_before_sampling():
+    options = config(100, fail_above=0.1, fail_on=("worst_class",))
+    with pytest.raises(ConfigError, match="worst_class, which needs a model with classes"):
+        scan(planted(TRAIN, 0.0, calls_left=0), TRAIN, config=options)

@@ -64,7 +64,7 @@ def _arrow_without_schema() -> bytes:
     return store_files.arrow()[len(schema) :]
 
 
-def _arrow_of_a_name_that_is_no_text() -> bytes:
+def _arrow_of_a_name_in_no_encoding() -> bytes:
     return store_files.arrow().replace(b"image\0", b"im\xffge\0")
 
 
@@ -180,8 +180,8 @@ HOSTILE_STORES: dict[str, tuple[Make, str]] = {
         _file("set.arrow", _arrow_without_schema),
         "does not begin with its schema",
     ),
-    "arrow: name that is no text": (
-        _file("set.arrow", _arrow_of_a_name_that_is_no_text),
+    "arrow: name that is not UTF-8": (
+        _file("set.arrow", _arrow_of_a_name_in_no_encoding),
         "set.arrow cannot be read: 'utf-8' codec",
     ),
     "save_to_disk: pipe": (

@@ -11,11 +11,17 @@ generating about thirty images.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memaudit.audit.denoising.noise_range import START_SCALES, NoiseRange
-from memaudit.audit.denoising.noised_images import NoisedImages, check_shape, linear_loss
+from memaudit.audit.denoising.noised_images import (
+    NoisedImages,
+    check_shape,
+    corrected_loss,
+    linear_loss,
+)
 from memaudit.audit.denoising.preprocessing import Preprocessing, check_preprocessing
 from memaudit.data.images import ImageSet
 from memaudit.models.denoiser import Denoiser
@@ -48,6 +54,10 @@ NOTHING_LEARNED = 0.98
 """A model whose loss is a larger part of it at all of these levels has learned nothing of use."""
 FLAT_SHARE = 0.1
 """Share of the loss of shrinking that is allowed besides, for images that a filter nearly knows."""
+LEAST_CORRECTED = 0.5
+"""Least part of the loss that may be left by a linear correction of what the model returns, at
+noise levels up to VISIBLE_SIGMA. Networks that run as they were trained keep 0.95 and more, from
+the first thousand steps on; a wrong sigma_data, 0.45 instead of 0.5, leaves 0.41."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class DenoisingLevel:
     """That of shrinking to the mean image, var·σ²/(var + σ²)."""
     linear_loss: float
     """That of the best linear filter for images with this power spectrum (Wiener)."""
+    corrected_loss: float
+    """The model's after the best linear correction, D + a·x + b·D but for an offset."""
     ratio: float
     """The model's loss over that of shrinking."""
     allowed: float
@@ -158,11 +170,11 @@ def check_denoising(
     check_shape(denoiser, data)
     noised = NoisedImages.of(denoiser, data, execution)
     sigmas = _some_levels(denoiser, sampler)
-    losses = noised.losses(sigmas, progress=progress)
+    products = noised.products(sigmas, progress=progress).mean(1)
     variance = float(noised.images.var(correction=0))
     levels = tuple(
-        _level(sigma, float(loss.mean()), variance, noised.images)
-        for sigma, loss in zip(sigmas, losses, strict=True)
+        _level(sigma, means, variance, noised.images)
+        for sigma, means in zip(sigmas, products, strict=True)
     )
     asked_min, asked_max = asked_range(sampler)
     used_min, used_max = sigma_range(denoiser, asked_min, asked_max)
@@ -201,7 +213,8 @@ def _some_levels(denoiser: Denoiser, sampler: SamplerConfig) -> list[float]:
     return sorted(set(levels[chosen].tolist()), reverse=True)
 
 
-def _level(sigma: float, loss: float, variance: float, images: Tensor) -> DenoisingLevel:
+def _level(sigma: float, products: np.ndarray, variance: float, images: Tensor) -> DenoisingLevel:
+    loss = float(products[3, 3])
     shrink_loss = variance * sigma**2 / (variance + sigma**2)
     filtered = linear_loss(images, sigma)
     invisible = MAX_RATIO * (INVISIBLE_RMS / 127.5) ** 2
@@ -213,6 +226,7 @@ def _level(sigma: float, loss: float, variance: float, images: Tensor) -> Denois
         loss=loss,
         shrink_loss=shrink_loss,
         linear_loss=filtered,
+        corrected_loss=corrected_loss(products),
         ratio=loss / shrink_loss if shrink_loss else math.inf if loss else 1.0,
         allowed=allowed + invisible,
     )
@@ -237,6 +251,17 @@ def _judge(
             "about memorization."
         )
         return False, message, causes
+    skewed = [level for level in levels if _is_skewed(level)]
+    if skewed:
+        level = min(skewed, key=lambda level: level.corrected_loss / level.loss)
+        message = (
+            "The checkpoint does not denoise as configured: what it returns at noise level "
+            f"{level.sigma:.3g} is skewed, so that scaling it and adding a part of its input takes "
+            f"away {100 * (1 - level.corrected_loss / level.loss):.0f} % of its loss on the "
+            "training images. A network that runs as it was trained has learned that itself. That "
+            "it generates no copies says nothing about memorization."
+        )
+        return False, message, SKEWED
     if _has_learned_nothing(levels):
         message = (
             "The checkpoint does not denoise: at no noise level is its loss on the training images "
@@ -253,6 +278,13 @@ def _judge(
         f"{noise_range.used_min:g} to {noise_range.used_max:g}."
     )
     return True, message, ()
+
+
+def _is_skewed(level: DenoisingLevel) -> bool:
+    """Whether the training would have lowered the loss by a mere change of scales."""
+    is_visible = level.loss > MAX_RATIO * (INVISIBLE_RMS / 127.5) ** 2
+    is_tested = level.sigma <= VISIBLE_SIGMA and is_visible
+    return is_tested and level.corrected_loss < LEAST_CORRECTED * level.loss
 
 
 def _has_learned_nothing(levels: tuple[DenoisingLevel, ...]) -> bool:
@@ -283,6 +315,7 @@ CAUSES = (
     "the weights were never trained, or hardly (an early snapshot), or were damaged",
 )
 """Likely causes of a loss that is too high."""
+SKEWED = (CAUSES[1], CAUSES[0], *CAUSES[2:4])
 UNTRAINED = (
     "the weights were never trained, or hardly: an average of the weights (EMA) that has just "
     "begun, a snapshot of the first steps",

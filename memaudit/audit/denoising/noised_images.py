@@ -65,11 +65,28 @@ class NoisedImages:
         Raises:
             CheckpointError: numbers that are not finite, or another shape.
         """
+        losses: np.ndarray = self.products(sigmas, images, progress=progress)[..., 3, 3]
+        return losses
+
+    def products(
+        self,
+        sigmas: list[float],
+        images: Tensor | None = None,
+        *,
+        progress: Progress = silent,
+    ) -> np.ndarray:
+        """Means of the products of x, D, 1 and the error D - y over the pixels of each image.
+
+        Args, Raises: see `losses`, which are the last of these means.
+
+        Returns:
+            float64 [len(sigmas), T, 4, 4], symmetric matrices in that order.
+        """
         images = self.images if images is None else images
         device = torch.device(self.execution.device)
         on_cpu = device.type == "cpu"
         group = cpu_group_size(self.denoiser) if on_cpu else self.execution.batch_size
-        found = np.empty((len(sigmas), len(images)))
+        found = np.empty((len(sigmas), len(images), 4, 4))
         for first in range(0, len(images), group):
             rows = slice(first, min(first + group, len(images)))
             y = images[rows].to(device)
@@ -80,11 +97,13 @@ class NoisedImages:
                 labels = labels.to(device, torch.float32)
             for i, level in enumerate(sigmas):
                 sigma = torch.tensor(level, dtype=torch.float64, device=device)
+                x = y + sigma * noise
                 with float32_inference():
-                    D = self.denoiser(y + sigma * noise, sigma, labels)
+                    D = self.denoiser(x, sigma, labels)
                 _check_answer(D, y, level)
-                loss = (D.to(torch.float64) - y).square().flatten(1).mean(1)
-                found[i, rows] = loss.cpu().numpy()
+                D = D.to(torch.float64)
+                parts = torch.stack([x, D, torch.ones_like(x), D - y], 1).flatten(2)
+                found[i, rows] = (parts @ parts.mT / parts.shape[2]).cpu().numpy()
             progress("Testing the denoising", rows.stop, len(images))
         return found
 
@@ -104,6 +123,22 @@ def linear_loss(images: Tensor, sigma: float) -> float:
     centered = (images - images.mean()).numpy()
     power = np.square(dctn(centered, axes=(1, 2, 3), norm="ortho")).mean(0)
     return float((power * sigma**2 / (power + sigma**2)).mean())
+
+
+def corrected_loss(products: np.ndarray) -> float:
+    """Loss after the correction D + a·(x - mean of x) + b·(D - mean of D) that lowers it most.
+
+    Of the best denoiser it is the loss itself: the error of a conditional mean is orthogonal to
+    every function of what it is given. A constant offset is left as it is.
+
+    Args:
+        products: means of products [4, 4], as of `NoisedImages.products`.
+    """
+    means = products[2]
+    covariance = products - np.outer(means, means)
+    given, error = covariance[:2, :2], covariance[:2, 3]
+    explained = error @ np.linalg.lstsq(given, error)[0]
+    return max(0.0, float(products[3, 3] - explained))
 
 
 def check_shape(denoiser: Denoiser, images: ImageSet) -> None:

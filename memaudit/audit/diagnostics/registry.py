@@ -92,6 +92,9 @@ def _read_table() -> dict[str, Diagnostic[Any]]:
 DIAGNOSTICS: Mapping[str, Diagnostic[Any]] = _read_table()
 """Every diagnostic by the name of its field in `Diagnostics`."""
 
+NEEDS = {"model": "a model", "holdout": "a holdout", "classes": "a model with classes"}
+"""What a diagnostic may require that a scan need not be given, in words."""
+
 
 def check_diagnostics(setting: Setting) -> None:
     """Refuse unknown names and settings that a diagnostic cannot work with, before sampling.
@@ -100,7 +103,12 @@ def check_diagnostics(setting: Setting) -> None:
         ConfigError: a name is unknown, or a diagnostic asked for cannot run.
         DataError: the images do not suit a diagnostic.
     """
-    config = setting.config
+    config, model = setting.config, setting.model
+    given = {
+        "model": model is not None,
+        "holdout": setting.holdout is not None,
+        "classes": model is None or model.label_dim > 0,  # given images may have them
+    }
     for field, names in (("also", config.also), ("without", config.without)):
         unknown = [name for name in names if name not in DIAGNOSTICS]
         if unknown:
@@ -113,15 +121,11 @@ def check_diagnostics(setting: Setting) -> None:
         if not _is_wanted(name, diagnostic, setting):
             continue
         diagnostic.check(setting)
-        missing = [
-            need
-            for need, thing in (("model", setting.model), ("holdout", setting.holdout))
-            if need in diagnostic.requires and thing is None
-        ]
+        missing = [NEEDS[need] for need in NEEDS if need in diagnostic.requires and not given[need]]
         for field, asked in (("also", config.also), ("fail_on", config.fail_on)):
             if name in asked and missing:
                 raise ConfigError(
-                    f"{{{field}}} names {name}, which needs a {' and a '.join(missing)}; none is "
+                    f"{{{field}}} names {name}, which needs {' and '.join(missing)}; none is "
                     "given.",
                     field=field,
                 )

@@ -296,6 +296,12 @@ class _Work:
         images = checkpoint = None
         if source is not None:
             if str(source) != OPTIMUM and holds_images(source):
+                if spot_check:
+                    raise ConfigError(
+                        f"{{spot_check}} generates images again, and {source} holds images, all of "
+                        "which are searched again. Leave it out.",
+                        field="spot_check",
+                    )
                 images = self._open_images(source)
             elif self._is_checkpoint(source, training) and spot_check and training is not None:
                 checkpoint = open_model(source, report, training, self.device)

@@ -243,6 +243,10 @@ def test_a_spot_check_needs_checkpoint_and_data(given: ScanResult, place: Path, 
     write_report(given, tmp_path)
     with pytest.raises(ConfigError, match="give the checkpoint"):
         verify_report(tmp_path, spot_check=4)
+    made = place / "generated.npz"
+    with pytest.raises(ConfigError, match="all of which are searched again") as refused:
+        verify_report(tmp_path, source=made, data=place / "train.npz", spot_check=4)
+    assert refused.value.fields == ("spot_check",)
 
 
 # ------------------------------------------------------------------------------------------------
