@@ -112,7 +112,7 @@ _STRINGS = ("BINSTRING", "SHORT_BINSTRING")
 _ARGUMENTS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
@@ -426,6 +426,8 @@ class Unpickler:
         return name
 
     def _checked_key(self, key: Any) -> Any:
+        if isinstance(key, Global):
+            return str(key)  # a class as a key stands for its name
         # The hash of nested tuples can take exponential time.
         if not isinstance(key, (str, int, bytes) if self.dialect.python2 else (str, int)):
             raise self.dialect.broken(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints import formats
 from memaudit.models.checkpoints.assembly import assemble
+from memaudit.models.checkpoints.beside import facts_beside
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
+from memaudit.models.checkpoints.containers.inert_objects import PersistentRecord
 from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
 from memaudit.models.checkpoints.format import SourceFormat
 from memaudit.models.checkpoints.given import Given
@@ -84,7 +87,12 @@ def read_network(contents: Contents, given: Given) -> StoredNetwork:
     given.check(
         str(contents.path), format.options, format.families, takes_config=format.takes_config
     )
-    return format.read(contents, given)
+    stored = format.read(contents, given)
+    beside = facts_beside(contents.value)
+    if beside and not any(isinstance(part, PersistentRecord) for part in contents.value.values()):
+        # Not for EDM's pickles, whose own format says what their parts mean.
+        stored = replace(stored, provenance={"beside_the_weights": beside, **stored.provenance})
+    return stored
 
 
 def _description(value: Any) -> str:

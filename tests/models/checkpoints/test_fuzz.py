@@ -1,10 +1,12 @@
 """Whatever happens to a file's bytes, it opens or is refused by name: nothing else."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.beside_weights import BESIDE
 from helpers.edm_pickles import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from memaudit.errors import MemauditError
 from memaudit.models.checkpoints import inspect_checkpoint, open_checkpoint, save_checkpoint
 
-FORMATS = ("snapshot", "training state", "old training state", "native")
+FORMATS = ("snapshot", "training state", "old training state", "native", "options beside")
 
 
 @pytest.fixture
@@ -22,13 +24,17 @@ def contents(tmp_path, snapshot, network, as_persistent) -> dict[str, bytes]:
     torch.save(net, tmp_path / "new.pt")
     torch.save(net, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     save_checkpoint(tmp_path / "native", network, TINY, provenance={"images_seen": 9})
-    paths = (snapshot, tmp_path / "new.pt", tmp_path / "old.pt", tmp_path / "native")
+    (tmp_path / "beside").write_bytes(pickle.dumps({"state_dict": network.state_dict()} | BESIDE))
+    paths = (
+        *(snapshot, tmp_path / "new.pt", tmp_path / "old.pt", tmp_path / "native"),
+        tmp_path / "beside",
+    )
     return {name: path.read_bytes() for name, path in zip(FORMATS, paths, strict=True)}
 
 
-def open_or_refuse(path: Path) -> None:
+def open_or_refuse(path: Path, format: str) -> None:
     try:
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_checkpoint(path, config=TINY if format == "options beside" else None)
     except MemauditError as error:
         assert str(path) in str(error)
         return
@@ -51,7 +57,7 @@ def test_a_file_with_changed_bytes_opens_or_is_refused(tmp_path, contents, forma
         content[position] = byte
     path = tmp_path / "changed"
     path.write_bytes(content)
-    open_or_refuse(path)
+    open_or_refuse(path, format)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -65,7 +71,7 @@ def test_a_file_cut_short_or_spliced_opens_or_is_refused(tmp_path, contents, for
     again = data.draw(st.integers(0, len(content)))
     path = tmp_path / "changed"
     path.write_bytes(content[:cut] + (content[again:] if data.draw(st.booleans()) else b""))
-    open_or_refuse(path)
+    open_or_refuse(path, format)
 
 
 @settings(

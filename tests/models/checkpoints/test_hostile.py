@@ -121,6 +121,44 @@ UNSAFE = {
         proto(stack_global("numpy", "dtype") + text("O8") + b"\x89\x88\x87R."),
         "not a plain number",
     ),
+    "a defaultdict whose values a function would make": (
+        proto(
+            stack_global("collections", "defaultdict") + stack_global("os", "getcwd") + b"\x85R."
+        ),
+        "names the global os.getcwd",
+    ),
+    "a defaultdict whose values a record would make": (
+        proto(
+            stack_global("collections", "defaultdict")
+            + stack_global("argparse", "Namespace")
+            + b"\x85R."
+        ),
+        "whose values something else would make",
+    ),
+    "a namespace made from arguments": (
+        proto(stack_global("argparse", "Namespace") + text("x") + b"\x85R."),
+        "builds a Namespace from arguments",
+    ),
+    "a parser instead of what it gives": (
+        proto(stack_global("argparse", "ArgumentParser") + b")R."),
+        "names the global argparse.ArgumentParser",
+    ),
+    "a path that would be opened": (
+        proto(stack_global("pathlib", "PosixPath.read_text") + b")R."),
+        "names the global pathlib.PosixPath.read_text",
+    ),
+    "a random generator of another make": (
+        proto(
+            stack_global("numpy.random._pickle", "__generator_ctor")
+            + stack_global("argparse", "Namespace")
+            + b"\x85R."
+        ),
+        "a random generator that is not one of numpy's",
+    ),
+    "a type that is called": (
+        proto(stack_global("builtins", "dict") + b")R."),
+        "calls builtins.dict",
+    ),
     "a dict with arguments": (
         proto(stack_global("collections", "OrderedDict") + b"]\x85R."),
         "builds a dict from arguments",
@@ -221,6 +259,11 @@ def tensor(shape: bytes, stride: bytes, offset: bytes = b"K\0") -> bytes:
     return proto(stack_global("torch._utils", "_rebuild_tensor_v2") + arguments + b"R.")
 
 
+ARRAY = stack_global("numpy._core.multiarray", "_reconstruct") + (
+    stack_global("numpy", "ndarray") + b"K\0\x85C\1b\x87R"
+)
+FLOAT32 = stack_global("numpy", "dtype") + text("f4") + b"\x89\x88\x87R"
+
 BROKEN = {
     "a memo index of 2^31": (proto(b"Nr\xff\xff\xff\x7f."), "a format that memaudit does not know"),
     "bytes of announced 2^62": (proto(b"\x8e" + struct.pack("<Q", 2**62)), "cut short"),
@@ -272,10 +315,32 @@ BROKEN = {
         "a key of 61 bits",
     ),
     "one text encoded again and again": (
-        proto(stack_global("_codecs", "encode") + b"X\0\0\x0f\0" + b"a" * 983_040)
-        + text("latin1")
-        + b"\x86R.",
-        "a short text",
+        proto(
+            b"](X\0\0\x0f\0"
+            + b"a" * 983_040
+            + b"\x94"
+            + (stack_global("_codecs", "encode") + b"h\0" + text("latin1") + b"\x86R") * 100
+            + b"e."
+        ),
+        "uses the same text for many calls",
+    ),
+    "one tuple the shape of many arrays": (
+        proto(
+            b"(" + b"K\1" * 200_000 + b"t\x94" + ARRAY + b"\x94"
+            b"](" + (b"h\1" + b"(K\1h\0" + FLOAT32 + b"\x89C\4\0\0\0\0tb") * 1_000 + b"e."
+        ),
+        "numpy array that is not plain numbers",
+    ),
+    "one path of many parts": (
+        proto(
+            b"(" + b"\x8c\1a" * 200_000 + b"t\x94"
+            b"](" + (stack_global("pathlib", "PosixPath") + b"h\0R") * 1_000 + b"e."
+        ),
+        "a path that is not a few texts",
+    ),
+    "a size of many axes": (
+        proto(stack_global("torch", "Size") + b"(" + b"K\1" * 200_000 + b"t\x85R."),
+        "not a few integers",
     ),
     "a name of a megabyte": (
         proto(b"X\0\0\x0f\0" + b"a" * 983_040 + text("b") + b"\x93."),

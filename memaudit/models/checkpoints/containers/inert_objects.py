@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
+from memaudit.models.checkpoints.containers.plain_objects import PLAIN_OBJECTS
 from memaudit.models.checkpoints.containers.stored_tensors import Storage, StoredTensor
 from memaudit.unpickler import Construct, Dialect, Global, Record, check_key, encoded_text
 from memaudit.wording import shown
@@ -45,11 +46,14 @@ STORAGE_TYPES = {
 }
 MODULE_DICT = Global("torch.nn.modules.container", "ModuleDict")
 
-NUMPY_FORMATS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
+NUMPY_FORMATS = {
+    **{"f8": "d", "f4": "f", "f2": "e", "b1": "?", "i8": "q", "i4": "i", "i2": "h", "i1": "b"},
+    **{"u8": "Q", "u4": "I", "u2": "H", "u1": "B"},
+}
 """Kinds of number that numpy may have left in a configuration, as struct reads them."""
-NUMPY_ITEM_SIZES = {"f8": 8, "f4": 4, "f2": 2, "i8": 8, "i4": 4, "i2": 2, "i1": 1, "u1": 1, "b1": 1}
-MAX_ENCODED = 256
-"""Most characters of bytes that protocol 2 writes as text: a number of numpy's."""
+NUMPY_ITEM_SIZES = {code: int(code[1:]) for code in NUMPY_FORMATS}
+MAX_ENCODED = 1 << 20
+"""Most characters of bytes that protocol 2 writes as text: numbers of numpy's, or an array."""
 
 
 @dataclass
@@ -97,11 +101,16 @@ class NumpyArray(Record):
     def set_state(self, state: Any) -> None:
         match state:
             case (1, tuple(shape), NumpyType(code), bool(), bytes() | memoryview() as data):
-                counts = all(type(n) is int and 0 <= n < 2**40 for n in shape) and len(shape) < 9
-                if counts and math.prod(shape) * NUMPY_ITEM_SIZES[code] == len(data):
+                if _is_array(shape, code, data):
                     self.shape = shape
                     return
         raise UnsafeCheckpointError("it holds a numpy array that is not plain numbers.")
+
+
+def _is_array(shape: tuple[Any, ...], code: str, data: bytes | memoryview) -> bool:
+    # The number of axes first: a long tuple may be the shape of many arrays.
+    counts = len(shape) < 9 and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+    return counts and math.prod(shape) * NUMPY_ITEM_SIZES[code] == len(data)
 
 
 def ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
@@ -194,6 +203,14 @@ def numpy_array(arguments: tuple[Any, ...]) -> NumpyArray:
     raise UnsafeCheckpointError("it builds a numpy array of a class of its own.")
 
 
+def numpy_from_buffer(arguments: tuple[Any, ...]) -> NumpyArray:
+    match arguments:
+        case (bytes() | memoryview() as data, NumpyType(code), tuple(shape), "C" | "F"):
+            if _is_array(shape, code, data):
+                return NumpyArray(shape)
+    raise UnsafeCheckpointError("it holds a numpy array that is not plain numbers.")
+
+
 def latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
     found = encoded_text(arguments, max_length=MAX_ENCODED)
     if found is None:
@@ -202,6 +219,7 @@ def latin1_bytes(arguments: tuple[Any, ...]) -> bytes:
 
 
 RECORDS: dict[Global, Construct | None] = {
+    **PLAIN_OBJECTS,
     Global("torch_utils.persistence", "_reconstruct_persistent_obj"): persistent_object,
     Global("collections", "OrderedDict"): ordered_dict,
     Global("dnnlib.util", "EasyDict"): ordered_dict,
@@ -213,6 +231,8 @@ RECORDS: dict[Global, Construct | None] = {
     Global("numpy", "dtype"): numpy_type,
     Global("numpy.core.multiarray", "_reconstruct"): numpy_array,
     Global("numpy._core.multiarray", "_reconstruct"): numpy_array,
+    Global("numpy.core.numeric", "_frombuffer"): numpy_from_buffer,
+    Global("numpy._core.numeric", "_frombuffer"): numpy_from_buffer,
     Global("numpy", "ndarray"): None,
     Global("__builtin__", "set"): set_of,
     Global("builtins", "set"): set_of,

@@ -138,6 +138,8 @@ def _parse_pickle(data: memoryview, budget: Budget) -> Any:
 
     def load_from_bytes(arguments: tuple[Any, ...]) -> Any:
         match arguments:
+            case (bytes() as encoded,):  # by protocol 2, as a text
+                return nested_storage(memoryview(bytearray(encoded)), budget)
             case (memoryview() as nested,):
                 return nested_storage(nested, budget)
         raise CheckpointError("it has a tensor storage that is not bytes.")

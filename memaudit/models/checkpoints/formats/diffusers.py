@@ -33,7 +33,7 @@ from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import SourceFormat
 from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import read_json_file
-from memaudit.models.checkpoints.weight_names import find_tensors
+from memaudit.models.checkpoints.weights import find_tensors
 from memaudit.models.config_values import SCHEDULER_VALUES, UNET2D_VALUES, check_config
 from memaudit.models.denoiser import evaluation
 from memaudit.unpickler import Budget

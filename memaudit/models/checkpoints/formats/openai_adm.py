@@ -26,7 +26,7 @@ from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import FileFormat
 from memaudit.models.checkpoints.given import Given
-from memaudit.models.checkpoints.weight_names import find_tensors
+from memaudit.models.checkpoints.weights import find_tensors
 from memaudit.models.networks.dhariwal import CHANNELS_PER_HEAD
 from memaudit.models.published_networks import OPENAI_PRESETS
 from memaudit.wording import listed, shown

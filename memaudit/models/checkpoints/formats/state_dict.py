@@ -16,14 +16,8 @@ from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import FileFormat
 from memaudit.models.checkpoints.given import Given
-from memaudit.models.checkpoints.weight_names import (
-    EMA_KEYS,
-    KEYS,
-    by_precond_names,
-    find_tensors,
-    is_unet_name,
-    within_unet,
-)
+from memaudit.models.checkpoints.weight_names import ANCHOR, by_precond_names, within_unet
+from memaudit.models.checkpoints.weights import find_weights, holds_weights
 from memaudit.models.published_networks import PRESETS
 
 NAME = "state dict"
@@ -32,12 +26,13 @@ MAX_LEVELS = 10
 
 
 def recognizes(contents: Contents) -> bool:
-    return any(is_unet_name(name) for name in find_tensors(contents.value)[0])
+    return holds_weights(contents.value, ANCHOR)
 
 
 def read(contents: Contents, given: Given) -> StoredNetwork:
-    tensors, key = find_tensors(contents.value)
-    tensors = by_precond_names(tensors)
+    found = find_weights(contents.value, ANCHOR)
+    assert found is not None
+    tensors = by_precond_names(found.tensors)
     config = given.config
     if config is None:
         raise CheckpointError(
@@ -48,13 +43,16 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
         weights.setdefault(
             "u", build_uninitialized(config, present=weights).get_buffer("u")
         )  # Not part of the U-Net.
-    warnings = ["The configuration is the user's: the file has none, only names and shapes fit."]
-    if key in KEYS and key not in EMA_KEYS:
-        warnings.append(
-            f"The weights are those under {key!r}; the file does not say whether they are the "
-            "moving average (EMA), which is what is sampled and published."
-        )
-    return StoredNetwork(NAME, config, weights, warnings=tuple(warnings))
+    return StoredNetwork(
+        NAME,
+        config,
+        weights,
+        provenance={"weights": found.said},
+        warnings=(
+            "The configuration is the user's: the file has none, only names and shapes fit.",
+            *found.warnings,
+        ),
+    )
 
 
 def _hint(tensors: Mapping[str, StoredTensor]) -> str:
