@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from memaudit.data.images import ImageSet
-from memaudit.data.preparation import ORIENTED
+from memaudit.data.preparation import CLIPPED, DEEP, ORIENTED
 from memaudit.data.readers.decoding import SUFFIXES
 from memaudit.wording import some
 
@@ -62,13 +62,15 @@ def _unread(images: ImageSet) -> str:
 def _kinds(images: ImageSet) -> list[str]:
     """What was done to images that are not plain 8-bit gray or RGB, and what was not."""
     found = []
-    converted = {kind: count for kind, count in images.kinds.items() if kind != ORIENTED}
+    apart = (ORIENTED, CLIPPED)
+    converted = {k: n for k, n in images.kinds.items() if k not in apart and n}
     if converted:
         kinds = [f"{count:,} {kind}" for kind, count in converted.items()]
         found.append(
             f"Images in {images.source} were converted ({some(kinds, MOST_KINDS)}): "
             f"{images.preparation}. The ratio is right only if the model's trainer did the same."
         )
+    found += _window(images)
     oriented = images.kinds.get(ORIENTED, 0)
     if oriented:
         has = "1 image has" if oriented == 1 else f"{oriented:,} images have"
@@ -79,6 +81,27 @@ def _kinds(images: ImageSet) -> list[str]:
         )
         found.append(f"{has} an EXIF orientation in {images.source}. They {done}.")
     return found
+
+
+def _window(images: ImageSet) -> list[str]:
+    """What a window cut, or that there was nothing for it."""
+    window = images.preparation.window
+    if window is None:
+        return []
+    said = f"the window {window[0]:g} to {window[1]:g}"
+    if not images.kinds.get(DEEP, 0):
+        return [
+            f"The images in {images.source} have 8 bits, so {said} was not applied to them: only "
+            "numbers that are not bytes have one."
+        ]
+    clipped = images.kinds.get(CLIPPED, 0)
+    if not clipped:
+        return []
+    hold = "1 image holds" if clipped == 1 else f"{clipped:,} images hold"
+    return [
+        f"{hold} numbers outside {said} in {images.source}, which became 0 or 255. The ratio is "
+        "right only if the model's trainer cut them, too."
+    ]
 
 
 def _few_values(images: ImageSet) -> set[int]:

@@ -30,6 +30,10 @@ OWN_FILTER: dict[Fit, Filter] = {
 """The filter of each recipe, where no other is asked for."""
 ORIENTED = "EXIF orientation"
 """The kind of an image whose EXIF says to turn or mirror it."""
+DEEP = "16-bit or floating"
+"""The kind of an image of other numbers than bytes, which a window made bytes."""
+CLIPPED = "clipped"
+"""The kind of an image with numbers outside the window, which became 0 or 255."""
 COLORS = {"black": (0, 0, 0), "gray": (128, 128, 128), "white": (255, 255, 255)}
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from memaudit.audit.scan import scan
 from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
+from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
 
 RNG = np.random.default_rng(0)
@@ -74,3 +75,40 @@ def test_files_that_are_not_read_are_counted(
     assert said[0].startswith(f"3 files were not read as images in {path} (2 .xyz, 1 without")
     result = scan(PHOTOS[:3], images)
     assert result.source.warnings == said[:1]
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "h5", "tiff"])
+def test_numbers_outside_the_window_are_counted(form: str, tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 4 * 64, dtype=np.float32).reshape(4, 8, 8)
+    values[1, 0, 0] = 1.001  # rounds to 255 all the same
+    values[2, 0, 0], values[3, 7, 7] = -0.01, 1.01
+    path = tmp_path / f"set.{form}"
+    if form == "npy":
+        np.save(path, values)
+    elif form == "npz":
+        np.savez(path, images=values)
+    elif form == "h5":
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file["images"] = values
+    else:
+        path.mkdir()
+        for i, image in enumerate(values):
+            Image.fromarray(image).save(path / f"{i}.tiff")
+    images = open_images(path, Preparation(window=(0, 1)), cache_dir=False)
+    converted, clipped = doubts_about(images)
+    assert "were converted (4 16-bit or floating): values from 0 to 1" in converted
+    assert clipped.startswith("2 images hold numbers outside the window 0 to 1 in")
+    (converted,) = doubts_about(open_images(path, Preparation(window=(-1, 2)), cache_dir=False))
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "png"])
+def test_a_window_that_bytes_do_not_have_is_said(form: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8)
+    path = tmp_path / f"set.{form}"
+    if form == "png":
+        Image.fromarray(values[0]).save(path)
+    else:
+        (np.save if form == "npy" else np.savez)(path, values)
+    (said,) = doubts_about(open_images(path, Preparation(window=(0, 200)), cache_dir=False))
+    assert "have 8 bits, so the window 0 to 200 was not applied to them" in said
+    assert not doubts_about(open_images(path, cache_dir=False))

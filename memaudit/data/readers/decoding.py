@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from memaudit.data.fitting import MAX_PIXELS, UnlikeError, fit_image, to_channels
-from memaudit.data.preparation import AS_STORED, ORIENTED, Preparation
+from memaudit.data.preparation import AS_STORED, DEEP, ORIENTED, Preparation
 from memaudit.data.readers import heif
 from memaudit.data.readers.deep_images import is_deep, windowed
 from memaudit.data.readers.jpeg import decode_jpeg, is_cut, is_jpeg, too_few_bytes
@@ -149,8 +149,7 @@ def _decode_with_pil(data: bytes, name: str, preparation: Preparation = AS_STORE
             with open_picture(data) as image:
                 _check_header(image, name)
                 if is_deep(image):
-                    gray_or_rgb = windowed(image, data, name, preparation)
-                    kinds: tuple[str, ...] = ("16-bit or floating",)
+                    gray_or_rgb, kinds = windowed(image, data, name, preparation)
                 else:
                     converted, kinds = to_gray_or_rgb(image, name, preparation)
                     gray_or_rgb = np.asarray(converted)  # [H, W] or [H, W, 3]
@@ -199,7 +198,7 @@ def describe_picture(data: bytes, preparation: Preparation) -> tuple[tuple[int, 
             if preparation.exif == "apply" and orientation_of(image) > 4:
                 size = image.width, image.height
             if is_deep(image):
-                return size, "16-bit or floating"
+                return size, DEEP
             mode = plain(image.mode)
             try:
                 to_gray_or_rgb(image, "it", preparation)

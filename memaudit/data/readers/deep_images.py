@@ -4,8 +4,9 @@ import numpy as np
 from PIL import Image
 
 from memaudit.data.fitting import UnlikeError
-from memaudit.data.preparation import Preparation
+from memaudit.data.preparation import CLIPPED, DEEP, Preparation
 from memaudit.data.readers.png import decode_deep_png
+from memaudit.data.readers.tiff import decode_deep_tiff
 from memaudit.errors import DataError
 
 _BLOCK = 1 << 20
@@ -24,11 +25,13 @@ def is_deep(image: Image.Image) -> bool:
     return any(";16" in str(tile) for tile in tiles)
 
 
-def windowed(image: Image.Image, data: bytes, name: str, preparation: Preparation) -> np.ndarray:
+def windowed(
+    image: Image.Image, data: bytes, name: str, preparation: Preparation
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The image in 8 bits, by the window of `preparation`.
 
     Returns:
-        uint8 [H, W] or [H, W, 3].
+        uint8 [H, W] or [H, W, 3], and what the image was.
 
     Raises:
         UnlikeError: no window was chosen.
@@ -45,12 +48,31 @@ def windowed(image: Image.Image, data: bytes, name: str, preparation: Preparatio
         values = np.asarray(image)
     elif image.format == "PNG":
         values = decode_deep_png(data)
+    elif image.format == "TIFF" and image.mode == "RGB":
+        values = decode_deep_tiff(image, data, name)
     if values is None or values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,)):
         raise DataError(
             f"{name} is a 16-bit {image.format} in mode {image.mode}. Of 16-bit images, only gray "
-            "ones and PNG in RGB are read. Convert it first."
+            "ones are read, and in RGB PNG and TIFF that is not packed or packed with deflate. "
+            "Convert it first."
         )
-    return to_bytes(values, preparation.window, name)
+    is_clipped = num_clipped(values[None], preparation.window) > 0
+    kinds = (DEEP, CLIPPED) if is_clipped else (DEEP,)
+    return to_bytes(values, preparation.window, name), kinds
+
+
+def num_clipped(images: np.ndarray, window: tuple[float, float]) -> int:
+    """The number of images with a number that a window cuts by half a gray level and more.
+
+    Args:
+        images: numbers [N, …].
+        window: (low, high).
+    """
+    low, high = window
+    half = (high - low) / 510
+    flat = images.reshape(len(images), -1)
+    below, above = flat.min(axis=1) < low - half, flat.max(axis=1) > high + half
+    return int(np.count_nonzero(below | above))
 
 
 def to_bytes(values: np.ndarray, window: tuple[float, float], name: str) -> np.ndarray:

@@ -1,7 +1,8 @@
 """DICOM series, one file or a folder of them: their slices in the order of their positions.
 
 Stored numbers become the modality's by RescaleSlope and RescaleIntercept, and bytes by the window
-of the file or the user's; MONOCHROME1 is inverted, so that more is brighter. Images of one patient
+of the file or the user's; MONOCHROME1 is inverted, so that more is brighter. Color becomes RGB, and
+what is compressed is unpacked where pydicom can. Images of one patient
 are one group. Format: https://www.dicomstandard.org, read with pydicom, and never more than a
 file's own bytes announce.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
@@ -30,9 +32,17 @@ from memaudit.wording import quoted
 _MAGIC = b"DICM"
 _SUFFIX = re.compile(r"(\.dcm|\.dicom|\.ima|(^|/)[^./]+)$", re.IGNORECASE)
 _MAX_FILES = 1_000_000
+_META_BYTES = 64 << 10
+"""Bytes within which a file names its transfer syntax."""
+_RATIO = 1000
+"""Most bytes of pixels for each byte of a compressed file."""
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Transfer syntaxes without compression."""
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+"""The whole file is packed; it would be unpacked before anything of it is known."""
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_UNPACK = "Unpack it: gdcmconv --raw {name} unpacked.dcm"
 
 
 def _is_dicom(path: Path) -> bool:
@@ -94,7 +104,23 @@ def _loaded(path: Path, name: str, *, pixels: bool) -> Any:
     pydicom = library("pydicom", path, form="a DICOM file", extra="medical")
     with open_regular(path) as file, errors_of(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that are not as the standard has them
+        if _syntax(file.read(_META_BYTES)) == _DEFLATED:
+            raise DataError(f"{name} is packed as a whole. {_UNPACK.format(name=name)}")
+        file.seek(0)
         return pydicom.dcmread(file, stop_before_pixels=not pixels)
+
+
+def _syntax(head: bytes) -> str:
+    """The transfer syntax that the beginning of a file names; empty if it names none."""
+    at = 132
+    while at + 12 <= len(head) and head[at : at + 2] == b"\x02\0":
+        is_long = head[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        start = at + 12 if is_long else at + 8
+        size = int.from_bytes(head[at + 8 : at + 12] if is_long else head[at + 6 : start], "little")
+        if head[at + 2 : at + 4] == b"\x10\0":
+            return head[start : start + size].rstrip(b"\0 ").decode("latin1")
+        at = start + size
+    return ""
 
 
 def _header(path: Path, name: str) -> Any:
@@ -163,19 +189,20 @@ def _volume(header: Any, path: Path, name: str) -> Volume:
     )
     photometric = str(_get(header, "PhotometricInterpretation", name) or "MONOCHROME2")
     syntax = str(getattr(header.file_meta, "TransferSyntaxUID", _PLAIN[0]))
-    if photometric not in _MONOCHROME or samples != 1:
+    in_color = photometric in _COLOR and samples == 3 and bits == 8
+    if not in_color and (photometric not in _MONOCHROME or samples != 1):
         raise DataError(
-            f"{name} is {quoted(photometric)}; gray images are read. Save others as PNG first."
+            f"{name} is {quoted(photometric)} of {samples} samples with {bits} bits; gray images "
+            "are read, and RGB and YBR of 8 bits. Save others as PNG first."
         )
-    if syntax not in _PLAIN:
-        raise DataError(
-            f"{name} is compressed ({quoted(syntax)}), which is not read. Unpack it: dcmconv or "
-            "`pydicom`'s decompress()."
-        )
+    is_packed = syntax not in _PLAIN
+    if is_packed:
+        _check_decoder(path, name, syntax)
     if bits not in (8, 16, 32) or min(height, width, frames) < 1:
         raise DataError(f"{name} announces {frames} images of {height}x{width}, {bits} bits each.")
-    num_bytes = height * width * frames * bits // 8
-    if num_bytes > min(path.stat().st_size, MAX_VOLUME):
+    num_bytes = height * width * frames * bits // 8 * samples
+    present = path.stat().st_size * (_RATIO if is_packed else 2 if "422" in photometric else 1)
+    if num_bytes > min(present, MAX_VOLUME):
         raise DataError(
             f"{name} announces {frames} images of {height}x{width}, {bits} bits each, and has "
             f"{path.stat().st_size:,} bytes. Fetch it again."
@@ -185,27 +212,61 @@ def _volume(header: Any, path: Path, name: str) -> Volume:
     is_signed = _number(_get(header, "PixelRepresentation", name), 0, name, "PixelRepresentation")
     order = ">" if syntax == _PLAIN[2] else "<"
     dtype = np.dtype(f"{order}{'i' if is_signed else 'u'}{bits // 8}")
-    window = _window(header, name)
+    window = None if in_color else _window(header, name)
+    shape = (frames, height, width, 3) if in_color else (frames, height, width)
 
     def read() -> np.ndarray:
         check_memory(4 * num_bytes, f"Reading {name}")
+        if is_packed or in_color:
+            numbers = _decoded(path, name, shape)
+            return numbers * slope + inter if (slope, inter) != (1, 0) else numbers
         data = _get(_loaded(path, name, pixels=True), "PixelData", name)
         if not isinstance(data, bytes) or len(data) < num_bytes:
             raise DataError(f"{name} is cut short: it lacks pixels. Fetch it again.")
         numbers = np.frombuffer(data[:num_bytes], dtype).reshape(frames, height, width)
         return numbers * slope + inter if (slope, inter) != (1, 0) else numbers
 
-    is_bytes = bits == 8 and not is_signed and (slope, inter) == (1, 0) and window is None
+    is_bytes = (
+        in_color or bits == 8 and not is_signed and (slope, inter) == (1, 0) and window is None
+    )
     patient = str(_get(header, "PatientID", name) or _get(header, "SeriesInstanceUID", name) or "")
     return Volume(
         name,
-        (frames, height, width),
+        shape,
         read,
         group=patient or name,
         window=window,
         is_bytes=is_bytes,
         is_inverted=photometric == "MONOCHROME1",
     )
+
+
+def _check_decoder(path: Path, name: str, syntax: str) -> None:
+    """Refuse a compressed file that nothing here can unpack."""
+    pixels = library("pydicom.pixels", path, form="a DICOM file", extra="medical")
+    try:
+        decoder = pixels.get_decoder(syntax)
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{name} is compressed ({quoted(syntax)}), which is not read. "
+            f"{_UNPACK.format(name=name)}"
+        ) from error
+    if not decoder.is_available:
+        raise DataError(
+            f"{name} is compressed as {quoted(decoder.UID.name)}, for which a library is missing: "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+        )
+
+
+def _decoded(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers of a file in color or a compressed one; color as RGB."""
+    dataset = _loaded(path, name, pixels=True)
+    pixels = library("pydicom.pixels", path, form="a DICOM file", extra="medical")
+    with errors_of(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        numbers: np.ndarray = pixels.pixel_array(dataset)
+        return numbers.reshape(shape)
 
 
 def _window(header: Any, name: str) -> Window | None:

@@ -2,7 +2,8 @@
 
 Format: https://nifti.nimh.nih.gov/nifti-1. A slice shows the patient as DICOM's do: rows run from
 front to back, columns from the right to the left side, slices from the feet to the head; the
-orientation is the nearest one that the file's matrix gives. nibabel reads the header, nothing else.
+orientation is the nearest one that the file's matrix gives. Of a volume over time, all slices of
+one time come before those of the next. nibabel reads the header, nothing else.
 """
 
 import gzip
@@ -106,8 +107,16 @@ def _volume(path: Path, name: str) -> Volume:
         affine = np.asarray(header.get_best_affine(), np.float64)
         while len(dims) > 3 and dims[-1] == 1:
             dims.pop()
-        if len(dims) != 3 or min(dims) < 1 or dtype.kind not in "iuf" or not 0 <= offset < 1 << 30:
-            raise DataError(f"{name} holds {dtype} {dims}; one volume of three axes is needed.")
+        if (
+            len(dims) not in (3, 4)
+            or min(dims) < 1
+            or dtype.kind not in "iuf"
+            or not 0 <= offset < 1 << 30
+        ):
+            raise DataError(
+                f"{name} holds {dtype} {dims}; a volume of three axes, or of four with time, is "
+                "needed."
+            )
         if not np.all(np.isfinite(affine)):
             raise DataError(f"{name} has a matrix that is not finite.")
         target = nibabel.orientations.axcodes2ornt(_AXES)
@@ -125,6 +134,7 @@ def _volume(path: Path, name: str) -> Volume:
         (1.0 if slope is None else float(slope)),
         (0.0 if inter is None else float(inter)),
     )
+    times = math.prod(dims[3:])
     width, height, depth = (dims[int(np.flatnonzero(turned[:, 0] == axis)[0])] for axis in range(3))
 
     def read() -> np.ndarray:
@@ -136,8 +146,8 @@ def _volume(path: Path, name: str) -> Volume:
             raise DataError(f"{name} is cut short. Fetch it again.")
         stored = np.frombuffer(data, dtype).reshape(dims, order="F")
         volume: np.ndarray = nibabel.apply_orientation(stored, turned)  # columns, rows, slices
-        volume = volume.transpose(2, 1, 0)
+        volume = volume.transpose().reshape(times * depth, height, width)  # time first
         return volume if (slope, inter) == (1, 0) else volume * slope + inter
 
     is_bytes = dtype == np.uint8 and (slope, inter) == (1, 0)
-    return Volume(name, (depth, height, width), read, group=name, is_bytes=is_bytes)
+    return Volume(name, (times * depth, height, width), read, group=name, is_bytes=is_bytes)

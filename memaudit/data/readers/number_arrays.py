@@ -5,13 +5,15 @@ the same numbers are different images in [0, 1] and in [-1, 1].
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from memaudit.data.images import as_labels, channels_first, check_shape, layout_of
-from memaudit.data.readers.deep_images import to_bytes
+from memaudit.data.preparation import CLIPPED, DEEP
+from memaudit.data.readers.deep_images import num_clipped, to_bytes
 from memaudit.data.readers.lazy_images import Contents, array_contents, batch_rows
 from memaudit.errors import DataError
 
@@ -80,6 +82,7 @@ def number_contents(
             field="window",
         )
     size = max(1, batch_rows(C * H * W * dtype.itemsize))
+    kinds: Counter[str] = Counter()
 
     def images_of(rows: Any, first: int) -> np.ndarray:
         found = np.asarray(rows)
@@ -94,14 +97,21 @@ def number_contents(
 
     def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
         if rows is None:
+            kinds.clear()
+            if dtype != np.uint8:
+                kinds[DEEP] = num_images
             for start in range(0, num_images, size):
-                yield images_of(array[start : start + size], start)
+                part = array[start : start + size]
+                if window is not None and dtype != np.uint8:
+                    kinds[CLIPPED] += num_clipped(np.asarray(part), window)
+                yield images_of(part, start)
             return
         for row in rows:
             yield images_of(array[int(row) : int(row) + 1], int(row))
 
     checked = None if labels is None else as_labels(labels, num_images, source)
-    return Contents(source, (num_images, C, H, W), names, batches, checked, class_names)
+    shape = (num_images, C, H, W)
+    return Contents(source, shape, names, batches, checked, class_names, kinds=kinds)
 
 
 def flat_labels(labels: Any) -> Any:

@@ -1,13 +1,15 @@
 """Slices of medical volumes: what NIfTI and DICOM have in common."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from memaudit.data.images import check_shape
-from memaudit.data.readers.deep_images import to_bytes
+from memaudit.data.preparation import CLIPPED, DEEP
+from memaudit.data.readers.deep_images import num_clipped, to_bytes
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.number_arrays import Window
 from memaudit.data.room import check_memory
@@ -22,10 +24,10 @@ class Volume:
     """One volume, not read yet."""
 
     name: str
-    shape: tuple[int, int, int]
-    """(slices, height, width)."""
+    shape: tuple[int, ...]
+    """(slices, height, width), or (slices, height, width, 3) in RGB."""
     read: Callable[[], np.ndarray]
-    """Gives the numbers, float or integer [slices, height, width]."""
+    """Gives the numbers, float or integer, of that shape; bytes in RGB."""
     group: str
     """The person or volume that its slices belong to."""
     window: Window | None = None
@@ -35,9 +37,14 @@ class Volume:
     is_inverted: bool = False
     """Whether larger numbers are darker."""
 
+    @property
+    def in_color(self) -> bool:
+        """Whether its slices are RGB."""
+        return len(self.shape) == 4
+
 
 def slice_contents(volumes: Sequence[Volume], source: str, *, window: Window | None) -> Contents:
-    """The slices of volumes as gray images, one group for each volume.
+    """The slices of volumes as gray or RGB images, one group for each volume.
 
     Args:
         volumes: in their order.
@@ -64,7 +71,8 @@ def slice_contents(volumes: Sequence[Volume], source: str, *, window: Window | N
                 "have bytes. Say which numbers become 0 and 255: {window} LOW,HIGH.",
                 field="window",
             )
-    check_shape((1, 1, *first.shape[1:]), source)
+    C = 3 if first.in_color else 1
+    check_shape((1, C, *first.shape[1:3]), source)
     depths = [volume.shape[0] for volume in volumes]
     check_memory(200 * sum(depths), f"Naming the {sum(depths):,} images of {source}")
     names = [
@@ -72,32 +80,39 @@ def slice_contents(volumes: Sequence[Volume], source: str, *, window: Window | N
         for volume in volumes
         for i in range(volume.shape[0])
     ]
+    kinds: Counter[str] = Counter()
     groups = [v.group for v in volumes for _ in range(v.shape[0])]
 
     def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
         ends = np.cumsum([0, *depths])
         wanted = np.arange(ends[-1]) if rows is None else rows
+        if rows is None:
+            kinds.clear()
         for volume, start, end in zip(volumes, ends, ends[1:], strict=False):
             inside = wanted[(wanted >= start) & (wanted < end)] - start
             if len(inside):
                 numbers = checked(volume)[inside]
-                yield _as_bytes(volume, numbers, window, source)[:, None]
+                if rows is None and window is not None and not volume.in_color:
+                    kinds[DEEP] += len(numbers)
+                    kinds[CLIPPED] += num_clipped(numbers, window)
+                images = _as_bytes(volume, numbers, window, source)
+                yield images.transpose(0, 3, 1, 2) if volume.in_color else images[:, None]
 
-    shape = (sum(depths), 1, *first.shape[1:])
+    shape = (sum(depths), C, first.shape[1], first.shape[2])
     used = {volume.window for volume in volumes if volume.window is not None}
     notes: tuple[str, ...] = ()
     if window is None and used:
         windows = ", ".join(f"{low:g} to {high:g}" for low, high in sorted(used)[:3])
         more = f" and {len(used) - 3} more" if len(used) > 3 else ""
         notes = (f"{source}: the windows of the files were used: {windows}{more}.",)
-    return Contents(source, shape, names, batches, groups=groups, notes=notes)
+    return Contents(source, shape, names, batches, groups=groups, notes=notes, kinds=kinds)
 
 
 def _as_bytes(
     volume: Volume, numbers: np.ndarray, window: Window | None, source: str
 ) -> np.ndarray:
     used = window or volume.window
-    if used is None:
+    if used is None or volume.in_color:
         images = numbers.astype(np.uint8)
     else:
         images = to_bytes(numbers, used, f"{source}: {volume.name}")

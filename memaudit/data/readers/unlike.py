@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from memaudit.data.fitting import FIT_FIELDS, HOW_TO_FIT, UnlikeError
-from memaudit.data.preparation import Preparation
+from memaudit.data.preparation import DEEP, Preparation
 from memaudit.data.readers.decoding import describe_picture
 from memaudit.errors import DataError
 from memaudit.wording import some
@@ -19,7 +19,7 @@ _NEEDS = {
         "{background} COLOR says what is behind transparent pixels, such as white.",
         "background",
     ),
-    "16-bit or floating": (
+    DEEP: (
         "{window} LOW,HIGH gives the numbers that become 0 and 255.",
         "window",
     ),
@@ -88,7 +88,7 @@ def _is_chosen(kind: str, preparation: Preparation) -> bool:
     """Whether the preparation says what becomes of images of a kind."""
     if kind == "transparent":
         return preparation.background is not None
-    if kind == "16-bit or floating":
+    if kind == DEEP:
         return preparation.window is not None
     return preparation.mode is not None
 

@@ -94,6 +94,41 @@ def test_cmyk_is_converted_by_its_profile(photo: Image.Image, encode: Encode) ->
     assert kinds == {"CMYK": 1}
 
 
+def cmyk_profile() -> bytes:
+    """A printer's profile: a table of two points an axis from CMYK to Lab."""
+    corners = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), -1).reshape(16, 4)
+    light = np.prod(1 - corners * [0.3, 0.5, 0.1, 0.9], axis=1)
+    lab = np.stack([255 * light, 128 + 60 * corners[:, 1], 128 + 70 * corners[:, 2]], 1)
+    line = bytes(range(256))
+    table = (
+        b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + struct.pack(">9i", *[65536, 0, 0, 0] * 2, 65536)
+    )
+    table += 4 * line + lab.astype(np.uint8).tobytes() + 3 * line
+    size = 128 + 4 + 12 + len(table)
+    head = struct.pack(">I4sI4s4s4s", size, b"test", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    return head.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+@pytest.mark.parametrize("form", ["TIFF", "JPEG"])
+def test_cmyk_with_a_profile_is_what_littlecms_makes_of_it(
+    form: str, photo: Image.Image, encode: Encode
+) -> None:
+    data = encode(photo.convert("CMYK"), form, icc_profile=cmyk_profile())
+    color, kinds = prepared(data, mode="rgb")
+    with Image.open(io.BytesIO(data)) as picture:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"]))
+        theirs = ImageCms.profileToProfile(
+            picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        assert theirs is not None
+        np.testing.assert_array_equal(color.transpose(1, 2, 0), np.asarray(theirs))
+        assert (
+            np.abs(np.asarray(picture.convert("RGB")).astype(int) - np.asarray(theirs)).max() > 20
+        )
+    assert kinds == {"CMYK": 1}
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
 def test_transparent_pixels_are_drawn_on_the_background(
     mode: str, photo: Image.Image, encode: Encode
@@ -124,6 +159,47 @@ def deep_png(values: np.ndarray) -> bytes:
     )
 
 
+def deep_tiff(values: np.ndarray, *, packed: bool, predictor: int, order: str) -> bytes:
+    """16-bit RGB [H, W, 3] in strips of four rows, which Pillow cannot write."""
+    H, W, _ = values.shape
+    if predictor == 2:
+        values = np.concatenate([values[:, :1], np.diff(values, axis=1)], axis=1)
+    strips = [values[i : i + 4].astype(f"{order}u2").tobytes() for i in range(0, H, 4)]
+    strips = [zlib.compress(strip) for strip in strips] if packed else strips
+    counts = [len(strip) for strip in strips]
+    offsets = [8 + sum(counts[:i]) for i in range(len(counts))]
+    shorts = {258: [16] * 3, 259: [8 if packed else 1], 262: [2], 277: [3], 284: [1], 278: [4]}
+    tags = {256: [W], 257: [H], 273: offsets, 279: counts, 317: [predictor], **shorts}
+    start = 8 + sum(counts) + sum(counts) % 2
+    extra, entries = b"", b""
+    more = start + 2 + 12 * len(tags) + 4
+    for tag in sorted(tags):
+        kind, form = (3, "H") if tag in shorts or tag == 317 else (4, "I")
+        value = struct.pack(f"{order}{len(tags[tag])}{form}", *tags[tag])
+        if len(value) > 4:
+            place, extra = struct.pack(f"{order}I", more + len(extra)), extra + value
+        else:
+            place = value.ljust(4, b"\0")
+        entries += struct.pack(f"{order}HHI", tag, kind, len(tags[tag])) + place
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, start)
+    body = b"".join(strips).ljust(start - 8, b"\0")
+    return head + body + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + extra
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("packed", "predictor"), [(False, 1), (True, 1), (True, 2)])
+def test_deep_tiff_in_rgb_keeps_its_sixteen_bits(packed: bool, predictor: int, order: str) -> None:
+    values = np.random.default_rng(0).integers(0, 65_536, (10, 9, 3), dtype=np.uint16)
+    data = deep_tiff(values, packed=packed, predictor=predictor, order=order)
+    with pytest.raises(UnlikeError, match="a.png is 16-bit"):
+        prepared(data)
+    image, kinds = prepared(data, window=(1_000, 50_000))
+    np.testing.assert_array_equal(image.transpose(1, 2, 0), windowed(values, 1_000, 50_000))
+    assert kinds == {"16-bit or floating": 1, "clipped": 1}
+    with pytest.raises(DataError, match=r"a.png (is|cannot be)"):
+        prepared(data[:60] + data[200:], window=(0, 1))
+
+
 def windowed(values: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled = (values.astype(np.float64) - low) / (high - low) * 255
     found: np.ndarray = np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
@@ -147,7 +223,7 @@ def test_more_than_eight_bits_need_a_window(form: str, encode: Encode) -> None:
     image, kinds = prepared(data, window=window)
     expected = windowed(values, *window)
     np.testing.assert_array_equal(image, np.atleast_3d(expected).transpose(2, 0, 1))
-    assert kinds == {"16-bit or floating": 1}
+    assert kinds == {"16-bit or floating": 1, "clipped": 1}
 
 
 def test_a_window_is_the_inverse_of_what_networks_see(encode: Encode) -> None:

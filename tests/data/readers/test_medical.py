@@ -1,10 +1,13 @@
 """NIfTI and DICOM, written by nibabel and pydicom and read back as slices."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.images import Encode
+from PIL import Image
 
 from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
@@ -148,7 +151,8 @@ def test_the_window_of_the_file_is_used_and_said(tmp_path: Path, volume: np.ndar
     ("values", "message"),
     [
         ({"Rows": 60000, "Columns": 60000}, "announces 1 images of 60000x60000, 8 bits each"),
-        ({"PhotometricInterpretation": "RGB"}, "gray images are read"),
+        ({"PhotometricInterpretation": "RGB"}, "gray images are read, and RGB and YBR of 8 bits"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "is PALETTE COLOR of 1 samples"),
         ({"PixelData": bytes(2)}, "has .* bytes|lacks pixels"),
     ],
 )
@@ -158,3 +162,110 @@ def test_a_dicom_that_cannot_be_read_is_told(
     write_dicom(tmp_path / "a.dcm", volume[0], **values)
     with pytest.raises(DataError, match=message):
         open_images(tmp_path / "a.dcm")
+
+
+def write_compressed(path: Path, syntax: str, frames: list[bytes], **values: Any) -> None:
+    """A DICOM file of frames that are compressed already."""
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID
+
+    write_dicom(path, np.zeros((16, 24), np.uint8), **values)
+    data = dcmread(path)
+    data.file_meta.TransferSyntaxUID = UID(syntax)
+    data.PixelData, data["PixelData"].VR = encapsulate(frames), "OB"
+    data["PixelData"].is_undefined_length = True
+    data.save_as(path, enforce_file_format=True)
+
+
+def test_compressed_series_are_unpacked(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pixels = np.random.default_rng(0).integers(0, 4096, (16, 24), np.uint16)
+    write_dicom(tmp_path / "a.dcm", pixels, BitsStored=12, HighBit=11)
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    data.compress(pydicom.uid.RLELossless)
+    data.save_as(tmp_path / "a.dcm")
+    images = open_images(tmp_path / "a.dcm", Preparation(window=(0, 4095)))
+    expected = np.floor(pixels / 4095 * 255 + 0.5)
+    np.testing.assert_array_equal(images.images[0, 0], expected)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "JPEG2000"])
+@pytest.mark.parametrize("in_color", [False, True])
+def test_compressed_frames_are_those_that_pillow_decodes(
+    form: str, in_color: bool, tmp_path: Path, encode: Encode
+) -> None:
+    pytest.importorskip("pydicom")
+    smooth = np.add.outer(np.arange(16) * 9, np.arange(24) * 4).astype(np.uint8)
+    image = np.stack([smooth, smooth[::-1], smooth[:, ::-1]])[: 3 if in_color else 1]
+    frames = [encode(image, form), encode(255 - image, form)]
+    values: dict[str, Any] = {"NumberOfFrames": 2}
+    if in_color:
+        ybr = "YBR_FULL_422" if form == "JPEG" else "YBR_RCT"
+        values |= {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": ybr}
+    syntax = "1.2.840.10008.1.2.4." + ("50" if form == "JPEG" else "90")
+    write_compressed(tmp_path / "a.dcm", syntax, frames, **values)
+    images = open_images(tmp_path / "a.dcm")
+    assert images.images.shape == (2, len(image), 16, 24)
+    for found, frame in zip(images.images, frames, strict=True):
+        theirs = np.atleast_3d(np.asarray(Image.open(io.BytesIO(frame)))).transpose(2, 0, 1)
+        assert np.abs(found.astype(int) - theirs).max() <= (2 if form == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+def test_color_becomes_rgb(planar: int, photometric: str, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    image = np.random.default_rng(0).integers(60, 200, (4, 6, 3), np.uint8)
+    stored = Image.fromarray(image)
+    stored = stored if photometric == "RGB" else stored.convert("YCbCr")
+    values = np.asarray(stored)
+    data = values.transpose(2, 0, 1) if planar else values
+    write_dicom(
+        tmp_path / "a.dcm",
+        image[..., 0],
+        SamplesPerPixel=3,
+        PlanarConfiguration=planar,
+        PhotometricInterpretation=photometric,
+        PixelData=data.tobytes(),
+    )
+    found = open_images(tmp_path / "a.dcm").images[0].transpose(1, 2, 0)
+    assert np.abs(found.astype(int) - image).max() <= (0 if photometric == "RGB" else 2)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "message"),
+    [
+        ("1.2.840.10008.1.2.4.80", "JPEG-LS .* a library is missing: pip install pylibjpeg"),
+        ("1.2.840.10008.1.2.4.100", "is compressed .* Unpack it: gdcmconv --raw a.dcm"),
+        ("1.2.840.10008.1.2.1.99", "is packed as a whole. Unpack it"),
+        ("1.2.840.10008.1.2.5", "a.dcm cannot be read"),
+        ("1.2.840.10008.1.2.4.50", "a.dcm cannot be read"),
+        ("1.2.840.10008.1.2.4.90", "a.dcm cannot be read"),
+    ],
+)
+def test_compressed_files_that_cannot_be_read_name_a_remedy(
+    syntax: str, message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("pydicom")
+    write_compressed(tmp_path / "a.dcm", syntax, [b"\xff\xd8nothing at all"])
+    with pytest.raises(DataError, match=message):
+        open_images(tmp_path / "a.dcm")
+
+
+def test_a_frame_is_not_larger_than_announced(tmp_path: Path, encode: Encode) -> None:
+    pytest.importorskip("pydicom")
+    frame = encode(np.zeros((1, 4000, 4000), np.uint8), "JPEG")
+    write_compressed(tmp_path / "a.dcm", "1.2.840.10008.1.2.4.50", [frame])
+    with pytest.raises(DataError, match=r"a.dcm (cannot be read|holds|announces)"):
+        open_images(tmp_path / "a.dcm")
+
+
+def test_a_volume_over_time_is_all_of_its_slices(tmp_path: Path, volume: np.ndarray) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    over_time = np.stack([volume, 255 - volume, volume // 2])  # time, slices, rows, columns
+    stored = nibabel.Nifti1Image(over_time.transpose(3, 2, 1, 0), np.diag([-1.0, -1, 1, 1]))
+    nibabel.save(stored, tmp_path / "fmri.nii.gz")
+    images = open_images(tmp_path / "fmri.nii.gz")
+    np.testing.assert_array_equal(images.images[:, 0], over_time.reshape(-1, *volume.shape[1:]))
+    assert set(images.groups or ()) == {"fmri.nii.gz"} and images.names[5] == "fmri.nii.gz[5]"
