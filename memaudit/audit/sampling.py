@@ -19,6 +19,7 @@ from memaudit.audit.statistics.forecast import Forecast, GateTest, about, foreca
 from memaudit.audit.statistics.worst_class import judge_classes
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.denoiser import image_shape
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.progress import Progress
 
@@ -199,8 +200,7 @@ def sample_and_match(
     judge = _Judge(config, index, gate)
 
     network = checkpoint.network
-    shape = (network.img_channels, network.img_resolution, network.img_resolution)
-    kept = [] if state is None else list(state.load(shape, network.label_dim))
+    kept = [] if state is None else list(state.load(image_shape(network), network.label_dim))
     num_kept = sum(len(batch.seeds) for batch in kept)
     num_regenerated = 0
     if state is not None and kept and gate is not None:

@@ -104,7 +104,7 @@ def selftest(
     """Measure images whose memorization ratio is known.
 
     Args:
-        images: training images, square, at least 2.
+        images: training images, at least 2.
         model: a model trained on them, or images that it generated, at least 20. Two scans of its
             images follow: with the roles of training and held-out images exchanged, and with
             planted training images.

@@ -232,12 +232,12 @@ def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu"
     """The closed-form optimum of `data`, in the place of a trained model.
 
     Args:
-        data: training images, square.
+        data: training images.
         conditional: one optimum per class, by the images' labels.
         device: where it computes.
 
     Raises:
-        DataError: images that are not square, or no labels for a conditional optimum.
+        DataError: no labels for a conditional optimum.
     """
     if conditional and data.labels is None:
         raise DataError(

@@ -8,7 +8,7 @@ from memaudit.data.images import ImageSet
 from memaudit.data.preparation import ORIENTED
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.checkpoints import Checkpoint
-from memaudit.models.denoiser import Denoiser
+from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.wording import joined
 
 
@@ -21,8 +21,7 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
     if isinstance(source, ImageSet):
         name, shape = source.source, source.image_shape
     else:
-        name, network = source.path, source.network
-        shape = (network.img_channels, network.img_resolution, network.img_resolution)
+        name, shape = source.path, image_shape(source.network)
     if shape != data.image_shape:
         wanted = {1: "gray", 3: "RGB"}.get(shape[0], f"{shape[0]}-channel")
         C, H, W = shape
@@ -74,7 +73,7 @@ def check_fits(denoiser: Denoiser, images: ImageSet) -> None:
     Raises:
         DataError: with what the model needs.
     """
-    shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
+    shape = image_shape(denoiser)
     if images.image_shape != shape:
         raise DataError(
             f"{images.source} holds images of {list(images.image_shape)} but the model makes "

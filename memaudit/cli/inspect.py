@@ -185,6 +185,7 @@ def _prepared(test: "DenoisingTest") -> str:
 
 def _render(info: "CheckpointInfo") -> None:
     from memaudit.cli.console import print_row
+    from memaudit.models.resolution import height_and_width
 
     def row(name: str, value: object) -> None:
         if value not in (None, "", (), {}):
@@ -204,12 +205,12 @@ def _render(info: "CheckpointInfo") -> None:
     if (network := info.network) is not None:
         classes = f"{network.label_dim:,} classes" if network.label_dim else "no classes"
         dtypes = ", ".join(f"{count:,} {name}" for name, count in network.dtypes.items())
-        resolution = network.img_resolution
+        H, W = height_and_width(network.img_resolution)
         row("format", network.format)
         row("network", f"{network.architecture}, {network.num_parameters:,} parameters")
         row("stored as", dtypes)
         row("preconditioning", network.preconditioning)
-        row("images", f"{network.img_channels} x {resolution} x {resolution}, {classes}")
+        row("images", f"{network.img_channels} x {H} x {W}, {classes}")
         row("noise levels", f"{network.sigma_min:g} to {network.sigma_max:g}")
         rows(
             ((f"  {name}", json.dumps(value)) for name, value in network.config.items()), "options"

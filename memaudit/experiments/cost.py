@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from memaudit.data.images import ImageSet
 from memaudit.models.build import build_network
+from memaudit.models.denoiser import image_shape
 from memaudit.models.precond import Preconditioner
 from memaudit.training.batches import Batch, Batches
 from memaudit.training.config import TrainingConfig
@@ -80,10 +81,10 @@ def count_forward_flops(config: TrainingConfig, images: ImageSet) -> float:
 @cache
 def _count(network_json: str) -> float:
     config = json.loads(network_json)
-    resolution, label_dim = config["img_resolution"], config["label_dim"]
+    label_dim = config["label_dim"]
     with _FlopCounter() as counter, torch.no_grad():
         network = build_network(config).eval()
-        x = torch.zeros(1, config["img_channels"], resolution, resolution)
+        x = torch.zeros(1, *image_shape(network))
         network(x, torch.ones(1), torch.zeros(1, label_dim) if label_dim else None)
     return float(counter.num_flops)
 

@@ -48,6 +48,8 @@ class Value:
     """Most entries, where it is a list of such values; None where it is a single one."""
     choices: tuple[str, ...] = ()
     """The texts that it may be; empty for any."""
+    is_pair: bool = False
+    """Whether it is one such value or a list of two."""
 
     def check(self, name: str, value: Any) -> None:
         """Refuse a value that is not of the kind, or out of the range.
@@ -56,6 +58,11 @@ class Value:
             ConfigError: naming the keyword, the value and what is needed.
         """
         if value is None and self.is_optional:
+            return
+        if self.is_pair:
+            both = value if isinstance(value, list | tuple) else [value, value]
+            if len(both) != 2 or not all(map(self._admits, both)):
+                raise ConfigError(f"{name} must be {self.words}, got {shown(value)}")
             return
         if self.most_entries is None:
             if not self._admits(value):
@@ -94,7 +101,8 @@ class Value:
             limits = f"of at most {MAX_TEXT} characters"
         if self.most_entries is not None:
             return f"a list of {many}" + (f", each {limits}" if limits else "")
-        return one + (f", {limits}" if limits else "")
+        two = ", or a height and a width" if self.is_pair else ""
+        return one + (f", {limits}" if limits else "") + two
 
 
 def _count(least: int, most: int, *, is_optional: bool = False) -> Value:
@@ -113,13 +121,14 @@ FLAG, TEXT = Value(bool), Value(str)
 OPTIONAL_TEXT = Value(str, is_optional=True)
 TEXTS = Value(str, most_entries=MAX_LIST)
 CHANNELS = _count(1, 1 << 14)
+RESOLUTION = Value(int, Range(at_least=1, at_most=MAX_RESOLUTION), is_pair=True)
 SHARE = _number(at_least=0, at_most=1)
 POSITIVE = _number(above=0, at_most=1e6)
 _BETA = Range(above=0, at_most=1)
 
 VALUES: Mapping[str, Value] = {
     # Every denoiser.
-    "img_resolution": _count(1, MAX_RESOLUTION),
+    "img_resolution": RESOLUTION,
     "img_channels": _count(1, 64),
     "label_dim": _count(0, MAX_CLASSES),
     "use_fp16": FLAG,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from memaudit.errors import CheckpointError
+from memaudit.models.resolution import Resolution, height_and_width
 from memaudit.wording import printable
 
 
@@ -22,8 +23,8 @@ class Denoiser(Protocol):
 
     img_channels: int
     """Channels of the images: 1 or 3."""
-    img_resolution: int
-    """Height and width of the images."""
+    img_resolution: Resolution
+    """Height and width of the images: one number, or (height, width) where they differ."""
     label_dim: int
     """Number of classes; 0 for an unconditional model."""
     sigma_min: float
@@ -47,6 +48,11 @@ class Denoiser(Protocol):
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The nearest noise level that the denoiser supports, same shape and dtype."""
         ...
+
+
+def image_shape(denoiser: Denoiser) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a denoiser makes."""
+    return denoiser.img_channels, *height_and_width(denoiser.img_resolution)
 
 
 @contextmanager

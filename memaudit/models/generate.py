@@ -20,7 +20,7 @@ from memaudit.models.ablation import (
     noise_schedule,
 )
 from memaudit.models.checkpoints import Checkpoint
-from memaudit.models.denoiser import Denoiser
+from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom, draw_classes
@@ -141,8 +141,9 @@ def cpu_group_size(denoiser: Denoiser) -> int:
     by up to 1e-6, which is enough to turn a byte. At one size, an image is the same beside any
     others. 64 images, or 8192 pixels, are as fast as more, and little to waste on a last group.
     """
+    _, H, W = image_shape(denoiser)
     group_size = 64
-    while group_size > 4 and group_size * denoiser.img_resolution**2 > 8192:
+    while group_size > 4 and group_size * H * W > 8192:
         group_size //= 2
     return group_size
 
@@ -335,8 +336,7 @@ def _sample_seeds(
 ) -> tuple[Tensor, Tensor | None]:
     """Images of some seeds at once, float64 [B, C, H, W], and their classes, int64 [B]."""
     random = PerImageRandom(seeds)
-    resolution = denoiser.img_resolution
-    noise = random.noise((denoiser.img_channels, resolution, resolution)).to(device)
+    noise = random.noise(image_shape(denoiser)).to(device)
     classes = class_labels = None
     if denoiser.label_dim:
         classes = random.class_index(denoiser.label_dim)  # EDM draws it even where one is given

@@ -19,7 +19,7 @@ y)."""
 SCALE = 2**0.2
 """Factor by which one standard deviation scales or stretches."""
 SHIFT = 1 / 8
-"""Standard deviation of a shift, in image widths."""
+"""Standard deviation of a shift, in image widths and heights."""
 
 
 class Augmentation(NamedTuple):
@@ -111,12 +111,12 @@ def augment(y: Tensor, by: Augmentation) -> Tensor:
     resampled = (by.scale != 0) | (by.rotation != 0) | (by.stretch != 0) | (by.shift != 0).any(1)
 
     B, C, H, W = y.shape
-    grid = F.affine_grid(_source_points(by), [B, C, 2 * H, 2 * W], align_corners=False)
+    grid = F.affine_grid(_source_points(by, H, W), [B, C, 2 * H, 2 * W], align_corners=False)
     sampled = F.grid_sample(y, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     return torch.where(_per_image(resampled), F.avg_pool2d(sampled, 2), y)
 
 
-def _source_points(by: Augmentation) -> Tensor:
+def _source_points(by: Augmentation, height: int, width: int) -> Tensor:
     """Affine maps [B, 2, 3] from points of the result to points of the image; edges at -1 and 1.
 
     They undo scaling, rotation, stretch and shift, starting with the last.
@@ -124,7 +124,9 @@ def _source_points(by: Augmentation) -> Tensor:
     factors = torch.stack([SCALE**-by.stretch, SCALE**by.stretch], dim=1)
     unstretch = _rotation(by.stretch_axis) @ torch.diag_embed(factors) @ _rotation(-by.stretch_axis)
     linear = SCALE ** -by.scale[:, None, None] * _rotation(-by.rotation) @ unstretch
-    shift = 2 * SHIFT * by.shift[:, :, None]  # an image is 2 wide here
+    # Edges are at -1 and 1 along both axes, but angles are those of square pixels.
+    linear = linear * linear.new_tensor([[1, height / width], [width / height, 1]])
+    shift = 2 * SHIFT * by.shift[:, :, None]  # an image is 2 wide and high here
     return torch.cat([linear, -linear @ shift], dim=2)
 
 

@@ -54,7 +54,8 @@ class TrainingConfig:
     attn_resolutions: Annotated[
         tuple[int, ...] | None,
         Option(
-            "Resolutions with self-attention.",
+            "Resolutions with self-attention; a level that is not square has that of its shorter "
+            "side.",
             at_least=1,
             metavar="LIST",
             default_text="half of the images' resolution",

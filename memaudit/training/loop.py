@@ -76,7 +76,7 @@ def train(
     whether the run was interrupted or not.
 
     Args:
-        images: square training images; all of them are put on the device.
+        images: training images; all of them are put on the device.
         config: network, optimizer, budget, average and snapshots; by default the paper's base
             setup.
         out: folder of the run, created if missing.

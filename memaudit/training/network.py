@@ -29,17 +29,13 @@ def configure_network(config: TrainingConfig, images: ImageSet) -> dict[str, Any
     """Return the network for these images, as keywords that `build_network` takes.
 
     Raises:
-        DataError: there are no images, they are not square, or a conditional network lacks labels.
-        ConfigError: self-attention is wanted at a resolution that no level has.
+        DataError: there are no images, or a conditional network lacks labels.
+        ConfigError: sides that cannot be halved for every level; self-attention is wanted at a
+            resolution that no level has.
     """
     if len(images) == 0:
         raise DataError(f"{images.source} holds no images to train on.")
     channels, height, width = images.image_shape
-    if height != width:
-        raise DataError(
-            f"{images.source} holds images of {height}x{width}; the network needs square ones. "
-            f"Resize them, for example to {min(height, width)}x{min(height, width)}."
-        )
     if config.conditional and images.labels is None:
         raise DataError(
             f"A conditional network was asked for, but {images.source} holds no labels. "
@@ -48,16 +44,24 @@ def configure_network(config: TrainingConfig, images: ImageSet) -> dict[str, Any
         )
     architecture = ARCHITECTURES[config.arch]
     channel_mult = list(config.channel_mult or architecture["channel_mult"])
+    step = 1 << (len(channel_mult) - 1)
+    if height % step or width % step:
+        raise ConfigError(
+            f"{images.source} holds images of {height}x{width}, but each side must be a multiple "
+            f"of {step} for a network of {len(channel_mult)} levels. Choose another "
+            "{resolution}, or fewer levels with {channel_mult}.",
+            field=("resolution", "channel_mult"),
+        )
     network = {
         "class_name": PRECONDITIONERS[config.precond],
-        "img_resolution": height,
+        "img_resolution": height if height == width else [height, width],
         "img_channels": channels,
         "label_dim": images.num_classes if config.conditional else 0,
         "use_fp16": False,
         **architecture,
         "channel_mult": channel_mult,
         "num_blocks": config.num_blocks,
-        "attn_resolutions": _attention(config, height, num_levels=len(channel_mult)),
+        "attn_resolutions": _attention(config, (height, width), num_levels=len(channel_mult)),
         "dropout": config.dropout,
     }
     if config.augment:
@@ -71,15 +75,15 @@ def configure_network(config: TrainingConfig, images: ImageSet) -> dict[str, Any
     return network
 
 
-def _attention(config: TrainingConfig, resolution: int, *, num_levels: int) -> list[int]:
-    """Resolutions with self-attention, each of which a level must have."""
+def _attention(config: TrainingConfig, size: tuple[int, int], *, num_levels: int) -> list[int]:
+    """Shorter sides with self-attention, each of which a level must have."""
     if config.attn_resolutions is None:
-        return [resolution // 2]
-    levels = tuple(resolution >> level for level in range(num_levels))
+        return [min(size) // 2]
+    levels = tuple(min(size) >> level for level in range(num_levels))
     if not set(config.attn_resolutions) <= set(levels):
         raise ConfigError(
             f"{{attn_resolutions}} is {shown(config.attn_resolutions)}, but the network's levels "
-            f"have {shown(levels)} for images of {resolution}x{resolution}; choose among those, or "
+            f"have {shown(levels)} for images of {size[0]}x{size[1]}; choose among those, or "
             "add a level with {channel_mult}.",
             field=("attn_resolutions", "channel_mult"),
         )

@@ -379,9 +379,32 @@ def test_half_precision_on_cuda_is_close_and_can_be_refused(name: str):
     assert relative_error(full, plain) < 2e-3  # TF32 convolutions
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_a_network_for_images_that_are_not_square_is_the_same_turned(name: str):
+    """With kernels transposed, images transposed are denoised to the same, transposed."""
+    wide, high = tiny(name, img_resolution=[8, 12]), tiny(name, img_resolution=(12, 8))
+    assert (wide.img_resolution, high.img_resolution) == ((8, 12), (12, 8))
+    set_formula_weights(wide, seed=1)
+    wide.eval(), high.eval()
+    assert all(("8x12" in key) or ("4x6" in key) for key in wide.state_dict() if ".enc." in key)
+    turned = {}
+    for key, value in wide.state_dict().items():
+        key = key.replace("8x12", "12x8").replace("4x6", "6x4")
+        turned[key] = value.transpose(2, 3) if value.ndim == 4 else value
+    high.load_state_dict(turned)
+    _, sigma, labels = batch()
+    x = torch.randn(2, 3, 8, 12)
+    with torch.no_grad():
+        expected = wide(x, sigma, labels)
+        found = high(x.transpose(2, 3), sigma, labels).transpose(2, 3)
+    assert relative_error(found, expected) < 1e-5
+    assert relative_error(expected, x) > 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"img_resolution": [8, 6], "channel_mult": [1, 2, 2]}, "8x6 .* each side must be .* 4"),
         ({"img_resolution": 6, "channel_mult": [1, 2, 2]}, "img_resolution 6 cannot be halved"),
         ({"model_channels": 6}, "18 channels do not split into equal groups"),
         ({"encoder_type": "unet"}, "encoder_type must be one of standard, skip, residual; got"),

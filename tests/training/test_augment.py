@@ -60,6 +60,17 @@ def test_a_spot_goes_where_the_transformation_says(parameters: dict, before: tup
     assert (moved - blob(*after)).abs().max() < 0.03
 
 
+def test_a_turn_of_images_that_are_not_square_distorts_nothing():
+    """A quarter turn, seen through a window of 32 by 64 pixels."""
+    square = blob((0.1, 0.05), (0.1, 0.05))
+    wide = torch.nn.functional.pad(square, (16, 16), mode="constant")
+    turned = augment(wide, transformation(rotation=math.pi / 2))
+    expected = augment(square, transformation(rotation=math.pi / 2))
+    assert (turned[..., 16:48] - expected).abs().max() < 0.03
+    moved = augment(wide, transformation(shift=(1.0, 0.0)))
+    assert (moved[..., 8:] - wide[..., :-8]).abs().max() < 0.03
+
+
 def test_flips_are_exact_and_nothing_else_is_resampled():
     y = torch.rand(1, 3, 8, 8)
     assert torch.equal(augment(y, transformation()), y)

@@ -43,6 +43,13 @@ def test_attention_is_at_half_the_resolution(resolution: int, attention: int):
     assert configure_network(TrainingConfig(), images)["attn_resolutions"] == [attention]
 
 
+def test_images_need_not_be_square():
+    network = configure_network(TrainingConfig(), image_set(shape=(3, 32, 48)))
+    assert (network["img_resolution"], network["attn_resolutions"]) == ([32, 48], [16])
+    transposed = configure_network(TrainingConfig(), image_set(shape=(3, 48, 32)))
+    assert (transposed["img_resolution"], transposed["attn_resolutions"]) == ([48, 32], [16])
+
+
 def test_ncsnpp_and_adm_are_the_published_architectures():
     ncsnpp = configure_network(TrainingConfig(arch="ncsnpp", precond="ve"), image_set())
     assert ncsnpp["class_name"] == "VEPrecond"
@@ -98,7 +105,7 @@ def test_attention_where_the_network_has_no_level_is_refused():
 
 
 def test_images_that_no_network_takes_are_refused():
-    with pytest.raises(DataError, match="16x32"):
-        configure_network(TrainingConfig(), image_set(shape=(3, 16, 32)))
+    with pytest.raises(ConfigError, match="16x30, but each side must be a multiple of 4"):
+        configure_network(TrainingConfig(), image_set(shape=(3, 16, 30)))
     with pytest.raises(DataError, match="no images to train on"):
         configure_network(TrainingConfig(), image_set(0))

@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import CheckpointError, DataError
-from memaudit.models.denoiser import Denoiser
+from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.execution import Execution
 from memaudit.models.generate import cpu_group_size, float32_inference
 from memaudit.models.seeds import PerImageRandom
@@ -147,7 +147,7 @@ def check_shape(denoiser: Denoiser, images: ImageSet) -> None:
     Raises:
         DataError: no images, or another shape than the model's.
     """
-    shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
+    shape = image_shape(denoiser)
     if images.image_shape != shape:
         raise DataError(
             f"{images.source} holds images of {list(images.image_shape)} but the model makes "

@@ -118,7 +118,8 @@ def check_preprocessing(
     tried = [form for form in _isometries(noised.images) if not (flips and form[0] == "mirrored")]
     num_exact = len(tried)
     if originals is not None:
-        tried += _resized(originals.images[chosen_rows(len(data), NUM_IMAGES)], data.image_shape[1])
+        chosen = originals.images[chosen_rows(len(data), NUM_IMAGES)]
+        tried += _resized(chosen, (noised.images.shape[2], noised.images.shape[3]))
     variants = []
     for number, (name, images) in enumerate(tried):
         difference = np.log(noised.losses(sigmas, images) + TINY) - given
@@ -157,31 +158,40 @@ def _supported(denoiser: Denoiser) -> list[float]:
 
 def _isometries(images: Tensor) -> Iterator[tuple[str, Tensor]]:
     for name, (transform, _) in ISOMETRIES.items():
+        changed = transform(images).contiguous()
+        if changed.shape != images.shape:  # turned, and not square
+            continue
         if images.shape[1] > 1 or name != "reversed channels":
-            yield name, transform(images).contiguous()
+            yield name, changed
 
 
-def _resized(originals: np.ndarray, size: int) -> Iterator[tuple[str, Tensor]]:
+def _resized(originals: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[str, Tensor]]:
     """The originals, uint8 [T, C, H, W], resized in other ways than by Lanczos."""
-    side = originals.shape[2]
+    height, width = originals.shape[2:]
     for name, resampling in FILTERS.items():
         yield name, _resize(originals, size, resampling)
-    edge = round(side * (1 - CROP) / 2)
-    if edge:
-        inner = originals[:, :, edge:-edge, edge:-edge]
-        yield f"center crop of {side - 2 * edge} of {side} pixels", _resize(inner, size)
-    if shift := side // (2 * size):
-        padded = np.pad(originals, ((0, 0), (0, 0), (0, shift), (0, shift)), mode="edge")
-        moved = padded[:, :, shift:, shift:]
+    top, left = (round(side * (1 - CROP) / 2) for side in (height, width))
+    if top and left:
+        inner = originals[:, :, top:-top, left:-left]
+        kept = f"{height - 2 * top} of {height}"
+        if height != width:
+            kept = f"{height - 2 * top}x{width - 2 * left} of {height}x{width}"
+        yield f"center crop of {kept} pixels", _resize(inner, size)
+    down, right = height // (2 * size[0]), width // (2 * size[1])
+    if down or right:
+        padded = np.pad(originals, ((0, 0), (0, 0), (0, down), (0, right)), mode="edge")
+        moved = padded[:, :, down:, right:]
         yield "shifted by half a pixel", _resize(moved, size)
 
 
 def _resize(
-    images: np.ndarray, size: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
+    images: np.ndarray,
+    size: tuple[int, int],
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Tensor:
     resized = []
     for image in images:
-        planes = [Image.fromarray(plane).resize((size, size), resampling) for plane in image]
+        planes = [Image.fromarray(plane).resize(size[::-1], resampling) for plane in image]
         resized.append(np.stack([np.asarray(plane) for plane in planes]))
     return uint8_to_float(torch.from_numpy(np.stack(resized))).to(torch.float64)
 

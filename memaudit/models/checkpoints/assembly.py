@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
-from memaudit.models.denoiser import Denoiser
+from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.precond import Preconditioner
 from memaudit.wording import listed, shown
 
@@ -86,12 +86,13 @@ def check_denoises(network: Denoiser, *, num_levels: int) -> None:
     Raises:
         CheckpointError: it fails, or returns anything but finite images of the same shape.
     """
-    size = network.img_resolution
+    C, H, W = image_shape(network)
     if num_levels:
         step = 1 << (num_levels - 1)
-        size = min(size, step * -(-PROBE_SIZE // step))
+        least = step * -(-PROBE_SIZE // step)
+        H, W = min(H, least), min(W, least)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, network.img_channels, size, size, generator=generator)
+    noise = torch.randn(1, C, H, W, generator=generator)
     labels = torch.eye(1, network.label_dim) if network.label_dim else None
     for level in PROBE_SIGMAS:
         sigma = torch.tensor(min(max(level, network.sigma_min), network.sigma_max))

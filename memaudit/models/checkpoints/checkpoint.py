@@ -8,6 +8,7 @@ from torch import Tensor
 
 from memaudit.models.checkpoints.given import Fact
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class NetworkInfo:
     num_parameters: int
     dtypes: dict[str, int]
     """Number of stored values per dtype, buffers included; empty for a diffusers folder."""
-    img_resolution: int
+    img_resolution: Resolution
     img_channels: int
     label_dim: int
     sigma_min: float

@@ -11,6 +11,7 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import Checkpoint
 from memaudit.models.checkpoints.formats.native import save_checkpoint
 from memaudit.models.checkpoints.opening import open_checkpoint
+from memaudit.models.denoiser import image_shape
 from memaudit.models.precond import Preconditioner
 
 PROBE_SIGMAS = (0.05, 5.0)
@@ -73,12 +74,7 @@ def _probe(checkpoint: Checkpoint) -> torch.Tensor:
     """Noise denoised at a low and a high noise level, each with a class of its own."""
     network = checkpoint.network
     generator = torch.Generator().manual_seed(0)
-    shape = (
-        len(PROBE_SIGMAS),
-        network.img_channels,
-        network.img_resolution,
-        network.img_resolution,
-    )
+    shape = (len(PROBE_SIGMAS), *image_shape(network))
     sigma = torch.tensor(PROBE_SIGMAS)
     x = torch.randn(shape, generator=generator) * sigma[:, None, None, None]
     labels = None

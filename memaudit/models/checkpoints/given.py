@@ -14,6 +14,7 @@ from typing import Any, Literal
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.config_values import Value
 from memaudit.models.published_networks import PRESETS_BY_NAME
+from memaudit.models.resolution import as_resolution
 from memaudit.wording import joined, shown
 
 Origin = Literal["file", "user", "default"]
@@ -213,6 +214,9 @@ def _parsed(option: ArchOption, text: str) -> Any:
     try:
         if option.value.kind is bool:
             value = {"true": True, "on": True, "false": False, "off": False}[text.lower()]
+        elif option.value.is_pair:
+            sides = [int(side) for side in text.split("x")]
+            value = as_resolution(sides if len(sides) > 1 else sides * 2)
         elif option.value.kind is int:
             value = int(text)
         elif option.value.kind is float:

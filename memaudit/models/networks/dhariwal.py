@@ -16,6 +16,7 @@ from memaudit.models.networks.layers import (
     drop_labels,
     level_resolutions,
 )
+from memaudit.models.resolution import Resolution
 
 EPS = 1e-5
 CHANNELS_PER_HEAD = 64
@@ -24,11 +25,11 @@ CHANNELS_PER_HEAD = 64
 class DhariwalUNet(nn.Module):
     """U-Net F(x; noise_labels, class_labels, augment_labels).
 
-    Level i has resolution img_resolution / 2^i and model_channels · channel_mult[i] channels.
+    Level i has height and width of the images / 2^i, and model_channels · channel_mult[i] channels.
     Attention has one head for every 64 channels, hence none in levels of fewer.
 
     Args:
-        img_resolution: height and width of the images, divisible by 2^(levels - 1).
+        img_resolution: height and width of the images, each divisible by 2^(levels - 1).
         in_channels, out_channels: channels of the images and of the result.
         label_dim: classes; 0 for an unconditional network.
         augment_dim: augmentation labels; 0 for none.
@@ -36,14 +37,14 @@ class DhariwalUNet(nn.Module):
         channel_mult: multiplier of each level.
         channel_mult_emb: multiplier of the embedding's channels.
         num_blocks: residual blocks of each level's encoder; the decoder has one more.
-        attn_resolutions: resolutions with self-attention.
+        attn_resolutions: shorter sides of the levels with self-attention.
         dropout: probability of dropping a feature in a block, in training.
         label_dropout: probability of dropping an image's class label, in training.
     """
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         in_channels: int,
         out_channels: int,
         *,
@@ -84,9 +85,9 @@ class DhariwalUNet(nn.Module):
         self.enc = nn.ModuleDict()
         skip_channels = []
         cur = channels[0]
-        for level, res in enumerate(self.resolutions):
-            name = f"{res}x{res}"
-            num_heads = channels[level] // CHANNELS_PER_HEAD if res in attn_resolutions else 0
+        for level, size in enumerate(self.resolutions):
+            name = str(size)
+            num_heads = channels[level] // CHANNELS_PER_HEAD if size.side in attn_resolutions else 0
             if level == 0:
                 self.enc[f"{name}_conv"] = Conv2d(in_channels, cur, 3)
             else:
@@ -99,10 +100,10 @@ class DhariwalUNet(nn.Module):
 
         # Decoder.
         self.dec = nn.ModuleDict()
-        for level, res in reversed(list(enumerate(self.resolutions))):
-            name = f"{res}x{res}"
-            num_heads = channels[level] // CHANNELS_PER_HEAD if res in attn_resolutions else 0
-            if res == self.resolutions[-1]:
+        for level, size in reversed(list(enumerate(self.resolutions))):
+            name = str(size)
+            num_heads = channels[level] // CHANNELS_PER_HEAD if size.side in attn_resolutions else 0
+            if size == self.resolutions[-1]:
                 self.dec[f"{name}_in0"] = block(cur, cur, num_heads=cur // CHANNELS_PER_HEAD)
                 self.dec[f"{name}_in1"] = block(cur, cur)
             else:
@@ -147,16 +148,16 @@ class DhariwalUNet(nn.Module):
         """
         emb = self._embed(len(x), noise_labels, class_labels, augment_labels)
         skips = []
-        for level, res in enumerate(self.resolutions):
-            name = f"{res}x{res}"
+        for level, size in enumerate(self.resolutions):
+            name = str(size)
             x = self.enc[f"{name}_down"](x, emb) if level else self.enc[f"{name}_conv"](x)
             skips.append(x)
             for i in range(self.num_blocks):
                 x = self.enc[f"{name}_block{i}"](x, emb)
                 skips.append(x)
-        for res in reversed(self.resolutions):
-            name = f"{res}x{res}"
-            if res == self.resolutions[-1]:
+        for size in reversed(self.resolutions):
+            name = str(size)
+            if size == self.resolutions[-1]:
                 x = self.dec[f"{name}_in0"](x, emb)
                 x = self.dec[f"{name}_in1"](x, emb)
             else:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import Direction, attention, level_resolutions
+from memaudit.models.resolution import Resolution
 
 
 def normalize(x: Tensor, dim: Sequence[int], eps: float = 1e-4) -> Tensor:
@@ -169,10 +170,10 @@ class Block(nn.Module):
 class EDM2UNet(nn.Module):
     """U-Net F(x; noise_labels, class_labels) of EDM2.
 
-    Level i has resolution img_resolution / 2^i and model_channels · channel_mult[i] channels.
+    Level i has height and width of the images / 2^i, and model_channels · channel_mult[i] channels.
 
     Args:
-        img_resolution: height and width of the images, divisible by 2^(levels - 1).
+        img_resolution: height and width of the images, each divisible by 2^(levels - 1).
         img_channels: channels of the images and of the result.
         label_dim: classes; 0 for an unconditional network.
         model_channels: base number of channels.
@@ -180,7 +181,7 @@ class EDM2UNet(nn.Module):
         channel_mult_noise: multiplier of the noise embedding's channels; None for channel_mult[0].
         channel_mult_emb: multiplier of the embedding's channels; None for the largest channel_mult.
         num_blocks: residual blocks of each level's encoder; the decoder has one more.
-        attn_resolutions: resolutions with self-attention.
+        attn_resolutions: shorter sides of the levels with self-attention.
         label_balance: share of the class in the embedding.
         concat_balance: share of a skip connection where it is concatenated.
         channels_per_head: channels of an attention head.
@@ -191,7 +192,7 @@ class EDM2UNet(nn.Module):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,
@@ -238,9 +239,9 @@ class EDM2UNet(nn.Module):
         self.enc = nn.ModuleDict()
         skip_channels = []
         cur = channels[0]
-        for level, res in enumerate(self.resolutions):
-            name = f"{res}x{res}"
-            num_heads = channels[level] // channels_per_head if res in attn_resolutions else 0
+        for level, size in enumerate(self.resolutions):
+            name = str(size)
+            num_heads = channels[level] // channels_per_head if size.side in attn_resolutions else 0
             if level == 0:
                 self.enc[f"{name}_conv"] = MPConv(img_channels + 1, cur, 3)
             else:
@@ -255,10 +256,10 @@ class EDM2UNet(nn.Module):
 
         # Decoder.
         self.dec = nn.ModuleDict()
-        for level, res in reversed(list(enumerate(self.resolutions))):
-            name = f"{res}x{res}"
-            num_heads = channels[level] // channels_per_head if res in attn_resolutions else 0
-            if res == self.resolutions[-1]:
+        for level, size in reversed(list(enumerate(self.resolutions))):
+            name = str(size)
+            num_heads = channels[level] // channels_per_head if size.side in attn_resolutions else 0
+            if size == self.resolutions[-1]:
                 self.dec[f"{name}_in0"] = block(
                     cur, cur, encoder=False, num_heads=cur // channels_per_head
                 )
@@ -294,16 +295,16 @@ class EDM2UNet(nn.Module):
 
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)  # stands in for biases
         skips = []
-        for level, res in enumerate(self.resolutions):
-            name = f"{res}x{res}"
+        for level, size in enumerate(self.resolutions):
+            name = str(size)
             x = self.enc[f"{name}_down"](x, emb) if level else self.enc[f"{name}_conv"](x)
             skips.append(x)
             for i in range(self.num_blocks):
                 x = self.enc[f"{name}_block{i}"](x, emb)
                 skips.append(x)
-        for res in reversed(self.resolutions):
-            name = f"{res}x{res}"
-            if res == self.resolutions[-1]:
+        for size in reversed(self.resolutions):
+            name = str(size)
+            if size == self.resolutions[-1]:
                 x = self.dec[f"{name}_in0"](x, emb)
                 x = self.dec[f"{name}_in1"](x, emb)
             else:

@@ -8,23 +8,45 @@ arXiv:2206.00364, Appendix F).
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memaudit.models.resolution import Resolution, height_and_width
+from memaudit.options import size_text
+
 Direction = Literal["up", "down"]
 
 
-def level_resolutions(img_resolution: int, num_levels: int) -> list[int]:
-    """Resolution of every level of a U-Net, the images' first, each half the one before."""
-    if num_levels < 1 or img_resolution < 1 or img_resolution % 2 ** (num_levels - 1):
+class LevelSize(NamedTuple):
+    """Height and width of the features at one level of a U-Net."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        """As in the names of its layers: `32x32`."""
+        return f"{self.height}x{self.width}"
+
+    @property
+    def side(self) -> int:
+        """Its shorter side, which `attn_resolutions` lists."""
+        return min(self)
+
+
+def level_resolutions(img_resolution: Resolution, num_levels: int) -> list[LevelSize]:
+    """Height and width of every level of a U-Net, the images' first, each half the one before."""
+    height, width = height_and_width(img_resolution)
+    step = 1 << max(num_levels - 1, 0)
+    if num_levels < 1 or min(height, width) < 1 or height % step or width % step:
         raise ValueError(
-            f"img_resolution {img_resolution} cannot be halved for the {num_levels} levels that "
-            f"channel_mult lists; it must be a multiple of {2 ** max(num_levels - 1, 0)}"
+            f"img_resolution {size_text((height, width))} cannot be halved for the {num_levels} "
+            f"levels that channel_mult lists; {'it' if height == width else 'each side'} must be a "
+            f"multiple of {step}"
         )
-    return [img_resolution >> level for level in range(num_levels)]
+    return [LevelSize(height >> level, width >> level) for level in range(num_levels)]
 
 
 def low_pass(taps: Sequence[float]) -> Tensor:

@@ -25,6 +25,7 @@ from memaudit.models.networks.layers import (
     drop_labels,
     level_resolutions,
 )
+from memaudit.models.resolution import Resolution
 
 Embedding = Literal["positional", "fourier"]
 Encoder = Literal["standard", "skip", "residual"]
@@ -37,10 +38,10 @@ EPS = 1e-6
 class SongUNet(nn.Module):
     """U-Net F(x; noise_labels, class_labels, augment_labels) of [B, in_channels, H, W] images.
 
-    Level i has resolution img_resolution / 2^i and model_channels · channel_mult[i] channels.
+    Level i has height and width of the images / 2^i, and model_channels · channel_mult[i] channels.
 
     Args:
-        img_resolution: height and width of the images, divisible by 2^(levels - 1).
+        img_resolution: height and width of the images, each divisible by 2^(levels - 1).
         in_channels, out_channels: channels of the images and of the result.
         label_dim: classes; 0 for an unconditional network.
         augment_dim: augmentation labels; 0 for none.
@@ -48,7 +49,7 @@ class SongUNet(nn.Module):
         channel_mult: multiplier of each level.
         channel_mult_emb: multiplier of the embedding's channels.
         num_blocks: residual blocks of each level's encoder; the decoder has one more.
-        attn_resolutions: resolutions with self-attention.
+        attn_resolutions: shorter sides of the levels with self-attention.
         dropout: probability of dropping a feature in a block, in training.
         label_dropout: probability of dropping an image's class label, in training.
         embedding_type: how the noise label is embedded.
@@ -63,7 +64,7 @@ class SongUNet(nn.Module):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         in_channels: int,
         out_channels: int,
         *,
@@ -132,8 +133,8 @@ class SongUNet(nn.Module):
         self.enc = nn.ModuleDict()
         skip_channels = []
         cur, aux = in_channels, in_channels
-        for level, res in enumerate(self.resolutions):
-            name = f"{res}x{res}"
+        for level, size in enumerate(self.resolutions):
+            name = str(size)
             if level == 0:
                 self.enc[f"{name}_conv"] = Conv2d(cur, model_channels, 3)
                 cur = model_channels
@@ -147,27 +148,27 @@ class SongUNet(nn.Module):
                     aux = cur
             skip_channels.append(cur)
             for i in range(num_blocks):
-                num_heads = int(res in attn_resolutions)
+                num_heads = int(size.side in attn_resolutions)
                 self.enc[f"{name}_block{i}"] = block(cur, channels[level], num_heads=num_heads)
                 cur = channels[level]
                 skip_channels.append(cur)
 
         # Decoder.
         self.dec = nn.ModuleDict()
-        for level, res in reversed(list(enumerate(self.resolutions))):
-            name = f"{res}x{res}"
-            if res == self.resolutions[-1]:
+        for level, size in reversed(list(enumerate(self.resolutions))):
+            name = str(size)
+            if size == self.resolutions[-1]:
                 self.dec[f"{name}_in0"] = block(cur, cur, num_heads=1)
                 self.dec[f"{name}_in1"] = block(cur, cur)
             else:
                 self.dec[f"{name}_up"] = block(cur, cur, direction="up")
             for i in range(num_blocks + 1):
-                num_heads = int(res in attn_resolutions and i == num_blocks)
+                num_heads = int(size.side in attn_resolutions and i == num_blocks)
                 self.dec[f"{name}_block{i}"] = block(
                     cur + skip_channels.pop(), channels[level], num_heads=num_heads
                 )
                 cur = channels[level]
-            if decoder_type == "skip" and res != self.resolutions[-1]:
+            if decoder_type == "skip" and size != self.resolutions[-1]:
                 self.dec[f"{name}_aux_up"] = Resample("up", taps)
             if decoder_type == "skip" or level == 0:
                 self.dec[f"{name}_aux_norm"] = GroupNorm(cur, eps=EPS)
@@ -243,8 +244,8 @@ class SongUNet(nn.Module):
         """The features of the lowest level, and what each layer hands to the decoder."""
         skips = []
         aux = x
-        for level, res in enumerate(self.resolutions):
-            name = f"{res}x{res}"
+        for level, size in enumerate(self.resolutions):
+            name = str(size)
             if level == 0:
                 x = self.enc[f"{name}_conv"](x)
             else:
@@ -263,16 +264,16 @@ class SongUNet(nn.Module):
     def _decode(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
         """The output, [B, out_channels, H, W], from the lowest level and the skips."""
         out: Tensor | None = None
-        for res in reversed(self.resolutions):
-            name = f"{res}x{res}"
-            if res == self.resolutions[-1]:
+        for size in reversed(self.resolutions):
+            name = str(size)
+            if size == self.resolutions[-1]:
                 x = self.dec[f"{name}_in0"](x, emb)
                 x = self.dec[f"{name}_in1"](x, emb)
             else:
                 x = self.dec[f"{name}_up"](x, emb)
             for i in range(self.num_blocks + 1):
                 x = self.dec[f"{name}_block{i}"](torch.cat([x, skips.pop()], dim=1), emb)
-            if self.decoder_type == "skip" or res == self.resolutions[0]:
+            if self.decoder_type == "skip" or size == self.resolutions[0]:
                 h = F.silu(self.dec[f"{name}_aux_norm"](x))
                 h = self.dec[f"{name}_aux_conv"](h)
                 out = h if out is None else self.dec[f"{name}_aux_up"](out) + h

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.denoiser import image_shape
 from memaudit.models.optimum.posterior import (
     Posterior,
     Rays,
@@ -35,6 +36,7 @@ from memaudit.models.optimum.posterior import (
     unique,
 )
 from memaudit.models.optimum.training_images import TrainingImages
+from memaudit.models.resolution import as_resolution
 
 NEGLIGIBLE = math.log(1e-7)
 """Log of the largest share of the posterior that is dropped, where a bound proves it."""
@@ -89,7 +91,7 @@ class ClosedFormOptimum:
         """Prepare the training images.
 
         Args:
-            images: uint8 [N, C, H, W], N ≥ 1, H = W; may be memory-mapped.
+            images: uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             labels: int64 [N], for a class-conditional optimum; None for an unconditional one.
             label_dim: number of classes; by default the largest label + 1.
             device: where to compute.
@@ -97,17 +99,17 @@ class ClosedFormOptimum:
                 set is converted block by block in every evaluation.
 
         Raises:
-            DataError: images are not square and uint8 [N, C, H, W], or there are none.
+            DataError: images are not uint8 [N, C, H, W], or there are none.
             ValueError: labels that do not match the images or label_dim.
         """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+        if images.dtype != np.uint8 or images.ndim != 4:
             raise DataError(
-                f"Training images are {images.dtype} {list(images.shape)}; square uint8 "
-                "[N, C, H, W] is needed."
+                f"Training images are {images.dtype} {list(images.shape)}; uint8 [N, C, H, W] is "
+                "needed."
             )
         if not len(images):
             raise DataError("There are no training images, so there is no optimum.")
-        self.img_channels, self.img_resolution = images.shape[1], images.shape[3]
+        self.img_channels, self.img_resolution = images.shape[1], as_resolution(images.shape[2:])
         self.device = torch.device(device)
 
         # Each class is a range of rows.
@@ -153,7 +155,7 @@ class ClosedFormOptimum:
             ValueError: x of another shape or not finite, sigma below 0, labels not one-hot.
             ConfigError: a class without training images.
         """
-        shape = (self.img_channels, self.img_resolution, self.img_resolution)
+        shape = image_shape(self)
         if tuple(x.shape[1:]) != shape:
             raise ValueError(f"x is {list(x.shape)}; [B, {', '.join(map(str, shape))}] is needed")
         to_gray_levels = 127.5 - self._training.center

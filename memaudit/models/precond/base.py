@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from memaudit.models.denoiser import evaluation
 from memaudit.models.networks.registry import unet_class
+from memaudit.models.resolution import Resolution, as_resolution
 
 NullLabel = Literal["zeros", "last"]
 """How a network is told of no class: by a row of zeros, or by a class of its own after all others.
@@ -31,7 +32,7 @@ class Preconditioner(nn.Module, ABC):
     """A U-Net `model` as a denoiser; subclasses define its `scalings`.
 
     Args:
-        img_resolution: height and width of the images.
+        img_resolution: height and width of the images: one number, or (height, width).
         img_channels: channels of the images.
         label_dim: number of classes; 0 for an unconditional model.
         use_fp16: run the U-Net in half precision on CUDA; no effect on a CPU.
@@ -44,10 +45,10 @@ class Preconditioner(nn.Module, ABC):
     """Largest noise level that the model supports."""
 
     def __init__(
-        self, img_resolution: int, img_channels: int, label_dim: int, use_fp16: bool
+        self, img_resolution: Resolution, img_channels: int, label_dim: int, use_fp16: bool
     ) -> None:
         super().__init__()
-        self.img_resolution = img_resolution
+        self.img_resolution = as_resolution(img_resolution)
         self.img_channels = img_channels
         self.label_dim = label_dim
         self.use_fp16 = use_fp16

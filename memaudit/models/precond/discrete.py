@@ -10,6 +10,7 @@ from torch import Tensor
 from memaudit.models.precond.base import Scalings
 from memaudit.models.precond.schedules import schedule_betas, sigmas_of
 from memaudit.models.precond.targets import TargetPrecond, scalings_of
+from memaudit.models.resolution import Resolution
 
 DISCRETE_TARGETS = ("epsilon", "sample", "v_prediction")
 
@@ -34,7 +35,7 @@ class DiscretePrecond(TargetPrecond):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.networks.edm2 import EDM2UNet, MPConv, MPFourier
 from memaudit.models.precond.base import Preconditioner, Scalings
+from memaudit.models.resolution import Resolution
 
 
 class VPPrecond(Preconditioner):
@@ -24,7 +25,7 @@ class VPPrecond(Preconditioner):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,
@@ -76,7 +77,7 @@ class VEPrecond(Preconditioner):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,
@@ -109,7 +110,7 @@ class iDDPMPrecond(Preconditioner):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,
@@ -155,7 +156,7 @@ class EDMPrecond(Preconditioner):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,
@@ -195,7 +196,7 @@ class EDM2Precond(Preconditioner):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,
@@ -208,7 +209,7 @@ class EDM2Precond(Preconditioner):
         self.sigma_min = 0.0
         self.sigma_max = math.inf
         self.sigma_data = sigma_data
-        self.unet = EDM2UNet(img_resolution, img_channels, label_dim=label_dim, **unet_kwargs)
+        self.unet = EDM2UNet(self.img_resolution, img_channels, label_dim=label_dim, **unet_kwargs)
         self.logvar_fourier = MPFourier(logvar_channels)
         self.logvar_linear = MPConv(logvar_channels, 1)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memaudit.models.precond.base import Scalings
 from memaudit.models.precond.targets import TargetPrecond, scalings_of
+from memaudit.models.resolution import Resolution
 
 FLOW_PATHS = ("linear", "gvp")
 SIGMA_MAX = 1e6
@@ -34,7 +35,7 @@ class FlowPrecond(TargetPrecond):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
         label_dim: int = 0,

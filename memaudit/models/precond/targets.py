@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from memaudit.models.precond.base import NullLabel, Preconditioner
+from memaudit.models.resolution import Resolution
 
 Target = Literal["epsilon", "sample", "v_prediction", "velocity", "score"]
 Path = Literal["vp", "ve", "linear", "gvp"]
@@ -108,7 +109,7 @@ class TargetPrecond(Preconditioner):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         label_dim: int,
         use_fp16: bool,

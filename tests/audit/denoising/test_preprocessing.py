@@ -100,6 +100,17 @@ def test_few_images_and_images_of_one_color_tell_nothing(num_images: int, value:
     assert "reversed channels" not in {variant.name for variant in found.variants}
 
 
+def test_images_that_are_not_square_are_tried_without_turning_them():
+    wide = np.ascontiguousarray(TRAINED.images[:, :, :12])
+    given = ImageSet.from_array(wide[..., ::-1], source="train")
+    originals = ImageSet.from_array(np.ascontiguousarray(ORIGINALS[:, :, :48, ::-1]))
+    found = check_preprocessing(learned(wide), given, originals=originals)
+    assert found.best == "mirrored"
+    tried = {variant.name for variant in found.variants}
+    assert "transposed" not in tried and "turned left" not in tried
+    assert "center crop of 42x56 of 48x64 pixels" in tried
+
+
 @pytest.mark.parametrize(
     ("name", "resampling"),
     [

@@ -137,6 +137,8 @@ def test_a_hostile_number_is_refused_or_harmless(tmp_path, class_name, thorough)
         ({"sigma_data": 1e300}, "sigma_data must be a number, at least 1e-06 and at most"),
         ({"dropout": 5}, "dropout must be a number, at least 0 and at most 1, got 5"),
         ({"img_resolution": 1 << 20}, "img_resolution must be an integer, .*at most 1,024"),
+        ({"img_resolution": [8, 8, 8]}, "must be an integer, .*, or a height and a width"),
+        ({"img_resolution": [8, 0]}, "must be an integer, .*, or a height and a width"),
         ({"num_blocks": 256}, "far more weights than the file has"),
         ({"model_channels": 1 << 14}, "far more weights than the file has"),
         ({"channel_mult": [1] * 4}, "is .* in the file|lacks the tensor"),

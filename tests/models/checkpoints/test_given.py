@@ -12,6 +12,7 @@ OPTIONS = (
     ArchOption("data_at", "the time of its data", VALUES["data_at"]),
     ArchOption("rescale", "its time", Value(bool), False),
     ArchOption("order", "its order", Value(str, choices=("head", "qkv")), "head"),
+    ArchOption("img_resolution", "its size", VALUES["img_resolution"], 32, is_told=False),
     ArchOption("beta_end", "its schedule's end", Value(float, Range(above=0)), None, is_told=False),
 )
 FAMILIES = {"ours": {"num_heads": 8}}
@@ -30,6 +31,7 @@ def test_file_then_user_then_family_then_default():
         "data_at": (1, "user"),
         "rescale": (True, "user"),
         "order": ("qkv", "file"),
+        "img_resolution": (32, "default"),
         "beta_end": (0.02, "user"),
     }
     assert facts["num_heads"] == 8
@@ -41,6 +43,14 @@ def test_file_then_user_then_family_then_default():
     assert facts["num_heads"] == 4 and "beta_end" not in "".join(facts.warnings)
     everything = {"num_heads": 1, "data_at": 0, "rescale": False, "order": "qkv", "beta_end": 0.1}
     assert resolved(None, **everything).warnings == ()
+
+
+def test_a_size_is_one_number_or_height_and_width():
+    for text, size in (("16", 16), ("16x16", 16), ("16x24", (16, 24))):
+        assert resolved(f"data_at=1,img_resolution={text}")["img_resolution"] == size
+    for text in ("16x", "axb", "16x24x8", "0x8"):
+        with pytest.raises(ConfigError, match="integer, .*, or a height and a width"):
+            resolved(f"data_at=1,img_resolution={text}")
 
 
 def test_what_repeats_the_file_is_taken_and_what_contradicts_it_refused():

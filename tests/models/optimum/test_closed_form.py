@@ -290,7 +290,7 @@ def test_it_keeps_full_precision_where_the_caller_gave_some_up():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros([2, 3, 4, 5], np.uint8), r"uint8 \[2, 3, 4, 5\]; square"),
+        (np.zeros([2, 3, 4], np.uint8), r"uint8 \[2, 3, 4\]; uint8 \[N, C, H, W\]"),
         (np.zeros([2, 3, 4, 4]), r"float64 \[2, 3, 4, 4\]"),
         (np.zeros([0, 3, 4, 4], np.uint8), "no training images"),
     ],
@@ -298,6 +298,15 @@ def test_it_keeps_full_precision_where_the_caller_gave_some_up():
 def test_images_it_cannot_serve_are_refused(images, message):
     with pytest.raises(DataError, match=message):
         ClosedFormOptimum(images)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 2.0])
+def test_the_optimum_of_images_that_are_not_square_is_that_of_the_definition(sigma):
+    images = random_images(3, 40, 3, 4, 6)
+    optimum = ClosedFormOptimum(images)
+    assert optimum.img_resolution == (4, 6)
+    x = noised(images[:10], sigma)
+    assert relative_error(optimum(x, sigma), denoise_by_definition(x, sigma, images)) < 1e-5
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [0, 1, 9], [-1, 0, 1]])

@@ -2,8 +2,8 @@
 
 Only here does memaudit run code that it is given, and it takes a text that can mean nothing else.
 The function takes no arguments and returns a Denoiser: any callable D(x, sigma, class_labels) with
-`img_channels` and `img_resolution`; `label_dim` (0), `sigma_min` (0), `sigma_max` (∞) and
-`round_sigma` (none) may be left out.
+`img_channels` and `img_resolution` (one number, or height and width); `label_dim` (0), `sigma_min`
+(0), `sigma_max` (∞) and `round_sigma` (none) may be left out.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import Checkpoint
 from memaudit.models.checkpoints.format import SourceFormat
 from memaudit.models.checkpoints.given import Given
+from memaudit.models.resolution import Resolution, as_resolution
 
 NAME = "Python denoiser"
 REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -81,7 +82,7 @@ class PythonDenoiser(nn.Module):
                 "needed."
             )
         self.img_channels = self._count("img_channels", 1)
-        self.img_resolution = self._count("img_resolution", 1)
+        self.img_resolution = self._resolution()
         self.label_dim = self._count("label_dim", 0, default=0)
         self.sigma_min = self._level("sigma_min", 0.0)
         self.sigma_max = self._level("sigma_max", math.inf)
@@ -114,6 +115,16 @@ class PythonDenoiser(nn.Module):
         """The nearest noise level that the user's denoiser supports."""
         rounded = getattr(self.denoiser, "round_sigma", None)
         return sigma if rounded is None else rounded(sigma)
+
+    def _resolution(self) -> Resolution:
+        value: Any = getattr(self.denoiser, "img_resolution", None)
+        sides = value if isinstance(value, list | tuple) else (value, value)
+        if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+            raise CheckpointError(
+                f"its denoiser's img_resolution is {value!r}; a number from 1 or (height, width) "
+                "is needed."
+            )
+        return as_resolution(sides)
 
     def _level(self, name: str, default: float) -> float:
         value = getattr(self.denoiser, name, default)

@@ -32,6 +32,17 @@ def plain():
     denoise.round_sigma = lambda sigma: sigma.round()
     return denoise
 
+def sized(*size):
+    denoise = lambda x, sigma, class_labels: x
+    denoise.img_channels, denoise.img_resolution = 1, size
+    return denoise
+
+def wide():
+    return sized(4, 6)
+
+def three_sides():
+    return sized(4, 6, 8)
+
 def without_size():
     return lambda x, sigma, class_labels: x
 
@@ -86,6 +97,10 @@ def test_a_users_denoiser_is_one_of_ours(module):
     assert "not that of the weights" in checkpoint.warnings[0]
 
 
+def test_its_images_need_not_be_square(module):
+    assert open_checkpoint(f"{module}:wide").network.img_resolution == (4, 6)
+
+
 def test_it_has_no_native_form(module):
     with pytest.raises(CheckpointError, match="Python denoiser has no native form"):
         convert_checkpoint(f"{module}:shrink", "native.safetensors")
@@ -107,6 +122,7 @@ def test_its_attributes_and_rounding_are_the_users(module):
         ("failing", r"failing\(\) failed with KeyError: 'weights.pt'"),
         ("number", "it returned int; a callable D"),
         ("without_size", "img_channels is None; a number from 1"),
+        ("three_sides", r"img_resolution is \(4, 6, 8\); a number from 1 or \(height, width\)"),
     ],
 )
 def test_a_function_that_gives_no_denoiser_is_refused_by_what_it_gives(module, function, message):
