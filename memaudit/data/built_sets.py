@@ -1,13 +1,17 @@
 """Training sets on disk, each with a manifest that says how it was made."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 import memaudit
 from memaudit.data.images import ImageSet
 from memaudit.data.readers.lazy_images import Contents
+from memaudit.data.readers.reader import side_file_bytes
 from memaudit.data.resumable_folder import holds_only_the_lock, resumable_folder
 from memaudit.data.writers import (
     SET_FORMS,
@@ -23,6 +27,9 @@ from memaudit.progress import Progress, silent
 from memaudit.wording import joined
 
 SCHEMA = "memaudit.dataset/1"
+_DESCRIBED = ("captions", "groups", "repeats")
+_TOO_LONG = "too long"
+"""What a manifest has in the place of values that would make it longer than what is read."""
 
 
 def write_set(
@@ -38,7 +45,8 @@ def write_set(
 
     The manifest has `schema`, `memaudit` (the version), `fingerprint`, `shape` [N, C, H, W],
     `class_names`, `sources` (path, fingerprint and num_images of each), `choices`, and `names`:
-    the name of each image in its source, [N].
+    the name of each image in its source, [N]. Where the set has them, it has `captions`, `groups`
+    and `repeats`, too, [N] each.
 
     Args:
         path: one of SET_FORMS; see `write_images`. A file appears whole or not at all; a folder is
@@ -64,6 +72,7 @@ def write_set(
         ],
         "choices": dict(choices),
         "names": list(images.names),
+        **_described(images),
     }
     if path.suffix:
         manifest = {"schema": SCHEMA, **manifest}
@@ -163,7 +172,47 @@ def restore_source_names(contents: Contents, path: Path) -> Contents:
     num_classes = 0 if contents.labels is None else int(contents.labels.max()) + 1
     if len(names) != len(members) or (class_names and len(class_names) < num_classes):
         return contents
-    return replace(contents, names=names, class_names=tuple(class_names))
+    notes = contents.notes
+    found: dict[str, Any] = {}
+    for what in _DESCRIBED:
+        values = manifest.get(what)
+        if values == _TOO_LONG:
+            notes += (f"The {what} of {path} were too long to be written with it.",)
+        elif values is not None and len(values) == len(members) and not _has(contents, what):
+            found[what] = np.array(values, np.int64) if what == "repeats" else values
+    return replace(contents, names=names, class_names=tuple(class_names), notes=notes, **found)
+
+
+def _has(contents: Contents, what: str) -> bool:
+    return getattr(contents, what) is not None
+
+
+def _described(images: ImageSet) -> dict[str, Any]:
+    """What a set says of its images beside names and labels, unless that is too long to be read."""
+    found: dict[str, Any] = {}
+    for what in _DESCRIBED:
+        values = getattr(images, what)
+        if values is not None:
+            listed = [None if value is None else _plain(value) for value in values]
+            is_short = len(json.dumps(listed, indent=1)) <= side_file_bytes(len(images)) // 4
+            found[what] = listed if is_short else _TOO_LONG
+    return found
+
+
+def _plain(value: Any) -> str | int:
+    return value if isinstance(value, str) else int(value)
+
+
+def _are_texts_or_none(value: Any) -> bool:
+    return value in (None, _TOO_LONG) or (
+        isinstance(value, list) and all(text is None or isinstance(text, str) for text in value)
+    )
+
+
+def _are_counts(value: Any) -> bool:
+    return value in (None, _TOO_LONG) or (
+        isinstance(value, list) and all(type(n) is int and 0 < n < 1 << 31 for n in value)
+    )
 
 
 def _are_texts(value: Any) -> bool:
@@ -199,6 +248,9 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "choices": _are_choices,
     "names": _are_texts,
     "class_names": _are_texts,
+    "captions": _are_texts_or_none,
+    "groups": _are_texts_or_none,
+    "repeats": _are_counts,
 }
 """What a manifest must hold, and whether a value can be it."""
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,10 @@ def test_a_manifest_that_does_not_fit_is_ignored(tmp_path: Path, change: dict[st
         {"choices": None},
         {"choices": {"left_out": [{"name": "a"}]}},
         {"choices": {"label": [[[]]]}},
+        {"captions": [1]},
+        {"groups": {}},
+        {"repeats": [0]},
+        {"repeats": ["2"]},
     ],
 )
 @pytest.mark.parametrize("form", FORMS)
@@ -247,3 +252,28 @@ def test_a_set_is_replaced_only_if_asked_and_only_if_it_is_one(tmp_path: Path) -
     with pytest.raises(ConfigError, match="holds a set already"):
         check_set_writable(tmp_path / "set.npz", overwrite=False)
     check_set_writable(tmp_path / "set.npz", overwrite=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_captions_groups_and_repeats_come_back(tmp_path: Path, form: str) -> None:
+    images = replace(
+        source(num_images=3),
+        captions=["a cat", None, "\u732b"],
+        groups=[None, "p1", "p2"],
+        repeats=np.array([1, 10, 2]),
+    )
+    write_set(tmp_path / form, images, sources=[source()], choices={})
+    read = open_images(tmp_path / form)
+    assert (read.captions, read.groups) == (images.captions, images.groups)
+    assert read.repeats is not None and read.repeats.tolist() == [1, 10, 2]
+    plain = open_images(tmp_path / form).take(np.array([1]))
+    assert plain.captions == [None] and plain.groups == ["p1"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_captions_that_are_too_long_to_be_read_again_are_told(tmp_path: Path, form: str) -> None:
+    images = replace(source(num_images=40), captions=["x" * 10_000] * 40)
+    write_set(tmp_path / form, images, sources=[source()], choices={})
+    read = open_images(tmp_path / form)
+    assert read.captions is None and read.fingerprint == images.fingerprint
+    assert f"The captions of {tmp_path / form} were too long" in read.notes[0]

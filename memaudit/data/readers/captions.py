@@ -1,4 +1,4 @@
-"""Texts that lie beside images: `x.txt`, `metadata.jsonl`, `metadata.csv`, COCO's captions.
+"""Texts that lie beside images: `x.txt`, `metadata.jsonl` (.csv, .parquet), COCO's captions.
 
 They decide neither pixels nor verdict. What is wrong with one is a note, and the images are opened
 without it; the files are as hostile as any other.
@@ -11,11 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from memaudit.data.readers.celeba_files import IDENTITY, OTHERS, PARTITION, read_numbers
 from memaudit.data.readers.reader import parse_json, side_file_bytes
+from memaudit.data.readers.shards import errors_of, library
 from memaudit.errors import DataError
 from memaudit.wording import counted, listed, quoted, shown
 
@@ -29,6 +30,11 @@ _FILE_KEY = "file_name"
 MAX_CAPTION_BYTES = 1 << 14
 """Most bytes of one caption: more than any text encoder reads."""
 MAX_GROUP = 256
+METADATA_TABLE = "metadata.parquet"
+"""A table that lies beside images and describes them."""
+_PACKED = 16
+"""Bytes of texts in a table for each byte that a file of texts may have."""
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class Texts:
 
 def may_describe(name: str) -> bool:
     """Whether a file of this name may hold texts of images."""
-    return name.lower().endswith((*_TEXT_SUFFIXES, ".jsonl", ".csv", ".json"))
+    name = name.lower()
+    return name.endswith((*_TEXT_SUFFIXES, ".jsonl", ".csv", ".json", METADATA_TABLE))
 
 
 def read_texts(
@@ -98,7 +105,7 @@ def read_texts(
         try:
             reader(texts, there, name, beside.read(name, limit))
         except (DataError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = str(getattr(error, "strerror", None) or error).rstrip(".")
             texts.notes.append(f"Captions in {source}, {quoted(name)}, were not read: {reason}.")
         except (ValueError, RecursionError, csv.Error) as error:
             texts.notes.append(
@@ -108,13 +115,6 @@ def read_texts(
         else:
             texts.used.add(name)
     _read_single_texts(texts, source, candidates - texts.used, beside.read, limit)
-    for name in beside.names:
-        if name.endswith("metadata.parquet"):  # pyarrow is too much for a file that decides nothing
-            texts.notes.append(
-                f"Captions in {source}, {quoted(name)}, were not read. "
-                "pandas.read_parquet('metadata.parquet').to_csv('metadata.csv', index=False) "
-                "writes them in a form that is."
-            )
     return texts
 
 
@@ -216,6 +216,33 @@ def _csv(texts: Texts, there: set[str], name: str, data: bytes) -> None:
     _metadata(texts, there, name, rows)
 
 
+def _parquet(texts: Texts, there: set[str], name: str, data: bytes) -> None:
+    """Hugging Face's metadata.parquet: columns file_name and text."""
+    parquet = library("pyarrow.parquet", Path(name), form="a parquet file", extra="data")
+    most = _PACKED * side_file_bytes(len(texts.names))
+
+    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        with errors_of(name), parquet.ParquetFile(io.BytesIO(data), pre_buffer=False) as file:
+            known = (_FILE_KEY, *_TEXT_KEYS, _GROUP_KEY)
+            columns = [key for key in known if key in file.schema_arrow.names]
+            if _FILE_KEY not in columns:
+                raise DataError(f"it has no column `{_FILE_KEY}`")
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            total = sum(int(group.total_byte_size) for group in groups)
+            if not 0 <= total <= most:
+                raise DataError(f"it announces {total:,} bytes; at most {most:,} make sense")
+            number, taken = 0, 0
+            for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+                taken += batch.nbytes
+                if taken > most:  # many rows may share one value of the file
+                    raise DataError(f"its texts take more than {most:,} bytes")
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+
+    _metadata(texts, there, name, rows())
+
+
 def _coco(texts: Texts, there: set[str], name: str, data: bytes) -> None:
     """COCO's captions_*.json; of an image's several captions, the first."""
     try:
@@ -267,6 +294,7 @@ def _known(texts: Texts, there: set[str], name: str, data: bytes) -> None:
 _FORMS = {
     "metadata.jsonl": _jsonl,
     "metadata.csv": _csv,
+    METADATA_TABLE: _parquet,
     IDENTITY.lower(): _identities,
     PARTITION: _known,
     **dict.fromkeys(OTHERS, _known),

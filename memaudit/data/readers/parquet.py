@@ -14,6 +14,7 @@ import numpy as np
 
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
+from memaudit.data.readers.captions import METADATA_TABLE
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import Files, Reader, first_bytes, stats
 from memaudit.data.readers.shards import (
@@ -33,8 +34,6 @@ _BATCH_BYTES = 4 << 20
 _MOST_ROWS = 1024
 _FEW_ROWS = 16
 """Rows that are read at a time, of small images and of others."""
-METADATA = "metadata.parquet"
-"""A table that lies beside images and describes them."""
 _PAGE_BYTES = 2 << 30
 """Most bytes of one page of a parquet file: the format has 31 bits for it."""
 
@@ -104,7 +103,9 @@ FILE = Reader("a parquet file", _is_parquet, _read_parquet)
 def _parquet_files(folder: Path) -> list[str]:
     names = files_with(folder, (".parquet",))
     # img2dataset writes one beside each tar, with the captions; others, one beside images.
-    if any(name.rpartition("/")[2] == METADATA for name in names) or files_with(folder, (".tar",)):
+    if any(name.rpartition("/")[2] == METADATA_TABLE for name in names) or files_with(
+        folder, (".tar",)
+    ):
         return []
     return names if are_the_set(folder, names) else []
 

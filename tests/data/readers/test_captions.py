@@ -1,9 +1,12 @@
 """Texts beside images are kept; what is wrong with them is said and hinders nothing."""
 
+import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +43,18 @@ def make(tmp_path: Path, pixels: np.ndarray, encode: Encode) -> Make:
     return make
 
 
+def table(rows: list[dict[str, str]], **options: Any) -> bytes:
+    """What Hugging Face writes as metadata.parquet; empty without its library."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError:
+        return b""
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), file, **options)
+    return file.getvalue()
+
+
 COCO = {
     "images": [{"id": 7, "file_name": "0.png"}, {"id": 9, "file_name": "2.png"}],
     "annotations": [
@@ -59,6 +74,7 @@ ROWS = [{"file_name": "0.png", "text": "a cat"}, {"file_name": "2.png", "text": 
         {"metadata.jsonl": "\n".join(map(json.dumps, ROWS))},
         {"metadata.csv": "size,file_name,text\n3,0.png,a cat\n3,./2.png,a dog\n"},
         {"annotations/captions_train.json": json.dumps(COCO)},
+        {"metadata.parquet": table(ROWS)},
         # The file of an image goes before the others.
         {"0.txt": "a cat", "metadata.csv": "file_name,caption\n0.png,x\n2.png,a dog\n"},
     ],
@@ -70,6 +86,15 @@ def test_captions_are_kept_and_their_files_are_not_strange(
     assert images.captions == ["a cat", None, "a dog"]
     assert images.unread == {} and doubts_about(images) == ()
     assert images.take(np.array([2, 0])).captions == ["a dog", "a cat"]
+
+
+def test_a_table_of_captions_without_its_library_is_told(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    images = make("set", {"metadata.parquet": b"PAR1"})
+    assert "pip install 'memaudit-diffusion[data]'" in doubts_about(images)[0]
+    assert images.unread == {".parquet": 1}
 
 
 @both
@@ -156,7 +181,14 @@ def test_a_split_of_celeba_that_changes_is_not_taken_from_the_cache(
         ("captions_a.json", '{"images": [], "annotations": [{}]}', "an annotation lacks"),
         ("identity_CelebA.txt", "a b", "line 1 is not a file name and a number"),
         ("0.txt", "x" * 20_000, "1 caption of .* could not be read .*'0.txt'"),
-        ("metadata.parquet", b"PAR1", r"were not read. pandas.read_parquet\('metadata.parquet'\)"),
+        ("metadata.parquet", b"PAR1", "metadata.parquet cannot be read: .* Fetch it again"),
+        ("metadata.parquet", table([{"text": "a"}]), "has no column `file_name`"),
+        ("metadata.parquet", table([{"file_name": "../0.png"}]), "leads elsewhere, '../0.png'"),
+        (
+            "metadata.parquet",
+            table([{"file_name": "0.png", "text": "a" * (1 << 20)}] * 40, compression="zstd"),
+            "its texts take more than 16,826,368 bytes",
+        ),
         ("metadata.csv", bytes(2 << 20), "2,097,152 bytes; at most"),
     ],
 )
@@ -165,6 +197,8 @@ def test_what_is_wrong_with_captions_is_said(
 ) -> None:
     import re
 
+    if file.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
     images = make(form, {file: content})
     assert images.captions is None
     assert re.search(said, doubts_about(images)[0]) and len(doubts_about(images)[0]) < 500
