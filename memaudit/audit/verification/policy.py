@@ -20,6 +20,8 @@ from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.report.schema import Report
 from memaudit.audit.verification.check import Check, check
+from memaudit.data.layout import ALL_SPLITS
+from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.errors import ConfigError, MemauditError
 from memaudit.files import read_regular
 from memaudit.models.sampler_config import SamplerConfig
@@ -106,6 +108,11 @@ class ImagesPolicy:
     least_images: int = 2
     part: bool = False
     """Whether only a part of a source may be taken; with a fingerprint it always may."""
+    split: str | None = None
+    """The split of a divided source that must be taken, or `all`; by default, one may only be taken
+    where it is all there is, or with a fingerprint."""
+    labels_from: str | None = None
+    """Where the labels must come from, as a report names it; by default from the source itself."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,8 @@ class Policy:
     sampler: SamplerConfig = SamplerConfig()
     """Options of the sampler, named as in report.json."""
     data: ImagesPolicy = ImagesPolicy()
+    preparation: Preparation = AS_STORED
+    """How images must be prepared, named as in report.json."""
     holdout: HoldoutPolicy = HoldoutPolicy()
     memaudit: str = ""
     """Versions of memaudit, such as ">=0.9, <0.10"; empty: any."""
@@ -271,13 +280,22 @@ def _sampling(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
         yield f"sampling.{name}", other if found != wanted else ""
     kept = sampling.num_kept and not agreed.kept_samples
     yield "sampling.kept_samples", f"{sampling.num_kept:,} images were kept" if kept else ""
-    found, wanted = sampling.sampler, policy.sampler.resolved()
-    differing = [
-        f"{field.name} {getattr(found, field.name)}, not {getattr(wanted, field.name)}"
-        for field in fields(SamplerConfig)
+    yield "sampler", _listed(_differing(sampling.sampler, policy.sampler))
+
+
+def _differing(found: Any, agreed: SamplerConfig | Preparation) -> list[str]:
+    """The options that have other values than those agreed on."""
+    wanted = agreed.resolved()
+    return [
+        f"{field.name} {_value(getattr(found, field.name))}, "
+        f"not {_value(getattr(wanted, field.name))}"
+        for field in fields(wanted)
         if getattr(found, field.name) != getattr(wanted, field.name)
     ]
-    yield "sampler", _listed(differing)
+
+
+def _value(value: Any) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _images(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
@@ -288,6 +306,17 @@ def _images(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     yield "data.least_images", few if data.num_images < agreed.least_images else ""
     is_part = data.indices is not None and not agreed.part and agreed.fingerprint is None
     yield "data.part", "only a part of the source was searched" if is_part else ""
+    is_choice = data.split == ALL_SPLITS or (data.split is not None and bool(data.other_splits))
+    if agreed.split is not None:
+        differs = data.split != agreed.split
+    else:
+        differs = is_choice and agreed.fingerprint is None
+    wanted_split = agreed.split or "a set without splits"
+    yield "data.split", f"{shown(data.split)}, not {wanted_split}" if differs else ""
+    differs = data.labels_from != agreed.labels_from
+    other = f"{data.labels_from or 'the source'}, not {agreed.labels_from or 'the source'}"
+    yield "data.labels_from", f"labels from {other}" if differs else ""
+    yield "preparation", _listed(_differing(data.preparation.resolved(), policy.preparation))
     holdout, wanted = report.diagnostics.holdout, policy.holdout
     missing = wanted.required and not report.controls.num_holdout
     yield "holdout.required", "there are no held-out images" if missing else ""
@@ -326,11 +355,15 @@ def _is_agreed(choice: str, policy: Policy) -> bool:
         "seeds ",
         "one class only",
         "class frequencies ",
+        "images prepared: ",
+        "training images of the split ",
+        "labels from: ",
         *(f"{name.replace('_', '-')} " for name in (field.name for field in fields(SamplerConfig))),
         "steps ",
     )
     is_part = re.match(r"only [\d,]+ of the images in .* were searched", choice, re.DOTALL)
-    return bool(is_part) or choice.startswith(covered) or choice in policy.choices
+    is_whole = choice == "training images of all splits together"
+    return bool(is_part) or is_whole or choice.startswith(covered) or choice in policy.choices
 
 
 def _in_range(version: str, text: str) -> bool:

@@ -18,6 +18,7 @@ from memaudit.audit.result import ScanResult
 from memaudit.audit.verification.policy import Policy, as_policy, check_policy, read_policy
 from memaudit.audit.verification.verify import verify_report
 from memaudit.cli.main import cli
+from memaudit.data.preparation import Preparation
 from memaudit.errors import ConfigError
 
 Make = Callable[..., ScanResult]
@@ -81,6 +82,9 @@ VIOLATED: dict[str, dict[str, Any]] = {
     "sampler": {"sampler": {"num_steps": 40}},
     "data.fingerprint": {"data": {"fingerprint": "2" * 64}},
     "data.least_images": {"data": {"least_images": 61}},
+    "data.split": {"data": {"split": "train"}},
+    "data.labels_from": {"data": {"labels_from": "folder"}},
+    "preparation": {"preparation": {"resolution": [4, 4]}},
     "holdout.required": {"holdout": {"required": True}},
     "holdout.fingerprint": {"holdout": {"fingerprint": "3" * 64}},
     "holdout.least_images": {"holdout": {"least_images": 2}},
@@ -98,6 +102,10 @@ def test_each_clause_is_named_where_it_is_violated(report: Report, clause: str):
 def test_what_a_scan_chose_must_be_agreed(report: Report):
     """The defaults of a policy are those of a plain audit."""
     assert report.sampling is not None
+
+    def with_data(**values: Any) -> Report:
+        return replace(report, data=replace(report.data, **values))
+
     changes: dict[str, Report] = {
         "sampler": replace(
             report,
@@ -111,6 +119,9 @@ def test_what_a_scan_chose_must_be_agreed(report: Report):
         ),
         "without": replace(report, without=("recall",)),
         "data.part": replace(report, data=replace(report.data, indices="0-59")),
+        "data.split": with_data(split="train", other_splits=("test",)),
+        "data.labels_from": with_data(labels_from="prefix"),
+        "preparation": with_data(preparation=Preparation(resolution=(8, 8), fit="adm")),
         "gate.limit": replace(report, fail_above=None),
         "rule.features": replace(report, space=replace(report.space, name="features")),
         "choices": replace(
@@ -127,13 +138,40 @@ def test_what_a_scan_chose_must_be_agreed(report: Report):
             "sampling": {"kept_samples": True, "seeds": "any"},
             "sampler": {"sigma_max": 0.01},
             "without": ["recall"],
-            "data": {"part": True},
+            "data": {"part": True, "split": "train", "labels_from": "prefix"},
+            "preparation": {"resolution": [8, 8], "fit": "adm"},
             "rule": {"features": True},
             "choices": ["first look of the gate after 1 images"],
         }
     )
-    for clause in ("sampling.kept_samples", "sampling.seeds", "without", "data.part", "choices"):
-        assert clause not in violated(allowed, changes[clause])
+    for clause in changes:
+        assert clause == "gate.limit" or clause not in violated(allowed, changes[clause])
+
+
+def test_a_split_is_agreed_by_its_name_or_by_its_images(report: Report):
+    def with_split(split: str | None, *others: str) -> Report:
+        return replace(report, data=replace(report.data, split=split, other_splits=others))
+
+    fingerprint = {"data": {"fingerprint": report.data.fingerprint}}
+    assert violated(LENIENT, with_split("train")) == []  # there is no other
+    for chosen in (with_split("train", "val"), with_split("all")):
+        assert violated(LENIENT, chosen) == ["data.split"]
+        assert violated(merged(fingerprint), chosen) == []
+    wanted = merged({"data": {"split": "train"}})
+    assert violated(wanted, with_split("train", "val")) == []
+    for other in (with_split("val", "train"), with_split("all"), with_split(None)):
+        assert violated(wanted, other) == ["data.split"]
+
+
+def test_choices_of_images_are_covered_by_their_clauses(report: Report):
+    words = (
+        "images prepared: fit adm to 8 x 8, bicubic filter",
+        "training images of the split train, not of test",
+        "training images of all splits together",
+        "labels from: prefix",
+    )
+    conclusion = replace(report.conclusion, choices=words)
+    assert violated(LENIENT, replace(report, conclusion=conclusion)) == []
 
 
 def test_seeds_of_the_agreed_nonce(report: Report):
@@ -251,6 +289,11 @@ KEYS = st.sampled_from(
         "sampler",
         "data",
         "holdout",
+        "preparation",
+        "resolution",
+        "window",
+        "fit",
+        "split",
         "memaudit",
         "without",
         "choices",
