@@ -17,15 +17,21 @@ class Family(NamedTuple):
     read: Read
 
 
-def opened(name: str, wrap: Callable[[bytes], bytes] = bytes) -> Read:
-    """Opens a file of this name with the bytes in it, wrapped so that checksums are right."""
+def opened(name: str, wrap: Callable[[bytes], bytes] = bytes, *, as_folder: bool = False) -> Read:
+    """Opens a file of this name with the bytes in it, wrapped so that checksums are right.
+
+    Args:
+        name: of the file.
+        wrap: makes the file of the bytes.
+        as_folder: open the folder that the file lies in.
+    """
     path = Path(tempfile.mkdtemp()) / name
 
     def read(data: bytes) -> None:
         path.unlink(missing_ok=True)  # ext4 writes at once what replaces another content
         path.write_bytes(wrap(data))
         try:
-            images = open_images(path, cache_dir=False)
+            images = open_images(path.parent if as_folder else path, cache_dir=False)
         except MemauditError as error:
             assert str(error)
         else:

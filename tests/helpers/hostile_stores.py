@@ -219,6 +219,14 @@ HOSTILE_STORES: dict[str, tuple[Make, str]] = {
         _file("set.pt", lambda: _torch(_repeated)),
         "a tensor repeats its numbers",
     ),
+    "dicom: packed as a whole": (
+        _file("set.dcm", store_files.deflated_dicom),
+        "set.dcm is packed as a whole. Unpack it",
+    ),
+    "imagenet64: cut short": (
+        _file("train_data_batch_1.npz", lambda: store_files.imagenet64()[:-9]),
+        "train_data_batch_1.npz",
+    ),
     "dicom: 10,000 sequences in one another": (
         _file("set.dcm", _nested_dicom),
         "set.dcm cannot be read",

@@ -169,3 +169,48 @@ def dicom(*, implicit: bool) -> bytes:
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+def compressed_dicom(form: str) -> bytes:
+    """A slice of DICOM that is compressed: in gray by RLE, in color by JPEG or JPEG2000."""
+    import pydicom
+    from PIL import Image
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID, RLELossless
+
+    data = pydicom.dcmread(io.BytesIO(dicom(implicit=False)))
+    if form == "RLE":
+        data.compress(RLELossless)
+    else:
+        picture = io.BytesIO()
+        Image.fromarray(PIXELS[0].transpose(1, 2, 0)).save(picture, form)
+        data.SamplesPerPixel, data.PlanarConfiguration = 3, 0
+        data.PhotometricInterpretation = "YBR_FULL_422" if form == "JPEG" else "YBR_RCT"
+        syntax = "1.2.840.10008.1.2.4." + ("50" if form == "JPEG" else "90")
+        data.file_meta.TransferSyntaxUID = UID(syntax)
+        data.PixelData, data["PixelData"].VR = encapsulate([picture.getvalue()]), "OB"
+        data["PixelData"].is_undefined_length = True
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def deflated_dicom() -> bytes:
+    """A DICOM file that is packed as a whole, and unpacks to 64 MB of nothing."""
+    import pydicom
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    data = pydicom.dcmread(io.BytesIO(dicom(implicit=False)))
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.PixelData = bytes(64 << 20)
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def imagenet64(*, packed: bool = False) -> bytes:
+    """A batch of four images and labels from 1."""
+    file = io.BytesIO()
+    save = np.savez_compressed if packed else np.savez
+    save(file, data=PIXELS.reshape(4, -1), labels=[1, 2, 1000, 4], mean=np.zeros(192))
+    return file.getvalue()

@@ -7,10 +7,12 @@ are one group. Format: https://www.dicomstandard.org, read with pydicom, and nev
 file's own bytes announce.
 """
 
+import logging
 import math
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,12 +104,25 @@ def _volumes(files: dict[str, Path]) -> list[Volume]:
 
 def _loaded(path: Path, name: str, *, pixels: bool) -> Any:
     pydicom = library("pydicom", path, form="a DICOM file", extra="medical")
-    with open_regular(path) as file, errors_of(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about values that are not as the standard has them
+    with open_regular(path) as file, errors_of(name), _in_silence():
         if _syntax(file.read(_META_BYTES)) == _DEFLATED:
             raise DataError(f"{name} is packed as a whole. {_UNPACK.format(name=name)}")
         file.seek(0)
         return pydicom.dcmread(file, stop_before_pixels=not pixels)
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """Keep what pydicom warns and logs of values that are not as the standard has them."""
+    log = logging.getLogger("pydicom")
+    level = log.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def _syntax(head: bytes) -> str:
@@ -132,8 +147,7 @@ def _header(path: Path, name: str) -> Any:
 def _get(header: Any, key: str, name: str) -> Any:
     """A value of a header, whose conversion may fail."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _in_silence():
             return header.get(key)
     except Exception as error:
         raise DataError(f"{name}: its {key} cannot be read: {quoted(str(error))}.") from error
@@ -188,7 +202,8 @@ def _volume(header: Any, path: Path, name: str) -> Volume:
         )
     )
     photometric = str(_get(header, "PhotometricInterpretation", name) or "MONOCHROME2")
-    syntax = str(getattr(header.file_meta, "TransferSyntaxUID", _PLAIN[0]))
+    with _in_silence():
+        syntax = str(getattr(header.file_meta, "TransferSyntaxUID", _PLAIN[0]))
     in_color = photometric in _COLOR and samples == 3 and bits == 8
     if not in_color and (photometric not in _MONOCHROME or samples != 1):
         raise DataError(
@@ -245,7 +260,8 @@ def _check_decoder(path: Path, name: str, syntax: str) -> None:
     """Refuse a compressed file that nothing here can unpack."""
     pixels = library("pydicom.pixels", path, form="a DICOM file", extra="medical")
     try:
-        decoder = pixels.get_decoder(syntax)
+        with _in_silence():
+            decoder = pixels.get_decoder(syntax)
     except (NotImplementedError, ValueError, TypeError) as error:
         raise DataError(
             f"{name} is compressed ({quoted(syntax)}), which is not read. "
@@ -262,8 +278,7 @@ def _decoded(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The numbers of a file in color or a compressed one; color as RGB."""
     dataset = _loaded(path, name, pixels=True)
     pixels = library("pydicom.pixels", path, form="a DICOM file", extra="medical")
-    with errors_of(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with errors_of(name), _in_silence():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         numbers: np.ndarray = pixels.pixel_array(dataset)
         return numbers.reshape(shape)

@@ -1,6 +1,7 @@
 """Whatever the bytes, a reader gives images or an error of ours, in bounded time and memory."""
 
 import gzip
+import importlib.util
 import io
 import json
 import struct
@@ -13,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from helpers.deep_pictures import deep_tiff
 from helpers.fuzzed_sources import Family, opened
 from helpers.fuzzing import Read, fuzz
 from helpers.hostile_images import (
@@ -67,6 +69,28 @@ def picture(form: str, mode: str = "RGB", **options: Any) -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (17, 19, 3), np.uint8)
     Image.fromarray(pixels).convert(mode).save(file, form, **options)
+    return file.getvalue()
+
+
+def heif(mode: str) -> bytes:
+    """A small picture in HEIF."""
+    import pillow_heif
+
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (17, 19, 3), np.uint8)
+    pillow_heif.from_pillow(Image.fromarray(pixels).convert(mode)).save(file, quality=50)
+    return file.getvalue()
+
+
+def captions(compression: str) -> bytes:
+    """A table of the captions of two images."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    file = io.BytesIO()
+    names = ["0.png", "./1.png"]
+    table = pa.table({"file_name": names, "text": ["a cat", None], "group": [3, 4]})
+    parquet.write_table(table, file, compression=compression)
     return file.getvalue()
 
 
@@ -219,7 +243,26 @@ def families() -> dict[str, Family]:
         b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06abcdeftbu"
     )
     whole = tar_of_cifar100()
-    return {
+    deep = {
+        f"{order} {packed} {predictor}": deep_tiff(
+            np.random.default_rng(0).integers(0, 65_536, (9, 7, 3), np.uint16),
+            packed=packed,
+            predictor=predictor,
+            order=order,
+        )
+        for order, packed, predictor in (("<", False, 1), (">", True, 1), ("<", True, 2))
+    }
+    found = {}
+    if importlib.util.find_spec("pillow_heif"):
+        found["heif"] = Family(
+            {"rgb": heif("RGB"), "gray": heif("L"), "alpha": heif("RGBA")}, decoded
+        )
+    if importlib.util.find_spec("pyarrow"):
+        found["metadata.parquet"] = Family(
+            {"plain": captions("none"), "packed": captions("zstd")}, described("a/metadata.parquet")
+        )
+    return found | {
+        "deep tiff": Family(deep, decoded),
         "image files": Family(pictures, decoded),
         "jpeg": Family(jpegs, decoded),
         "zip": Family(zips, opened("set.zip")),

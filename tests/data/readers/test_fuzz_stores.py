@@ -15,7 +15,7 @@ for module in ("pyarrow", "lmdb", "h5py", "scipy.io", "torch", "nibabel", "pydic
 
 FEW, MANY = 200, 100_000
 """Inputs for each family, and in the slow tests."""
-SLOWER = ("dicom", "hdf5", "nifti", "nifti packed", "parquet", "webdataset")
+SLOWER = ("dicom", "dicom compressed", "hdf5", "nifti", "nifti packed", "parquet", "webdataset")
 """Families of which each input takes milliseconds: a third as many are read."""
 
 FAMILIES: dict[str, Callable[[], Family]] = {
@@ -55,6 +55,14 @@ FAMILIES: dict[str, Callable[[], Family]] = {
             "implicit": store_files.dicom(implicit=True),
         },
         opened("set.dcm"),
+    ),
+    "dicom compressed": lambda: Family(
+        {form: store_files.compressed_dicom(form) for form in ("RLE", "JPEG", "JPEG2000")},
+        opened("set.dcm"),
+    ),
+    "imagenet64": lambda: Family(
+        {"plain": store_files.imagenet64(), "packed": store_files.imagenet64(packed=True)},
+        opened("train_data_batch_1.npz", as_folder=True),
     ),
     "torch": lambda: Family({"tensors": store_files.torch_file()}, opened("set.pt")),
     "tfrecord": lambda: Family(
