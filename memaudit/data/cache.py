@@ -9,42 +9,44 @@ part, or all. Names and labels always come from the source. docs/threats.md says
 import hashlib
 import json
 import os
-import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from memaudit.data.cache_folder import (
     ABOUT,
     IMAGES,
+    JOURNAL,
     PIXELS,
     CacheDir,
     NotPrivateError,
+    Part,
     cache_root,
-    new_part,
+    locked_part,
     open_private,
+    part_state,
     private_folder,
+    remove_abandoned_parts,
     warn_unused,
 )
+from memaudit.data.cache_pixels import is_equal, mapped, write_pixels
 from memaudit.data.images import ImageSet
 from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
-from memaudit.data.room import free_disk, in_words
 from memaudit.progress import Progress
 
-CHECKED_SHARE = 0.01
-FEWEST_CHECKED = 256
-"""Least number of cached images that are decoded again and compared; above it, CHECKED_SHARE."""
 _VERSION = 4
 """Raise this when the same files give other pixels than before."""
 _MAX_ABOUT_BYTES = 1 << 16
-_SPARE_BYTES = 64 << 20
-"""Bytes of the disk that an entry leaves free."""
+STALLED = 60.0
+"""Seconds without a batch after which another process is no longer waited for."""
+_POLL = 0.2
+"""Seconds between two looks at what another process has done."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class CacheEntry:
                     with suppress(OSError):
                         os.utime(about_file.fileno())  # `memaudit cache` says when it was used
                 with open_private(PIXELS, folder, self.folder / PIXELS, self.root) as file:
-                    pixels = _mapped(file, contents.shape)
+                    pixels = mapped(file, contents.shape)
+            contents.kinds.clear()
             contents.kinds.update({str(name): int(n) for name, n in about["kinds"].items()})
             images = contents.with_pixels(pixels)
             if images.fingerprint != about["fingerprint"]:
@@ -92,7 +95,7 @@ class CacheEntry:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # however a file is damaged, the source is decoded again
-        if not _equal(contents, pixels, check_all=check_all, progress=progress):
+        if not is_equal(contents, pixels, check_all=check_all, progress=progress):
             warn_unused(
                 contents.source,
                 f"{self.folder} holds other pixels than the source, though its checksum is right: "
@@ -101,50 +104,81 @@ class CacheEntry:
             return None
         return images
 
-    def store(self, contents: Contents, progress: Progress) -> ImageSet | None:
+    def store(self, contents: Contents, *, check_all: bool, progress: Progress) -> ImageSet | None:
         """Read the pixels into the cache and map them; None if the cache cannot be used.
+
+        Where another process is reading the same images, wait for it and take what it stored.
+
+        Args:
+            contents: the source.
+            check_all: whether to compare all images that an earlier process stored, not a part.
+            progress: told how many images were read.
 
         Raises:
             DataError: the source cannot be decoded.
         """
         try:
             with private_folder(self.root, IMAGES, create=True):
-                return self._store(contents, progress)
+                remove_abandoned_parts(self.folder.parent)
+            return self._fill_or_wait(contents, check_all=check_all, progress=progress)
         except (NotPrivateError, OSError) as error:
             warn_unused(contents.source, error)
             return None
 
-    def _store(self, contents: Contents, progress: Progress) -> ImageSet:
-        with new_part(self.folder.parent) as part:
-            free = free_disk(part)
-            if free < contents.num_bytes + _SPARE_BYTES:
+    def _fill_or_wait(
+        self, contents: Contents, *, check_all: bool, progress: Progress
+    ) -> ImageSet | None:
+        alive, since = None, time.monotonic()
+        while True:
+            with locked_part(self.root, self.name) as part:
+                if part is not None and alive is not None:
+                    stored = self.load(contents, check_all=check_all, progress=progress)
+                    if stored is not None:
+                        part.remove()
+                        return stored
+                if part is not None:
+                    return self._fill(part, contents, check_all=check_all, progress=progress)
+            state = part_state(self.root, self.name)
+            if state != alive:
+                alive, since = state, time.monotonic()
+            elif time.monotonic() - since > STALLED:
                 raise OSError(
-                    f"{self.root} has {in_words(free)} free, and the images take "
-                    f"{in_words(contents.num_bytes)}"
+                    "another process began to read these images into it, and has done nothing for "
+                    f"{STALLED:.0f} seconds"
                 )
-            with (part / PIXELS).open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": contents.shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                done = 0
-                for batch in contents.batches():
-                    file.write(np.ascontiguousarray(batch).data)
-                    done += len(batch)
-                    progress("Reading images", done, len(contents.names))
-            with (part / PIXELS).open("rb") as file:
-                images = contents.with_pixels(_mapped(file, contents.shape))
+            num_images = contents.shape[0]
+            done = min(num_images, state[1] * num_images // max(1, contents.num_bytes))
+            progress("Waiting for another process that reads the images", done, num_images)
+            time.sleep(_POLL)
+
+    def _fill(
+        self, part: Part, contents: Contents, *, check_all: bool, progress: Progress
+    ) -> ImageSet:
+        try:
+            fingerprint = write_pixels(
+                part, contents, self.signature, check_all=check_all, progress=progress
+            )
+            with part.opened(PIXELS) as file:
+                images = contents.with_pixels(mapped(file, contents.shape), fingerprint)
             about = {
                 "signature": self.signature,
-                "fingerprint": images.fingerprint,
+                "fingerprint": fingerprint,
                 "source": os.path.abspath(contents.source),
                 "shape": list(contents.shape),
                 "kinds": dict(contents.kinds),
             }
-            (part / ABOUT).write_text(json.dumps(about))
-            # Another process may have stored it meanwhile: then its entry stays, and this map
-            # outlives its file.
-            with suppress(OSError):
-                shutil.rmtree(self.folder, ignore_errors=True)
-                os.rename(part, self.folder)
+            (part.path / ABOUT).write_text(json.dumps(about))
+            (part.path / JOURNAL).unlink()
+        except Exception:  # but a process that is stopped leaves what it has done
+            part.remove()
+            raise
+        # On a disk without locks another process may have stored it meanwhile: then its entry
+        # stays, and this map outlives its file.
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.rename(part.path, self.folder)
+        except OSError:
+            part.remove()
         return images
 
 
@@ -154,6 +188,7 @@ def cache_entry(
     files: Mapping[str, os.stat_result],
     preparation: Preparation,
     split: str | None = None,
+    rows: np.ndarray | None = None,
 ) -> CacheEntry | None:
     """The entry of a source, whether or not it is in the cache; None without a cache.
 
@@ -163,11 +198,14 @@ def cache_entry(
         files: all files that decide its images.
         preparation: how the images are prepared.
         split: the split that was taken, or None.
+        rows: the images that were taken of it, int64 [M], or None for all.
     """
     root = cache_root(cache_dir)
     if root is None:
         return None
     where = f"{path.resolve()}\n{preparation.key}\n{split}"
+    if rows is not None:
+        where += f"\n{hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()}"
     place = hashlib.sha256(where.encode(errors="surrogateescape"))
     digest = hashlib.sha256(f"{_VERSION}\n".encode())
     for name, found in sorted(files.items()):
@@ -176,38 +214,3 @@ def cache_entry(
         state = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
         digest.update(f"{name}\n{state}\n".encode(errors="surrogateescape"))
     return CacheEntry(root, place.hexdigest()[:32], digest.hexdigest())
-
-
-def _mapped(file: BinaryIO, shape: tuple[int, int, int, int]) -> np.ndarray:
-    """The pixels in a file that `store` wrote, mapped.
-
-    Raises:
-        ValueError: it is not such a file, or has another shape.
-    """
-    version = np.lib.format.read_magic(file)
-    found, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    if (version, found, fortran_order, dtype) != ((1, 0), shape, False, np.dtype(np.uint8)):
-        raise ValueError("it does not hold the pixels of this source")
-    return np.memmap(file, np.uint8, mode="r", offset=file.tell(), shape=shape)
-
-
-def _equal(contents: Contents, pixels: np.ndarray, *, check_all: bool, progress: Progress) -> bool:
-    """Whether images of the source, decoded again, equal those in the cache.
-
-    Of n images of which m were changed, k chosen at random miss all changed ones with probability
-    C(n - m, k) / C(n, k) ≤ (1 - m/n)^k.
-    """
-    num_images = len(pixels)
-    rows = None
-    if not check_all and contents.array is None:
-        number = min(num_images, max(FEWEST_CHECKED, round(CHECKED_SHARE * num_images)))
-        # Of the system's randomness: nobody who changes a cache can know which ones.
-        rows = np.array(sorted(secrets.SystemRandom().sample(range(num_images), number)))
-    expected = pixels if rows is None else pixels[rows]
-    done = 0
-    for batch in contents.batches(rows):
-        if not np.array_equal(batch, expected[done : done + len(batch)]):
-            return False
-        done += len(batch)
-        progress("Comparing images with the cache", done, len(expected))
-    return done == len(expected)

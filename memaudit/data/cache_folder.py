@@ -32,14 +32,14 @@ IMAGES = "images"
 """The folder of decoded images, the only kind that is kept."""
 ABOUT = "about.json"
 PIXELS = "images.npy"
+JOURNAL = "journal.jsonl"
+"""How far a part is filled."""
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _PART = "part-"
 _MAX_ABOUT_BYTES = 1 << 16
 _OTHERS_MAY_WRITE = 0o022
-_YOUNG = 60
-"""Seconds in which a part may not have its lock yet."""
 _ABANDONED = 24 * 3600
-"""Seconds after which a part is taken for abandoned on a disk that has no locks."""
+"""Seconds after which a part that nobody fills is taken for abandoned."""
 
 
 class NotPrivateError(Exception):
@@ -101,32 +101,36 @@ def private_folder(root: Path, *parts: str, create: bool = False) -> Iterator[in
             os.close(folder)
 
 
-def open_private(name: str, folder: int, place: Path, root: Path) -> BinaryIO:
-    """Open a file for reading, in a folder that `private_folder` opened.
+def open_private(
+    name: str, folder: int, place: Path, root: Path, *, write: bool = False
+) -> BinaryIO:
+    """Open a file in a folder that `private_folder` opened.
 
     Args:
         name: the file's name.
         folder: the folder's descriptor.
         place: the file's path, for messages.
         root: the cache's folder, for messages.
+        write: open it for writing as well, and make it if it is missing.
 
     Raises:
         NotPrivateError: others may write it, it belongs to somebody else, or is a link.
         OSError: it does not exist, or is not a regular file.
     """
-    descriptor = _open_private(name, place, root, folder, os.O_NONBLOCK)
+    flags = os.O_NONBLOCK | (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY)
+    descriptor = _open_private(name, place, root, folder, flags)
     try:
         check_regular(os.fstat(descriptor), place)
     except OSError:
         os.close(descriptor)
         raise
-    return open(descriptor, "rb")
+    return open(descriptor, "r+b" if write else "rb")
 
 
 def _open_private(name: str, place: Path, root: Path, folder: int | None, flags: int) -> int:
-    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(name, flags, dir_fd=folder)
+        descriptor = os.open(name, flags, 0o600, dir_fd=folder)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR) or not place.is_symlink():
             raise
@@ -173,36 +177,105 @@ _told: set[str] = set()
 
 
 @contextmanager
-def new_part(folder: Path) -> Iterator[Path]:
-    """A new folder inside `folder` to fill and rename; it is removed if it still has its name."""
-    _remove_abandoned_parts(folder)
-    part = Path(tempfile.mkdtemp(dir=folder, prefix=_PART))
-    descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def locked_part(root: Path, name: str) -> Iterator["Part | None"]:
+    """The part of an entry's folder that this process alone may fill.
+
+    It is renamed to the entry when it is full. A part that keeps its name stays for the next
+    process to resume, until it has been left alone for a day.
+
+    Args:
+        root: the cache's folder, which exists.
+        name: the entry's.
+
+    Yields:
+        The part, or None if another process fills it.
+
+    Raises:
+        NotPrivateError, OSError: as `private_folder`.
+    """
+    part = root / IMAGES / f"{_PART}{name}"
+    with private_folder(root, IMAGES, part.name, create=True) as folder:
+        is_locked = try_lock(folder)
+        if is_locked is False:
+            yield None
+        elif is_locked is None:  # without locks, two processes must not share one
+            with private_folder(root, IMAGES) as images:
+                own = Path(tempfile.mkdtemp(dir=part.parent, prefix=_PART))
+                try:
+                    inner = _open_private(own.name, own, root, images, os.O_DIRECTORY)
+                    try:
+                        yield Part(root, own, inner)
+                    finally:
+                        os.close(inner)
+                finally:
+                    shutil.rmtree(own, ignore_errors=True)
+        elif _is_at(folder, part):
+            yield Part(root, part, folder)
+        else:  # the process that filled it renamed or removed it before this one had the lock
+            yield None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder in which an entry is being made."""
+
+    root: Path
+    path: Path
+    descriptor: int
+
+    def opened(self, name: str, *, write: bool = False) -> BinaryIO:
+        """Open a file in it, as `open_private` does."""
+        return open_private(name, self.descriptor, self.path / name, self.root, write=write)
+
+    def touch(self) -> None:
+        """Let those who wait see that the process that fills it is alive."""
+        with suppress(OSError):
+            os.utime(self.descriptor)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def part_state(root: Path, name: str) -> tuple[float, int]:
+    """When a process that fills an entry was last alive, and how many bytes of pixels it wrote."""
+    part = root / IMAGES / f"{_PART}{name}"
     try:
-        try_lock(descriptor)
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        os.close(descriptor)
+        alive = part.stat().st_mtime
+        return alive, (part / PIXELS).stat().st_size
+    except OSError:
+        return 0.0, 0
 
 
-def _remove_abandoned_parts(folder: Path) -> None:
-    """Remove what killed processes left; a part that a process still fills is locked by it."""
+def _is_at(folder: int, place: Path) -> bool:
+    """Whether an open folder is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(folder), place.lstat())
+    except OSError:
+        return False
+
+
+def remove_abandoned_parts(folder: Path, *, unused_for: float = _ABANDONED) -> None:
+    """Remove what killed processes left; a part that a process still fills is locked by it.
+
+    Args:
+        folder: that of the entries.
+        unused_for: seconds for which nothing was written into it.
+    """
     for part in folder.glob(f"{_PART}*"):
         with suppress(OSError):
-            _remove_abandoned(part)
+            _remove_abandoned(part, unused_for)
 
 
-def _remove_abandoned(part: Path) -> None:
+def _remove_abandoned(part: Path, unused_for: float) -> None:
     descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
-        age = time.time() - found.st_mtime
         is_free = try_lock(descriptor)
-        if is_free is False or age < (_ABANDONED if is_free is None else _YOUNG):
-            return
-        if found.st_uid == os.geteuid():
-            shutil.rmtree(part, ignore_errors=True)
+        limit = _ABANDONED if is_free is None else unused_for
+        if is_free is not False and time.time() - found.st_mtime >= limit:
+            if found.st_uid == os.geteuid():
+                shutil.rmtree(part, ignore_errors=True)
     finally:
         os.close(descriptor)
 
@@ -302,7 +375,7 @@ def _is_entry(path: Path) -> bool:
         return False
     if path.is_symlink():
         return True
-    return path.is_dir() and {file.name for file in path.iterdir()} <= {ABOUT, PIXELS}
+    return path.is_dir() and {file.name for file in path.iterdir()} <= {ABOUT, PIXELS, JOURNAL}
 
 
 def _describe(path: Path) -> CachedSet:

@@ -133,14 +133,12 @@ class ImageSet:
     @cached_property
     def num_classes(self) -> int:
         """Number of classes; 0 without labels."""
-        if self.labels is None or not len(self.labels):
-            return 0
-        return max(int(self.labels.max()) + 1, len(self.class_names))
+        return count_classes(self.labels, self.class_names)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the shape and the pixels in order; names and labels are not part of it."""
-        digest = hashlib.sha256(f"uint8 {list(self.images.shape)}\n".encode())
+        digest = start_fingerprint(self.images.shape)
         # 16 MiB at a time: the images may be a map of a file larger than memory.
         rows = max(1, (16 << 20) // max(1, self.images[:1].nbytes))
         for start in range(0, len(self.images), rows):
@@ -161,6 +159,18 @@ class ImageSet:
             repeats=None if self.repeats is None else self.repeats[indices],
             indices=origin,
         )
+
+
+def start_fingerprint(shape: Sequence[int]) -> hashlib._Hash:
+    """The hash of a fingerprint, to be updated with the pixels of [N, C, H, W] in order."""
+    return hashlib.sha256(f"uint8 {list(shape)}\n".encode())
+
+
+def count_classes(labels: np.ndarray | None, class_names: Sequence[str]) -> int:
+    """The number of classes of labels int64 [N]; 0 without labels."""
+    if labels is None or not len(labels):
+        return 0
+    return max(int(labels.max()) + 1, len(class_names))
 
 
 def channels_first(array: np.ndarray, what: str) -> np.ndarray:

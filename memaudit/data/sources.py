@@ -1,6 +1,7 @@
 """Open training or generated images, whatever they are stored in."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,12 @@ READERS: tuple[Reader, ...] = (
 )
 
 MAPPED_FROM = 64 << 20
-"""Bytes of pixels from which they are kept in a cache and mapped."""
+"""Bytes of pixels, or of the files that are decoded, from which pixels are cached and mapped."""
+KEPT_FROM = 10_000
+"""Number of images to decode or resize from which that is done once, however small they are."""
+
+Choose = Callable[[Contents], np.ndarray | None]
+"""Which images to take, judged by all but their pixels: int64 [M], ascending, or None for all."""
 
 
 def open_images(
@@ -86,6 +92,7 @@ def open_images(
     preparation: Preparation = AS_STORED,
     *,
     layout: Layout | None = None,
+    choose: Choose | None = None,
     cache_dir: CacheDir = None,
     check_all: bool = False,
     progress: Progress = silent,
@@ -108,13 +115,15 @@ def open_images(
     in their source.
 
     Pixels are taken as they are stored unless `preparation` says otherwise. Sets of 64 MiB and
-    more are decoded once, kept in the cache and memory-mapped.
+    more, of pixels or of image files, and sets of 10,000 images and more are decoded once, kept in
+    the cache and memory-mapped.
 
     Args:
         path: the source.
         preparation: how each image becomes pixels of one size and mode; by default as stored.
         layout: the split to take of a source that has some, and where labels come from; by default
             the split train, and the labels that the source has.
+        choose: which images to take; `open_selected` in subsets.py makes one of a `Selection`.
         cache_dir: the folder for decoded images; by default $MEMAUDIT_CACHE or the system's cache
             folder. If it cannot be written, images stay in memory. False reads and writes no cache:
             the images are the source's, whatever lies in the cache.
@@ -143,7 +152,10 @@ def open_images(
         contents = restore_source_names(contents, path)
         contents = place.marked(replace(contents, source=str(path)))
         contents = relabel(contents, layout.labels_from)
-        entry = cache_entry(cache_dir, path, files, preparation, contents.split)
+        rows = None if choose is None else choose(contents)
+        is_mapped = isinstance(contents.array, np.memmap)
+        contents = contents if rows is None else contents.take(rows)
+        entry = cache_entry(cache_dir, path, files, preparation, contents.split, rows)
         contents = contents.prepared(preparation)
     except OSError as error:
         raise DataError(
@@ -151,16 +163,23 @@ def open_images(
         ) from error
     except MemoryError as error:
         raise _too_large(path) from error
-    is_large = contents.num_bytes >= MAPPED_FROM and not isinstance(contents.array, np.memmap)
     try:
-        if entry is not None and is_large:
+        is_worthless = is_mapped and contents.array is not None
+        if entry is not None and not is_worthless and _is_worth_keeping(contents):
             cached = entry.load(contents, check_all=check_all, progress=progress)
-            cached = entry.store(contents, progress) if cached is None else cached
+            if cached is None:
+                cached = entry.store(contents, check_all=check_all, progress=progress)
             if cached is not None:
                 return replace(cached, preparation=preparation)
         return replace(_in_memory(contents, progress), preparation=preparation)
     except MemoryError as error:
         raise _too_large(path) from error
+
+
+def _is_worth_keeping(contents: Contents) -> bool:
+    """Whether the pixels are many, or take long to make."""
+    is_large = max(contents.num_bytes, contents.encoded_bytes) >= MAPPED_FROM
+    return is_large or (contents.array is None and len(contents.names) >= KEPT_FROM)
 
 
 def _too_large(path: Path) -> DataError:

@@ -1,11 +1,14 @@
 """Take a part of a set: a number of images, some classes, equally many of each class."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from memaudit.data.images import ImageSet
+from memaudit.data.cache_folder import CacheDir
+from memaudit.data.images import ImageSet, count_classes
 from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
@@ -18,20 +21,26 @@ def open_selected(
     selection: Selection,
     preparation: Preparation = AS_STORED,
     *,
+    cache_dir: CacheDir = None,
     check_all: bool = False,
     progress: Progress = silent,
 ) -> ImageSet:
-    """Open a source and take the images that `selection` describes.
+    """Open the images of a source that `selection` describes; of the others no pixel is read.
 
-    `preparation` and `check_all` are those of `open_images`.
+    The other arguments are those of `open_images`.
 
     Raises:
         DataError: as `select_images` and `open_images`.
     """
-    images = open_images(
-        path, preparation, layout=selection, check_all=check_all, progress=progress
+    return open_images(
+        path,
+        preparation,
+        layout=selection,
+        choose=partial(chosen_rows, selection=selection),
+        cache_dir=cache_dir,
+        check_all=check_all,
+        progress=progress,
     )
-    return select_images(images, selection)
 
 
 def select_images(images: ImageSet, selection: Selection) -> ImageSet:
@@ -48,13 +57,39 @@ def select_images(images: ImageSet, selection: Selection) -> ImageSet:
         DataError: more images than there are, no labels, an unknown class, or a size that the
             number of classes does not divide.
     """
+    rows = chosen_rows(images, selection)
+    return images if rows is None else images.take(rows)
+
+
+class _Described(Protocol):
+    """What is known of images before their pixels are read."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+
+def chosen_rows(images: _Described, selection: Selection) -> np.ndarray | None:
+    """The positions of the images that `selection` describes, int64 [M], ascending; None is all.
+
+    Raises:
+        DataError: as `select_images`.
+    """
     size = selection.size
     if size is None and not selection.label:
-        return images
+        return None
 
     # Candidates: one group to draw from, or one per class
     if not selection.label and not selection.balanced:
-        groups = {images.source: np.arange(len(images))}
+        groups = {images.source: np.arange(len(images.names))}
     else:
         groups = _classes(images, selection.label)
         if not selection.balanced:
@@ -76,10 +111,10 @@ def select_images(images: ImageSet, selection: Selection) -> ImageSet:
         if selection.subset == "random":
             rng.shuffle(candidates)
         chosen.append(candidates[:share])
-    return images.take(np.sort(np.concatenate(chosen)))
+    return np.sort(np.concatenate(chosen))
 
 
-def _classes(images: ImageSet, label: Sequence[int | str]) -> dict[str, np.ndarray]:
+def _classes(images: _Described, label: Sequence[int | str]) -> dict[str, np.ndarray]:
     """The positions of the images of each class asked for, or of every class."""
     if images.labels is None:
         raise DataError(
@@ -87,20 +122,21 @@ def _classes(images: ImageSet, label: Sequence[int | str]) -> dict[str, np.ndarr
             "or add a dataset.json or a `labels` array."
         )
     groups = {}
+    num_classes = count_classes(images.labels, images.class_names)
     order = np.argsort(images.labels, kind="stable")  # there may be a million classes
-    ends = np.cumsum(np.bincount(images.labels, minlength=images.num_classes))
-    for index in [_class_index(images, one) for one in label or range(images.num_classes)]:
+    ends = np.cumsum(np.bincount(images.labels, minlength=num_classes))
+    for index in [_class_index(images, one, num_classes) for one in label or range(num_classes)]:
         named = index < len(images.class_names)
         name = images.class_names[index] if named else f"class {index}"
         groups[name] = order[ends[index - 1] if index else 0 : ends[index]].copy()
     return groups
 
 
-def _class_index(images: ImageSet, label: int | str) -> int:
+def _class_index(images: _Described, label: int | str, num_classes: int) -> int:
     # Names first: a folder "3" may hold any class.
     if isinstance(label, str) and label in images.class_names:
         return images.class_names.index(label)
-    if str(label).isdecimal() and int(label) < images.num_classes:
+    if str(label).isdecimal() and int(label) < num_classes:
         return int(label)
-    known = ", ".join(images.class_names) or f"0 … {images.num_classes - 1}"
+    known = ", ".join(images.class_names) or f"0 … {num_classes - 1}"
     raise DataError(f"{images.source} has no class {label!r}; its classes are {known}.")

@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 from helpers.limited import run_memaudit
 
-from memaudit.data import cache, sources
+from memaudit.data import cache_pixels, sources
 from memaudit.data.built_sets import write_set
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
@@ -86,7 +86,7 @@ def test_a_gate_compares_all_cached_images(
     role: str,
 ) -> None:
     """One changed image of 40, of which a scan without a gate compares one."""
-    monkeypatch.setattr(cache, "FEWEST_CHECKED", 1)
+    monkeypatch.setattr(cache_pixels, "FEWEST_CHECKED", 1)
     images = open_images(make_npz(40), cache_dir=False)
     write_set(tmp_path / "set", images, sources=[images], choices={})
     open_images(tmp_path / "set")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers.limited import run_python
 
-from memaudit.data import cache, cache_folder, sources
+from memaudit.data import cache_folder, cache_pixels, sources
 from memaudit.data.cache_folder import clear_cache, list_cache
 from memaudit.data.images import ImageSet
 from memaudit.data.preparation import Preparation
@@ -133,7 +133,7 @@ def test_a_random_part_is_compared_or_all(
     folder: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two images at random miss both of 2 changed ones among 6 in 6 of 15 cases."""
-    monkeypatch.setattr(cache, "FEWEST_CHECKED", 2)
+    monkeypatch.setattr(cache_pixels, "FEWEST_CHECKED", 2)
     truth = open_images(folder).fingerprint
     poison(cache_dir, [0, 4])
     kept = {file.name: file.read_bytes() for file in entry_of(cache_dir).iterdir()}
@@ -153,7 +153,7 @@ def test_an_array_is_compared_whole(
     tmp_path: Path, cache_dir: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "MAPPED_FROM", 500)
-    monkeypatch.setattr(cache, "FEWEST_CHECKED", 1)
+    monkeypatch.setattr(cache_pixels, "FEWEST_CHECKED", 1)
     np.savez(tmp_path / "set.npz", images=pixels)
     truth = open_images(tmp_path / "set.npz").fingerprint
     for row in range(6):
@@ -226,12 +226,12 @@ def test_parts_of_killed_processes_are_removed_and_those_in_use_stay(
     for part in (killed, young):
         part.mkdir()
     (killed / "images.npy").write_bytes(b"half")
-    os.utime(killed, (1, 1))
-    with cache_folder.new_part(cache_dir / "images") as in_use:
-        os.utime(in_use, (1, 1))
-        assert not killed.exists() and young.exists()
+    with cache_folder.locked_part(cache_dir, "0" * 32) as in_use:
+        assert in_use is not None
+        for path in (killed, in_use.path):
+            os.utime(path, (1, 1))
         open_images(folder, Preparation(resolution=4))
-        assert in_use.exists()
+        assert not killed.exists() and young.exists() and in_use.path.exists()
 
 
 def test_the_cache_is_listed_and_cleared(

@@ -10,9 +10,11 @@ from helpers.images import labels_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memaudit.data import sources
 from memaudit.data.images import ImageSet
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
+from memaudit.data.sources import open_images
 from memaudit.data.subsets import open_selected, select_images
 from memaudit.errors import ConfigError, DataError
 
@@ -175,3 +177,37 @@ def test_a_source_is_opened_at_the_resolution_of_the_preparation(
     )
     assert images.images.shape == (2, 3, 4, 4)
     assert images.indices is not None and images.indices.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 3},
+        {"size": 4, "balanced": True},
+        {"label": "class 1"},
+        {"label": "class 1", "size": 2, "subset": "random"},
+    ],
+)
+@pytest.mark.parametrize("kept_from", [0, 10**9])
+def test_a_selection_is_the_same_whether_it_is_made_before_or_after_decoding(
+    folder: Path, options: dict[str, Any], kept_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAPPED_FROM", kept_from)
+    selection, preparation = Selection(**options), Preparation(resolution=4)
+    (folder / "class 0" / "0.txt").write_text("a caption")
+    expected = select_images(open_images(folder, preparation, cache_dir=False), selection)
+    for _ in range(2):
+        images = open_selected(folder, selection, preparation)
+        assert isinstance(images.images, np.memmap) == (kept_from == 0)
+        for what in ("fingerprint", "names", "captions", "class_names", "source", "preparation"):
+            assert getattr(images, what) == getattr(expected, what)
+        assert labels_of(images) == labels_of(expected)
+        assert images.indices is not None and expected.indices is not None
+        assert images.indices.tolist() == expected.indices.tolist()
+
+
+def test_only_the_images_that_are_taken_are_decoded(folder: Path) -> None:
+    (folder / "class 1" / "5.png").write_bytes(b"junk")
+    assert len(open_selected(folder, Selection(label="class 0"))) == 3
+    with pytest.raises(DataError, match="5.png cannot be decoded"):
+        open_selected(folder, Selection(label="class 1"))

@@ -71,8 +71,7 @@ def encoded_contents(
 
     def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
         wanted = np.arange(num_images) if rows is None else np.asarray(rows, np.int64)
-        if rows is None:
-            kinds.clear()
+        kinds.clear()
         try:
             yield from decode_batches(
                 _batched(
@@ -85,7 +84,7 @@ def encoded_contents(
                 shape=(C, H, W),
                 first_name=names[0],
                 preparation=preparation,
-                kinds=kinds if rows is None else None,
+                kinds=kinds,
                 num_processes=choose_num_processes(
                     num_bytes * len(wanted) // num_images, first_file
                 ),
@@ -93,7 +92,16 @@ def encoded_contents(
         except UnlikeError as error:
             raise explained(error) from error
 
-    return Contents(source, (num_images, C, H, W), names, batches, labels, class_names, kinds=kinds)
+    return Contents(
+        source,
+        (num_images, C, H, W),
+        names,
+        batches,
+        labels,
+        class_names,
+        kinds=kinds,
+        encoded_bytes=num_bytes,
+    )
 
 
 def _batched(

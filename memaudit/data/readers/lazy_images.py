@@ -50,7 +50,12 @@ class Contents:
     unread: Mapping[str, int] = field(default_factory=dict)
     """Number of files beside the images that were not taken as images, by suffix."""
     kinds: Counter[str] = field(default_factory=Counter)
-    """Images that were not plain 8-bit gray or RGB, by kind; filled when `batches` reads all."""
+    """Images that were not plain 8-bit gray or RGB, by kind, among those that the last call of
+    `batches` has read so far."""
+    encoded_bytes: int = 0
+    """Bytes of image files that are decoded for the pixels; 0 where nothing is decoded."""
+    indices: np.ndarray | None = None
+    """int64 [N]: positions in the whole source, if this is a part of it."""
     captions: Sequence[str | None] | None = None
     """What ImageSet has of the same name, and so on."""
     groups: Sequence[str | None] | None = None
@@ -60,17 +65,46 @@ class Contents:
     labels_from: str | None = None
     notes: tuple[str, ...] = ()
 
-    def with_pixels(self, images: np.ndarray) -> ImageSet:
-        """The images with their pixels, uint8 [N, C, H, W]."""
+    def with_pixels(self, images: np.ndarray, fingerprint: str | None = None) -> ImageSet:
+        """The images with their pixels, uint8 [N, C, H, W], and their fingerprint if known."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         own["kinds"] = dict(self.kinds)
         taken = {field.name: own[field.name] for field in fields(ImageSet) if field.name in own}
-        return ImageSet(images, **taken)
+        found = ImageSet(images, **taken)
+        if fingerprint is not None:
+            vars(found)["fingerprint"] = fingerprint
+        return found
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all pixels."""
         return math.prod(self.shape)
+
+    def take(self, rows: np.ndarray) -> "Contents":
+        """The images at `rows` (int64 [M], ascending) alone; of the others nothing is read."""
+        num_images = len(self.names)
+
+        whole = rows
+
+        def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+            return self.batches(whole if rows is None else whole[rows])
+
+        def chosen(values: Sequence[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[i] for i in rows]
+
+        return replace(
+            self,
+            shape=(len(rows), *self.shape[1:]),
+            names=[self.names[i] for i in rows],
+            batches=batches,
+            labels=None if self.labels is None else self.labels[rows],
+            array=None if self.array is None else self.array[rows],
+            captions=chosen(self.captions),
+            groups=chosen(self.groups),
+            repeats=None if self.repeats is None else self.repeats[rows],
+            encoded_bytes=self.encoded_bytes * len(rows) // max(1, num_images),
+            indices=rows if self.indices is None else self.indices[rows],
+        )
 
     def prepared(self, preparation: Preparation) -> "Contents":
         """The same images as `preparation` makes them, if the reader has not prepared them.
@@ -86,15 +120,16 @@ class Contents:
         check_proportions(self.source, H, W, preparation)
 
         def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+            self.kinds.clear()
             for batch in self.batches(rows):
+                if channels != C:
+                    self.kinds["gray" if C == 1 else "RGB"] += len(batch)
                 yield np.stack(
                     [
                         fit_image(to_channels(image, channels), self.source, preparation)
                         for image in batch
                     ]
                 )
-            if rows is None and channels != C:
-                self.kinds["gray" if C == 1 else "RGB"] = N
 
         return replace(self, shape=(N, channels, height, width), batches=batches, array=None)
 

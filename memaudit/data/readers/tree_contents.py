@@ -126,8 +126,7 @@ def read_tree(
 
     def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
         wanted = names if rows is None else [names[i] for i in rows]
-        if rows is None:
-            kinds.clear()
+        kinds.clear()
         try:
             yield from decode_batches(
                 encoded(wanted),
@@ -135,7 +134,7 @@ def read_tree(
                 shape=(C, H, W),
                 first_name=names[0],
                 preparation=preparation,
-                kinds=kinds if rows is None else None,
+                kinds=kinds,
                 num_processes=choose_num_processes(sum(sizes[name] for name in wanted), first_file),
             )
         except UnlikeError as error:
@@ -153,6 +152,7 @@ def read_tree(
         classes.class_names,
         unread=dict(count_unread(name for name in others if name not in texts.used).most_common()),
         kinds=kinds,
+        encoded_bytes=sum(sizes[name] for name in names),
         captions=texts.all_captions(classes.texts),
         groups=texts.all_groups(),
         repeats=classes.repeats,

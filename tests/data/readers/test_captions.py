@@ -144,7 +144,7 @@ def test_a_split_of_celeba_that_changes_is_not_taken_from_the_cache(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("memaudit.data.sources.MAPPED_FROM", 0)
-    monkeypatch.setattr("memaudit.data.cache.FEWEST_CHECKED", 0)
+    monkeypatch.setattr("memaudit.data.cache_pixels.FEWEST_CHECKED", 0)
     names = tuple(f"{i}.png" for i in range(4))
     file = tmp_path / "set" / "list_eval_partition.txt"
     make("set", {}, names)
