@@ -149,10 +149,11 @@ def _other_orientation(data: ImageSet, fingerprint: str) -> str:
     exif: Exif = "apply" if data.preparation.exif == "ignore" else "ignore"
     with suppress(DataError):  # such as images of several sizes once they are turned
         other = open_images(
-            data.source, replace(data.preparation, exif=exif), layout=Layout(split=data.split)
+            data.source,
+            replace(data.preparation, exif=exif),
+            layout=Layout(split=data.split),
+            choose=lambda _: data.indices,
         )
-        if data.indices is not None:
-            other = other.take(data.indices)
         if other.fingerprint == fingerprint:
             how = "turned upright" if exif == "apply" else "as they are stored"
             return (

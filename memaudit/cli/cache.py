@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def cache(ctx: click.Context, as_json: bool) -> None:
     """List the decoded images that are kept, and remove them.
 
-    Images of sets of 64 MiB and more are decoded once and kept in the cache folder, MEMAUDIT_CACHE
-    or the system's. Only what belongs to you and what nobody else can write is used.
+    Images of large sets are decoded once and kept in the cache folder, MEMAUDIT_CACHE or the
+    system's: of 64 MiB of pixels or files, or of 10,000 images, and more. Only what belongs to you
+    and what nobody else can write is used.
 
     \b
     memaudit cache

@@ -132,10 +132,13 @@ def _test(
         originals = None
         if preparation.resolution is not None:
             with suppress(DataError):  # of several sizes, which cannot be one array
-                whole = open_images(
-                    data_path, preparation.at_stored_size(), layout=selection, progress=progress
+                originals = open_images(
+                    data_path,
+                    preparation.at_stored_size(),
+                    layout=selection,
+                    choose=lambda _: data.indices,
+                    progress=progress,
                 )
-                originals = whole if data.indices is None else whole.take(data.indices)
         return check_denoising(
             checkpoint.network,
             data,

@@ -68,7 +68,7 @@ def is_wanted(name: str) -> bool:
 
 
 def _is_labels_file(name: str) -> bool:
-    return f"/{name}".endswith(f"/{LABELS_FILE}")
+    return name.endswith(LABELS_FILE) and f"/{name}".endswith(f"/{LABELS_FILE}")
 
 
 def read_tree(
