@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -194,24 +194,26 @@ def locked_part(root: Path, name: str) -> Iterator["Part | None"]:
         NotPrivateError, OSError: as `private_folder`.
     """
     part = root / IMAGES / f"{_PART}{name}"
-    with private_folder(root, IMAGES, part.name, create=True) as folder:
-        is_locked = try_lock(folder)
-        if is_locked is False:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(private_folder(root, IMAGES, part.name, create=True))
+        except FileNotFoundError:  # renamed as it was opened
             yield None
-        elif is_locked is None:  # without locks, two processes must not share one
-            with private_folder(root, IMAGES) as images:
-                own = Path(tempfile.mkdtemp(dir=part.parent, prefix=_PART))
-                try:
-                    inner = _open_private(own.name, own, root, images, os.O_DIRECTORY)
-                    try:
-                        yield Part(root, own, inner)
-                    finally:
-                        os.close(inner)
-                finally:
-                    shutil.rmtree(own, ignore_errors=True)
-        elif _is_at(folder, part):
+            return
+        is_locked = try_lock(folder)
+        if is_locked is None:  # without locks, two processes must not share one
+            with suppress(OSError):
+                part.rmdir()
+            images = stack.enter_context(private_folder(root, IMAGES))
+            own = Path(tempfile.mkdtemp(dir=part.parent, prefix=_PART))
+            stack.callback(shutil.rmtree, own, ignore_errors=True)
+            inner = _open_private(own.name, own, root, images, os.O_DIRECTORY)
+            stack.callback(os.close, inner)
+            yield Part(root, own, inner)
+        # The process that filled it may have renamed or removed it before this one had the lock.
+        elif is_locked and _is_at(folder, part):
             yield Part(root, part, folder)
-        else:  # the process that filled it renamed or removed it before this one had the lock
+        else:
             yield None
 
 
