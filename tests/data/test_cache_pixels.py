@@ -155,37 +155,43 @@ def test_a_poisoned_part_is_found_by_decoding_again(
     assert images.fingerprint == open_images(mixed, RGB, cache_dir=False).fingerprint
 
 
-SLOW = """
+SHARED = """
 import json, sys, time
+from pathlib import Path
 from memaudit.data import sources
 from memaudit.data.readers import lazy_images
 sources.MAPPED_FROM, lazy_images.BATCH_BYTES = 500, 1
-tasks = {}
+tasks, somebody_waits = {}, Path(sys.argv[2])
 def progress(task, done, total, note=""):
     tasks[task] = tasks.get(task, 0) + 1
-    if task == "Reading images":
-        time.sleep(float(sys.argv[2]))
+    if task.startswith("Waiting"):
+        somebody_waits.touch()
+    deadline = time.monotonic() + 30
+    while task == "Reading images" and done == 3 and not somebody_waits.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 images = sources.open_images(sys.argv[1], progress=progress)
 print(json.dumps([images.fingerprint, tasks, type(images.images).__name__]))
 """
 
 
 def test_of_two_processes_one_decodes_and_the_other_waits_and_says_so(
-    folder: Path, cache_dir: Path
+    folder: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
     truth = open_images(folder, cache_dir=False).fingerprint
-    command = [sys.executable, "-c", SLOW, str(folder)]
-    first = subprocess.Popen([*command, "0.15"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SHARED, str(folder), str(tmp_path / "waits")]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while not list(cache_dir.glob("images/part-*/images.npy")) and first.poll() is None:
         time.sleep(0.01)
-    second = run_python(SLOW, folder, "0.15")
+    second = run_python(SHARED, folder, tmp_path / "waits")
     said, _ = first.communicate(timeout=60)
     assert json.loads(said) == [truth, {"Reading images": 6}, "memmap"]
     fingerprint, tasks, kind = json.loads(second.stdout)
     assert (fingerprint, kind) == (truth, "memmap")
-    assert "Reading images" not in tasks
-    assert tasks["Waiting for another process that reads the images"] > 0
-    assert tasks["Comparing images with the cache"] > 0
+    assert set(tasks) == {
+        "Waiting for another process that reads the images",
+        "Comparing images with the cache",
+    }
     assert len(list((cache_dir / "images").iterdir())) == 1
 
 
