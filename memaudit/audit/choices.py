@@ -28,7 +28,7 @@ def choices_of(
     """
     found = [*_of_rule(config), *_of_search(config, source), *_of_data(source, data)]
     if given is None:
-        found += _of_sampling(config)
+        found += _of_sampling(config, data)
     elif given.indices is not None:
         found.append(f"only a part of the generated images was judged: {len(given):,}")
     return tuple(found)
@@ -81,7 +81,7 @@ def _of_data(source: Source, data: ImageSet) -> list[str]:
     return found
 
 
-def _of_sampling(config: ScanConfig) -> list[str]:
+def _of_sampling(config: ScanConfig, data: ImageSet) -> list[str]:
     found = []
     if not are_consecutive(config.seeds):
         found.append(f"seeds were chosen: {short(ranges(config.seeds), 60)}")
@@ -90,7 +90,10 @@ def _of_sampling(config: ScanConfig) -> list[str]:
     elif config.seeds[0]:
         found.append(f"seeds begin at {config.seeds[0]:,}")
     if config.class_index is not None:
-        found.append(f"one class only: {config.class_index}")
+        names = data.class_names
+        name = names[config.class_index] if config.class_index < len(names) else None
+        called = "" if name in (None, str(config.class_index)) else f" ({short(name, 60)})"
+        found.append(f"one class only: {config.class_index}{called}")
     if config.class_frequencies != ScanConfig.class_frequencies:
         found.append(f"class frequencies of the {config.class_frequencies}")
     for name, field in config_fields(SamplerConfig).items():

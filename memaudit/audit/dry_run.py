@@ -93,7 +93,7 @@ def forecast_scan(
     source = as_source(
         source,
         data,
-        conditional=config.class_index is not None,
+        conditional=config.is_by_class,
         device=config.execution.device,
         progress=progress,
     )

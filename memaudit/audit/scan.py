@@ -50,6 +50,7 @@ from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import sampling_identity
+from memaudit.models.guidance import check_guidance
 from memaudit.progress import Progress, automatic
 
 
@@ -121,7 +122,7 @@ def scan(
     source = as_source(
         source,
         data,
-        conditional=config.class_index is not None or config.class_frequencies == "data",
+        conditional=config.is_by_class,
         device=device,
         check_all=is_gated,
         progress=progress,
@@ -139,6 +140,8 @@ def scan(
         config = search_what_was_trained_on(config, source)
     if config.nonce is not None:
         config = _with_seeds_of_nonce(config, source, data)
+    if isinstance(source, Checkpoint):
+        check_guidance(source.network, config.sampler.guidance)
     clock = Clock()
 
     def open_pixel_index() -> NeighborIndex:

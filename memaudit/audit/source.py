@@ -242,9 +242,9 @@ def optimum_of(data: ImageSet, *, conditional: bool = False, device: str = "cpu"
     """
     if conditional and data.labels is None:
         raise DataError(
-            f"One class of the optimum was asked for, but {data.source} has no labels. Use images "
-            "with labels, or leave {class_index} out.",
-            field="class_index",
+            f"The optimum was asked for by class, but {data.source} has no labels. Use images with "
+            "labels, or leave {class_index} and {guidance} out.",
+            field=("class_index", "guidance"),
         )
     optimum = ClosedFormOptimum(
         data.images,

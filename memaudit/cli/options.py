@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 
@@ -16,6 +16,9 @@ from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import ConfigField, Option, config_fields
 from memaudit.wording import MAX_NUMBERS, parse_fraction, shown
+
+if TYPE_CHECKING:
+    from memaudit.data.images import ImageSet
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -343,14 +346,38 @@ arch_option = click.option(
 
 def sampler_options(command: Command) -> Command:
     """Options of EDM's samplers, named as in the paper, and `--class`."""
-    command = config_options(SamplerConfig)(command)
-    return click.option(
-        "--class",
-        "class_index",
-        type=int,
-        metavar="CLASS",
-        help="Generate one class only.  [default: drawn from each seed]",
-    )(command)
+    return class_option(config_options(SamplerConfig)(command))
+
+
+class_option = click.option(
+    "--class",
+    "class_index",
+    metavar="CLASS",
+    help="Generate one class only, by its number or, with training images that have class names, "
+    "by its name.  [default: drawn from each seed]",
+)
+
+
+def choose_class(given: str | None, data: "ImageSet | None") -> int | None:
+    """The number of the class that `--class` means.
+
+    Args:
+        given: a number, or the name of a class in `data`; names come first.
+        data: the training images, if there are any.
+    """
+    if given is None:
+        return None
+    names = () if data is None else data.class_names
+    if given.isdecimal() and given not in names:  # the model may have more classes than the images
+        return int(given)
+    if data is None or not names:
+        raise ConfigError(
+            f"--class is {shown(given)}, but there are no training images with class names; give "
+            "the number of the class."
+        )
+    from memaudit.data.subsets import class_number
+
+    return class_number(data, given)
 
 
 def pictures_options(command: Command) -> Command:

@@ -14,6 +14,7 @@ from memaudit.cli.options import (
     SourcePath,
     arch_option,
     batch_size_option,
+    choose_class,
     choose_device,
     choose_seeds,
     config_options,
@@ -65,7 +66,7 @@ def sample(
     data_path: Path | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
-    class_index: int | None,
+    class_index: str | None,
     batch_size: int,
     device: str,
     arch: str | None,
@@ -113,11 +114,15 @@ def sample(
     config = from_options(SamplerConfig, options)
     where = choose_device(device)
     with progress_bars() as progress:
-        if data_path is None:
+        data = None
+        if data_path is not None:
+            data = open_selected(data_path, selection, preparation, progress=progress)
+        chosen_class = choose_class(class_index, data)
+        if data is None:
             checkpoint = open_checkpoint(source, device=where, arch=arch)
         else:
-            data = open_selected(data_path, selection, preparation, progress=progress)
-            checkpoint = optimum_of(data, conditional=class_index is not None, device=where)
+            conditional = chosen_class is not None or config.guidance != 1
+            checkpoint = optimum_of(data, conditional=conditional, device=where)
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
             return _named(
@@ -125,7 +130,7 @@ def sample(
                     checkpoint.network,
                     seeds,
                     config=config,
-                    class_index=class_index,
+                    class_index=chosen_class,
                     batch_size=batch_size,
                     device=where,
                     progress=progress,
@@ -134,7 +139,7 @@ def sample(
 
         if is_folder:
             by_name = {_name(seed): seed for seed in chosen}
-            identity = sampling_identity(checkpoint, config, class_index=class_index, device=where)
+            identity = sampling_identity(checkpoint, config, class_index=chosen_class, device=where)
             with resumable_folder(out, list(by_name), identity=identity) as folder:
                 if num_kept := len(chosen) - len(folder.missing):
                     remark(f"{num_kept:,} of {len(chosen):,} images exist already.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,11 @@ from memaudit.cli.options import (
     SeedList,
     SourcePath,
     arch_option,
+    choose_class,
     choose_device,
     choose_pictures,
     choose_seeds,
+    class_option,
     config_options,
     data_options,
     device_option,
@@ -67,7 +69,9 @@ FOR_MODELS = (
 @click.option(
     "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
 )
-@config_options(ScanConfig, "nonce", "class_index", "class_frequencies")
+@config_options(ScanConfig, "nonce")
+@class_option
+@config_options(ScanConfig, "class_frequencies")
 @config_options(SamplerConfig)
 @config_options(Rule)
 @config_options(ScanConfig, "fail_above", "fail_on", "min_samples")
@@ -123,6 +127,7 @@ def scan(
     seeds: tuple[int, ...] | None,
     holdout: Path | None,
     holdout_split: str | None,
+    class_index: str | None,
     device: str,
     arch: str | None,
     out: Path | None,
@@ -205,6 +210,7 @@ def scan(
         data = open_selected(
             data_path, selection, preparation, check_all=is_gated, progress=progress
         )
+        config = replace(config, class_index=choose_class(class_index, data))
         others = None
         if holdout is not None:
             others = open_images(

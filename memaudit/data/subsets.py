@@ -125,15 +125,22 @@ def _classes(images: _Described, label: Sequence[int | str]) -> dict[str, np.nda
     num_classes = count_classes(images.labels, images.class_names)
     order = np.argsort(images.labels, kind="stable")  # there may be a million classes
     ends = np.cumsum(np.bincount(images.labels, minlength=num_classes))
-    for index in [_class_index(images, one, num_classes) for one in label or range(num_classes)]:
+    for index in [class_number(images, one) for one in label] or range(num_classes):
         named = index < len(images.class_names)
         name = images.class_names[index] if named else f"class {index}"
         groups[name] = order[ends[index - 1] if index else 0 : ends[index]].copy()
     return groups
 
 
-def _class_index(images: _Described, label: int | str, num_classes: int) -> int:
-    # Names first: a folder "3" may hold any class.
+def class_number(images: _Described, label: int | str) -> int:
+    """The number of a class, from its name or from that number.
+
+    Names come first: a folder "3" may hold any class.
+
+    Raises:
+        DataError: the images have no such class.
+    """
+    num_classes = count_classes(images.labels, images.class_names)
     if isinstance(label, str) and label in images.class_names:
         return images.class_names.index(label)
     if str(label).isdecimal() and int(label) < num_classes:

@@ -21,6 +21,7 @@ from memaudit.models.ablation import (
 )
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser, image_shape
+from memaudit.models.guidance import check_guidance, guided
 from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom, draw_classes
@@ -75,8 +76,8 @@ def generate_images(
         An iterator of batches of batch_size images (the last may be smaller), in order of seeds.
 
     Raises:
-        ConfigError: a class that the model does not have; a batch_size below 1; while iterating,
-            noise levels outside the model's range.
+        ConfigError: a class that the model does not have; guidance of a model that cannot be
+            guided; a batch_size below 1; while iterating, noise levels outside the model's range.
         CheckpointError: while iterating, an image with pixels that are not finite; names the seed.
 
     Example:
@@ -109,11 +110,13 @@ def generate_images(
     for name, given in (("class_index", class_index), ("start", start)):
         if given is not None and len(given) != len(seeds):
             raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
+    config = config or SamplerConfig()
+    check_guidance(denoiser, config.guidance)
     device = torch.device(device)
     groups = _groups(
         denoiser,
         seeds,
-        config=config or SamplerConfig(),
+        config=config,
         class_index=class_index,
         class_weights=class_weights,
         start=start,
@@ -171,8 +174,9 @@ def sample(
         Images, float64 [B, C, H, W], data scale [-1, 1], not clipped.
 
     Raises:
-        ConfigError: noise levels outside the denoiser's range.
+        ConfigError: noise levels outside the denoiser's range; a model that cannot be guided.
     """
+    denoiser = guided(denoiser, config.guidance)
     low, high = sigma_range(denoiser, *asked_range(config))
     path = None
     if config.is_ablation:

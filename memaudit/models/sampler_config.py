@@ -96,6 +96,16 @@ class SamplerConfig:
             metavar="S",
         ),
     ] = 1.0
+    guidance: Annotated[
+        float,
+        Option(
+            "Guide a model that was trained with and without classes: D(x) + W (D(x, class) - "
+            "D(x)) denoises; 1 is the model as it is.",
+            at_least=0,
+            below=math.inf,
+            metavar="W",
+        ),
+    ] = 1.0
     solver: Annotated[
         Solver | None,
         Option(
@@ -141,6 +151,13 @@ class SamplerConfig:
     def is_ablation(self) -> bool:
         """Whether EDM's general sampler is chosen, in place of Algorithm 2."""
         return any(getattr(self, name) is not None for name in ABLATIONS)
+
+    @property
+    def text(self) -> str:
+        """What samples, in words: `EDM’s Heun sampler in 18 steps`."""
+        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps:,} steps"
+        guided = "" if self.guidance == 1 else f", guided by w = {self.guidance:g}"
+        return f"EDM’s {(self.solver or 'heun').capitalize()} sampler in {steps}{guided}"
 
     def resolved(self) -> "SamplerConfig":
         """The same with the noise levels that Algorithm 2 takes by default."""

@@ -40,6 +40,7 @@ from memaudit.models.generate import (
     float32_inference,
     generate_images,
 )
+from memaudit.models.guidance import guided
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
@@ -324,7 +325,7 @@ def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
 class _Followed:
     """A denoiser that records its distance from the optimum at every evaluation."""
 
-    def __init__(self, denoiser: Denoiser, optimum: ClosedFormOptimum) -> None:
+    def __init__(self, denoiser: Denoiser, optimum: Denoiser) -> None:
         self.img_channels, self.img_resolution = denoiser.img_channels, denoiser.img_resolution
         self.label_dim = denoiser.label_dim
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
@@ -353,11 +354,12 @@ def _follow_trajectories(
     size = _group_size(denoiser, config)
     for start in range(0, config.num_trajectories, size):
         seeds = range(start, min(start + size, config.num_trajectories))
-        followed = _Followed(denoiser, optimum)
+        w = config.sampler.guidance  # compared as they are sampled
+        followed = _Followed(guided(denoiser, w), guided(optimum, w))
         ends += generate_images(
             followed,
             seeds,
-            config=config.sampler,
+            config=replace(config.sampler, guidance=1.0),
             class_index=config.class_index,
             class_weights=config.class_weights,
             batch_size=len(seeds),

@@ -91,6 +91,7 @@ def render_page(result: Scanned, report: Report) -> str:
         data=content["data"],
         sampling=content["sampling"],
         class_draws=class_draws(result),
+        sampler_text=result.config.sampler.text,
         prepared=str(result.data.preparation),
         num_leaks=report.num_leaking_images,
         rule=result.config.rule,

@@ -28,6 +28,7 @@ def check_choices(report: Report, config: ScanConfig) -> Check:
         source=report.data.path,
         preparation=report.data.preparation,
         indices=None if report.data.indices is None else np.zeros(1, np.int64),
+        class_names=report.data.class_names,
         split=report.data.split,
         other_splits=report.data.other_splits,
         labels_from=report.data.labels_from,

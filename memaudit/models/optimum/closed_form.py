@@ -129,6 +129,11 @@ class ClosedFormOptimum:
         self._training = TrainingImages(images, order, self.device, resident_bytes)
         self._rays: dict[tuple[int, int], Rays] = {}
 
+    @property
+    def null_label(self) -> str | None:
+        """The optimum of all classes together, which guidance needs, is that without labels."""
+        return "none" if self.label_dim else None
+
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """Every noise level is supported."""
         return sigma

@@ -3,7 +3,8 @@
 Only here does memaudit run code that it is given, and it takes a text that can mean nothing else.
 The function takes no arguments and returns a Denoiser: any callable D(x, sigma, class_labels) with
 `img_channels` and `img_resolution` (one number, or height and width); `label_dim` (0), `sigma_min`
-(0), `sigma_max` (∞) and `round_sigma` (none) may be left out.
+(0), `sigma_max` (∞) and `round_sigma` (none) may be left out. One that also denoises without a
+class, where class_labels is None, says so by a `null_label` that is not None, and can be guided.
 """
 
 import hashlib
@@ -83,6 +84,7 @@ class PythonDenoiser(nn.Module):
             )
         self.img_channels = self._count("img_channels", 1)
         self.img_resolution = self._resolution()
+        self.null_label = getattr(denoiser, "null_label", None)
         self.label_dim = self._count("label_dim", 0, default=0)
         self.sigma_min = self._level("sigma_min", 0.0)
         self.sigma_max = self._level("sigma_max", math.inf)
