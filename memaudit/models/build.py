@@ -17,6 +17,7 @@ from memaudit.models.precond import (
     EDMPrecond,
     FlowPrecond,
     Preconditioner,
+    SDEPrecond,
     VEPrecond,
     VPPrecond,
     iDDPMPrecond,
@@ -32,6 +33,7 @@ PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "Precond": EDM2Precond,
     "DiscretePrecond": DiscretePrecond,
     "FlowPrecond": FlowPrecond,
+    "SDEPrecond": SDEPrecond,
 }
 """Preconditioners by the names that configurations and published snapshots use."""
 

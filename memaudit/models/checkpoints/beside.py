@@ -48,7 +48,7 @@ def options_beside(value: Any) -> Mapping[str, Any]:
     if isinstance(value, dict):
         for key, part in value.items():
             part = _unwrapped(part)
-            if key in OPTION_KEYS and isinstance(part, dict) and part:
+            if _is_options(key, part):
                 return {name: _unwrapped(item) for name, item in part.items()}
     return {}
 
@@ -58,7 +58,9 @@ def _is_fact(part: Any) -> bool:
 
 
 def _is_options(key: str, part: Any) -> bool:
-    return key in OPTION_KEYS and isinstance(part, dict)
+    # `opt` is the optimizer's state in some programs' files.
+    is_mapping = isinstance(part, dict) and part and "param_groups" not in part
+    return key in OPTION_KEYS and bool(is_mapping)
 
 
 def _unwrapped(value: Any) -> Any:

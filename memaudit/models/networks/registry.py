@@ -8,11 +8,15 @@ forward (x, noise_labels, class_labels), with further inputs by keyword.
 from torch import nn
 
 from memaudit.models.networks.dhariwal import DhariwalUNet
+from memaudit.models.networks.dit import DiT
 from memaudit.models.networks.song import SongUNet
+from memaudit.models.networks.uvit import UViT
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "SongUNet": SongUNet,
     "DhariwalUNet": DhariwalUNet,
+    "UViT": UViT,
+    "DiT": DiT,
 }
 
 

@@ -15,3 +15,4 @@ from memaudit.models.precond.edm import VEPrecond as VEPrecond
 from memaudit.models.precond.edm import VPPrecond as VPPrecond
 from memaudit.models.precond.edm import iDDPMPrecond as iDDPMPrecond
 from memaudit.models.precond.flow import FlowPrecond as FlowPrecond
+from memaudit.models.precond.sde import SDEPrecond as SDEPrecond

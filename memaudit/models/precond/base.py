@@ -70,6 +70,10 @@ class Preconditioner(nn.Module, ABC):
         """The nearest noise level that the model supports; those of discrete levels override it."""
         return sigma
 
+    def network_input(self, x: Tensor, c_in: Tensor) -> Tensor:
+        """What the network is given: x [B, C, H, W] scaled by c_in."""
+        return c_in * x
+
     def forward(
         self,
         x: Tensor,
@@ -102,7 +106,7 @@ class Preconditioner(nn.Module, ABC):
         labels = self._labels(class_labels, x.device)
         with nullcontext() if self.training else evaluation(x):
             F_x: Tensor = self.model(
-                (c_in * x).to(torch.float16 if half else torch.float32),
+                self.network_input(x, c_in).to(torch.float16 if half else torch.float32),
                 c_noise.flatten(),
                 class_labels=labels,
                 **unet_inputs,

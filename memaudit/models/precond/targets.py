@@ -12,6 +12,7 @@ that is a·x, and F's target is linear in y and n, so that D(x; σ) = c_skip x +
 
     path           a                     b                    v_prediction (Salimans and Ho,
     vp             1/√(1 + σ²)           σ/√(1 + σ²)          arXiv:2202.00512) is of vp.
+    subvp          (√(4 + σ²) − σ)/2     1 − a²
     ve             1                     σ
     linear         1/(1 + σ) = t         1 − t                velocity (Lipman et al.,
     gvp            sin(½πt)              cos(½πt)             arXiv:2210.02747; Ma et al.,
@@ -29,7 +30,7 @@ from memaudit.models.precond.base import NullLabel, Preconditioner
 from memaudit.models.resolution import Resolution
 
 Target = Literal["epsilon", "sample", "v_prediction", "velocity", "score"]
-Path = Literal["vp", "ve", "linear", "gvp"]
+Path = Literal["vp", "subvp", "ve", "linear", "gvp"]
 DataRange = Literal["-1..1", "0..1"]
 TARGETS: tuple[str, ...] = get_args(Target)
 PATHS: tuple[str, ...] = get_args(Path)
@@ -85,6 +86,8 @@ def _signal(path: str, sigma: Tensor) -> Tensor:
         return (1 + sigma**2).rsqrt()
     if path == "linear":
         return 1 / (1 + sigma)
+    if path == "subvp":
+        return 2 / (sigma + (sigma**2 + 4).sqrt())
     if path == "ve":
         return torch.ones_like(sigma)
     raise ValueError(f"path must be one of {', '.join(PATHS)}; got {path!r}")

@@ -38,6 +38,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **{"beta_end": 0.02, "betas": None, "sigmas": None, **TARGET},
     },
     "FlowPrecond": {"path": "linear", "data_at": 1, **TARGET},
+    "SDEPrecond": {
+        **{"sde": "vp", "target": "epsilon", "beta_min": 0.1, "beta_max": 20.0},
+        **{"sigma_min": 0.01, "sigma_max": 50.0, **TARGET},
+    },
 }
 SONG = {
     **{"model_type": "SongUNet", "augment_dim": 0, "channel_mult_emb": 4, "label_dropout": 0},
@@ -49,6 +53,12 @@ EDM2 = {
     **{"concat_balance": 0.5, "channels_per_head": 4, "res_balance": 0.3, "attn_balance": 0.3},
     "clip_act": 256,
 }
+UVIT = {
+    **{"model_type": "UViT", "patch_size": 4, "hidden_channels": 8, "mlp_channels": 8},
+    **{"depth": 3, "num_heads": 2, "qkv_bias": False, "time_mlp": False, "final_conv": True},
+}
+OWN_NETWORKS = {"Precond": EDM2, "SDEPrecond": UVIT}
+"""Networks of preconditioners that are not tried with a SongUNet."""
 COMMON = {"label_dim": 2, "use_fp16": False, "dropout": 0.1, "attn_resolutions": [4]}
 
 
@@ -60,8 +70,12 @@ def no_waiting_for_the_disk(monkeypatch):
 
 def configuration(class_name: str) -> dict[str, Any]:
     """A working configuration that writes every keyword out."""
-    network = EDM2 if class_name == "Precond" else SONG
-    return {"class_name": class_name} | TINY | COMMON | network | OPTIONS[class_name]
+    network = OWN_NETWORKS.get(class_name, SONG)
+    config = {"class_name": class_name} | TINY | COMMON | network | OPTIONS[class_name]
+    if network is UVIT:
+        for name in ("model_channels", "channel_mult", "num_blocks", "dropout", "attn_resolutions"):
+            del config[name]
+    return config
 
 
 def test_every_listed_keyword_is_tried():
@@ -121,7 +135,7 @@ def test_a_hostile_number_is_refused_or_harmless(tmp_path, class_name, thorough)
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, network, config)
     assert outcome(path) is None
-    own = OPTIONS[class_name] | (EDM2 if class_name == "Precond" else {})
+    own = OPTIONS[class_name] | OWN_NETWORKS.get(class_name, {})
     for position, keyword in enumerate(config if class_name == "EDMPrecond" else own):
         for value in hostile(position, thorough):
             save_checkpoint(path, network, config | {keyword: value})

@@ -25,13 +25,16 @@ file. `StoredNetwork(…, warnings=facts.warnings, facts=facts.facts)` tells wha
 from memaudit.models.checkpoints.format import FileFormat, SourceFormat
 from memaudit.models.checkpoints.formats import (
     diffusers,
+    dit,
     edm,
     k_diffusion,
     native,
     openai_adm,
     python_function,
+    score_sde,
     state_dict,
     unsupported,
+    uvit,
 )
 
 FILE_FORMATS: tuple[FileFormat, ...] = (
@@ -39,6 +42,9 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     k_diffusion.FORMAT,
     edm.FORMAT,
     openai_adm.FORMAT,
+    score_sde.FORMAT,
+    uvit.FORMAT,
+    dit.FORMAT,
     state_dict.FORMAT,
     unsupported.FORMAT,
 )

@@ -94,7 +94,8 @@ MAKES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (_names("down_blocks."), f"it holds the weights of a diffusers model alone. {AS_FOLDER}"),
     (
         _keys("optimizer", "model", "ema", "step"),
-        f"it is a checkpoint of score_sde_pytorch or a similar trainer. {AS_PYTHON}",
+        "it is a checkpoint of score_sde_pytorch or a similar trainer, with another network than "
+        f"DDPM++ or NCSN++. {AS_PYTHON}",
     ),
 )
 
