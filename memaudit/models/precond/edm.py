@@ -174,7 +174,7 @@ class EDMPrecond(Preconditioner):
         self.model = self._build_unet(model_type, img_channels, model_kwargs)
 
     def scalings(self, sigma: Tensor) -> Scalings:
-        return _edm_scalings(sigma, self.sigma_data)
+        return edm_scalings(sigma, self.sigma_data)
 
 
 class ConsistencyPrecond(EDMPrecond):
@@ -219,7 +219,7 @@ class EDM2Precond(Preconditioner):
         return self.unet
 
     def scalings(self, sigma: Tensor) -> Scalings:
-        return _edm_scalings(sigma, self.sigma_data)
+        return edm_scalings(sigma, self.sigma_data)
 
     def logvar(self, sigma: Tensor) -> Tensor:
         """Learned logarithm of the loss's variance at noise levels sigma [B], float32 [B]."""
@@ -237,7 +237,7 @@ def _rounded_once(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return function(x.to(torch.float64)).to(x.dtype)
 
 
-def _edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
+def edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
     variance = sigma**2 + sigma_data**2
     return Scalings(
         c_skip=sigma_data**2 / variance,

@@ -1,0 +1,1 @@
+"""What diffusers saves: which files a folder holds, what its scheduler implies, its network."""

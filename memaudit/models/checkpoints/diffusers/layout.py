@@ -1,0 +1,204 @@
+"""Which files of a diffusers folder hold the network, its weights and its scheduler.
+
+    pipeline/            model_index.json, unet/, scheduler/     or all files side by side
+    pipeline/unet/       the network alone, with ../scheduler/
+    output/checkpoint-N  unet/, unet_ema/, and ../scheduler/ once the training has ended
+
+The average of the weights, `unet_ema`, is taken before `unet`. Weights are one file or several
+with an index, and may be of a variant, such as `.fp16.` or `.non_ema.`, in their names.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from memaudit.errors import CheckpointError
+from memaudit.models.checkpoints.diffusers.kinds import (
+    CHECKPOINT_FOLDER,
+    refuse_another_kind,
+    roots,
+)
+from memaudit.wording import listed, shown, some
+
+FILES = (
+    "a diffusers folder with a UNet2DModel has unet/config.json and scheduler/scheduler_config.json"
+)
+STEM = "diffusion_pytorch_model"
+CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
+WEIGHTS = re.compile(
+    rf"{STEM}(?:\.(?P<variant>\w{{1,40}}))?\.(?P<kind>safetensors|bin)"
+    r"(?P<index>\.index(?:\.(?P<index_variant>\w{1,40}))?\.json)?",
+    re.ASCII,
+)
+VARIANTS = (None, "fp32", "fp16", "bf16")
+"""Variants that hold the same weights, in the order of their precision."""
+TRAINING = ("optimizer.bin", "optimizer.pt", "random_states_0.pkl", "scheduler.bin")
+"""Files that accelerate writes into the folder of a training checkpoint."""
+MAX_ENTRIES = 10_000
+"""Most entries of a folder that are looked at."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files that make up a network."""
+
+    config: Path
+    weights: Path
+    """A file of weights, or the index of several."""
+    scheduler: Path | None
+    """None for a training checkpoint without a scheduler above it."""
+    said: str
+    """Which weights these are, in words."""
+    warnings: tuple[str, ...]
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is one of a model rather than of images, by the names in it."""
+    names = ("model_index.json", CONFIG, SCHEDULER, "adapter_config.json", *TRAINING)
+    parts = ("unet", "unet_ema", "transformer")
+    return (
+        any(os.path.lexists(path / name) for name in names)
+        or any((path / part / CONFIG).exists() for part in parts)
+        or any(WEIGHTS.fullmatch(name) for name in _names(path, STEM))
+        or bool(_names(path, "pytorch_lora_weights"))
+        or bool(_checkpoints(path))
+    )
+
+
+def is_weights_file(path: Path) -> bool:
+    """Whether a file is one of diffusers' weights with the configuration beside it."""
+    return (
+        WEIGHTS.fullmatch(path.name) is not None
+        and path.is_file()
+        and (path.parent / CONFIG).exists()
+    )
+
+
+def find_layout(path: Path) -> Layout:
+    """The files that make up the network at a path.
+
+    Args:
+        path: a folder as drawn above, or one of the files of weights in it.
+
+    Raises:
+        CheckpointError: files are missing, or it is a model of another kind.
+    """
+    root = path.parent if is_weights_file(path) else path
+    refuse_another_kind(root)
+    network = _network_folder(root)
+    weights = path if root != path else _weights(network)
+    said, warnings = _which(network, weights)
+    return Layout(network / CONFIG, weights, _scheduler(root, network), said, warnings)
+
+
+def _network_folder(root: Path) -> Path:
+    for part in ("unet_ema", "unet"):
+        if (root / part).is_dir():
+            return root / part
+    checkpoints = _checkpoints(root)
+    if checkpoints and not (root / CONFIG).exists():
+        raise CheckpointError(
+            f"it holds {len(checkpoints):,} checkpoints of a training and no model of its own. "
+            f"Name one of them, such as {shown(str(root / checkpoints[-1]))}."
+        )
+    if not os.path.lexists(root / CONFIG) and (root / "transformer").is_dir():
+        raise CheckpointError(
+            "its network is a transformer (transformer/), of which diffusers has none of pixels. "
+            "Scan images that it generated instead."
+        )
+    return root
+
+
+def _checkpoints(root: Path) -> list[str]:
+    """Folders of training checkpoints in a folder, the latest last."""
+    names = [name for name in _names(root, "checkpoint-") if CHECKPOINT_FOLDER.fullmatch(name)]
+    return sorted(
+        (name for name in names if any((root / name / part).is_dir() for part in ("unet", "unet_ema"))),
+        key=lambda name: int(name.split("-")[1]),
+    )
+
+
+def _names(folder: Path, start: str) -> list[str]:
+    """Names in a folder that begin with `start`, in order."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, MAX_ENTRIES)]
+    except OSError:
+        return []
+    return sorted(name for name in names if name.startswith(start))
+
+
+def _weights(folder: Path) -> Path:
+    """The file of weights to take in a network's folder: plain, then by precision."""
+    matches = [match for name in _names(folder, STEM) if (match := WEIGHTS.fullmatch(name))]
+    ranked = sorted(matches, key=_rank)
+    if not ranked:
+        others = _names(folder, "")
+        held = f" It holds {listed(others)}." if others else ""
+        raise CheckpointError(
+            f"{folder} has none of the weights {STEM}.safetensors, {STEM}.bin.{held}"
+        )
+    best = ranked[0]
+    alike = {_variant(match) for match in ranked if _rank(match)[0] == _rank(best)[0]}
+    if _variant(best) not in VARIANTS and len(alike) > 1:
+        raise CheckpointError(
+            f"{folder} has weights of the variants {listed(map(str, alike))}, and it is not clear "
+            "which are meant. Name the file itself."
+        )
+    return folder / best[0]
+
+
+def _variant(match: re.Match[str]) -> str | None:
+    return match["variant"] or match["index_variant"]
+
+
+def _rank(match: re.Match[str]) -> tuple[int, bool, bool, str]:
+    variant = _variant(match)
+    if variant in VARIANTS:
+        place = VARIANTS.index(variant)
+    else:
+        place = len(VARIANTS) + ("non_ema" in str(variant))
+    return place, match["kind"] == "bin", match["index"] is not None, match[0]
+
+
+def _scheduler(root: Path, network: Path) -> Path | None:
+    above = roots(root)
+    places = dict.fromkeys(
+        place for folder in (*above, network) for place in (folder / "scheduler", folder)
+    )
+    for place in places:
+        if os.path.lexists(place / SCHEDULER):
+            return place / SCHEDULER
+    if len(above) > 1 or any((root / name).exists() for name in TRAINING):
+        return None
+    raise CheckpointError(f"{SCHEDULER} is missing; {FILES}.")
+
+
+def _which(network: Path, weights: Path) -> tuple[str, tuple[str, ...]]:
+    """Which weights are taken, in words, and what a user should know of them."""
+    match = WEIGHTS.fullmatch(weights.name)
+    assert match is not None
+    variant = _variant(match)
+    place = f"{network.resolve().name}/{weights.name}"
+    warnings = []
+    if variant and "non_ema" in variant:
+        said = f"the network in training, not its average (EMA), in {place}"
+        warnings.append(
+            f"The weights are those of the network in training ({weights.name}), not its moving "
+            "average (EMA), which is what is sampled and published."
+        )
+    elif network.resolve().name == "unet_ema":
+        said = f"the moving average (EMA), in {place}"
+    else:
+        said = f"those in {place}; it does not say whether they are the average (EMA)"
+        if (network.resolve().parent / "unet_ema" / CONFIG).exists():
+            warnings.append(
+                "The weights are those of the network in training: its moving average (EMA), which "
+                "is what is sampled and published, lies beside it in unet_ema."
+            )
+    if variant and "non_ema" not in variant:
+        others = some([f".{variant}."])
+        warnings.append(f"The weights are the variant {others}, the only ones of their kind.")
+    return said, tuple(warnings)
