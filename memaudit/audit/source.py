@@ -23,6 +23,7 @@ from memaudit.errors import CheckpointError, DataError
 from memaudit.files import open_regular
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
 from memaudit.models.checkpoints.containers.zip_file import zip_entries
+from memaudit.models.checkpoints.folders import holds_model
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
@@ -293,7 +294,7 @@ def open_source(
 def holds_images(path: Path) -> bool:
     """Whether `path` is a folder or file of images rather than a checkpoint."""
     if path.is_dir():
-        return not any((path / name).exists() for name in ("model_index.json", "config.json"))
+        return not holds_model(path)
     if not path.exists():
         return is_range(path)
     if not path.is_file() or _is_checkpoint_zip(path):

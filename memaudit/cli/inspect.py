@@ -58,9 +58,9 @@ def inspect(
 ) -> None:
     """Show what a checkpoint holds, without running anything in it.
 
-    FILE is a checkpoint or a diffusers folder. Architecture, preconditioning, constructor
-    arguments, noise levels, provenance, hash, what the file's pickles name, and whether it can be
-    opened safely. Exit status 2 if it cannot.
+    FILE is a checkpoint, or a folder of diffusers or accelerate. Architecture, preconditioning,
+    constructor arguments, noise levels, provenance, what lies beside the weights, hash, what the
+    file's pickles name, and whether it can be opened safely. Exit status 2 if it cannot.
 
     With --data, the network is run on some of its training images with noise, as a scan does
     before it samples: does the checkpoint denoise these images as it is configured, and are they
@@ -78,8 +78,8 @@ def inspect(
 
     if holds_images(file) and file.is_dir():
         raise ConfigError(
-            f"{file} is a folder without the model_index.json or config.json of a diffusers model. "
-            "Name a checkpoint file in it; if it holds images, use `memaudit dataset inspect`."
+            f"{file} is a folder without the files of a diffusers model or of accelerate. Name a "
+            "checkpoint file in it; if it holds images, use `memaudit dataset inspect`."
         )
     if holds_images(file):
         raise ConfigError(

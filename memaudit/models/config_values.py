@@ -8,7 +8,7 @@ general bounds.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memaudit.errors import ConfigError
@@ -195,7 +195,7 @@ VALUES: Mapping[str, Value] = {
 
 UNET2D_VALUES: Mapping[str, Value] = {
     "_class_name": TEXT,
-    "sample_size": _count(1, MAX_RESOLUTION),
+    "sample_size": replace(RESOLUTION, is_optional=True),
     "in_channels": _count(1, 64),
     "out_channels": _count(1, 128),
     "center_input_sample": FLAG,
@@ -236,8 +236,12 @@ SCHEDULER_VALUES: Mapping[str, Value] = {
     "trained_betas": Value(float, _BETA, True, MAX_LEVELS),
     "rescale_betas_zero_snr": FLAG,
     "sigma_data": VALUES["sigma_data"],
-    "sigma_min": VALUES["sigma_min"],
-    "sigma_max": VALUES["sigma_max"],
+    "sigma_min": replace(VALUES["sigma_min"], is_optional=True),
+    "sigma_max": replace(VALUES["sigma_max"], is_optional=True),
+    "timestep_type": TEXT,
+    "predict_epsilon": FLAG,
+    "use_flow_sigmas": FLAG,
+    "invert_sigmas": FLAG,
 }
 """Keywords of a scheduler of diffusers that say what the network was trained with. The others say
 how it would have sampled, and are not used."""

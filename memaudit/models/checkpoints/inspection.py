@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from memaudit.errors import CheckpointError, UnsafeCheckpointError
 from memaudit.models.checkpoints.assembly import assemble
 from memaudit.models.checkpoints.checkpoint import CheckpointInfo, NetworkInfo, StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import decode, read_file
+from memaudit.models.checkpoints.folders import file_to_read
 from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.opening import find_source, named, read_network
 from memaudit.unpickler import Budget
@@ -17,12 +19,12 @@ from memaudit.unpickler import Budget
 def inspect_checkpoint(
     path: str | Path, *, arch: str | None = None, config: Mapping[str, Any] | None = None
 ) -> CheckpointInfo:
-    """What a checkpoint file or a diffusers folder holds.
+    """What a checkpoint file, or a folder of diffusers or accelerate, holds.
 
     An unsafe or broken file is not an error: that is part of the answer.
 
     Args:
-        path: a checkpoint file, or a diffusers folder.
+        path: a checkpoint file, or a folder of diffusers or accelerate.
         arch, config: as for `open_checkpoint`.
 
     Raises:
@@ -35,13 +37,15 @@ def inspect_checkpoint(
         source = find_source(path, given)
         if source is not None and source.inspect is not None:
             return source.inspect(str(path), given)
-        file = read_file(Path(path))
+        path_read, warnings = file_to_read(Path(path))
+        file = read_file(path_read)
     budget = Budget()
     safe, problem, network = False, None, None
     try:
         contents = decode(file, budget)
         safe = True
-        network = _network_info(read_network(contents, given))
+        stored = read_network(contents, given)
+        network = _network_info(replace(stored, warnings=(*stored.warnings, *warnings)))
     except UnsafeCheckpointError as error:
         safe, problem = False, str(error)
     except CheckpointError as error:

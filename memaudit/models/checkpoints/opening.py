@@ -15,6 +15,7 @@ from memaudit.models.checkpoints.beside import facts_beside
 from memaudit.models.checkpoints.checkpoint import Checkpoint, StoredNetwork
 from memaudit.models.checkpoints.containers.inert_objects import PersistentRecord
 from memaudit.models.checkpoints.containers.raw_file import Contents, decode, read_file
+from memaudit.models.checkpoints.folders import file_to_read
 from memaudit.models.checkpoints.format import SourceFormat
 from memaudit.models.checkpoints.given import Given
 from memaudit.unpickler import Budget
@@ -31,8 +32,8 @@ def open_checkpoint(
     """Open a checkpoint of any format.
 
     Args:
-        path: a checkpoint file, a diffusers folder, or `module:function` (the only form that runs
-            the user's code).
+        path: a checkpoint file, a folder of diffusers or accelerate, or `module:function` (the
+            only form that runs the user's code).
         device: where the network goes.
         arch: what the file does not show, as `NAME,option=value,…`: see docs/checkpoints.md. NAME
             is a preset (models/published_networks.py) or a family of the format.
@@ -48,7 +49,8 @@ def open_checkpoint(
     with named(path):
         if source := find_source(path, given):
             return source.open(str(path), device, given)
-        contents = decode(read_file(Path(path)), Budget())
+        file, warnings = file_to_read(Path(path))
+        contents = decode(read_file(file), Budget())
         stored = read_network(contents, given)
         network = assemble(stored, device=device)
     return Checkpoint(
@@ -58,7 +60,7 @@ def open_checkpoint(
         sha256=contents.sha256,
         format=stored.format,
         path=str(path),
-        warnings=stored.warnings,
+        warnings=(*stored.warnings, *warnings),
         arch=arch,
     )
 

@@ -110,3 +110,18 @@ def test_a_namespace_of_a_training_is_no_obstacle(tmp_path, network, same_output
         {"ema": network.state_dict(), "extra": argparse.Namespace(lr=1e-3)}, tmp_path / "model.pt"
     )
     assert same_output(open_checkpoint(tmp_path / "model.pt", config=TINY).network)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("15_edm_plus_namespace.pt", {"extra": {"lr": 0.001}}),
+        ("15_edm_plus_posixpath.pt", {"extra": "/x"}),
+        ("16_edm_ema_model.pt", None),
+    ],
+)
+def test_what_people_have_opens(real_cases, name, shown):
+    config = json.loads((real_cases / "15_edm_config.json").read_text())
+    checkpoint = open_checkpoint(real_cases / name, config=config)
+    assert checkpoint.provenance.get("beside_the_weights") == shown
+    assert checkpoint.provenance["weights"].startswith("the moving average (EMA)")

@@ -203,6 +203,11 @@ DDPM = {
     **{"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None},
     "rescale_betas_zero_snr": False,
 }
+EULER = {
+    **{"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction"},
+    **{"timestep_type": "continuous", "predict_epsilon": True, "use_flow_sigmas": False},
+    **{"sigma_min": 0.002, "sigma_max": 700.0, "invert_sigmas": False},
+}
 EDM = {
     **{"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon"},
     **{"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0},
@@ -227,7 +232,7 @@ def folder(tmp_path):
 
 def test_every_listed_keyword_of_diffusers_is_tried():
     assert UNET.keys() == UNET2D_VALUES.keys()
-    assert DDPM.keys() | EDM.keys() == SCHEDULER_VALUES.keys()
+    assert DDPM.keys() | EDM.keys() | EULER.keys() == SCHEDULER_VALUES.keys()
 
 
 @THOROUGH
@@ -242,7 +247,7 @@ def test_a_hostile_number_of_a_unet2d_is_refused_or_harmless(folder, thorough):
                 assert said is not None, (keyword, value)
 
 
-@pytest.mark.parametrize("scheduler", [DDPM, EDM], ids=["DDPM", "EDM"])
+@pytest.mark.parametrize("scheduler", [DDPM, EDM, EULER], ids=["DDPM", "EDM", "Euler"])
 def test_a_hostile_number_of_a_scheduler_is_refused_or_harmless(folder, scheduler):
     assert outcome(folder(UNET, scheduler)) is None
     for keyword in scheduler:
@@ -263,9 +268,9 @@ def test_a_hostile_number_of_a_scheduler_is_refused_or_harmless(folder, schedule
         ({"block_out_channels": [8, 16384]}, {}, "far more weights than the file has"),
         ({"downsample_padding": 3}, {}, "cannot denoise images of float32"),
         ({}, {"num_train_timesteps": 0}, "num_train_timesteps must be an integer, at least 1"),
-        ({}, {"trained_betas": [1] * 4}, "no finite noise levels"),
+        ({}, {"trained_betas": [1] * 4}, "at least two must be finite"),
         ({}, {"trained_betas": [-0.1] * 4}, "trained_betas must be a list of numbers, each more"),
-        ({}, {"trained_betas": []}, "no finite noise levels|cannot be built"),
+        ({}, {"trained_betas": []}, "at least two must be finite|cannot be built"),
     ],
 )
 def test_a_folder_that_does_not_work_is_refused(folder, unet, scheduler, message):

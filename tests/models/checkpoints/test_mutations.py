@@ -30,7 +30,7 @@ from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.checkpoints.assembly import assemble, build_uninitialized
 from memaudit.models.checkpoints.containers.raw_file import RawFile, decode
-from memaudit.models.checkpoints.formats.diffusers import _check_supported
+from memaudit.models.checkpoints.formats.diffusers import check_supported
 from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import json_object
 from memaudit.models.checkpoints.opening import read_network
@@ -248,7 +248,7 @@ def test_mutated_configurations_of_diffusers_are_read_or_refused(examples):
                 if chance.random() < 0.2:
                     text = damaged(chance, text.encode()).decode("utf-8", "replace")
                 texts[name] = with_other_values(chance, text)
-            _check_supported(*(json_object(texts, name) for name in texts))
+            check_supported(*(json_object(texts, name) for name in texts))
 
         bounded(iter([read] * MUTANTS))
 

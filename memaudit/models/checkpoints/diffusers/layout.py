@@ -17,10 +17,11 @@ from pathlib import Path
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.diffusers.kinds import (
     CHECKPOINT_FOLDER,
+    PARTS,
     refuse_another_kind,
     roots,
 )
-from memaudit.wording import listed, shown, some
+from memaudit.wording import listed, shown
 
 FILES = (
     "a diffusers folder with a UNet2DModel has unet/config.json and scheduler/scheduler_config.json"
@@ -42,27 +43,52 @@ MAX_ENTRIES = 10_000
 
 @dataclass(frozen=True)
 class Layout:
-    """The files that make up a network."""
+    """Where the files of a network are. None of them has been read, nor need be there."""
 
-    config: Path
-    weights: Path
-    """A file of weights, or the index of several."""
-    scheduler: Path | None
-    """None for a training checkpoint without a scheduler above it."""
-    said: str
-    """Which weights these are, in words."""
-    warnings: tuple[str, ...]
+    root: Path
+    """The folder that was named, or that of the file that was."""
+    network: Path
+    """The folder of the network's configuration and weights."""
+    named: Path | None
+    """The file of weights, if it was named."""
+
+    @property
+    def config(self) -> Path:
+        return self.network / CONFIG
+
+    def scheduler(self) -> Path | None:
+        """The scheduler's configuration; None for a training checkpoint that has none above it.
+
+        Raises:
+            CheckpointError: it is missing.
+        """
+        above = roots(self.root)
+        for folder in dict.fromkeys((*above, self.network)):
+            for place in (folder / "scheduler", folder):
+                if os.path.lexists(place / SCHEDULER):
+                    return place / SCHEDULER
+        is_training = any((self.root / name).exists() for name in TRAINING)
+        if is_training or any(CHECKPOINT_FOLDER.fullmatch(each.resolve().name) for each in above):
+            return None
+        raise CheckpointError(f"{SCHEDULER} is missing; {FILES}.")
+
+    def weights(self) -> Path:
+        """The file of weights, or the index of several.
+
+        Raises:
+            CheckpointError: there is none, or it is not clear which is meant.
+        """
+        return self.named or _weights(self.network)
 
 
 def is_model_folder(path: Path) -> bool:
     """Whether a folder is one of a model rather than of images, by the names in it."""
     names = ("model_index.json", CONFIG, SCHEDULER, "adapter_config.json", *TRAINING)
-    parts = ("unet", "unet_ema", "transformer")
     return (
         any(os.path.lexists(path / name) for name in names)
-        or any((path / part / CONFIG).exists() for part in parts)
-        or any(WEIGHTS.fullmatch(name) for name in _names(path, STEM))
-        or bool(_names(path, "pytorch_lora_weights"))
+        or any((path / part / CONFIG).exists() for part in PARTS)
+        or any(WEIGHTS.fullmatch(name) for name in names_in(path, STEM))
+        or bool(names_in(path, "pytorch_lora_weights"))
         or bool(_checkpoints(path))
     )
 
@@ -77,20 +103,19 @@ def is_weights_file(path: Path) -> bool:
 
 
 def find_layout(path: Path) -> Layout:
-    """The files that make up the network at a path.
+    """Where the files of the network at a path are.
 
     Args:
         path: a folder as drawn above, or one of the files of weights in it.
 
     Raises:
-        CheckpointError: files are missing, or it is a model of another kind.
+        CheckpointError: it is a model of another kind, or several training checkpoints.
     """
-    root = path.parent if is_weights_file(path) else path
-    refuse_another_kind(root)
-    network = _network_folder(root)
-    weights = path if root != path else _weights(network)
-    said, warnings = _which(network, weights)
-    return Layout(network / CONFIG, weights, _scheduler(root, network), said, warnings)
+    if is_weights_file(path):
+        refuse_another_kind(path.parent)
+        return Layout(path.parent, path.parent, path)
+    refuse_another_kind(path)
+    return Layout(path, _network_folder(path), None)
 
 
 def _network_folder(root: Path) -> Path:
@@ -113,14 +138,14 @@ def _network_folder(root: Path) -> Path:
 
 def _checkpoints(root: Path) -> list[str]:
     """Folders of training checkpoints in a folder, the latest last."""
-    names = [name for name in _names(root, "checkpoint-") if CHECKPOINT_FOLDER.fullmatch(name)]
+    names = [name for name in names_in(root, "checkpoint-") if CHECKPOINT_FOLDER.fullmatch(name)]
     return sorted(
-        (name for name in names if any((root / name / part).is_dir() for part in ("unet", "unet_ema"))),
+        (name for name in names if any((root / name / part).is_dir() for part in PARTS)),
         key=lambda name: int(name.split("-")[1]),
     )
 
 
-def _names(folder: Path, start: str) -> list[str]:
+def names_in(folder: Path, start: str) -> list[str]:
     """Names in a folder that begin with `start`, in order."""
     try:
         with os.scandir(folder) as entries:
@@ -132,10 +157,10 @@ def _names(folder: Path, start: str) -> list[str]:
 
 def _weights(folder: Path) -> Path:
     """The file of weights to take in a network's folder: plain, then by precision."""
-    matches = [match for name in _names(folder, STEM) if (match := WEIGHTS.fullmatch(name))]
+    matches = [match for name in names_in(folder, STEM) if (match := WEIGHTS.fullmatch(name))]
     ranked = sorted(matches, key=_rank)
     if not ranked:
-        others = _names(folder, "")
+        others = names_in(folder, "")
         held = f" It holds {listed(others)}." if others else ""
         raise CheckpointError(
             f"{folder} has none of the weights {STEM}.safetensors, {STEM}.bin.{held}"
@@ -163,24 +188,11 @@ def _rank(match: re.Match[str]) -> tuple[int, bool, bool, str]:
     return place, match["kind"] == "bin", match["index"] is not None, match[0]
 
 
-def _scheduler(root: Path, network: Path) -> Path | None:
-    above = roots(root)
-    places = dict.fromkeys(
-        place for folder in (*above, network) for place in (folder / "scheduler", folder)
-    )
-    for place in places:
-        if os.path.lexists(place / SCHEDULER):
-            return place / SCHEDULER
-    if len(above) > 1 or any((root / name).exists() for name in TRAINING):
-        return None
-    raise CheckpointError(f"{SCHEDULER} is missing; {FILES}.")
-
-
-def _which(network: Path, weights: Path) -> tuple[str, tuple[str, ...]]:
+def which_weights(weights: Path) -> tuple[str, tuple[str, ...]]:
     """Which weights are taken, in words, and what a user should know of them."""
     match = WEIGHTS.fullmatch(weights.name)
     assert match is not None
-    variant = _variant(match)
+    variant, network = _variant(match), weights.parent
     place = f"{network.resolve().name}/{weights.name}"
     warnings = []
     if variant and "non_ema" in variant:
@@ -199,6 +211,5 @@ def _which(network: Path, weights: Path) -> tuple[str, tuple[str, ...]]:
                 "is what is sampled and published, lies beside it in unet_ema."
             )
     if variant and "non_ema" not in variant:
-        others = some([f".{variant}."])
-        warnings.append(f"The weights are the variant {others}, the only ones of their kind.")
+        said += f" (variant {variant})"
     return said, tuple(warnings)

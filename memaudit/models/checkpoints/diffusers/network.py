@@ -14,6 +14,7 @@ from memaudit.models.checkpoints.diffusers.schedule import Schedule, reason_of
 from memaudit.models.config_values import UNET2D_VALUES
 from memaudit.models.denoiser import evaluation
 from memaudit.models.precond.base import NullLabel, Scalings
+from memaudit.models.resolution import as_resolution
 
 FORMER_ATTENTION = re.compile(r"(?P<start>(?:.*\.)?attentions\.\d+\.)(?P<name>\w+)(?P<end>\.\w+)")
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -47,7 +48,7 @@ class DiffusersDenoiser(nn.Module):
         self.schedule = schedule
         self.register_buffer("noise_levels", schedule.levels)
         self.img_channels = config.in_channels
-        self.img_resolution = resolution_of(config.sample_size)
+        self.img_resolution = as_resolution(config.sample_size)
         self.label_dim = label_dim
         self.null_label = null_label
         self.sigma_min, self.sigma_max = schedule.sigma_min, schedule.sigma_max
@@ -96,14 +97,6 @@ class DiffusersDenoiser(nn.Module):
 def _is_one_hot(class_labels: Tensor, *, or_none: bool) -> bool:
     total, largest = class_labels.sum(1), class_labels.amax(1)
     return torch.equal(total, largest) and (or_none or bool((largest > 0).all()))
-
-
-def resolution_of(sample_size: Any) -> Any:
-    """Height and width of the images: one number, or both where they differ."""
-    if isinstance(sample_size, list | tuple):
-        height, width = sample_size
-        return height if height == width else (height, width)
-    return sample_size
 
 
 def build_unet(config: Mapping[str, Any], present: Mapping[str, StoredTensor]) -> Any:

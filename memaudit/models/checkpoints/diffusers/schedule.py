@@ -55,8 +55,8 @@ FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 REFUSED = {
     **dict.fromkeys(
         ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler", "CMStochasticIterativeScheduler"),
-        "its network was made to leap from noise to an image in a few steps (consistency), and does "
-        "not denoise as a model of every noise level does",
+        "its network was made to leap from noise to an image in a few steps (consistency), and "
+        "does not denoise as a model of every noise level does",
     ),
     **dict.fromkeys(
         ("ScoreSdeVeScheduler", "KarrasVeScheduler", "ScoreSdeVpScheduler"),
@@ -123,24 +123,15 @@ def read_schedule(config: Mapping[str, Any]) -> Schedule:
     """
     name, target = config["_class_name"], prediction_of(config)
     if name in EDM:
-        return Schedule(
-            target,
-            "log",
-            sigma_min=float(config.get("sigma_min", 0.002)),
-            sigma_max=float(config.get("sigma_max", 80.0)),
-            sigma_data=float(config.get("sigma_data", 0.5)),
-        )
+        sigma_data = float(config.get("sigma_data", 0.5))
+        return Schedule(target, "log", *_ends(config, (0.002, 80.0)), sigma_data=sigma_data)
     if name in FLOW or target == FLOW_PREDICTION:
         num_steps = config.get("num_train_timesteps", 1000)
         return Schedule("velocity", "flow", 0.0, SIGMA_MAX, num_steps=num_steps)
     levels = _noise_levels(config)
     ends = float(levels[0]), float(levels[-1])
     if _is_continuous(config):
-        given = (config.get("sigma_min"), config.get("sigma_max"))
-        sigma_min, sigma_max = (
-            float(end if value is None else value) for value, end in zip(given, ends, strict=True)
-        )
-        return Schedule(target, "log", sigma_min, sigma_max)
+        return Schedule(target, "log", *_ends(config, ends))
     return Schedule(target, "level", *ends, levels)
 
 
@@ -182,6 +173,20 @@ def check_schedule(config: Mapping[str, Any]) -> None:
         )
     if config.get("invert_sigmas") is True:
         raise CheckpointError(f"its {name} has invert_sigmas, which turns time around. {advice}")
+
+
+def _ends(config: Mapping[str, Any], default: tuple[float, float]) -> tuple[float, float]:
+    """Smallest and largest of the continuous noise levels of a scheduler."""
+    given = config.get("sigma_min"), config.get("sigma_max")
+    low, high = (
+        float(end if value is None else value) for value, end in zip(given, default, strict=True)
+    )
+    if not low < high:
+        raise CheckpointError(
+            f"its scheduler denoises from sigma_min = {low:g} to sigma_max = {high:g}, which is "
+            "not a range."
+        )
+    return low, high
 
 
 def _is_continuous(config: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from memaudit.models.checkpoints.weights import find_tensors
 from memaudit.wording import listed, shown
 
 AS_PYTHON = "Give it to memaudit as a Python denoiser (module:function)."
+SCAN_IMAGES = "Scan images that it generated instead."
 AS_FOLDER = "Pass the diffusers folder, with its config.json and scheduler, instead."
 
 
@@ -37,6 +38,11 @@ def _keys(*needed: str) -> Callable[[Mapping[str, Any]], bool]:
 
 def _names(start: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda value: any(name.startswith(start) for name in find_tensors(value)[0])
+
+
+def _any_name(pattern: str) -> Callable[[Mapping[str, Any]], bool]:
+    found = re.compile(pattern, re.ASCII)
+    return lambda value: any(found.search(name) for name in find_tensors(value)[0])
 
 
 def _nameless_average(value: Mapping[str, Any]) -> bool:
@@ -87,6 +93,31 @@ MAKES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
         _keys("pytorch-lightning_version"),
         f"it is a PyTorch Lightning checkpoint, of a network that is not EDM's. {AS_PYTHON}",
     ),
+    (
+        _any_name(r"(?:^|[._])lora(?:_down|_up|_A|_B|\.down|\.up|_magnitude)|\.(?:lokr|hada)_w\d"),
+        f"it is a LoRA adapter, which changes a network that lies elsewhere, mostly one of latents "
+        f"from texts. {SCAN_IMAGES}",
+    ),
+    (
+        _any_name(r"^(?:model\.diffusion_model\.)?double_blocks\.\d+\."),
+        f"it is the transformer of FLUX, which makes latents from texts. {SCAN_IMAGES}",
+    ),
+    (
+        _any_name(r"^(?:model\.diffusion_model\.)?joint_blocks\.\d+\."),
+        f"it is the transformer of Stable Diffusion 3, which makes latents from texts. "
+        f"{SCAN_IMAGES}",
+    ),
+    (
+        _any_name(r"^(?:single_)?transformer_blocks\.\d+\."),
+        f"it is a transformer of diffusers', which makes latents. {SCAN_IMAGES}",
+    ),
+    (
+        _any_name(
+            r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down_blocks|up_blocks|down|up)\.\d"
+        ),
+        "it is an autoencoder of images (VAE), which does not denoise.",
+    ),
+    (_names("text_model.encoder."), "it is a text encoder, which does not denoise."),
     (
         _names("model.diffusion_model."),
         f"it holds a latent diffusion model (CompVis). {AS_PYTHON}",
