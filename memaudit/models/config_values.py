@@ -238,7 +238,7 @@ SCHEDULER_VALUES: Mapping[str, Value] = {
     "sigma_data": VALUES["sigma_data"],
     "sigma_min": replace(VALUES["sigma_min"], is_optional=True),
     "sigma_max": replace(VALUES["sigma_max"], is_optional=True),
-    "timestep_type": TEXT,
+    "timestep_type": Value(str, choices=("discrete", "continuous")),
     "predict_epsilon": FLAG,
     "use_flow_sigmas": FLAG,
     "invert_sigmas": FLAG,

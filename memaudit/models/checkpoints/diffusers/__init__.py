@@ -1,1 +1,1 @@
-"""What diffusers saves: which files a folder holds, what its scheduler implies, its network."""
+"""What diffusers saves: the files of a folder, what its scheduler implies, its network."""

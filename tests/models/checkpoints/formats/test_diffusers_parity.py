@@ -23,8 +23,11 @@ from memaudit.models.resolution import height_and_width
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
 # Of diffusers' own schedulers, with numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+SLOW = pytest.mark.slow
 TIMES = (0, 20, 200, 500, 800, 950, 999)
 TOLERANCE = 1e-5
+BETAS = torch.linspace(1e-4, 0.01, 4000).tolist()
+"""A schedule in numbers, of four times the usual length."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +63,13 @@ LAYOUTS = {
     "all side by side": lambda folder: with_files_side_by_side(folder) or folder,
 }
 
+FAST = ("several files", "all side by side")
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+
+@pytest.mark.parametrize(
+    "layout",
+    [layout if layout in FAST else pytest.param(layout, marks=SLOW) for layout in LAYOUTS],
+)
 def test_every_layout_denoises_as_diffusers_does(tmp_path, layout):
     unet, scheduler = tiny_unet(), diffusers.DDPMScheduler()
     path = LAYOUTS[layout](save_pipeline(tmp_path / "pipeline", unet, scheduler))
@@ -83,12 +91,14 @@ def test_former_names_are_those_that_diffusers_itself_reads(tmp_path):
     "options",
     [
         {},
-        {"beta_schedule": "squaredcos_cap_v2"},
-        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-        {"beta_schedule": "sigmoid"},
-        {"trained_betas": torch.linspace(1e-4, 0.01, 4000).tolist(), "num_train_timesteps": 4000},
-        {"trained_betas": torch.linspace(1e-4, 0.01, 4000).tolist(), "num_train_timesteps": 1000},
-        {"rescale_betas_zero_snr": True},
+        pytest.param({"beta_schedule": "squaredcos_cap_v2"}, marks=SLOW),
+        pytest.param(
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, marks=SLOW
+        ),
+        pytest.param({"beta_schedule": "sigmoid"}, marks=SLOW),
+        pytest.param({"trained_betas": BETAS, "num_train_timesteps": 4000}, marks=SLOW),
+        pytest.param({"trained_betas": BETAS, "num_train_timesteps": 1000}, marks=SLOW),
+        pytest.param({"rescale_betas_zero_snr": True}, marks=SLOW),
     ],
     ids=["linear", "cosine", "scaled", "sigmoid", "long betas", "betas cut short", "zero SNR"],
 )
@@ -101,7 +111,13 @@ def test_targets_and_schedules_are_those_of_diffusers(tmp_path, prediction, opti
     assert compare(network, unet, scheduler, times=(*TIMES[:6], last)) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.startswith(("DEIS", "Heun")) else pytest.param(name, marks=SLOW)
+        for name in DISCRETE
+    ],
+)
 def test_schedulers_with_discrete_levels_have_the_same(tmp_path, name):
     """Whatever the scheduler, a DDPM network is opened with its levels; defaults are its own."""
     scheduler_class = getattr(diffusers, name)
@@ -123,7 +139,7 @@ def test_schedulers_with_discrete_levels_have_the_same(tmp_path, name):
     ("options", "labels"),
     [
         ({"num_class_embeds": 4}, [3, 0]),
-        ({"num_class_embeds": 4, "class_embed_type": "timestep"}, [3, 0]),
+        pytest.param({"num_class_embeds": 4, "class_embed_type": "timestep"}, [3, 0], marks=SLOW),
     ],
 )
 def test_classes_are_those_of_diffusers(tmp_path, options, labels):
@@ -133,6 +149,7 @@ def test_classes_are_those_of_diffusers(tmp_path, options, labels):
     assert compare(network, unet, scheduler, torch.tensor(labels)) < TOLERANCE
 
 
+@SLOW
 def test_what_a_class_embedding_does_not_show_is_said(tmp_path):
     scheduler = diffusers.DDPMScheduler()
     unet = tiny_unet(class_embed_type="identity")
@@ -160,8 +177,14 @@ def test_the_last_class_may_stand_for_none(tmp_path):
 SIGMAS = (0.01, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(
+    ("name", "shift"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", 3.0),
+        pytest.param("FlowMatchEulerDiscreteScheduler", 1.0, marks=SLOW),
+        pytest.param("DPMSolverMultistepScheduler", 3.0, marks=SLOW),
+    ],
+)
 def test_flow_matching_denoises_as_its_scheduler_integrates(tmp_path, name, shift):
     """One Euler step to time 0, of diffusers' own scheduler, gives the clean image."""
     unet = tiny_unet()
@@ -202,6 +225,7 @@ def test_eulers_continuous_times_are_those_of_diffusers(tmp_path):
         assert network.round_sigma(sigma) == sigma
 
 
+@SLOW
 def test_euler_with_discrete_times_or_another_target_is_discrete(tmp_path):
     for options in ({"timestep_type": "continuous"}, {"prediction_type": "v_prediction"}):
         scheduler = diffusers.EulerDiscreteScheduler(sigma_min=0.1, sigma_max=9.0, **options)
@@ -209,6 +233,7 @@ def test_euler_with_discrete_times_or_another_target_is_discrete(tmp_path):
         assert len(network.noise_levels) == 1000
 
 
+@SLOW
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_edms_scalings_are_those_of_diffusers(tmp_path, prediction):
     unet = tiny_unet()
@@ -222,12 +247,14 @@ def test_edms_scalings_are_those_of_diffusers(tmp_path, prediction):
         assert largest_error(network(x, sigma), expected) < TOLERANCE
 
 
+@SLOW
 def test_a_learned_variance_is_left_out(tmp_path):
     unet, scheduler = tiny_unet(out_channels=6), diffusers.DDPMScheduler()
     network = open_checkpoint(save_pipeline(tmp_path, unet, scheduler)).network
     assert compare(network, unet, scheduler) < TOLERANCE
 
 
+@SLOW
 def test_half_precision_is_read_as_it_is_stored(tmp_path):
     unet, scheduler = tiny_unet().half(), diffusers.DDPMScheduler()
     folder = save_pipeline(tmp_path, unet, scheduler, variant="fp16")
@@ -238,7 +265,7 @@ def test_half_precision_is_read_as_it_is_stored(tmp_path):
     assert inspect_checkpoint(folder).network.dtypes.keys() == {"float16"}
 
 
-@pytest.mark.parametrize("size", [(8, 8), (8, 16)])
+@pytest.mark.parametrize("size", [pytest.param((8, 8), marks=SLOW), (8, 16)])
 def test_a_size_may_be_a_pair(tmp_path, size):
     unet, scheduler = tiny_unet(sample_size=size), diffusers.DDPMScheduler()
     network = open_checkpoint(save_pipeline(tmp_path, unet, scheduler)).network
@@ -246,7 +273,7 @@ def test_a_size_may_be_a_pair(tmp_path, size):
     assert compare(network, unet, scheduler) < TOLERANCE
 
 
-@pytest.mark.parametrize("parent", ["with a scheduler above", "without"])
+@pytest.mark.parametrize("parent", [pytest.param("with a scheduler above", marks=SLOW), "without"])
 def test_a_training_checkpoint_is_opened_by_its_average(tmp_path, parent):
     unet, average, scheduler = tiny_unet(0), tiny_unet(1), diffusers.DDPMScheduler(beta_end=0.03)
     checkpoint = tmp_path / "checkpoint-500"
@@ -273,6 +300,7 @@ def test_a_training_checkpoint_is_opened_by_its_average(tmp_path, parent):
     assert "does not say" in opened.provenance["weights"]
 
 
+@SLOW
 def test_a_schedule_that_is_not_there_is_said_by_the_user(tmp_path):
     unet = tiny_unet()
     scheduler = diffusers.DDPMScheduler(
@@ -288,6 +316,7 @@ def test_a_schedule_that_is_not_there_is_said_by_the_user(tmp_path):
     assert origins["resolution"] == "file"
 
 
+@SLOW
 def test_the_average_of_diffusers_training_is_the_one_it_saves(tmp_path):
     """EMAModel's own save_pretrained writes unet_ema with options of its own in config.json."""
     from diffusers.training_utils import EMAModel
@@ -304,6 +333,7 @@ def test_the_average_of_diffusers_training_is_the_one_it_saves(tmp_path):
     assert compare(network, tiny_unet(5), scheduler) < TOLERANCE
 
 
+@SLOW
 def test_saved_as_a_pickle_it_denoises_alike(tmp_path):
     unet, scheduler = tiny_unet(), diffusers.DDPMScheduler()
     save = partial(save_pipeline, tmp_path, unet, scheduler)
