@@ -9,6 +9,7 @@ from torch import nn
 
 from memaudit.models.networks.dhariwal import DhariwalUNet
 from memaudit.models.networks.dit import DiT
+from memaudit.models.networks.openai import OpenAIUNet
 from memaudit.models.networks.song import SongUNet
 from memaudit.models.networks.uvit import UViT
 
@@ -17,6 +18,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "DhariwalUNet": DhariwalUNet,
     "UViT": UViT,
     "DiT": DiT,
+    "OpenAIUNet": OpenAIUNet,
 }
 
 

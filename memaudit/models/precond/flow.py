@@ -46,7 +46,7 @@ class FlowPrecond(TargetPrecond):
         null_label: str | None = None,
         data_range: str = "-1..1",
         learned_variance: bool = False,
-        model_type: str = "DhariwalUNet",
+        model_type: str = "OpenAIUNet",
         **model_kwargs: Any,
     ) -> None:
         super().__init__(

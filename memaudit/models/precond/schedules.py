@@ -10,6 +10,7 @@ sigmoid              ᾱ(s) = (logistic(3) − logistic(6s − 3)) / (logistic(3
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 SCHEDULES = ("linear", "scaled_linear", "cosine", "squaredcos_cap_v2", "sigmoid")
 MAX_BETA = 0.999
 """Bound on β where a schedule gives ᾱ, which ends at 0."""
+NAMED_TOLERANCE = 1e-4
+"""Largest relative difference of stored β from those of a name; that of σ is half of it at most."""
 
 
 def schedule_betas(
@@ -64,3 +67,30 @@ def sigmas_of(betas: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float6
     with np.errstate(divide="ignore"):
         sigmas: NDArray[np.float64] = np.sqrt((1 - alpha_bar) / alpha_bar)
     return sigmas
+
+
+def schedule_options(betas: Sequence[float] | NDArray[np.floating]) -> dict[str, Any]:
+    """The options of a preconditioner that stand for stored β_t: by name where they have one.
+
+    Args:
+        betas: as a file holds them, float32 or float64 [T].
+
+    Returns:
+        `schedule`, `num_steps` and, where that has them, `beta_start` and `beta_end`; or `betas`.
+    """
+    found = np.asarray(betas, dtype=np.float64)
+    for schedule in SCHEDULES:
+        has_ends = "linear" in schedule
+        ends = (float(found[0]), float(found[-1])) if has_ends else (None, None)
+        named = schedule_betas(schedule, len(found), beta_start=ends[0], beta_end=ends[1])
+        if np.allclose(found, named, rtol=NAMED_TOLERANCE, atol=NAMED_TOLERANCE * 1e-3):
+            options = {"schedule": schedule, "num_steps": len(found)}
+            if has_ends:
+                options |= {"beta_start": _tidy(ends[0]), "beta_end": _tidy(ends[1])}
+            return options
+    return {"betas": found.tolist()}
+
+
+def _tidy(value: float | None) -> float:
+    """A float32 number as it was written: 0.02 and not 0.019999999552965164."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,225 @@
+"""OpenAI's U-Net in the files of the programs that train it.
+
+    improved-diffusion, guided-diffusion,   ema_0.9999_NNNNNN.pt, modelNNNNNN.pt: tensors by name
+    consistency-models
+    torchcfm                                `ema_model`, `net_model`, behind `module.` or not
+    flow-matching                           checkpoint-N.pth: `model`, in it `model.*` in training
+                                            and `shadow_params.k`, the EMA in parameter order
+    compvis                                 .ckpt: `state_dict`, in it `model.diffusion_model.*` and
+                                            `model_ema.*`, names without dots; betas
+
+Names and shapes show the network but for its attention heads; of what surrounds it, files show
+little. The rest are options, with the defaults of the program. The architecture is
+`networks/openai.py`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from memaudit.errors import CheckpointError
+from memaudit.models.checkpoints.checkpoint import StoredNetwork
+from memaudit.models.checkpoints.containers.raw_file import Contents
+from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
+from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.given import ArchOption, Facts, Given, Required
+from memaudit.models.checkpoints.weight_names import EMA_KEYS, WRAPPERS, find_tensors
+from memaudit.models.config_values import VALUES, Value
+from memaudit.models.networks.openai_shapes import NotOpenAI, standard_size, unet_options
+from memaudit.models.precond.discrete import DISCRETE_TARGETS
+from memaudit.models.precond.flow import FLOW_PATHS
+from memaudit.models.precond.schedules import SCHEDULES, schedule_options
+from memaudit.models.precond.targets import DATA_RANGES
+from memaudit.wording import shown
+
+NAME = "OpenAI U-Net"
+LATENT = (
+    "it holds a latent diffusion model (CompVis): its network denoises the latents of the "
+    "`first_stage_model` beside it, not images."
+)
+PREFIXES = ("model.diffusion_model.", "model.", "")
+"""Where a U-Net's names may begin, after torch's wrappers."""
+
+SIZE = ArchOption(
+    "img_resolution", "the height and width of its images", VALUES["img_resolution"], Required
+)
+HEADS = ArchOption("num_heads", "its attention heads", VALUES["num_heads"])
+HEAD_CHANNELS = ArchOption(
+    "num_head_channels", "the channels of an attention head", replace(VALUES["num_heads"])
+)
+ORDER = ArchOption(
+    "use_new_attention_order",
+    "whether q, k, v come before heads in its attention layers",
+    VALUES["use_new_attention_order"],
+)
+RANGE = ArchOption(
+    "data_range",
+    "the range of its images",
+    Value(str, choices=DATA_RANGES),
+    "-1..1",
+    is_told=False,
+)
+NULL_LABEL = ArchOption(
+    "null_label",
+    "whether its last class stands for none",
+    Value(str, choices=("last", "none")),
+    "none",
+)
+DISCRETE = (
+    ArchOption("target", "what it predicts", Value(str, choices=DISCRETE_TARGETS), "epsilon"),
+    ArchOption("schedule", "its noise schedule", Value(str, choices=SCHEDULES), "linear"),
+    ArchOption("num_steps", "its number of noise levels", VALUES["num_steps"], 1000),
+    ArchOption("beta_start", "its first beta", VALUES["beta_start"], None, is_told=False),
+    ArchOption("beta_end", "its last beta", VALUES["beta_end"], None, is_told=False),
+    ArchOption("rescale_timesteps", "whether time counts to 1000", Value(bool), False),
+)
+FLOW = (
+    ArchOption("path", "its path", Value(str, choices=FLOW_PATHS), "linear"),
+    ArchOption("data_at", "the time of its data", VALUES["data_at"], 1),
+    ArchOption("time_scale", "the time that it is given at t = 1", VALUES["time_scale"], 1.0),
+)
+OPTIONS = (SIZE, HEADS, HEAD_CHANNELS, ORDER, NULL_LABEL, RANGE, *DISCRETE, *FLOW)
+
+OLD_ORDER: Mapping[str, Any] = {"use_new_attention_order": False}
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "improved-diffusion": {**OLD_ORDER, "num_heads": 4, "rescale_timesteps": True},
+    "guided-diffusion": {**OLD_ORDER, "num_heads": 4},
+    "consistency-models": {"num_head_channels": 64},
+    "torchcfm": {**OLD_ORDER, "num_heads": 1},
+    "flow-matching": {"num_heads": 1, "use_new_attention_order": True, "null_label": "last"},
+    "compvis": {
+        **OLD_ORDER,
+        **{"num_head_channels": 32, "schedule": "scaled_linear"},
+        **{"beta_start": 0.0015, "beta_end": 0.0195},
+    },
+}
+"""Programs, with their defaults where those are not the options' own."""
+CLASSES: Mapping[str, tuple[str, tuple[ArchOption, ...]]] = {
+    "improved-diffusion": ("DiscretePrecond", DISCRETE),
+    "guided-diffusion": ("DiscretePrecond", DISCRETE),
+    "consistency-models": ("ConsistencyPrecond", ()),
+    "torchcfm": ("FlowPrecond", FLOW),
+    "flow-matching": ("FlowPrecond", FLOW),
+    "compvis": ("DiscretePrecond", DISCRETE),
+}
+"""Families → what surrounds the network, and its options."""
+
+
+
+
+def recognizes(contents: Contents) -> bool:
+    return holds_weights(contents.value, ANCHOR)
+
+
+def read(contents: Contents, given: Given) -> StoredNetwork:
+    parts = _parts(contents.value)
+    if any(name.startswith("first_stage_model.") for part in parts for name in part):
+        raise CheckpointError(LATENT)
+    weights = find_weights(contents.value, ANCHOR)
+    assert weights is not None
+    family = given.name if given.name in FAMILIES else _family(contents.value, weights, parts)
+    if given.config is not None:
+        config = given.config
+        facts = Facts((), ("The configuration is the user's: the file has none.",))
+    else:
+        config, facts = _config(weights, parts, family, given)
+    warnings = list(weights.warnings)
+    if ONLINE.match(contents.path.name) and weights.is_ema is None:
+        warnings.append(
+            "Its name is that of the network in training; the moving average (EMA), which is what "
+            "is sampled and published, is in the file ema_… beside it."
+        )
+    if given.config is None and given.name is None:
+        warnings.append(
+            f"It is taken for a file of {family}; others are {_others(family)}. They differ in what "
+            "surrounds the network."
+        )
+    return StoredNetwork(
+        format=NAME if given.config is not None else f"{NAME} ({family})",
+        config=config,
+        tensors={
+            f"model.{name}": tensor for name, tensor in contents.read_tensors(weights.tensors).items()
+        },
+        provenance={"weights": weights.said},
+        warnings=(*warnings, *facts.warnings),
+        facts=facts.facts,
+    )
+
+
+def _family(value: Any, weights: Weights, parts: list[Mapping[str, Any]]) -> str:
+    """The program that most probably wrote the file."""
+    if "diffusion_model" in weights.place:
+        return "compvis"
+    if "net_model" in value:
+        return "torchcfm"
+    if "lr_schedule" in value or any("shadow_params.0" in part for part in parts):
+        return "flow-matching"
+    updown = re.compile(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight")
+    return "guided-diffusion" if any(map(updown.fullmatch, weights.tensors)) else OLDEST
+
+
+def _config(
+    weights: Weights, parts: list[Mapping[str, Any]], family: str, given: Given
+) -> tuple[dict[str, Any], Facts]:
+    """The configuration of the network, and who says what of it."""
+    try:
+        unet = unet_options({name: tensor.shape for name, tensor in weights.tensors.items()})
+    except NotOpenAI as error:
+        raise CheckpointError(
+            f"its network is like OpenAI's U-Net, but has {error}, which memaudit does not know. "
+            "Give it to memaudit as a Python denoiser (module:function)."
+        ) from error
+    channels, returned = unet.pop("in_channels"), unet.pop("out_channels")
+    if returned not in (channels, 2 * channels):
+        raise CheckpointError(
+            f"its network is given {channels} channels and returns {returned}: it has another "
+            "input beside the noisy image (as for super-resolution), which memaudit does not give."
+        )
+    class_name, around = CLASSES[family]
+    defaults, found = dict(FAMILIES[family]), {}
+    size = standard_size(unet)
+    if size is not None:
+        defaults["img_resolution"] = size
+    if class_name == "DiscretePrecond":
+        found = _schedule(parts)
+    options = [SIZE, _heads(unet, given, defaults), ORDER]
+    if unet["label_dim"] and class_name != "ConsistencyPrecond":
+        options.append(NULL_LABEL)
+    if class_name != "ConsistencyPrecond":
+        options += [RANGE, *(option for option in around if option.name not in REPLACED or not found)]
+    given.check(f"A network of {family}", options, FAMILIES, takes_config=True)
+    facts = given.resolve(options, found, defaults)
+
+    said = {fact.name: fact.value for fact in facts.facts} | found
+    if said.pop("rescale_timesteps", False):
+        said["time_scale"] = 1000 / said.get("num_steps", len(said.get("betas", ())))
+    if said.get("null_label") == "none":
+        said["null_label"] = None
+    if said.get("null_label") == "last":
+        unet["label_dim"] -= 1
+    learned = {"learned_variance": returned != channels} if around else {}
+    config = {
+        **{"class_name": class_name, "img_channels": channels, "model_type": "OpenAIUNet"},
+        **unet,
+        **said,
+        **learned,
+    }
+    if class_name == "ConsistencyPrecond":
+        config |= {"sigma_min": 0.002, "sigma_max": 80.0}
+    return config, facts
+
+
+def _heads(unet: Mapping[str, Any], given: Given, defaults: Mapping[str, Any]) -> ArchOption:
+    """The option that says how many attention heads there are: their number, or their channels."""
+    if HEADS.name in given.options or HEAD_CHANNELS.name in given.options:
+        return HEADS if HEADS.name in given.options else HEAD_CHANNELS
+    ...
+
+
+def _schedule(parts: list[Mapping[str, Any]]) -> dict[str, Any]: ...
+
+
+FORMAT = FileFormat(NAME, recognizes, read, takes_config=True, options=OPTIONS, families=FAMILIES)
