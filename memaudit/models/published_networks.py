@@ -92,21 +92,7 @@ def _published() -> Iterator[Preset]:
 PRESETS: tuple[Preset, ...] = tuple(_published())
 """EDM's published networks."""
 
-OPENAI_PRESETS = tuple(
-    Preset(
-        f"openai-imagenet64-{precond}-{order.replace(' ', '-')}",
-        {**config, **ADM, **IMAGENET, "qkv_order": order},
-    )
-    for precond, config in (
-        ("edm", {"class_name": "ConsistencyPrecond", "sigma_min": 0.002, "sigma_max": 80.0}),
-        ("iddpm", {"class_name": "iDDPMPrecond"}),
-    )
-    for order in ("head first", "qkv first")
-)
-"""OpenAI's state dicts do not tell in which of two orders their attention layers are: see
-checkpoints/formats/openai_adm.py."""
-
 PRESETS_BY_NAME: Mapping[str, Preset] = {
-    name: preset for preset in (*PRESETS, *OPENAI_PRESETS) for name in _names(preset)
+    name: preset for preset in PRESETS for name in _names(preset)
 }
 """Presets by their names and by those of their published files."""

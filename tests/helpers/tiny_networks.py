@@ -15,7 +15,9 @@ TINY: dict[str, Any] = {
 
 
 def tiny(class_name: str, **options: Any) -> Preconditioner:
-    """A tiny network in evaluation mode."""
+    """A tiny network of EDM's in evaluation mode."""
+    if class_name in ("DiscretePrecond", "FlowPrecond"):
+        options = {"model_type": "DhariwalUNet"} | options
     return build_network({"class_name": class_name} | TINY | options).eval()
 
 

@@ -16,7 +16,7 @@ CLASSES = [name for name in PRECONDITIONERS if name != "ConsistencyPrecond"]
 def test_a_network_can_be_laid_out_without_memory(class_name: str):
     """A checkpoint's names and shapes are compared before anything of that size is allocated."""
     with torch.device("meta"):
-        network = build_network({"class_name": class_name} | TINY)
+        network = tiny(class_name)
     assert all(parameter.is_meta for parameter in network.parameters())
     assert network.sigma_min == tiny(class_name).sigma_min
 

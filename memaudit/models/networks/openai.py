@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import Conv2d, Direction, Linear, level_resolutions
+from memaudit.models.resolution import Resolution
 
 NUM_GROUPS = 32
 EPS = 1e-5
 
 
 class OpenAIUNet(nn.Module):
-    """U-Net F(x; noise_labels, class_labels). Level i has resolution img_resolution / 2^i.
+    """U-Net F(x; noise_labels, class_labels). Level i has height and width of the images / 2^i.
 
     Options are named as OpenAI's where those say the same.
 
     Args:
-        img_resolution: height and width of the images, divisible by 2^(levels - 1).
+        img_resolution: height and width of the images, each divisible by 2^(levels - 1).
         in_channels, out_channels: channels of the images and of the result.
         label_dim: classes; 0 for an unconditional network.
         model_channels: channels of the time's embedding.
@@ -47,7 +48,7 @@ class OpenAIUNet(nn.Module):
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         in_channels: int,
         out_channels: int,
         *,
@@ -169,7 +170,7 @@ def time_embedding(noise_labels: Tensor, channels: int) -> Tensor:
 class Steps(nn.Sequential):
     """Layers one after another, of which residual blocks are given the embedding, too."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         for step in self:
             x = step(x, emb) if isinstance(step, ResBlock) else step(x)
         return x
@@ -289,7 +290,8 @@ class StridedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
-        return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, stride=2, padding=1)
 
 
 class Upsample(nn.Module):
@@ -301,7 +303,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = _resampled(x, "up")
-        return x if self.conv is None else self.conv(x)
+        result: Tensor = x if self.conv is None else self.conv(x)
+        return result
 
 
 class GroupNorm32(nn.GroupNorm):

@@ -17,7 +17,7 @@ STANDARD_SIZES: Mapping[tuple[float, ...], int] = {
 """Multipliers of the levels' channels → the size of images for which programs choose them."""
 
 
-class NotOpenAI(ValueError):
+class OtherNetworkError(ValueError):
     """Names and shapes are not those of an OpenAIUNet; says what is."""
 
 
@@ -32,17 +32,17 @@ def unet_options(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         img_resolution, which are not shown; label_dim counts all rows of the class embedding.
 
     Raises:
-        NotOpenAI: they are those of another network.
+        OtherNetworkError: they are those of another network.
     """
     if any(".transformer_blocks." in name for name in shapes):
-        raise NotOpenAI(
+        raise OtherNetworkError(
             "cross-attention to a condition (spatial transformers), as text-to-image models have"
         )
     inputs, outputs = (_indices(shapes, kind) for kind in ("input", "output"))
     num_blocks, change = _blocks_per_level(shapes, inputs, outputs)
     num_levels, rest = divmod(len(outputs), num_blocks + 1)
     if rest or outputs != set(range(len(outputs))) or max(inputs) >= num_levels * (num_blocks + 1):
-        raise NotOpenAI("levels of different numbers of blocks")
+        raise OtherNetworkError("levels of different numbers of blocks")
     first = [f"input_blocks.{1 + level * (num_blocks + 1)}" for level in range(num_levels)]
     channels = [_outputs(shapes, f"{block}.0.out_layers.3") for block in first]
     return {
@@ -64,8 +64,8 @@ def unet_options(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
 
 def standard_size(options: Mapping[str, Any]) -> int | None:
     """The size of images that programs choose these levels for; None if that is not known."""
-    multipliers = (channels / options["model_channels"] for channels in options["level_channels"])
-    return STANDARD_SIZES.get(tuple(multipliers))
+    base = max(options["model_channels"], 1)
+    return STANDARD_SIZES.get(tuple(channels / base for channels in options["level_channels"]))
 
 
 def _blocks_per_level(
@@ -89,7 +89,7 @@ def _indices(shapes: Mapping[str, Sequence[int]], kind: str) -> set[int]:
     matches = (INDEX.match(name) for name in shapes)
     indices = {int(match[2]) for match in matches if match and match[1] == kind}
     if not indices or len(indices) > len(shapes):
-        raise NotOpenAI(f"no {kind}_blocks")
+        raise OtherNetworkError(f"no {kind}_blocks")
     return indices
 
 
@@ -101,5 +101,7 @@ def _outputs(shapes: Mapping[str, Sequence[int]], module: str) -> int:
 def _shape(shapes: Mapping[str, Sequence[int]], name: str, least: int) -> Sequence[int]:
     shape = shapes.get(name)
     if shape is None or len(shape) < least:
-        raise NotOpenAI(f"no {name}" if shape is None else f"a {name} of shape {list(shape)}")
+        raise OtherNetworkError(
+            f"no {name}" if shape is None else f"a {name} of shape {list(shape)}"
+        )
     return shape

@@ -28,7 +28,7 @@ from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.execution import Execution
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.precond import Preconditioner
-from memaudit.models.published_networks import OPENAI_PRESETS, PRESETS, Preset
+from memaudit.models.published_networks import PRESETS, Preset
 from memaudit.models.sampler_config import SamplerConfig
 from tests.helpers.tiny_networks import TINY, tiny
 
@@ -360,7 +360,7 @@ def range_of(network: Any, *, needed_max: float = 10.0) -> NoiseRange:
     return NoiseRange(0.002, 80.0, low, high, needed_max)
 
 
-@pytest.mark.parametrize("preset", (*PRESETS, *OPENAI_PRESETS), ids=lambda preset: preset.name)
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
 def test_published_networks_keep_their_ranges(preset: Preset):
     stated = {
         name: value

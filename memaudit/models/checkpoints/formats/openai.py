@@ -15,10 +15,7 @@ little. The rest are options, with the defaults of the program. The architecture
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
@@ -26,29 +23,33 @@ from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import FileFormat
 from memaudit.models.checkpoints.given import ArchOption, Facts, Given, Required
-from memaudit.models.checkpoints.weight_names import EMA_KEYS, WRAPPERS, find_tensors
-from memaudit.models.config_values import VALUES, Value
-from memaudit.models.networks.openai_shapes import NotOpenAI, standard_size, unet_options
+from memaudit.models.checkpoints.weights import Weights, find_weights, holds_weights
+from memaudit.models.config_values import MAX_LEVELS, VALUES, Value
+from memaudit.models.networks.openai_shapes import OtherNetworkError, standard_size, unet_options
 from memaudit.models.precond.discrete import DISCRETE_TARGETS
 from memaudit.models.precond.flow import FLOW_PATHS
 from memaudit.models.precond.schedules import SCHEDULES, schedule_options
 from memaudit.models.precond.targets import DATA_RANGES
-from memaudit.wording import shown
+from memaudit.wording import joined
 
 NAME = "OpenAI U-Net"
+ANCHOR = r"input_blocks\.0\.0\.weight"
 LATENT = (
     "it holds a latent diffusion model (CompVis): its network denoises the latents of the "
-    "`first_stage_model` beside it, not images."
+    "first_stage_model beside it, not images. Scan images that it generated."
 )
-PREFIXES = ("model.diffusion_model.", "model.", "")
-"""Where a U-Net's names may begin, after torch's wrappers."""
+ONLINE = re.compile(r"model_?\d+\.", re.ASCII)
+"""What OpenAI's programs call a file of the network in training."""
+UP_IN_BLOCK = re.compile(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", re.ASCII)
+SCHEDULE = ("schedule", "num_steps", "beta_start", "beta_end")
+NO_ENDS = {"beta_start": None, "beta_end": None}
 
 SIZE = ArchOption(
     "img_resolution", "the height and width of its images", VALUES["img_resolution"], Required
 )
 HEADS = ArchOption("num_heads", "its attention heads", VALUES["num_heads"])
 HEAD_CHANNELS = ArchOption(
-    "num_head_channels", "the channels of an attention head", replace(VALUES["num_heads"])
+    "num_head_channels", "the channels of an attention head", VALUES["num_head_channels"]
 )
 ORDER = ArchOption(
     "use_new_attention_order",
@@ -75,20 +76,22 @@ DISCRETE = (
     ArchOption("beta_start", "its first beta", VALUES["beta_start"], None, is_told=False),
     ArchOption("beta_end", "its last beta", VALUES["beta_end"], None, is_told=False),
     ArchOption("rescale_timesteps", "whether time counts to 1000", Value(bool), False),
+    RANGE,
 )
 FLOW = (
     ArchOption("path", "its path", Value(str, choices=FLOW_PATHS), "linear"),
     ArchOption("data_at", "the time of its data", VALUES["data_at"], 1),
     ArchOption("time_scale", "the time that it is given at t = 1", VALUES["time_scale"], 1.0),
+    RANGE,
 )
-OPTIONS = (SIZE, HEADS, HEAD_CHANNELS, ORDER, NULL_LABEL, RANGE, *DISCRETE, *FLOW)
+OPTIONS = (SIZE, HEADS, HEAD_CHANNELS, ORDER, NULL_LABEL, *DISCRETE, *FLOW[:-1])
 
 OLD_ORDER: Mapping[str, Any] = {"use_new_attention_order": False}
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "improved-diffusion": {**OLD_ORDER, "num_heads": 4, "rescale_timesteps": True},
     "guided-diffusion": {**OLD_ORDER, "num_heads": 4},
     "consistency-models": {"num_head_channels": 64},
-    "torchcfm": {**OLD_ORDER, "num_heads": 1},
+    "torchcfm": {**OLD_ORDER, "num_heads": 1, "num_head_channels": 64},
     "flow-matching": {"num_heads": 1, "use_new_attention_order": True, "null_label": "last"},
     "compvis": {
         **OLD_ORDER,
@@ -97,6 +100,8 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Programs, with their defaults where those are not the options' own."""
+HEADS_OF_64 = {"guided-diffusion", "flow-matching"}
+"""Families whose larger networks, with up- and downsampling in blocks, have 64 channels a head."""
 CLASSES: Mapping[str, tuple[str, tuple[ArchOption, ...]]] = {
     "improved-diffusion": ("DiscretePrecond", DISCRETE),
     "guided-diffusion": ("DiscretePrecond", DISCRETE),
@@ -108,24 +113,24 @@ CLASSES: Mapping[str, tuple[str, tuple[ArchOption, ...]]] = {
 """Families → what surrounds the network, and its options."""
 
 
-
-
 def recognizes(contents: Contents) -> bool:
     return holds_weights(contents.value, ANCHOR)
 
 
 def read(contents: Contents, given: Given) -> StoredNetwork:
     parts = _parts(contents.value)
-    if any(name.startswith("first_stage_model.") for part in parts for name in part):
+    if any(str(name).startswith("first_stage_model.") for part in parts for name in part):
         raise CheckpointError(LATENT)
     weights = find_weights(contents.value, ANCHOR)
     assert weights is not None
-    family = given.name if given.name in FAMILIES else _family(contents.value, weights, parts)
+    family = _family(contents.value, weights, parts)
+    if given.name is not None and given.name in FAMILIES:
+        family = given.name
     if given.config is not None:
         config = given.config
         facts = Facts((), ("The configuration is the user's: the file has none.",))
     else:
-        config, facts = _config(weights, parts, family, given)
+        config, facts = _config(contents, weights, family, given)
     warnings = list(weights.warnings)
     if ONLINE.match(contents.path.name) and weights.is_ema is None:
         warnings.append(
@@ -134,15 +139,14 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
         )
     if given.config is None and given.name is None:
         warnings.append(
-            f"It is taken for a file of {family}; others are {_others(family)}. They differ in what "
-            "surrounds the network."
+            f"It is taken for a file of {family}. Other programs with this network are "
+            f"{joined([name for name in FAMILIES if name != family])}."
         )
+    tensors = contents.read_tensors(weights.tensors)
     return StoredNetwork(
         format=NAME if given.config is not None else f"{NAME} ({family})",
         config=config,
-        tensors={
-            f"model.{name}": tensor for name, tensor in contents.read_tensors(weights.tensors).items()
-        },
+        tensors={f"model.{name}": tensor for name, tensor in tensors.items()},
         provenance={"weights": weights.said},
         warnings=(*warnings, *facts.warnings),
         facts=facts.facts,
@@ -157,17 +161,17 @@ def _family(value: Any, weights: Weights, parts: list[Mapping[str, Any]]) -> str
         return "torchcfm"
     if "lr_schedule" in value or any("shadow_params.0" in part for part in parts):
         return "flow-matching"
-    updown = re.compile(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight")
-    return "guided-diffusion" if any(map(updown.fullmatch, weights.tensors)) else OLDEST
+    in_blocks = any(map(UP_IN_BLOCK.fullmatch, weights.tensors))
+    return "guided-diffusion" if in_blocks else "improved-diffusion"
 
 
 def _config(
-    weights: Weights, parts: list[Mapping[str, Any]], family: str, given: Given
+    contents: Contents, weights: Weights, family: str, given: Given
 ) -> tuple[dict[str, Any], Facts]:
     """The configuration of the network, and who says what of it."""
     try:
         unet = unet_options({name: tensor.shape for name, tensor in weights.tensors.items()})
-    except NotOpenAI as error:
+    except OtherNetworkError as error:
         raise CheckpointError(
             f"its network is like OpenAI's U-Net, but has {error}, which memaudit does not know. "
             "Give it to memaudit as a Python denoiser (module:function)."
@@ -179,47 +183,82 @@ def _config(
             "input beside the noisy image (as for super-resolution), which memaudit does not give."
         )
     class_name, around = CLASSES[family]
-    defaults, found = dict(FAMILIES[family]), {}
-    size = standard_size(unet)
-    if size is not None:
+    is_edm = class_name == "ConsistencyPrecond"
+    defaults = dict(FAMILIES[family])
+    if (size := standard_size(unet)) is not None:
         defaults["img_resolution"] = size
-    if class_name == "DiscretePrecond":
-        found = _schedule(parts)
-    options = [SIZE, _heads(unet, given, defaults), ORDER]
-    if unet["label_dim"] and class_name != "ConsistencyPrecond":
+    options = [SIZE, _heads(unet, family, given, defaults), ORDER]
+    if unet["label_dim"] and not is_edm:
         options.append(NULL_LABEL)
-    if class_name != "ConsistencyPrecond":
-        options += [RANGE, *(option for option in around if option.name not in REPLACED or not found)]
+    options += around
+    stored = _schedule(contents, _parts(contents.value)) if around is DISCRETE else {}
+    found = {**NO_ENDS, **stored} if stored else {}
+    if betas := found.pop("betas", None):
+        found |= {"schedule": "as stored", "num_steps": len(betas)}
     given.check(f"A network of {family}", options, FAMILIES, takes_config=True)
     facts = given.resolve(options, found, defaults)
 
-    said = {fact.name: fact.value for fact in facts.facts} | found
+    said = {fact.name: fact.value for fact in facts.facts}
     if said.pop("rescale_timesteps", False):
-        said["time_scale"] = 1000 / said.get("num_steps", len(said.get("betas", ())))
-    if said.get("null_label") == "none":
-        said["null_label"] = None
-    if said.get("null_label") == "last":
+        said["time_scale"] = 1000 / said["num_steps"]
+    null_label = said.pop("null_label", "none")
+    if null_label == "last":
+        said["null_label"] = "last"
         unet["label_dim"] -= 1
-    learned = {"learned_variance": returned != channels} if around else {}
+    if betas:
+        said = {"betas": betas} | {k: v for k, v in said.items() if k not in SCHEDULE}
+    if not is_edm:
+        said["learned_variance"] = returned != channels
     config = {
         **{"class_name": class_name, "img_channels": channels, "model_type": "OpenAIUNet"},
         **unet,
         **said,
-        **learned,
     }
     if class_name == "ConsistencyPrecond":
         config |= {"sigma_min": 0.002, "sigma_max": 80.0}
     return config, facts
 
 
-def _heads(unet: Mapping[str, Any], given: Given, defaults: Mapping[str, Any]) -> ArchOption:
-    """The option that says how many attention heads there are: their number, or their channels."""
+def _heads(
+    unet: Mapping[str, Any], family: str, given: Given, defaults: dict[str, Any]
+) -> ArchOption:
+    """The option that says what the attention heads are: their number, or their channels."""
     if HEADS.name in given.options or HEAD_CHANNELS.name in given.options:
         return HEADS if HEADS.name in given.options else HEAD_CHANNELS
-    ...
+    if family in HEADS_OF_64 and unet["resblock_updown"]:
+        defaults["num_head_channels"] = 64
+    channels = defaults.get("num_head_channels")
+    with_attention = {unet["level_channels"][level] for level in (*unet["attn_levels"], -1)}
+    if channels is None or any(each % channels for each in with_attention):
+        return HEADS
+    return HEAD_CHANNELS
 
 
-def _schedule(parts: list[Mapping[str, Any]]) -> dict[str, Any]: ...
+def _schedule(contents: Contents, parts: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The options of the noise schedule that is stored beside the weights; empty if there is none.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
+    stored = next((part["betas"] for part in parts if _is_tensor(part.get("betas"))), None)
+    if stored is None:
+        return {}
+    betas = contents.read_tensors({"betas": stored})["betas"].double()
+    if not (2 <= len(betas) <= MAX_LEVELS and ((betas > 0) & (betas <= 1)).all()):
+        raise CheckpointError(
+            f"its betas are {len(betas):,} numbers; 2 to {MAX_LEVELS:,} above 0 and at most 1 are "
+            "needed."
+        )
+    return schedule_options(betas.numpy())
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, StoredTensor) and len(value.shape) == 1
+
+
+def _parts(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A file's dict, and the dicts in it."""
+    return [value, *(part for part in value.values() if isinstance(part, dict))]
 
 
 FORMAT = FileFormat(NAME, recognizes, read, takes_config=True, options=OPTIONS, families=FAMILIES)
