@@ -188,7 +188,6 @@ VALUES: Mapping[str, Value] = {
     "level_channels": _counts(1, 1 << 14),
     "stem_channels": _count(1, 1 << 14, is_optional=True),
     "attn_levels": _counts(0, MAX_LIST),
-    "num_heads": _count(1, 1 << 10),
     "num_head_channels": _count(1, 1 << 14, is_optional=True),
     "use_new_attention_order": FLAG,
     "use_scale_shift_norm": FLAG,
