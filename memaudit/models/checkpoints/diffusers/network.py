@@ -55,6 +55,11 @@ class DiffusersDenoiser(nn.Module):
         self._class_embedding = config.class_embed_type or "embedding"
         self._label_width = config.time_embedding_dim or 4 * config.block_out_channels[0]
 
+    @property
+    def flow_path(self) -> str | None:
+        """The path of a flow; None for a network of noise levels."""
+        return "linear" if self.schedule.time == "flow" else None
+
     def scalings(self, sigma: Tensor) -> Scalings:
         """c_skip, c_out, c_in and c_noise at noise levels sigma, float32 of any shape."""
         return self.schedule.scalings(sigma)
