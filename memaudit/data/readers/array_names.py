@@ -1,10 +1,11 @@
 """What the arrays of a file are called: images, labels, and of which split."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from memaudit.data.layout import canonical_split
+from memaudit.wording import listed
 
 
 class Arrays(NamedTuple):
@@ -18,10 +19,29 @@ _IMAGES = ("images", "image", "imgs", "img", "arr_0", "samples", "x", "X", "data
 _LABELS = ("labels", "label", "arr_1", "y", "Y", "targets", "target", "classes")
 _LABELS_OF_IMAGES = ("labels", "label", "y", "targets", "target")
 _OTHER = ("names", "manifest", "mean")
+_OF_IMAGES = ("images", "image", "imgs", "img", "x", "data")
+_KINDS = "|".join((*_OF_IMAGES, "labels", "label", "y", "targets", "target"))
 _OF_SPLIT = (
-    re.compile(r"(?P<split>[a-z]+)_(?P<kind>images|labels)"),  # MedMNIST
-    re.compile(r"(?P<kind>[xy])_(?P<split>[a-z]+)"),  # Keras
+    # MedMNIST; groups of HDF5
+    re.compile(rf"(?P<split>[a-z]+)[_/](?P<kind>{_KINDS})"),
+    re.compile(rf"(?P<kind>{_KINDS})[_/](?P<split>[a-z]+)"),  # Keras
 )
+
+
+def left_out(source: str, images: Iterable[str], splits: Mapping[str, Arrays]) -> tuple[str, ...]:
+    """A note on arrays that may be images and belong to no split.
+
+    Args:
+        source: their file.
+        images: the arrays with as many axes as images have.
+        splits: the arrays that were understood.
+    """
+    known = {name for arrays in splits.values() for name in arrays}
+    others = [name for name in images if name not in known]
+    if not others:
+        return ()
+    was = "was" if len(others) == 1 else "were"
+    return (f"{source} also holds {listed(others)}, which {was} not read.",)
 
 
 def arrays_of_splits(names: Collection[str]) -> dict[str, Arrays]:
@@ -38,8 +58,8 @@ def arrays_of_splits(names: Collection[str]) -> dict[str, Arrays]:
             match = pattern.fullmatch(name.lower())
             split = canonical_split(match["split"]) if match else None
             if match and split:
-                kind = "images" if match["kind"] in ("images", "x") else "labels"
-                found.setdefault(split, {})[kind] = name
+                kind = "images" if match["kind"] in _OF_IMAGES else "labels"
+                found.setdefault(split, {}).setdefault(kind, name)
     splits = {
         split: Arrays(kinds["images"], kinds.get("labels"))
         for split, kinds in found.items()

@@ -9,18 +9,20 @@ import numpy as np
 
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
-from memaudit.data.readers.array_names import arrays_of_splits
+from memaudit.data.readers.array_names import arrays_of_splits, left_out
 from memaudit.data.readers.lazy_images import Contents, numbered_names
 from memaudit.data.readers.npy_format import announced, read_header, texts
 from memaudit.data.readers.npz_arrays import (
+    NpzRows,
     counts_from_one,
     npz_members,
     planes,
     read_npz_array,
 )
-from memaudit.data.readers.number_arrays import flat_labels, number_contents
+from memaudit.data.readers.number_arrays import flat_labels, number_contents, one_class_each
 from memaudit.data.readers.reader import Files, Reader, first_bytes, first_member
 from memaudit.data.readers.shards import choose_one
+from memaudit.data.readers.zip_members import Members
 from memaudit.errors import DataError
 from memaudit.files import open_regular
 from memaudit.wording import listed
@@ -67,12 +69,13 @@ def _read_npz(
     if key == "data":
         images = planes(images, f"{key} in {path}")
     labels = None
+    notes: tuple[str, ...] = ()
     if arrays.labels is not None:
         labels = flat_labels(read_npz_array(path, members, arrays.labels))
         if key == "data" and counts_from_one(path, labels, has_mean="mean" in found):
             labels = labels - 1
-        if key != "images" and labels.ndim == 2:
-            labels = None  # several answers for each image, as in ChestMNIST, are not classes
+        if key != "images":  # several answers for each image, as in ChestMNIST, are not classes
+            labels, notes = one_class_each(labels, f"{arrays.labels} in {path}")
     if "names.npy" in members:
         names = texts(read_npz_array(path, members, "names"), f"names in {path}")
     else:
@@ -81,7 +84,17 @@ def _read_npz(
     contents = number_contents(
         images, str(path), what, names, window=preparation.window, labels=labels
     )
-    return chosen.marked(contents)
+    like_images = [name for name in found if _num_axes(path, members, name) in (3, 4)]
+    notes += left_out(str(path), like_images, splits)
+    return chosen.marked(replace(contents, notes=(*contents.notes, *notes)))
+
+
+def _num_axes(path: Path, members: Members, key: str) -> int:
+    """The number of axes of an array; 0 for one that is not of plain numbers."""
+    try:
+        return len(NpzRows(path, members, key).header.shape)
+    except DataError:
+        return 0
 
 
 def _with_layout(layout: Layout) -> Reader:

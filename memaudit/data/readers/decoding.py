@@ -8,6 +8,7 @@ stored: a color profile is ignored but for CMYK, and an EXIF orientation unless 
 
 import contextlib
 import io
+import logging
 import warnings
 from collections import Counter
 from typing import NamedTuple
@@ -23,6 +24,9 @@ from memaudit.data.readers.jpeg import decode_jpeg, is_cut, is_jpeg, too_few_byt
 from memaudit.data.readers.modes import GRAY, RGB, plain, to_gray_or_rgb
 from memaudit.data.readers.orientation import may_be_oriented, orientation_of, upright
 from memaudit.errors import DataError
+
+# Else Python writes to the terminal what PIL logs of broken files.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),

@@ -16,9 +16,14 @@ import numpy as np
 
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
-from memaudit.data.readers.array_names import Arrays, arrays_of_splits
+from memaudit.data.readers.array_names import Arrays, arrays_of_splits, left_out
 from memaudit.data.readers.lazy_images import Contents, numbered_names
-from memaudit.data.readers.number_arrays import flat_labels, number_contents, whole_numbers
+from memaudit.data.readers.number_arrays import (
+    flat_labels,
+    number_contents,
+    one_class_each,
+    whole_numbers,
+)
 from memaudit.data.readers.reader import DEFLATE_RATIO, Files, Reader, first_bytes
 from memaudit.data.readers.shards import choose_one, errors_of, library
 from memaudit.data.room import check_memory
@@ -47,9 +52,11 @@ def _read(
     is_matlab = first_bytes(path, 64).startswith(_MATLAB)
     with _opened(path) as file:
         found = _data_sets(file, source)
-        arrays, chosen = choose_one(_splits(found, path), path, layout)
+        splits = _splits(found, path)
+        arrays, chosen = choose_one(splits, path, layout)
         images = _DataSet(path, arrays.images, found[arrays.images], is_matlab)
         labels = None
+        notes: tuple[str, ...] = ()
         if arrays.labels is not None:
             holder = found[arrays.labels]
             _check(holder, f"{arrays.labels} in {source}")
@@ -58,8 +65,8 @@ def _read(
             labels = flat_labels(holder[()])
             if is_matlab:
                 labels = whole_numbers(labels)
-            if labels.ndim != 1 or labels.dtype.kind not in "iu":
-                labels = None
+            labels, notes = one_class_each(labels, f"{arrays.labels} in {source}")
+        notes += left_out(source, _like_images(found), splits)
     contents = number_contents(
         images,
         source,
@@ -68,7 +75,7 @@ def _read(
         window=preparation.window,
         labels=labels,
     )
-    return chosen.marked(contents)
+    return chosen.marked(replace(contents, notes=(*contents.notes, *notes)))
 
 
 def _with_layout(layout: Layout) -> Reader:
@@ -103,10 +110,19 @@ def _data_sets(file: Any, source: str) -> dict[str, Any]:
     return found
 
 
+def _like_images(found: Mapping[str, Any]) -> list[str]:
+    """The data sets with as many axes as images have, and more than one value for each."""
+    return [
+        name
+        for name, item in found.items()
+        if len(item.shape) in (3, 4) and math.prod(item.shape) > item.shape[0]
+    ]
+
+
 def _splits(found: Mapping[str, Any], path: Path) -> dict[str, Arrays]:
     """The names of the images and labels, by split, or by data set if there are several."""
-    images = [name for name, item in found.items() if len(item.shape) in (3, 4)]
-    labels = [name for name, item in found.items() if len(item.shape) in (1, 2)]
+    images = _like_images(found)
+    labels = [name for name in found if name not in images]
     splits = arrays_of_splits([*images, *labels])
     splits = {split: arrays for split, arrays in splits.items() if arrays.images in images}
     if not splits:

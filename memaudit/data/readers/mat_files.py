@@ -18,9 +18,14 @@ import numpy as np
 
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
-from memaudit.data.readers.array_names import arrays_of_splits
+from memaudit.data.readers.array_names import arrays_of_splits, left_out
 from memaudit.data.readers.lazy_images import Contents, numbered_names
-from memaudit.data.readers.number_arrays import flat_labels, number_contents, whole_numbers
+from memaudit.data.readers.number_arrays import (
+    flat_labels,
+    number_contents,
+    one_class_each,
+    whole_numbers,
+)
 from memaudit.data.readers.reader import DEFLATE_RATIO, Files, Reader, first_bytes
 from memaudit.data.readers.shards import choose_one
 from memaudit.data.room import check_memory
@@ -84,11 +89,13 @@ def _read(
         what = f"{arrays.images} in {source}"
         images = _values(file, found[arrays.images], what)
         labels = None
+        notes: tuple[str, ...] = ()
         if arrays.labels is not None:
             named = f"{arrays.labels} in {source}"
             labels = whole_numbers(flat_labels(_values(file, found[arrays.labels], named)))
-            if labels.ndim != 1:
-                labels = None
+            labels, notes = one_class_each(labels, named)
+        images_like = [name for name, array in found.items() if len(array.shape) in (3, 4)]
+        notes += left_out(source, images_like, splits)
     images = images.transpose(-1, *range(images.ndim - 1))  # [H, W, C, N] → [N, H, W, C]
     is_svhn = arrays == ("X", "y") and images.shape[1:] == (32, 32, 3)
     if is_svhn and labels is not None and len(labels) and labels.min() >= 1 and labels.max() == 10:
@@ -97,7 +104,7 @@ def _read(
     contents = number_contents(
         images, source, what, names, window=preparation.window, labels=labels
     )
-    return chosen.marked(contents)
+    return chosen.marked(replace(contents, notes=(*contents.notes, *notes)))
 
 
 def _with_layout(layout: Layout) -> Reader:

@@ -115,11 +115,28 @@ def number_contents(
 
 
 def flat_labels(labels: Any) -> Any:
-    """Labels [N, 1] or [1, N] as [N]; any others as they are."""
+    """Labels [N, 1], [1, N] or [N, 1, 1, 1] as [N]; any others as they are."""
     labels = np.asarray(labels)
-    if labels.ndim == 2 and 1 in labels.shape:
+    if labels.ndim > 1 and labels.size == max(labels.shape):
         labels = labels.reshape(-1)
     return labels
+
+
+def one_class_each(labels: Any, what: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels [N] of images, or None and a note where they are not one class for each.
+
+    Args:
+        labels: numbers; [N, K] with one 1 in each row are classes, too.
+        what: their name in the note.
+    """
+    labels = flat_labels(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
+        if np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=1) == 1):
+            return labels.argmax(axis=1), ()
+    if labels.ndim == 1 and labels.dtype.kind in "iu":
+        return labels, ()
+    kind = f"{labels.dtype} {list(labels.shape)}"
+    return None, (f"{what} is {kind}, not one class for each image, and was not read.",)
 
 
 def whole_numbers(labels: np.ndarray) -> np.ndarray:

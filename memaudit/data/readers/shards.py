@@ -129,6 +129,12 @@ def refuse_pictures_of_a_store(
     if len(pictures) > _FEW_PICTURES:
         return
     stores = [name for name in others if name.lower().endswith(_STORES) and not is_hidden(name)]
+    stores.sort()
+    if stores and not pictures:
+        raise DataError(
+            f"{folder} holds no image files, and {listed(stores)}. Give the one that is the set, "
+            f"such as {folder / stores[0]}."
+        )
     if stores and _num_bytes(folder, stores) >= _CLEARLY * _num_bytes(folder, pictures):
         raise DataError(
             f"{folder} holds {counted(len(pictures), 'image', 'images')} ({listed(pictures)}) "

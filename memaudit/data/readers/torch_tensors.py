@@ -16,7 +16,7 @@ import numpy as np
 
 from memaudit.data.layout import DEFAULT_LAYOUT, Layout
 from memaudit.data.preparation import Preparation
-from memaudit.data.readers.array_names import Arrays, arrays_of_splits
+from memaudit.data.readers.array_names import Arrays, arrays_of_splits, left_out
 from memaudit.data.readers.lazy_images import Contents, numbered_names
 from memaudit.data.readers.number_arrays import number_contents
 from memaudit.data.readers.reader import Files, Reader, first_member
@@ -114,7 +114,8 @@ def _read(
     path: Path, _files: Files, preparation: Preparation, layout: Layout = DEFAULT_LAYOUT
 ) -> Contents:
     members, tensors = _opened(path)
-    arrays, chosen = choose_one(_splits(tensors, path), path, layout)
+    splits = _splits(tensors, path)
+    arrays, chosen = choose_one(splits, path, layout)
     images = tensors[arrays.images]
     labels = None if arrays.labels is None else tensors[arrays.labels]
     array = _numbers(path, members, images)
@@ -126,7 +127,9 @@ def _read(
         window=preparation.window,
         labels=None if labels is None else _numbers(path, members, labels),
     )
-    return chosen.marked(contents)
+    like_images = [name for name, tensor in tensors.items() if len(tensor.shape) in (3, 4)]
+    notes = left_out(str(path), like_images, splits)
+    return chosen.marked(replace(contents, notes=(*contents.notes, *notes)))
 
 
 def _with_layout(layout: Layout) -> Reader:
@@ -148,9 +151,14 @@ def _opened(path: Path) -> tuple[Members, Mapping[str, _Tensor]]:
         with opened_zip(path, members) as read:
             data = read(pickles[0])
         value = Unpickler(memoryview(data), _DIALECT, _ADMITTED, Budget(), _storage).load()
+        named = dict(_named(value))
     except (DataError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be opened: {error}") from error
-    return members, dict(_named(value))
+    return members, named
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, _Tensor)
 
 
 def _named(value: Any) -> Iterator[tuple[str, _Tensor]]:
@@ -161,6 +169,11 @@ def _named(value: Any) -> Iterator[tuple[str, _Tensor]]:
             if isinstance(tensor, _Tensor):
                 yield str(name), tensor
     elif isinstance(value, list | tuple):
+        if len(value) > 1 and any(len(each.shape) > 2 for each in value[1:] if _is_tensor(each)):
+            raise DataError(
+                f"it holds {len(value):,} tensors in a list, of which only (images, labels) is "
+                "read. Put images together with torch.stack or torch.cat."
+            )
         # torchvision's processed MNIST: images, labels.
         for name, tensor in zip(("images", "labels"), value, strict=False):
             if isinstance(tensor, _Tensor):

@@ -102,6 +102,12 @@ def test_a_preview_beside_one_large_file_is_refused_with_its_name(
     assert len(open_images(path)) == 1
 
 
+def test_a_folder_of_stores_alone_names_one_of_them(make: Make) -> None:
+    path = make({"val.zip": b"PK", "train.zip": b"PK"})
+    with pytest.raises(DataError, match=r"'train.zip', 'val.zip'. Give .* such as .*train.zip"):
+        open_images(path)
+
+
 @pytest.mark.parametrize("form", ["set", "set.zip", "set.tar"])
 def test_hidden_images_are_counted_and_what_systems_add_is_not(
     form: str, tmp_path: Path, files: list[bytes]

@@ -59,6 +59,72 @@ def test_keras_and_imagenet64_are_read(tmp_path: Path, pixels: np.ndarray) -> No
         assert labels_of(images) == LABELS
 
 
+@pytest.mark.parametrize("form", ["npz", "h5", "mat", "pt"])
+def test_other_arrays_of_images_are_told(form: str, tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / f"set.{form}"
+    arrays = {"images": pixels.transpose(0, 2, 3, 1), "more": pixels[:2], "z": np.zeros((6, 4))}
+    if form == "npz":
+        np.savez(path, **arrays, about=np.array({"a": 1}))
+    elif form == "h5":
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    elif form == "mat":
+        arrays["images"] = arrays["images"].transpose(1, 2, 3, 0)
+        pytest.importorskip("scipy.io").savemat(path, arrays)
+    else:
+        torch = pytest.importorskip("torch")
+        torch.save({name: torch.from_numpy(a.copy()) for name, a in arrays.items()}, path)
+    images = open_images(path)
+    assert images.notes == (f"{path} also holds 'more', which was not read.",)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("train_img", "train_labels"), ("train/images", "train/labels"), ("x_train", "y_train")],
+)
+def test_splits_of_hdf5_are_known_by_the_names_of_their_data_sets(
+    images: str, labels: str, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    with pytest.importorskip("h5py").File(tmp_path / "set.h5", "w") as file:
+        file[images], file[labels] = pixels, np.array(LABELS)[:, None, None, None]
+        file[images.replace("train", "test")] = pixels[:2]
+        file[labels.replace("train", "test")] = LABELS[:2]
+    found = open_images(tmp_path / "set.h5")
+    np.testing.assert_array_equal(found.images, pixels)
+    assert labels_of(found) == LABELS and found.other_splits == ("test",)
+    assert len(open_images(tmp_path / "set.h5", layout=Layout(split="test"))) == 2
+
+
+@pytest.mark.parametrize("form", ["npz", "h5", "mat"])
+def test_labels_that_are_not_one_class_each_are_told(
+    form: str, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    rows = np.eye(3, dtype=np.uint8)[LABELS]
+    for name, labels in (("onehot", rows), ("several", rows + rows[::-1])):
+        path = tmp_path / f"{name}.{form}"
+        if form == "npz":
+            np.savez(path, data=pixels, labels=labels)
+        elif form == "h5":
+            with pytest.importorskip("h5py").File(path, "w") as file:
+                file["images"], file["labels"] = pixels, labels
+        else:
+            whole = {"X": pixels.transpose(2, 3, 1, 0), "y": labels}
+            pytest.importorskip("scipy.io").savemat(path, whole)
+    assert labels_of(open_images(tmp_path / f"onehot.{form}")) == LABELS
+    several = open_images(tmp_path / f"several.{form}")
+    assert several.labels is None and "not one class for each image" in several.notes[0]
+
+
+def test_a_list_of_single_images_is_refused_with_a_remedy(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save([torch.from_numpy(image.copy()) for image in pixels], tmp_path / "set.pt")
+    with pytest.raises(DataError, match=r"holds 6 tensors in a list.* torch.stack"):
+        open_images(tmp_path / "set.pt")
+
+
 SAVES = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 
 
