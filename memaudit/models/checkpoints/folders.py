@@ -1,7 +1,8 @@
 """Folders of models: what tells them from folders of images, and the file to read in one.
 
 accelerate writes the weights of a training, of any network, as `model.safetensors`, beside its
-optimizer and random states. diffusers' folders are in `diffusers/layout.py`.
+optimizer and random states. U-ViT's `N.ckpt/` has the average as `nnet_ema.pth`, beside `nnet.pth`
+and the rest. diffusers' folders are in `diffusers/layout.py`.
 """
 
 import re
@@ -11,6 +12,8 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.diffusers.layout import is_model_folder, names_in
 from memaudit.wording import listed, shown
 
+AVERAGE = "nnet_ema.pth"
+"""U-ViT's average, which is what its project samples."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 SHARDED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 MORE = re.compile(r"(?:model_\d+\.safetensors|pytorch_model_\d+\.bin|custom_checkpoint_\d+\.pkl)")
@@ -19,12 +22,12 @@ MORE = re.compile(r"(?:model_\d+\.safetensors|pytorch_model_\d+\.bin|custom_chec
 
 def holds_model(folder: Path) -> bool:
     """Whether a folder is one of a model rather than of images."""
-    return is_model_folder(folder) or is_accelerate_folder(folder)
+    return is_model_folder(folder) or is_weights_folder(folder)
 
 
-def is_accelerate_folder(folder: Path) -> bool:
-    """Whether a folder holds weights as accelerate names them, and no diffusers model."""
-    names = (*WEIGHTS, *SHARDED)
+def is_weights_folder(folder: Path) -> bool:
+    """Whether a folder holds weights as accelerate or U-ViT name them, and no diffusers model."""
+    names = (AVERAGE, *WEIGHTS, *SHARDED)
     return any((folder / name).is_file() for name in names) and not any(
         (folder / name).exists() for name in ("model_index.json", "config.json", "unet", "unet_ema")
     )
@@ -34,13 +37,15 @@ def file_to_read(path: Path) -> tuple[Path, tuple[str, ...]]:
     """The file of weights that a path means, and what a user should know of the choice.
 
     Args:
-        path: a file, or a folder that accelerate wrote.
+        path: a file, or a folder that accelerate or U-ViT wrote.
 
     Raises:
         CheckpointError: a folder whose weights are divided among files.
     """
     if not path.is_dir():
         return path, ()
+    if (path / AVERAGE).is_file():
+        return path / AVERAGE, ()
     found = [name for name in WEIGHTS if (path / name).is_file()]
     if not found:
         raise CheckpointError(

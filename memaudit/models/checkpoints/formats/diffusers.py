@@ -41,7 +41,7 @@ from memaudit.models.checkpoints.diffusers.weights_files import (
     hash_of,
     read_weights,
 )
-from memaudit.models.checkpoints.folders import is_accelerate_folder
+from memaudit.models.checkpoints.folders import is_weights_folder
 from memaudit.models.checkpoints.format import SourceFormat
 from memaudit.models.checkpoints.given import ArchOption, Facts, Given
 from memaudit.models.checkpoints.json_metadata import read_json_file
@@ -275,7 +275,7 @@ def _check_resolution(unet: Mapping[str, Any]) -> None:
 def recognizes(path: str) -> bool:
     """Whether a path is a folder, or a file of diffusers' weights in one."""
     if Path(path).is_dir():
-        return not is_accelerate_folder(Path(path))
+        return not is_weights_folder(Path(path))
     return is_weights_file(Path(path))
 
 

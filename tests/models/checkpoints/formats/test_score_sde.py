@@ -137,7 +137,7 @@ def test_it_is_converted_to_a_native_file(tmp_path):
 @torch.no_grad()
 def test_a_song_unet_in_their_names_comes_back(tmp_path):
     """Round trip of the network that other tests compare with published numbers."""
-    from memaudit.models.checkpoints.formats.score_sde import BLOCK, _places
+    from memaudit.models.checkpoints.all_modules import BLOCK, places_in
 
     torch.manual_seed(0)
     ours = build_network(
@@ -147,7 +147,7 @@ def test_a_song_unet_in_their_names_comes_back(tmp_path):
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.2)
     unet, weights = ours.model, {}
-    for index, (kind, place) in enumerate(_places(unet)):
+    for index, (kind, place) in enumerate(places_in(unet)):
         module, start = unet.get_submodule(place), f"module.all_modules.{index}"
         if kind == "attention":
             C = module.out_channels

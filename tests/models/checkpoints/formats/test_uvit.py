@@ -88,6 +88,20 @@ def test_images_need_not_be_square(tmp_path):
 
 
 @torch.no_grad()
+def test_a_training_folder_is_opened_by_its_average(tmp_path):
+    folder = tmp_path / "500.ckpt"
+    folder.mkdir()
+    model = uvit()
+    torch.save(model.state_dict(), folder / "nnet_ema.pth")
+    torch.save({name: -t for name, t in model.state_dict().items()}, folder / "nnet.pth")
+    torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pth")
+    x = torch.randn(2, 3, 8, 8)
+    network = open_checkpoint(folder, arch="num_heads=2").network
+    assert relative_error(network(x, 0.7), denoised(model, x, 0.7)) < 1e-5
+    assert inspect_checkpoint(folder, arch="num_heads=2").network.format == "U-ViT"
+
+
+@torch.no_grad()
 def test_it_is_inspected_and_converted(tmp_path):
     torch.save(uvit(num_classes=11).state_dict(), tmp_path / "nnet_ema.pth")
     info = inspect_checkpoint(tmp_path / "nnet_ema.pth")
