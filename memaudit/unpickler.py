@@ -78,6 +78,8 @@ class Dialect:
     """Whether strings of Python 2 are read: as bytes, which may be keys."""
     attributes: frozenset[str] = frozenset()
     """Attributes of a dict that are dropped; any other is refused."""
+    advice: Mapping[str, str] = field(default_factory=dict)
+    """What to do about a refused global, by the start of its module's name."""
 
 
 class _Refused(Record):
@@ -173,9 +175,15 @@ class Unpickler:
             more = f" and {len(reasons) - MAX_TOLD} more" if len(reasons) > MAX_TOLD else ""
             raise self.dialect.unsafe(
                 f"it {' and '.join(reasons[:MAX_TOLD])}{more}, which no {self.dialect.noun} needs; "
-                "it was not loaded and nothing in it ran. If you trust where it comes from, report "
-                "this so that it can be looked at."
+                f"it was not loaded and nothing in it ran. {self._advice()}"
             )
+
+    def _advice(self) -> str:
+        refused = sorted(each.module for each in self.budget.named if each not in self.admitted)
+        for start, advice in self.dialect.advice.items():
+            if any(module.startswith(start) for module in refused):
+                return advice
+        return "If you trust where it comes from, report this so that it can be looked at."
 
     def _spend(self, opcodes: int) -> None:
         """Take work off the budget, counted in opcodes."""

@@ -18,6 +18,7 @@ shows it.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from memaudit.errors import CheckpointError
@@ -40,6 +41,8 @@ MAX_KEYS = 64
 """Most entries of a dict that are looked into."""
 MAX_DICTS = 256
 """Most dicts of one depth that are looked into."""
+MAX_TENSORS = 50_000
+"""Most tensors of a network; the largest that is known has some thousands."""
 MAX_NAME = 100
 MAX_MATCHING = 4_000_000
 """Most comparisons of shapes by which the tensors of a list find their names."""
@@ -105,24 +108,28 @@ def find_weights(value: Any, anchor: str) -> Weights | None:
         CheckpointError: which tensors are the average is not clear.
     """
     pattern = _behind_prefix(anchor)
-    found: Weights | None = None
+    found: tuple[dict[str, StoredTensor], str, str, bool | None] | None = None
     for each in _candidates(value):
         for prefix in _prefixes(each.tensors, pattern):
-            inner = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in each.tensors.items()
-                if name.startswith(prefix)
-            }
             bare = WRAPPERS.sub("", prefix).rstrip(".")
             place = " ".join(part for part in (each.place, bare) if part)
             is_ema = each.is_ema if each.is_ema is not None else _is_average(bare)
-            candidate = Weights(inner, place, is_ema)
-            if candidate.is_ema:
-                return candidate
-            # A network that is not called online, before one that is.
-            if found is None or (found.is_ema is False and candidate.is_ema is None):
-                found = candidate
-    return found
+            # An average, before a network that is not called online, before one that is.
+            if is_ema or found is None or (found[-1] is False and is_ema is None):
+                found = each.tensors, prefix, place, is_ema
+            if is_ema:
+                break
+        if found is not None and found[-1]:
+            break
+    if found is None:
+        return None
+    tensors, prefix, place, is_ema = found
+    inner = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    return Weights(inner, place, is_ema)
 
 
 def _behind_prefix(anchor: str) -> re.Pattern[str]:
@@ -163,7 +170,7 @@ def _entries(value: Mapping[Any, Any]) -> list[tuple[str, dict[Any, Any]]]:
     for _ in range(MAX_DEPTH):
         inner: list[tuple[str, dict[Any, Any]]] = []
         for place, part in pending:
-            for key, within in list(part.items())[:MAX_KEYS]:
+            for key, within in islice(part.items(), MAX_KEYS):
                 if isinstance(key, str) and isinstance(within, dict) and len(inner) < MAX_DICTS:
                     inner.append((f"{place} {key[:MAX_NAME]}".strip(), within))
         if not found:
@@ -175,8 +182,13 @@ def _entries(value: Mapping[Any, Any]) -> list[tuple[str, dict[Any, Any]]]:
 
 def _named(part: Any) -> dict[str, StoredTensor]:
     """A dict of nothing but tensors by name; empty for any other."""
-    if isinstance(part, dict) and all(
-        isinstance(name, str) and isinstance(tensor, StoredTensor) for name, tensor in part.items()
+    if (
+        isinstance(part, dict)
+        and len(part) <= MAX_TENSORS
+        and all(
+            isinstance(name, str) and isinstance(tensor, StoredTensor)
+            for name, tensor in part.items()
+        )
     ):
         return part
     return {}

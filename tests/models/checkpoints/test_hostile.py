@@ -452,6 +452,22 @@ def test_a_torch_file_with_a_call_is_refused_by_name(tmp_path, use_zip):
         open_checkpoint(path)
 
 
+def test_a_whole_network_is_refused_with_what_to_save_instead(tmp_path):
+    path = tmp_path / "bad.pkl"
+    torch.save(torch.nn.Linear(1, 1), path)
+    with pytest.raises(UnsafeCheckpointError, match=r"Linear.*save its state_dict\(\) instead"):
+        open_checkpoint(path)
+
+
+def test_very_many_tensors_are_no_network(tmp_path):
+    path = tmp_path / "bad.pkl"
+    names = b"".join(text(f"enc.8x8_a{i}") + b"h\0" for i in range(60_000))
+    one = tensor(b"K\1\x85", b"K\1\x85")[2:-1]
+    path.write_bytes(proto(b"}(" + text("a") + one + b"\x94" + names + b"u."))
+    with pytest.raises(CheckpointError, match="it holds 60001 values"):
+        open_checkpoint(path)
+
+
 def test_a_torchscript_archive_is_refused_as_code(tmp_path):
     path = tmp_path / "bad.pkl"
     path.write_bytes(zipped(data_pkl=b"N.", constants_pkl=b"N."))

@@ -29,6 +29,10 @@ CHECKPOINT = Dialect(
     unsafe=UnsafeCheckpointError,
     # An OrderedDict of weights carries the version numbers of its modules.
     attributes=frozenset({"_metadata"}),
+    advice={
+        "torch.nn.": "It is a whole network, whose code only its own program has: load it there, "
+        "and save its state_dict() instead.",
+    },
 )
 PERSISTENCE_VERSION = 6
 

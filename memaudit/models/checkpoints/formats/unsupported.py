@@ -91,7 +91,7 @@ MAKES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     ),
     (
         _keys("pytorch-lightning_version"),
-        f"it is a PyTorch Lightning checkpoint, of a network that is not EDM's. {AS_PYTHON}",
+        f"it is a PyTorch Lightning checkpoint, of a network that memaudit does not know. {AS_PYTHON}",
     ),
     (
         _any_name(r"(?:^|[._])lora(?:_down|_up|_A|_B|\.down|\.up|_magnitude)|\.(?:lokr|hada)_w\d"),
