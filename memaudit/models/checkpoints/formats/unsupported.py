@@ -91,7 +91,8 @@ MAKES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     ),
     (
         _keys("pytorch-lightning_version"),
-        f"it is a PyTorch Lightning checkpoint, of a network that memaudit does not know. {AS_PYTHON}",
+        "it is a PyTorch Lightning checkpoint, of a network that memaudit does not know. "
+        f"{AS_PYTHON}",
     ),
     (
         _any_name(r"(?:^|[._])lora(?:_down|_up|_A|_B|\.down|\.up|_magnitude)|\.(?:lokr|hada)_w\d"),
