@@ -20,6 +20,8 @@ class Augmentation:
     """Whether it was trained on mirrored images."""
     transformed: bool
     """Whether images were also scaled, rotated, stretched or shifted."""
+    is_assumed: bool = False
+    """Whether the file does not say that it was mirrored, but its program does so by default."""
 
 
 def augmentation_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Augmentation:
@@ -28,13 +30,16 @@ def augmentation_of(config: Mapping[str, Any], provenance: Mapping[str, Any]) ->
     Args:
         config: the network's keywords; labels of augmentation show that it was trained with some.
         provenance: what the file says of its training: EDM's `dataset` and `augmentation`,
-            memaudit's `training_config`.
+            memaudit's `training_config`; and what its program does by default, `assumed`.
     """
     dataset, ours = _part(provenance, "dataset"), _part(provenance, "training_config")
+    assumed = _part(provenance, "assumed")
     transformed = bool(
         config.get("augment_dim") or provenance.get("augmentation") or ours.get("augment")
     )
     mirrored = bool(dataset.get("xflip") or ours.get("xflip")) or transformed
+    if assumed.get("xflip") and not mirrored:
+        return Augmentation(mirrored=True, transformed=False, is_assumed=True)
     return Augmentation(mirrored, transformed)
 
 
@@ -56,8 +61,12 @@ def augmentation_warnings(checkpoint: Checkpoint, *, flips: bool) -> tuple[str, 
     warnings = []
     if found.mirrored and not flips:
         warnings.append(
-            "The checkpoint says that it was trained on mirrored images, but the index given does "
-            "not search them: mirrored copies are not counted."
+            (
+                "The checkpoint may have been trained on mirrored images"
+                if found.is_assumed
+                else "The checkpoint says that it was trained on mirrored images"
+            )
+            + ", but the index given does not search them: mirrored copies are not counted."
         )
     if found.transformed:
         warnings.append(

@@ -57,8 +57,10 @@ def _of_search(config: ScanConfig, source: Source) -> list[str]:
         found.append(f"features of {config.index.features} compared, not pixels")
     if config.index.flips:
         model = source.model
-        says = model is not None and augmentation_of(model.config, model.provenance).mirrored
-        why = ", since the model was trained on them" if says else ""
+        why = ""
+        if model is not None and (said := augmentation_of(model.config, model.provenance)).mirrored:
+            was = "may have been" if said.is_assumed else "was"
+            why = f", since the model {was} trained on them"
         found.append(f"mirror images searched as well{why}")
     return found
 

@@ -18,6 +18,7 @@ from memaudit.models.precond import (
     FlowPrecond,
     Preconditioner,
     SDEPrecond,
+    SelfConditionedPrecond,
     VEPrecond,
     VPPrecond,
     iDDPMPrecond,
@@ -32,6 +33,7 @@ PRECONDITIONERS: dict[str, type[Preconditioner]] = {
     "ConsistencyPrecond": ConsistencyPrecond,
     "Precond": EDM2Precond,
     "DiscretePrecond": DiscretePrecond,
+    "SelfConditionedPrecond": SelfConditionedPrecond,
     "FlowPrecond": FlowPrecond,
     "SDEPrecond": SDEPrecond,
 }

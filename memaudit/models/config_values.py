@@ -198,6 +198,21 @@ VALUES: Mapping[str, Value] = {
     "res_balance": SHARE,
     "attn_balance": SHARE,
     "clip_act": POSITIVE,
+    # U-Nets of lucidrains, MONAI and the DDPM port.
+    "init_channels": CHANNELS,
+    "full_attn": _counts(0, 1),
+    "attn_heads": _counts(1, 1 << 14),
+    "attn_dim_head": _counts(1, 1 << 14),
+    "self_condition": FLAG,
+    "fourier_dim": _count(0, 1 << 14),
+    "theta": _number(above=1, at_most=1e9),
+    "channels": _counts(1, 1 << 14),
+    "blocks_per_level": _counts(1, 256),
+    "has_attention": _counts(0, 1),
+    "head_channels": _counts(1, 1 << 14),
+    "norm_num_groups": _count(1, 1 << 14),
+    "include_fc": FLAG,
+    "use_combined_linear": FLAG,
 }
 """Keywords of the constructors in `precond/` and `networks/`."""
 

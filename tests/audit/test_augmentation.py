@@ -17,6 +17,7 @@ from memaudit.training.config import TrainingConfig
 
 MIRRORED = Augmentation(mirrored=True, transformed=False)
 TRANSFORMED = Augmentation(mirrored=True, transformed=True)
+ASSUMED = Augmentation(mirrored=True, transformed=False, is_assumed=True)
 NEITHER = Augmentation(mirrored=False, transformed=False)
 
 
@@ -26,6 +27,8 @@ NEITHER = Augmentation(mirrored=False, transformed=False)
         ({}, {}, NEITHER),
         ({"augment_dim": 0}, {"dataset": {"xflip": False}, "augmentation": None}, NEITHER),
         ({}, {"dataset": {"xflip": True}}, MIRRORED),
+        ({}, {"assumed": {"xflip": True}}, ASSUMED),
+        ({}, {"assumed": {"xflip": True}, "dataset": {"xflip": True}}, MIRRORED),
         ({}, {"training_config": {"xflip": True, "augment": 0.0}}, MIRRORED),
         ({}, {"training_config": {"xflip": False, "augment": 0.12}}, TRANSFORMED),
         ({"augment_dim": 9}, {}, TRANSFORMED),

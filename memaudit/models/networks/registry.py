@@ -7,8 +7,11 @@ forward (x, noise_labels, class_labels), with further inputs by keyword.
 
 from torch import nn
 
+from memaudit.models.networks.ddpm import DDPMUNet
 from memaudit.models.networks.dhariwal import DhariwalUNet
 from memaudit.models.networks.dit import DiT
+from memaudit.models.networks.lucidrains import LucidrainsUNet
+from memaudit.models.networks.monai import MONAIUNet
 from memaudit.models.networks.openai import OpenAIUNet
 from memaudit.models.networks.song import SongUNet
 from memaudit.models.networks.uvit import UViT
@@ -16,6 +19,9 @@ from memaudit.models.networks.uvit import UViT
 NETWORKS: dict[str, type[nn.Module]] = {
     "SongUNet": SongUNet,
     "DhariwalUNet": DhariwalUNet,
+    "LucidrainsUNet": LucidrainsUNet,
+    "MONAIUNet": MONAIUNet,
+    "DDPMUNet": DDPMUNet,
     "UViT": UViT,
     "DiT": DiT,
     "OpenAIUNet": OpenAIUNet,

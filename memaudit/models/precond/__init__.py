@@ -16,3 +16,6 @@ from memaudit.models.precond.edm import VPPrecond as VPPrecond
 from memaudit.models.precond.edm import iDDPMPrecond as iDDPMPrecond
 from memaudit.models.precond.flow import FlowPrecond as FlowPrecond
 from memaudit.models.precond.sde import SDEPrecond as SDEPrecond
+from memaudit.models.precond.self_conditioned import (
+    SelfConditionedPrecond as SelfConditionedPrecond,
+)

@@ -54,7 +54,9 @@ def schedule_betas(
         alpha_bar = np.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
     elif schedule == "sigmoid":
         logistic = 1 / (1 + np.exp(3 - 6 * s))
-        alpha_bar = (logistic[-1] - logistic) / (logistic[-1] - logistic[0])
+        # The end as a float32, as in denoising-diffusion-pytorch: models with it are of there.
+        alpha_bar = np.float64(np.float32(logistic[-1])) - logistic
+        alpha_bar /= alpha_bar[0]
     else:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
     betas: NDArray[np.float64] = np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, MAX_BETA)

@@ -70,6 +70,25 @@ NOT_OPTIONS = {
     "OpenAIUNet": ("channel_mult", "attn_resolutions"),
 }
 """What other networks have, and these do not."""
+IMAGES = {"img_resolution": 8, "img_channels": 3}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "LucidrainsUNet": {
+        **{"class_name": "SelfConditionedPrecond", "label_dim": 0, "model_channels": 4},
+        **{"channel_mult": [1, 2], "init_channels": 4, "full_attn": [0, 1], "attn_heads": [1, 2]},
+        **{"attn_dim_head": [3, 4], "self_condition": True, "fourier_dim": 0, "theta": 10000},
+    },
+    "MONAIUNet": {
+        **{"class_name": "DiscretePrecond", "label_dim": 2, "channels": [4, 8]},
+        **{"blocks_per_level": [1, 1], "has_attention": [0, 1], "head_channels": [1, 4]},
+        **{"norm_num_groups": 2, "resblock_updown": False, "include_fc": True},
+        **{"use_combined_linear": False},
+    },
+    "DDPMUNet": {
+        **{"class_name": "DiscretePrecond", "label_dim": 0, "model_channels": 32},
+        **{"channel_mult": [1, 1], "num_blocks": 1, "has_attention": [0, 1], "conv_resample": True},
+    },
+}
+"""Working configurations of other trainers' networks that write their own keywords out."""
 COMMON = {"label_dim": 2, "use_fp16": False, "dropout": 0.1, "attn_resolutions": [4]}
 
 
@@ -89,8 +108,10 @@ def configuration(class_name: str) -> dict[str, Any]:
 
 
 def test_every_listed_keyword_is_tried():
-    assert OPTIONS.keys() == PRECONDITIONERS.keys() - {"ConsistencyPrecond"}  # EDMPrecond's
+    same = {"ConsistencyPrecond", "SelfConditionedPrecond"}  # EDMPrecond's, DiscretePrecond's
+    assert OPTIONS.keys() == PRECONDITIONERS.keys() - same
     written = {key for name in OPTIONS for key in configuration(name)}
+    written |= {key for config in NETWORKS.values() for key in config}
     assert written - {"class_name"} == VALUES.keys()
 
 
@@ -152,6 +173,23 @@ def test_a_hostile_number_is_refused_or_harmless(tmp_path, class_name, thorough)
             save_checkpoint(path, network, config | {keyword: value})
             said = outcome(path)
             if keyword != "sigma_max" and (value == "x" or value == 2**40):
+                assert said is not None and keyword in said, (keyword, value)
+
+
+@THOROUGH
+@pytest.mark.parametrize("model_type", NETWORKS)
+def test_a_hostile_number_of_a_network_is_refused_or_harmless(tmp_path, model_type, thorough):
+    config = IMAGES | {"model_type": model_type} | NETWORKS[model_type]
+    torch.manual_seed(0)
+    network = build_network(config).eval()
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, network, config)
+    assert outcome(path) is None
+    for position, keyword in enumerate(NETWORKS[model_type]):
+        for value in HOSTILE if thorough else [HOSTILE[position % len(HOSTILE)], "x"]:
+            save_checkpoint(path, network, config | {keyword: value})
+            said = outcome(path)
+            if value == "x" or value == 2**40:
                 assert said is not None and keyword in said, (keyword, value)
 
 

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 import torch
 from helpers.dit_network import DiT
+from helpers.lucidrains_files import diffusion, unet_weights
 from helpers.score_sde_unet import NCSNpp
 from helpers.uvit_network import UViT
 from torch import Tensor
 
 from memaudit.errors import MemauditError
 from memaudit.models.checkpoints import open_checkpoint
+from memaudit.models.networks.ddpm import DDPMUNet
+from memaudit.models.networks.monai import MONAIUNet
 
 MAX_SECONDS = 30
 """Longest time of a hundred files, on a slow machine that others use too."""
+TWO_LEVELS = {"blocks_per_level": [1, 1], "has_attention": [0, 1], "head_channels": [1, 4]}
 SCORE_SDE = {"size": 8, "nf": 8, "mult": [1, 2], "num_blocks": 1, "attention": [4]}
 FAMILIES: dict[str, tuple[Any, str]] = {
     "ddpm++": (lambda: NCSNpp(**SCORE_SDE), "img_resolution=8"),
@@ -27,7 +31,28 @@ FAMILIES: dict[str, tuple[Any, str]] = {
     "u-vit": (lambda: UViT(size=8, patch=4, dim=8, depth=2, heads=1, num_classes=3), "num_heads=2"),
     "dit": (lambda: DiT(patch=4, dim=8, depth=1), "dit,num_heads=2"),
     "sit": (lambda: DiT(patch=4, dim=8, depth=1), "sit,num_heads=2"),
+    "lucidrains": (lambda: _Stored(diffusion(unet_weights())), "img_resolution=8"),
+    "monai": (
+        lambda: MONAIUNet(8, 1, 1, channels=[4, 8], norm_num_groups=2, **TWO_LEVELS),
+        "img_resolution=8,norm_num_groups=2,num_head_channels=4",
+    ),
+    "ddpm": (
+        lambda: DDPMUNet(
+            8, 3, 3, model_channels=32, channel_mult=[1, 1], num_blocks=1, has_attention=[0, 1]
+        ),
+        "img_resolution=8",
+    ),
 }
+
+
+class _Stored:
+    """Weights that are no module's."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.weights
 
 
 def mutated(chance: random.Random, weights: dict[str, Tensor]) -> dict[str, Tensor]:

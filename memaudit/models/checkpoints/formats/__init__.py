@@ -24,10 +24,13 @@ file. `StoredNetwork(…, warnings=facts.warnings, facts=facts.facts)` tells wha
 
 from memaudit.models.checkpoints.format import FileFormat, SourceFormat
 from memaudit.models.checkpoints.formats import (
+    ddpm,
     diffusers,
     dit,
     edm,
     k_diffusion,
+    lucidrains,
+    monai,
     native,
     openai,
     python_function,
@@ -45,6 +48,9 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     score_sde.FORMAT,
     uvit.FORMAT,
     dit.FORMAT,
+    lucidrains.FORMAT,
+    monai.FORMAT,
+    ddpm.FORMAT,
     state_dict.FORMAT,
     unsupported.FORMAT,
 )

@@ -78,7 +78,8 @@ BESIDE_WEIGHTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
 MAKES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (
         _keys("step", "model", "opt", "ema", "scaler"),
-        f"it is a checkpoint of lucidrains' denoising-diffusion-pytorch. {AS_PYTHON}",
+        "it is a checkpoint of one of lucidrains' trainers, of another network than the Unet of "
+        f"denoising-diffusion-pytorch. {AS_PYTHON}",
     ),
     (
         _keys("config", "model", "model_ema", "opt"),
