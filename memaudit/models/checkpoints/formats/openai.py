@@ -23,6 +23,7 @@ from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.format import FileFormat
 from memaudit.models.checkpoints.given import ArchOption, Facts, Given, Required
+from memaudit.models.checkpoints.transformer_shapes import labels_of
 from memaudit.models.checkpoints.weights import Weights, find_weights, holds_weights
 from memaudit.models.config_values import MAX_LEVELS, VALUES, Value
 from memaudit.models.networks.openai_shapes import OtherNetworkError, standard_size, unet_options
@@ -201,10 +202,8 @@ def _config(
     said = {fact.name: fact.value for fact in facts.facts}
     if said.pop("rescale_timesteps", False):
         said["time_scale"] = 1000 / said["num_steps"]
-    null_label = said.pop("null_label", "none")
-    if null_label == "last":
-        said["null_label"] = "last"
-        unet["label_dim"] -= 1
+    if unet["label_dim"]:
+        unet |= labels_of(unet["label_dim"], said.pop("null_label", "none"))
     if betas:
         said = {"betas": betas} | {k: v for k, v in said.items() if k not in SCHEDULE}
     if not is_edm:

@@ -3,6 +3,10 @@
 `test_openai_reference.py` compares it with the programs' own package.
 """
 
+import math
+import os
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import torch
 from helpers.openai_unet import UNetModel, make_unet
 from torch import Tensor
 
-from memaudit.errors import CheckpointError, ConfigError
+from memaudit.errors import CheckpointError, ConfigError, MemauditError
 from memaudit.models.checkpoints import convert_checkpoint, inspect_checkpoint, open_checkpoint
 
 SIGMAS = (0.02, 0.5, 70.0)
@@ -329,3 +333,45 @@ def test_betas_that_are_no_schedule_are_refused(tmp_path, betas):
     else:
         with pytest.raises(CheckpointError, match="betas are|must ascend"):
             open_checkpoint(path, arch="img_resolution=8")
+
+
+def mutated(chance: random.Random, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes that are no longer those of one network."""
+    found = dict(weights)
+    for _ in range(chance.randint(1, 4)):
+        name = chance.choice(list(found))
+        tensor = found.pop(name)
+        kind = chance.randrange(6)
+        if kind == 0:  # another index, of any size
+            index = chance.choice(["0", "1", "7", "999", "9999", "99999", "00", "-1", "x"])
+            found[re.sub(r"\d+", index, name, count=chance.randint(1, 2))] = tensor
+        elif kind == 1:  # another shape
+            shape = chance.choices([0, 1, 2, 3, 31, 32, 64, 1000], k=chance.randint(0, 4))
+            found[name] = torch.zeros(shape if math.prod(shape) < 1 << 20 else [1])
+        elif kind == 2:
+            found[name] = tensor.transpose(0, -1).contiguous() if tensor.ndim else tensor
+        elif kind == 3:
+            found[name] = tensor.to(chance.choice([torch.int64, torch.float16, torch.bool]))
+        elif kind == 4:
+            found[chance.choice(["", "module.", "model.", "ema."]) + name] = tensor
+        # else it is gone
+    return found
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(600, marks=pytest.mark.slow)])
+def test_names_and_shapes_of_no_network_are_refused(tmp_path, monkeypatch, rounds):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    chance = random.Random(0)
+    _, value = compvis(LINEAR)
+    whole = make_unet(num_heads=4, num_classes=3, channel_mult=(1,)).state_dict()
+    for i in range(rounds):
+        if i % 4 == 0:
+            mutant: Any = {"state_dict": mutated(chance, value["state_dict"])}
+        else:
+            mutant = mutated(chance, whole)
+        path = saved(tmp_path / "mutant.pt", mutant)
+        arch = chance.choice([None, "img_resolution=8", "flow-matching,img_resolution=8"])
+        try:
+            open_checkpoint(path, arch=arch)
+        except MemauditError as error:
+            assert 0 < len(str(error)) < 3000

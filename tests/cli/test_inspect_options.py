@@ -1,0 +1,37 @@
+"""`memaudit inspect` says of every option who says it."""
+
+import json
+import re
+
+import pytest
+import torch
+from helpers.openai_unet import make_unet
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "ema_0.9999_000100.pt"
+    torch.save(make_unet(num_heads=4, channel_mult=(1,)).state_dict(), path)
+    return path
+
+
+def test_who_says_what_is_printed(run, weights):
+    result = run("inspect", weights, "--arch", "img_resolution=8,num_heads=2")
+    assert result.exit_code == 0
+    text = re.sub(r"\s+", " ", result.output)
+    assert "num_heads 2 (the user says)" in text
+    assert 'schedule "linear" (assumed by default)' in text
+    assert "Assumed by default, since the file does not show it" in text
+
+    facts = json.loads(run("inspect", weights, "--arch", "img_resolution=8", "--json").output)
+    found = {fact["name"]: fact["origin"] for fact in facts["network"]["facts"]}
+    assert found["img_resolution"] == "user" and found["num_heads"] == "default"
+
+
+def test_what_is_missing_is_asked_for_by_its_option(run, weights):
+    result = run("inspect", weights)
+    assert result.exit_code == 2
+    assert "img_resolution=" in result.output
+    result = run("scan", weights, "--data", weights.parent, "--arch", "heads=3")
+    assert result.exit_code == 2
+    assert re.search(r"no option 'heads'; its options\s+are", result.output)
