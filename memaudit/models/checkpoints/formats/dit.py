@@ -18,7 +18,7 @@ from typing import Any
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.assembly import build_uninitialized
-from memaudit.models.checkpoints.beside import facts_beside, options_beside
+from memaudit.models.checkpoints.beside import options_beside
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
@@ -115,7 +115,7 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
         {"dit": "DiT", "sit": "SiT", "repa": "REPA"}[family],
         config,
         {f"model.{name}": tensor for name, tensor in contents.read_tensors(tensors).items()},
-        provenance={"weights": found.said, **facts_beside(contents.value)},
+        provenance={"weights": found.said},
         warnings=(*facts.warnings, *found.warnings),
         facts=facts.facts,
     )

@@ -14,7 +14,6 @@ from torch import Tensor
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.all_modules import ENTRY, converted, entries_of, structure_of
 from memaudit.models.checkpoints.assembly import build_uninitialized
-from memaudit.models.checkpoints.beside import facts_beside
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
@@ -79,7 +78,7 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
         NAME,
         config,
         converted(network, modules, contents.read_tensors(entries)),
-        provenance={"weights": found.said, **facts_beside(contents.value)},
+        provenance={"weights": found.said},
         warnings=(*facts.warnings, *found.warnings),
         facts=facts.facts,
     )

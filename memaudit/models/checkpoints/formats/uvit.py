@@ -12,7 +12,6 @@ from typing import Any
 
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.assembly import build_uninitialized
-from memaudit.models.checkpoints.beside import facts_beside
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
@@ -82,7 +81,7 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
         NAME,
         config,
         {f"model.{name}": tensor for name, tensor in contents.read_tensors(found.tensors).items()},
-        provenance={"weights": found.said, **facts_beside(contents.value)},
+        provenance={"weights": found.said},
         warnings=(*facts.warnings, *found.warnings),
         facts=facts.facts,
     )

@@ -83,7 +83,8 @@ def test_a_repa_denoises_as_its_velocity_towards_noise(tmp_path):
     file = training_file(weights, path_type="linear", **args) | {"steps": 100}
     torch.save(file, tmp_path / "0000100.pt")
     checkpoint = open_checkpoint(tmp_path / "0000100.pt", arch=HEADS)
-    assert checkpoint.format == "REPA" and checkpoint.provenance["steps"] == 100
+    assert checkpoint.format == "REPA"
+    assert checkpoint.provenance["beside_the_weights"]["steps"] == 100
     for sigma in SIGMAS:
         t = sigma / (1 + sigma)
         x, index = torch.randn(3, 3, 8, 8) * max(sigma, 0.5), [1, 3, 5]
@@ -117,7 +118,7 @@ def test_a_training_file_says_what_it_is_and_is_converted(tmp_path):
     assert info.safe and info.problem is None and info.globals
     assert (info.network.format, info.network.preconditioning) == ("DiT", "DiscretePrecond")
     assert (info.network.architecture, info.network.label_dim) == ("DiT", 5)
-    assert info.network.provenance["args"]["num_classes"] == 5
+    assert info.network.provenance["beside_the_weights"]["args"]["num_classes"] == 5
     assert "EMA" in info.network.provenance["weights"]
     facts = {fact.name: (fact.value, fact.origin) for fact in info.network.facts}
     assert facts["null_label"] == ("last", "file")

@@ -115,7 +115,7 @@ def test_it_says_what_it_holds_and_what_was_assumed(tmp_path):
     # Attention at 16x16 is assumed.
     assert (info.network.img_resolution, info.network.img_channels) == (32, 3)
     assert (info.network.sigma_min, info.network.sigma_max) == (0.02, 100)
-    assert info.network.provenance["step"] == 7
+    assert info.network.provenance["beside_the_weights"] == {"step": 7}
     facts = {fact.name: (fact.value, fact.origin) for fact in info.network.facts}
     assert facts == {
         "sde": ("ve", "file"),
