@@ -15,7 +15,7 @@ from memaudit.models.networks.layers import Linear
 from memaudit.models.resolution import Resolution, height_and_width
 from memaudit.options import size_text
 
-MAX_TOKENS = 1 << 14
+MAX_TOKENS = 1 << 12
 """Most patches of an image. Attention compares each with each, in time that a file may not
 choose."""
 

@@ -196,7 +196,7 @@ def test_arguments_of_another_kind_are_refused(tmp_path, args, message):
         ),
         (
             lambda w: w.update({"pos_embed": torch.ones(1, 200**2, 1)}),
-            "40,000 tokens; at most 16,384",
+            "40,000 tokens; at most 4,096",
         ),
     ],
 )

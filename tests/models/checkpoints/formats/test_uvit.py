@@ -148,7 +148,7 @@ def test_heads_follow_from_the_width(tmp_path):
         ),
         (
             lambda w: w.update({"pos_embed": torch.ones(1, 1 + 200**2, 1)}),
-            "40,000 tokens; at most 16,384",
+            "40,000 tokens; at most 4,096",
         ),
     ],
 )
