@@ -33,6 +33,8 @@ USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "para
 """Keys under which files keep weights, in the order in which they are looked at."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 SHADOW = "shadow_params"
+COUNTERS = ("n_averaged", "num_updates", "initted", "model_ema.num_updates")
+"""What averages count their updates by, or say that there was one."""
 BUFFERS = re.compile(r"(?:^|\.)(?:running_mean|running_var|resample_filter|sigmas)$", re.ASCII)
 """Names of tensors that no optimizer trains."""
 MAX_DEPTH = 3
@@ -105,7 +107,7 @@ def find_weights(value: Any, anchor: str) -> Weights | None:
         Them without the prefixes of programs and wrappers, or None if the file holds none.
 
     Raises:
-        CheckpointError: which tensors are the average is not clear.
+        CheckpointError: which tensors are the average is not clear, or they were never updated.
     """
     pattern = _behind_prefix(anchor)
     found: tuple[dict[str, StoredTensor], str, str, bool | None] | None = None
@@ -122,6 +124,11 @@ def find_weights(value: Any, anchor: str) -> Weights | None:
         if found is not None and found[-1]:
             break
     if found is None:
+        if holds_weights(value, anchor):
+            raise CheckpointError(
+                "it holds an average (EMA) that was never updated, which is a copy of the weights "
+                "before training, and no others. Give the file with the trained weights."
+            )
         return None
     tensors, prefix, place, is_ema = found
     inner = {
@@ -156,11 +163,16 @@ def _candidates(value: Any) -> Iterator[Weights]:
         return
     places = [("", value), *_entries(value)]
     for place, part in places:  # the averages that need another part for their names
-        yield from _shadows(place, part, places)
-    inner = [(place, part) for place, part in places if (tensors := _named(part)) and tensors]
+        if _has_begun(part):
+            yield from _shadows(place, part, places)
+    inner = [(place, tensors) for place, part in places if (tensors := _named(part))]
     inner.sort(key=lambda entry: not _is_average(entry[0]))
-    for place, part in inner:
-        yield Weights(part, place, _is_average_module(place, part))
+    for place, tensors in inner:
+        if _has_begun(tensors):
+            yield Weights(tensors, place, _is_average_module(place, tensors))
+        elif "n_averaged" not in tensors:
+            others = {n: t for n, t in tensors.items() if not _is_average(n.split(".", 1)[0])}
+            yield Weights(others, place, False)
 
 
 def _entries(value: Mapping[Any, Any]) -> list[tuple[str, dict[Any, Any]]]:
@@ -178,6 +190,17 @@ def _entries(value: Mapping[Any, Any]) -> list[tuple[str, dict[Any, Any]]]:
         found += inner
         pending = list(inner)
     return found
+
+
+def _has_begun(part: Mapping[Any, Any]) -> bool:
+    """Whether an average has been updated: before, it is a copy of the untrained weights."""
+    for key in COUNTERS:
+        count = part.get(key)
+        if isinstance(count, StoredTensor) and count.num_elements == 1:
+            count = count.read().item()
+        if isinstance(count, int | float) and count == 0:
+            return False
+    return True
 
 
 def _named(part: Any) -> dict[str, StoredTensor]:

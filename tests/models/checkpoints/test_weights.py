@@ -30,6 +30,13 @@ def behind(prefix, weights):
     return {f"{prefix}{name}": value for name, value in weights.items()}
 
 
+def averaged(module):
+    """The state of torch's own average of a module, updated once."""
+    average = AveragedModel(module)
+    average.update_parameters(module)
+    return average.state_dict()
+
+
 LAYOUTS = {
     "ema": lambda ema, net, module: {"model": net, "ema": ema},
     "ema_model": lambda ema, net, module: {"net_model": net, "ema_model": ema},
@@ -53,11 +60,8 @@ LAYOUTS = {
         | behind("ema_model.", ema)
         | {"initted": torch.tensor(True), "step": torch.tensor([9])},
     },
-    "AveragedModel": lambda ema, net, module: {
-        "model": net,
-        "average": AveragedModel(module).state_dict(),
-    },
-    "AveragedModel alone": lambda ema, net, module: AveragedModel(module).state_dict(),
+    "AveragedModel": lambda ema, net, module: {"model": net, "average": averaged(module)},
+    "AveragedModel alone": lambda ema, net, module: averaged(module),
     "torch_ema": lambda ema, net, module: {
         "optimizer": {},
         "model": behind("module.", net),
@@ -90,6 +94,50 @@ def test_the_average_is_taken_under_every_common_name(
     assert same_output(checkpoint.network)
     assert checkpoint.provenance["weights"].startswith("the moving average (EMA)")
     assert not any("average" in warning for warning in checkpoint.warnings)
+
+
+BEGINNINGS = {
+    "ema_pytorch": lambda untrained, net, module: {
+        "ema": behind("online_model.", net)
+        | behind("ema_model.", untrained)
+        | {"initted": torch.tensor(False), "step": torch.tensor([0])},
+    },
+    "AveragedModel": lambda untrained, net, module: {
+        "model": net,
+        "average": behind("module.", untrained) | {"n_averaged": torch.tensor(0)},
+    },
+    "torch_ema": lambda untrained, net, module: {
+        "model": net,
+        "ema": {
+            "num_updates": 0,
+            "shadow_params": [untrained[name] for name, _ in module.named_parameters()],
+        },
+    },
+    "CompVis": lambda untrained, net, module: {
+        "state_dict": behind("model.", net)
+        | {f"model_ema.{name.replace('.', '')}": value for name, value in untrained.items()}
+        | {"model_ema.num_updates": torch.tensor(0, dtype=torch.int32)},
+    },
+}
+
+
+@pytest.mark.parametrize("layout", BEGINNINGS)
+def test_an_average_that_was_never_updated_is_not_taken(
+    tmp_path, network, same_output, trained, layout
+):
+    """It is a copy of the weights before training, which copy nothing."""
+    path = tmp_path / "model.pt"
+    torch.save(BEGINNINGS[layout](trained, network.state_dict(), network), path)
+    checkpoint = open_checkpoint(path, config=TINY)
+    assert same_output(checkpoint.network)
+    assert any("average (EMA)" in warning for warning in checkpoint.warnings)
+
+
+def test_an_average_that_was_never_updated_is_refused_if_it_is_alone(tmp_path, network):
+    path = tmp_path / "model.pt"
+    torch.save(behind("module.", network.state_dict()) | {"n_averaged": torch.tensor(0)}, path)
+    with pytest.raises(CheckpointError, match="an average .* that was never updated"):
+        open_checkpoint(path, config=TINY)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ WEIGHTS = re.compile(
     r"(?P<index>\.index(?:\.(?P<index_variant>\w{1,40}))?\.json)?",
     re.ASCII,
 )
-VARIANTS = (None, "fp32", "fp16", "bf16")
-"""Variants that hold the same weights, in the order of their precision."""
+VARIANTS = ("ema", None, "fp32", "fp16", "bf16")
+"""Variants in the order in which they are taken: the average, then by precision."""
 TRAINING = ("optimizer.bin", "optimizer.pt", "random_states_0.pkl", "scheduler.bin")
 """Files that accelerate writes into the folder of a training checkpoint."""
 MAX_ENTRIES = 10_000
@@ -201,7 +201,7 @@ def which_weights(weights: Path) -> tuple[str, tuple[str, ...]]:
             f"The weights are those of the network in training ({weights.name}), not its moving "
             "average (EMA), which is what is sampled and published."
         )
-    elif network.resolve().name == "unet_ema":
+    elif variant == "ema" or network.resolve().name == "unet_ema":
         said = f"the moving average (EMA), in {place}"
     else:
         said = f"those in {place}; it does not say whether they are the average (EMA)"

@@ -42,6 +42,7 @@ def pipeline(tmp_path):
     [
         (["bin", "safetensors", "fp16.safetensors"], "safetensors"),
         (["bin", "fp16.safetensors"], "bin"),
+        (["safetensors", "ema.safetensors"], "ema.safetensors"),
         (["bf16.safetensors", "fp16.bin", "fp16.safetensors"], "fp16.safetensors"),
         (["non_ema.safetensors", "fp16.safetensors"], "fp16.safetensors"),
         (["safetensors.index.json", "bin"], "safetensors.index.json"),
@@ -157,6 +158,13 @@ def test_a_model_of_another_kind_is_refused_by_what_it_is(tmp_path, kind):
     for command in (open_checkpoint, inspect_checkpoint):
         with pytest.raises(CheckpointError, match=message):
             command(named)
+
+
+def test_a_folder_of_images_stays_one(tmp_path):
+    """Whatever its classes are called."""
+    for name in ("transformer/0.png", "checkpoint-5/0.png", "unet/0.png", "vae/0.png"):
+        write(tmp_path / name)
+    assert holds_images(tmp_path)
 
 
 def test_a_part_that_a_pipeline_left_out_is_not_there(pipeline):
