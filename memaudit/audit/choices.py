@@ -98,9 +98,10 @@ def _of_sampling(config: ScanConfig, data: ImageSet) -> list[str]:
         found.append(f"one class only: {config.class_index}{called}")
     if config.class_frequencies != ScanConfig.class_frequencies:
         found.append(f"class frequencies of the {config.class_frequencies}")
+    usual = SamplerConfig()
     for name, field in config_fields(SamplerConfig).items():
         value = getattr(config.sampler, name)
-        if value != field.default:
+        if value not in (getattr(usual, name), None):
             found.append(f"{field.flag.lstrip('-')} {value}")
     if config.min_samples < ScanConfig.min_samples:
         found.append(f"first look of the gate after {config.min_samples} images")

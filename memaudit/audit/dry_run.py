@@ -26,11 +26,14 @@ from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import cpu_group_size, generate_images
+from memaudit.models.own_sampler import resolve_sampler
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, automatic, silent
 
 MEASURED_STEPS = 2
 """Sampler steps that are timed."""
+DOPRI5 = 100
+"""Evaluations of a network that dopri5 takes per image, about."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def forecast_scan(
     if isinstance(source, Checkpoint):
         config = search_what_was_trained_on(config, source)
     model = source.network if isinstance(source, Checkpoint) else None
+    if model is not None:
+        config = replace(config, sampler=resolve_sampler(config.sampler, model))
     check_diagnostics(
         Setting(config=config, data=data, holdout=holdout, model=model, open_index=_no_index)
     )
@@ -138,9 +143,12 @@ def forecast_scan(
 
 
 def num_evaluations(sampler: SamplerConfig) -> int:
-    """Evaluations of a network per image: 2n − 1 for n steps of Heun, n of Euler."""
-    steps = sampler.num_steps
-    return steps if sampler.resolved().solver == "euler" else 2 * steps - 1
+    """Evaluations of a network per image: 2n − 1 for n steps of Heun, n of the others; of dopri5,
+    which takes what it needs, about DOPRI5."""
+    if sampler.num_steps is None:
+        return DOPRI5
+    is_heun = (sampler.solver or "heun") == "heun"
+    return 2 * sampler.num_steps - 1 if is_heun else sampler.num_steps
 
 
 def _no_index() -> NoReturn:
@@ -160,7 +168,7 @@ def _seconds_per_image(model: Denoiser, config: ScanConfig) -> float:
     size = cpu_group_size(model) if on_cpu else execution.batch_size
     evaluations, seconds = 0, 0.0
     for steps in (1, MEASURED_STEPS):
-        sampler = replace(config.sampler, num_steps=steps)
+        sampler = replace(config.sampler.by_edm, num_steps=steps)
         started = time.perf_counter()
         # Their bytes come to the CPU, so that a GPU has finished.
         for _ in generate_images(
@@ -185,4 +193,6 @@ def _optimum_images(config: ScanConfig, data: ImageSet, holdout: ImageSet | None
     most = min(config.optimum_images, len(config.seeds))
     noised = min(most, len(data)) + (0 if holdout is None else min(most, len(holdout)))
     sampled = min(config.optimum_trajectories, len(config.seeds))
-    return -(-noised * config.sampler.num_steps // per_image) + sampled
+    compared = config.sampler.by_edm  # at its levels, and along its trajectories
+    evaluated = noised * (compared.num_steps or 0) + sampled * num_evaluations(compared)
+    return -(-evaluated // per_image)

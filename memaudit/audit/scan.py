@@ -51,6 +51,7 @@ from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import sampling_identity
 from memaudit.models.guidance import check_guidance
+from memaudit.models.own_sampler import resolve_sampler
 from memaudit.progress import Progress, automatic
 
 
@@ -142,6 +143,7 @@ def scan(
         config = _with_seeds_of_nonce(config, source, data)
     if isinstance(source, Checkpoint):
         check_guidance(source.network, config.sampler.guidance)
+        config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
     clock = Clock()
 
     def open_pixel_index() -> NeighborIndex:
@@ -163,7 +165,7 @@ def scan(
         denoising = check_denoising(
             source.network,
             data,
-            sampler=config.sampler,
+            sampler=config.sampler.by_edm,
             flips=config.index.flips,
             execution=config.execution,
             progress=progress,

@@ -76,9 +76,9 @@ def sample(
     """Generate images from a checkpoint.
 
     SOURCE is a checkpoint, or the word optimum: the closed-form denoiser of the images in --data.
-    Images are sampled with EDM's Heun sampler. An image depends only on its seed: seed 17 gives the
-    same image at any batch size. To resume sampling into a folder after it was stopped or killed,
-    give the same command again, or one with more seeds.
+    Images are sampled with EDM's Heun sampler, or with --sampler own, the model's. An image depends
+    only on its seed: seed 17 gives the same image at any batch size. To resume sampling into a
+    folder after it was stopped or killed, give the same command again, or one with more seeds.
 
     \b
     # a look at 64 images, as one picture

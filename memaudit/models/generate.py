@@ -22,6 +22,7 @@ from memaudit.models.ablation import (
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.guidance import check_guidance, guided
+from memaudit.models.own_sampler import resolve_sampler, sample_as_published
 from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom, draw_classes
@@ -110,7 +111,7 @@ def generate_images(
     for name, given in (("class_index", class_index), ("start", start)):
         if given is not None and len(given) != len(seeds):
             raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
-    config = config or SamplerConfig()
+    config = resolve_sampler(config or SamplerConfig(), denoiser)
     check_guidance(denoiser, config.guidance)
     device = torch.device(device)
     groups = _groups(
@@ -161,7 +162,7 @@ def sample(
     randn_like: Callable[[Tensor], Tensor] = torch.randn_like,
     progress: Progress = silent,
 ) -> Tensor:
-    """Sample as configured: by EDM's Algorithm 2, or its general sampler where that is chosen.
+    """Sample as configured: by EDM's Algorithm 2, its general sampler, or the model's own.
 
     Args:
         denoiser: any denoiser; its range cuts the noise levels asked for.
@@ -174,9 +175,22 @@ def sample(
         Images, float64 [B, C, H, W], data scale [-1, 1], not clipped.
 
     Raises:
-        ConfigError: noise levels outside the denoiser's range; a model that cannot be guided.
+        ConfigError: noise levels outside the denoiser's range; a model that cannot be guided, or
+            has no sampler of its own.
     """
-    denoiser = guided(denoiser, config.guidance)
+    config = resolve_sampler(config, denoiser)
+    model, denoiser = denoiser, guided(denoiser, config.guidance)
+    if config.sampler == "own":
+        return sample_as_published(
+            model,
+            denoiser,
+            noise,
+            class_labels,
+            config=config,
+            start=start,
+            randn_like=randn_like,
+            progress=progress,
+        )
     low, high = sigma_range(denoiser, *asked_range(config))
     path = None
     if config.is_ablation:
@@ -209,7 +223,7 @@ def asked_range(config: SamplerConfig) -> tuple[float, float]:
 
 
 def visited_levels(denoiser: Denoiser, config: SamplerConfig) -> Tensor:
-    """The noise levels at which sampling evaluates a model: float64 [num_steps], descending.
+    """The noise levels at which EDM's sampler evaluates a model: float64 [num_steps], descending.
 
     Without churn these are all of them.
 
@@ -220,6 +234,7 @@ def visited_levels(denoiser: Denoiser, config: SamplerConfig) -> Tensor:
 
 
 def _levels(config: SamplerConfig, low: float, high: float) -> Tensor:
+    assert config.num_steps is not None
     return discretize(
         config.discretization or "edm",
         config.num_steps,
@@ -242,10 +257,11 @@ def sampling_identity(
     Sampling that was stopped is resumed only where all of it is the same. The names fit in a
     message.
     """
+    resolved = resolve_sampler(config, checkpoint.network)
     return {
         "version of memaudit": memaudit.__version__,
         "checkpoint": [checkpoint.sha256, checkpoint.format],
-        "sampler": {name: str(value) for name, value in config.as_dict().items()},
+        "sampler": {name: str(value) for name, value in resolved.as_dict().items()},
         "class": class_index,
         "class frequencies": None if class_weights is None else list(class_weights),
         "device": device,
@@ -317,7 +333,7 @@ def _groups(
             class_index=row_classes,
             start=None if start is None else torch.from_numpy(start[rows]),
             device=device,
-            progress=_in_images(progress, first, len(group), len(seeds), config.num_steps),
+            progress=_in_images(progress, first, len(group), len(seeds)),
         )
         x = x[: len(group)]
         _check_finite(x, group)
@@ -360,13 +376,11 @@ def _sample_seeds(
     return x, classes
 
 
-def _in_images(
-    progress: Progress, first: int, group_size: int, num_images: int, num_steps: int
-) -> Progress:
+def _in_images(progress: Progress, first: int, group_size: int, num_images: int) -> Progress:
     """Tell `progress` of a group's steps as images done, so that the bar moves within a group."""
 
     def step_done(task: str, done: int, total: int | None, note: str = "") -> None:
-        progress(task, first + group_size * done // num_steps, num_images, note)
+        progress(task, first + group_size * done // (total or done), num_images, note)
 
     return step_done
 

@@ -1,27 +1,39 @@
 """How noise becomes an image: the options of EDM's samplers. Imports no torch."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
 from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
 
-Solver = Literal["euler", "heun"]
+Sampler = Literal["edm", "own"]
+Solver = Literal["euler", "heun", "dopri5", "ddim", "ancestral"]
 Discretization = Literal["vp", "ve", "iddpm", "edm"]
 Schedule = Literal["vp", "ve", "linear"]
 Scaling = Literal["vp", "none"]
 
 ABLATIONS: dict[str, tuple[str, ...]] = {
-    "solver": get_args(Solver),
+    "solver": ("euler", "heun"),
     "discretization": get_args(Discretization),
     "schedule": get_args(Schedule),
     "scaling": get_args(Scaling),
 }
 """The four choices that EDM's ablations compare, and the values of each."""
 
+NUM_STEPS = 18
+"""Steps of Algorithm 2, as published for CIFAR-10."""
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 """Noise levels of Algorithm 2, as published."""
+OWN = ("sampler", "solver", "num_steps", "guidance", "sigma_max")
+"""Options that a model's own sampler has; the noise levels of the others are the model's."""
+SOLVER_NAMES = {
+    "euler": "Euler",
+    "heun": "Heun",
+    "dopri5": "Dormand–Prince (dopri5)",
+    "ddim": "DDIM",
+    "ancestral": "ancestral (DDPM)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,14 +45,16 @@ class SamplerConfig:
     """
 
     num_steps: Annotated[
-        int,
+        int | None,
         Option(
             "Sampling steps; Heun evaluates the network 2N-1 times per image.",
             at_least=1,
             flag="--steps",
             metavar="N",
+            default_text="18; with --sampler own, ddim: 50, ancestral: all levels, euler: 100, "
+            "heun: 50",
         ),
-    ] = 18
+    ] = None
     sigma_min: Annotated[
         float | None,
         Option(
@@ -106,12 +120,20 @@ class SamplerConfig:
             metavar="W",
         ),
     ] = 1.0
+    sampler: Annotated[
+        Sampler,
+        Option(
+            "What samples: edm, EDM's sampler for every model; or own, the model's: DDIM or DDPM's "
+            "ancestral steps for discrete noise levels, an ODE in time for flows."
+        ),
+    ] = "edm"
     solver: Annotated[
         Solver | None,
         Option(
             "Integration method: first-order euler or second-order heun. This or any of the next "
-            "three options chooses EDM's general sampler.",
-            default_text="heun",
+            "three options chooses EDM's general sampler. With --sampler own: ddim or ancestral "
+            "for discrete levels; euler, heun or dopri5 for flows.",
+            default_text="heun; with --sampler own, ddim or dopri5",
         ),
     ] = None
     discretization: Annotated[
@@ -138,6 +160,17 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.sampler == "own":
+            self._check_own()
+            return
+        if self.solver not in (None, *ABLATIONS["solver"]):
+            raise ConfigError(
+                f"{{solver}} is {self.solver}, which is of {{sampler}} own; EDM's sampler has "
+                "euler and heun.",
+                field=("solver", "sampler"),
+            )
+        if self.num_steps is None:
+            object.__setattr__(self, "num_steps", NUM_STEPS)
         for low, high in (("sigma_min", "sigma_max"), ("S_min", "S_max")):
             lowest, highest = getattr(self, low), getattr(self, high)
             if lowest is not None and highest is not None and lowest > highest:
@@ -147,21 +180,39 @@ class SamplerConfig:
                     field=(low, high),
                 )
 
+    def _check_own(self) -> None:
+        others = {each.name: each.default for each in fields(self) if each.name not in OWN}
+        changed = [name for name, usual in others.items() if getattr(self, name) != usual]
+        if changed:
+            raise ConfigError(
+                f"{{{changed[0]}}} is an option of EDM's sampler, but {{sampler}} is own; leave "
+                "one of them out.",
+                field=(changed[0], "sampler"),
+            )
+
     @property
     def is_ablation(self) -> bool:
         """Whether EDM's general sampler is chosen, in place of Algorithm 2."""
-        return any(getattr(self, name) is not None for name in ABLATIONS)
+        return self.sampler == "edm" and any(getattr(self, name) is not None for name in ABLATIONS)
+
+    @property
+    def by_edm(self) -> "SamplerConfig":
+        """EDM's sampler for what is compared at its noise levels: itself, or else as published."""
+        return self if self.sampler == "edm" else SamplerConfig(guidance=self.guidance)
 
     @property
     def text(self) -> str:
         """What samples, in words: `EDM’s Heun sampler in 18 steps`."""
-        steps = "1 step" if self.num_steps == 1 else f"{self.num_steps:,} steps"
+        whose = "EDM’s" if self.sampler == "edm" else "its own"
+        steps = ""
+        if self.num_steps is not None:
+            steps = " in 1 step" if self.num_steps == 1 else f" in {self.num_steps:,} steps"
         guided = "" if self.guidance == 1 else f", guided by w = {self.guidance:g}"
-        return f"EDM’s {(self.solver or 'heun').capitalize()} sampler in {steps}{guided}"
+        return f"{whose} {SOLVER_NAMES[self.solver or 'heun']} sampler{steps}{guided}"
 
     def resolved(self) -> "SamplerConfig":
         """The same with the noise levels that Algorithm 2 takes by default."""
-        if self.is_ablation:
+        if self.is_ablation or self.sampler == "own":
             return self
         return replace(
             self,

@@ -357,7 +357,7 @@ def _run(context: Context) -> ReturnTest:
         holdout=setting.holdout,
         index=setting.open_index(),
         config=ReturnTestConfig(
-            sampler=config.sampler, rule=config.rule, execution=config.execution
+            sampler=config.sampler.by_edm, rule=config.rule, execution=config.execution
         ),
         progress=setting.progress,
     )

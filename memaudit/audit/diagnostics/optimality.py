@@ -475,7 +475,7 @@ def _run(context: Context) -> Optimality | None:
         config=OptimalityConfig(
             num_images=min(config.optimum_images, at_most),
             num_trajectories=min(config.optimum_trajectories, at_most),
-            sampler=config.sampler,
+            sampler=config.sampler.by_edm,
             class_index=config.class_index,
             class_weights=weigh_classes(model, data, config.class_frequencies),
             confidence=config.rule.confidence,

@@ -6,7 +6,7 @@ Each diagnostic supplies its own words. The look is in templates/report.css.
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -231,9 +231,10 @@ def sample_command(result: Scanned, seed: int | str) -> str | None:
     elif config.class_frequencies == "data" and result.class_index is not None:
         classes = dict(zip(result.keys, result.class_index.tolist(), strict=True))
         words += ["--class", str(classes.get(seed, "CLASS"))]
+    usual = SamplerConfig()
     for name, field in config_fields(SamplerConfig).items():
-        value = asdict(config.sampler)[name]
-        if value != field.default:
+        value = getattr(config.sampler, name)
+        if value not in (getattr(usual, name), None):
             words += [field.flag, str(value)]
     words += ["--device", config.execution.device, "--out", f"seed-{seed}.png"]
     return shlex.join(words)

@@ -8,7 +8,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -24,7 +24,7 @@ from memaudit.data.layout import ALL_SPLITS
 from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.errors import ConfigError, MemauditError
 from memaudit.files import read_regular
-from memaudit.models.sampler_config import SamplerConfig
+from memaudit.models.sampler_config import OWN, SamplerConfig
 from memaudit.wording import parse_fraction, percent, printable, short, shown
 
 LARGEST_POLICY = 1 << 20
@@ -280,7 +280,11 @@ def _sampling(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
         yield f"sampling.{name}", other if found != wanted else ""
     kept = sampling.num_kept and not agreed.kept_samples
     yield "sampling.kept_samples", f"{sampling.num_kept:,} images were kept" if kept else ""
-    yield "sampler", _listed(_differing(sampling.sampler, policy.sampler))
+    found, sampler = sampling.sampler, policy.sampler
+    if found.sampler == sampler.sampler == "own":  # the model may say what the policy leaves open
+        left = {name: getattr(found, name) for name in OWN if getattr(sampler, name) is None}
+        sampler = replace(sampler, **left)
+    yield "sampler", _listed(_differing(found, sampler))
 
 
 def _differing(found: Any, agreed: SamplerConfig | Preparation) -> list[str]:

@@ -59,7 +59,9 @@ def as_given(sampler: SamplerConfig, choices: tuple[str, ...]) -> SamplerConfig:
     """
     given: dict[str, Any] = {}
     for name, usual in (("sigma_min", SIGMA_MIN), ("sigma_max", SIGMA_MAX)):
-        is_usual = not sampler.is_ablation and getattr(sampler, name) == usual
+        is_usual = (
+            sampler.sampler == "edm" and not sampler.is_ablation and getattr(sampler, name) == usual
+        )
         if is_usual and f"{name.replace('_', '-')} {usual}" not in choices:
             given[name] = None
     return replace(sampler, **given)

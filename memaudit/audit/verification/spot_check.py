@@ -83,7 +83,7 @@ def check_drawn_rows(
         progress: told how many images are done.
     """
     name = "spot check"
-    if config.sampler.num_steps > MOST_STEPS:
+    if (config.sampler.num_steps or 0) > MOST_STEPS:
         detail = f"{config.sampler.num_steps:,} sampling steps are not repeated"
         yield Check(name, False, detail)
         return
@@ -184,7 +184,7 @@ def check_denoising_again(
     found = check_denoising(
         checkpoint.network,
         data,
-        sampler=config.sampler,
+        sampler=config.sampler.by_edm,
         flips=config.index.flips,
         execution=_here(config, device),
         progress=progress,

@@ -454,7 +454,7 @@ class _Work:
         if checkpoint.path != OPTIMUM:
             self.add("facts of the checkpoint", lambda: [check_facts(checkpoint, data, report)])
         control = report.sampler_control
-        if control is not None and config.sampler.num_steps <= MOST_STEPS:
+        if control is not None and (config.sampler.num_steps or 0) <= MOST_STEPS:
             recipe = recipe_of(checkpoint, data, config, self.device)
             self.add(
                 "published sampler",

@@ -83,6 +83,11 @@ class DiscretePrecond(TargetPrecond):
         self.sigma_min = float(self.levels[0]) / self.data_scale
         self.sigma_max = float(self.levels[-1]) / self.data_scale
 
+    @property
+    def noise_levels(self) -> Tensor:
+        """The noise levels that it was trained at, ascending, of images in [-1, 1]."""
+        return self.levels / self.data_scale
+
     def scalings(self, sigma: Tensor) -> Scalings:
         c_noise = self.nearest_level(sigma).to(torch.float32) * self.time_scale
         return Scalings(*scalings_of(self.target, sigma), c_noise)

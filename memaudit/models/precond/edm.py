@@ -137,6 +137,11 @@ class iDDPMPrecond(Preconditioner):
             c_noise=self.M - 1 - self.nearest_level(sigma).to(torch.float32),
         )
 
+    @property
+    def noise_levels(self) -> Tensor:
+        """The noise levels that it was trained at, ascending."""
+        return self.u[: self.M].flip(0)
+
     def nearest_level(self, sigma: Tensor) -> Tensor:
         """Index j of the u_j nearest to sigma, int64 of the same shape."""
         return (sigma[..., None].to(torch.float32) - self.u).abs().argmin(dim=-1)

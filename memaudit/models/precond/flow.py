@@ -69,6 +69,11 @@ class FlowPrecond(TargetPrecond):
         self.time_scale = time_scale
         self.sigma_min, self.sigma_max = 0.0, SIGMA_MAX
 
+    @property
+    def flow_path(self) -> str:
+        """Along which its own sampler goes: linear or gvp."""
+        return self.path
+
     def scalings(self, sigma: Tensor) -> Scalings:
         scalings = scalings_of("velocity", sigma, path=self.path, data_at=self.data_at)
         return Scalings(*scalings, self.time_scale * self.t(sigma))
