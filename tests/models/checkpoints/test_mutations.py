@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.beside_weights import BESIDE
 from helpers.edm_pickles import TINY
 from helpers.tiny_networks import SMALLEST
 from hypothesis import HealthCheck, given, settings
@@ -29,11 +30,14 @@ from memaudit.errors import MemauditError
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.checkpoints.assembly import assemble, build_uninitialized
+from memaudit.models.checkpoints.beside import facts_beside
 from memaudit.models.checkpoints.containers.raw_file import RawFile, decode
 from memaudit.models.checkpoints.formats.diffusers import check_supported
 from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import json_object
 from memaudit.models.checkpoints.opening import read_network
+from memaudit.models.checkpoints.weight_names import ANCHOR
+from memaudit.models.checkpoints.weights import find_weights
 from memaudit.models.config_values import SCHEDULER_VALUES, UNET2D_VALUES, VALUES
 from memaudit.unpickler import Budget
 
@@ -199,6 +203,31 @@ def test_a_mutated_file_is_read_or_refused(tmp_path, files, network, form, examp
                 yield lambda content=content: opened(content, chance)
 
         bounded(mutants())
+
+    check()
+
+
+@pytest.mark.parametrize("examples", [2, pytest.param(1000, marks=pytest.mark.slow)])
+def test_mutated_options_beside_weights_are_read_or_refused(tmp_path, examples):
+    weights = {"net.enc.8x8_conv.weight": torch.ones(2)}
+    average = {"decay": 0.9, "num_updates": 3, "shadow_params": [torch.zeros(2)]}
+    whole = pickle.dumps(BESIDE | {"model": weights, "ema": average}, protocol=4)
+
+    def read(content: bytes) -> None:
+        file = RawFile(tmp_path / "mutant", "pickle", memoryview(bytearray(content)), "")
+        value = decode(file, Budget()).value
+        assert len(json.dumps(facts_beside(value))) < 1_000_000
+        if (found := find_weights(value, ANCHOR)) is not None:
+            assert found.tensors and found.said
+
+    read(whole)
+
+    @settings(max_examples=examples, deadline=None)
+    @given(seed=st.integers(0, 2**64))
+    def check(seed: int) -> None:
+        chance = random.Random(seed)
+        # Lambdas are called before the next is made.
+        bounded(lambda: read(damaged(chance, whole)) for _ in range(MUTANTS))
 
     check()
 
