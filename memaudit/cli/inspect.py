@@ -26,6 +26,7 @@ SHOWN_FACTS = 100
 
 if TYPE_CHECKING:
     from memaudit.audit.denoising.loss_test import DenoisingTest
+    from memaudit.audit.denoising.other_options import OtherOption
     from memaudit.models.checkpoints import CheckpointInfo
     from memaudit.models.checkpoints.given import Fact
 
@@ -64,7 +65,8 @@ def inspect(
 
     With --data, the network is run on some of its training images with noise, as a scan does
     before it samples: does the checkpoint denoise these images as it is configured, and are they
-    prepared as they were for training? Exit status 2 if it does not denoise them.
+    prepared as they were for training? What the file does not show (--arch) is tried with its other
+    values. Exit status 2 if it does not denoise them, or better with another value.
 
     \b
     memaudit inspect network-snapshot-010000.pkl
@@ -90,21 +92,32 @@ def inspect(
     if data_path is None and (selection != Selection() or not preparation.is_plain):
         raise ConfigError("Images are selected, but none are given; name them with --data.")
     info = inspect_checkpoint(file, arch=arch)
-    test = None
+    test: DenoisingTest | None = None
+    others: tuple[OtherOption, ...] = ()
     if data_path is not None and info.problem is None:
-        test = _test(
-            file, data_path, selection, preparation, arch=arch, device=choose_device(device)
+        facts = () if info.network is None else info.network.facts
+        test, others = _test(
+            file,
+            data_path,
+            selection,
+            preparation,
+            arch=arch,
+            facts=facts,
+            device=choose_device(device),
         )
     if as_json:
         content = asdict(info)
         if data_path is not None:
             content["denoising"] = None if test is None else asdict(test)
+            content["other_options"] = [asdict(other) for other in others]
         print_json(_finite(content))
     else:
         _render(info)
         if test is not None:
             _render_test(test)
-    if info.problem is not None or (test is not None and not test.allows_pass):
+            _render_others(others)
+    is_right = test is None or (test.allows_pass and not any(o.is_better for o in others))
+    if info.problem is not None or not is_right:
         ctx.exit(COULD_NOT_RUN)
 
 
@@ -115,10 +128,12 @@ def _test(
     preparation: Preparation,
     *,
     arch: str | None,
+    facts: "tuple[Fact, ...]",
     device: str,
-) -> "DenoisingTest":
-    """Run the denoising test on the images at a path."""
+) -> "tuple[DenoisingTest, tuple[OtherOption, ...]]":
+    """Run the denoising test on the images at a path, and try what the file does not show."""
     from memaudit.audit.denoising.loss_test import check_denoising
+    from memaudit.audit.denoising.other_options import try_other_options
     from memaudit.cli.console import progress_bars, warn_about
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
@@ -139,13 +154,49 @@ def _test(
                     choose=lambda _: data.indices,
                     progress=progress,
                 )
-        return check_denoising(
+        execution = Execution(device=device)
+        test = check_denoising(
             checkpoint.network,
             data,
             originals=originals,
-            execution=Execution(device=device),
+            execution=execution,
             progress=progress,
         )
+        others = try_other_options(
+            checkpoint.network,
+            facts,
+            arch,
+            lambda other: open_checkpoint(file, arch=other, device=device).network,
+            data,
+            execution=execution,
+            progress=progress,
+        )
+        return test, others
+
+
+def _render_others(others: "tuple[OtherOption, ...]") -> None:
+    from rich import box
+    from rich.table import Table
+
+    from memaudit.cli.console import out, print_row
+
+    if not others:
+        return
+    better = [other.option for other in others if other.is_better]
+    print_row(
+        "other options",
+        f"NO: it denoises better with {better[0]}, one of {len(others)} that were tried"
+        if better
+        else f"none of {len(others)} denoises better",
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("option instead")
+    table.add_column("loss, of that as configured", justify="right")
+    for other in others:
+        table.add_row(
+            other.option, f"{other.change:.3g}", style="bold red" if other.is_better else ""
+        )
+    out.print(table)
 
 
 def _render_test(test: "DenoisingTest") -> None:

@@ -8,7 +8,7 @@ format declares, each with its meaning, values and default.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from memaudit.errors import CheckpointError, ConfigError
@@ -34,6 +34,8 @@ class ArchOption:
     """What it may be."""
     default: Any = Required
     """Assumed, with a warning, where neither file nor user nor family says it."""
+    alternatives: tuple[str, ...] = ()
+    """Other values worth trying, of an option that is a number."""
     is_told: bool = True
     """Whether it is a warning that the default was assumed; False where a wrong one shows."""
 
@@ -46,6 +48,8 @@ class Fact:
     value: Any
     origin: Origin
     """Whether the file shows it, the user said it, or the default was assumed."""
+    alternatives: tuple[str, ...] = ()
+    """Its other values, as the user would say them."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,12 @@ class Given:
                 options[key] = value
         preset = PRESETS_BY_NAME.get((name or "").removesuffix(".pkl"))
         return cls(arch, name, options, None if preset is None else dict(preset.config))
+
+    def with_option(self, name: str, value: str) -> str:
+        """The text with another value of an option."""
+        said = {**self.options, name: value}
+        parts = [f"{option}={text}" for option, text in said.items()]
+        return ",".join(parts if self.name is None else [self.name, *parts])
 
     def check(
         self,
@@ -183,6 +193,10 @@ class Given:
                         field="arch",
                     )
                 facts.append(Fact(option.name, value, "default"))
+        facts = [
+            replace(fact, alternatives=_alternatives(option, fact.value))
+            for option, fact in zip(options, facts, strict=True)
+        ]
         return Facts(tuple(facts), self._warnings(options, facts))
 
     def _warnings(self, options: Sequence[ArchOption], facts: Sequence[Fact]) -> tuple[str, ...]:
@@ -206,6 +220,12 @@ class Given:
                 "`memaudit inspect` with training images tests that."
             )
         return tuple(warnings)
+
+
+def _alternatives(option: ArchOption, value: Any) -> tuple[str, ...]:
+    """The other values of an option, as the user would say them."""
+    known = ("on", "off") if option.value.kind is bool else option.value.choices
+    return tuple(text for text in (*known, *option.alternatives) if text != _text(value))
 
 
 def _parsed(option: ArchOption, text: str) -> Any:

@@ -48,9 +48,14 @@ NO_ENDS = {"beta_start": None, "beta_end": None}
 SIZE = ArchOption(
     "img_resolution", "the height and width of its images", VALUES["img_resolution"], Required
 )
-HEADS = ArchOption("num_heads", "its attention heads", VALUES["num_heads"])
+HEADS = ArchOption(
+    "num_heads", "its attention heads", VALUES["num_heads"], alternatives=("1", "2", "4", "8")
+)
 HEAD_CHANNELS = ArchOption(
-    "num_head_channels", "the channels of an attention head", VALUES["num_head_channels"]
+    "num_head_channels",
+    "the channels of an attention head",
+    VALUES["num_head_channels"],
+    alternatives=("16", "32", "64", "128"),
 )
 ORDER = ArchOption(
     "use_new_attention_order",
@@ -81,8 +86,14 @@ DISCRETE = (
 )
 FLOW = (
     ArchOption("path", "its path", Value(str, choices=FLOW_PATHS), "linear"),
-    ArchOption("data_at", "the time of its data", VALUES["data_at"], 1),
-    ArchOption("time_scale", "the time that it is given at t = 1", VALUES["time_scale"], 1.0),
+    ArchOption("data_at", "the time of its data", VALUES["data_at"], 1, alternatives=("0", "1")),
+    ArchOption(
+        "time_scale",
+        "the time that it is given at t = 1",
+        VALUES["time_scale"],
+        1.0,
+        alternatives=("1.0", "999.0", "1000.0"),
+    ),
     RANGE,
 )
 OPTIONS = (SIZE, HEADS, HEAD_CHANNELS, ORDER, NULL_LABEL, *DISCRETE, *FLOW[:-1])

@@ -1,0 +1,71 @@
+"""A choice that shapes do not show, against denoisers of which it is known which is right."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.openai_unet import make_unet
+
+from memaudit.audit.denoising.other_options import try_other_options
+from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
+from memaudit.models.checkpoints import inspect_checkpoint, open_checkpoint
+from memaudit.models.checkpoints.given import Fact
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), np.uint8)
+DATA = ImageSet.from_array(IMAGES, source="train")
+HEADS = Fact("num_heads", 4, "default", ("1", "2"))
+
+
+class Skewed(ClosedFormOptimum):
+    """An optimum that is a little off."""
+
+    def __call__(self, x, sigma, class_labels=None):
+        return super().__call__(x, sigma, class_labels) + 0.01 * x
+
+
+def test_the_right_choice_is_found_whichever_is_configured():
+    def open_as(arch):
+        if arch == "torchcfm,num_heads=1":
+            raise ConfigError("it does not fit")
+        assert arch == "torchcfm,num_heads=2"
+        return ClosedFormOptimum(IMAGES)
+
+    facts = (HEADS, Fact("schedule", "linear", "file", ("cosine",)))
+    (found,) = try_other_options(Skewed(IMAGES), facts, "torchcfm,num_heads=4", open_as, DATA)
+    assert found.option == "num_heads=2" and found.is_better and found.change < 0.5
+
+    (found,) = try_other_options(
+        ClosedFormOptimum(IMAGES),
+        facts,
+        "torchcfm",
+        lambda arch: Skewed(IMAGES) if "2" in arch else open_as(arch),
+        DATA,
+    )
+    assert not found.is_better and found.change > 2
+
+
+def test_choices_without_effect_are_not_better():
+    same = ClosedFormOptimum(IMAGES)
+    found = try_other_options(same, (HEADS,), None, lambda arch: same, DATA)
+    assert [option.change for option in found] == [pytest.approx(1)] * 2
+    assert not any(option.is_better for option in found)
+    assert try_other_options(same, (), None, lambda arch: same, DATA) == ()
+
+
+def test_every_option_of_a_format_is_tried_with_its_other_values(tmp_path):
+    path = tmp_path / "ema.pt"
+    torch.save(make_unet(num_heads=4, channel_mult=(1,)).state_dict(), path)
+    arch = "img_resolution=8,num_heads=2"
+    info = inspect_checkpoint(path, arch=arch)
+    found = try_other_options(
+        open_checkpoint(path, arch=arch).network,
+        info.network.facts,
+        arch,
+        lambda other: open_checkpoint(path, arch=other).network,
+        DATA,
+    )
+    tried = {option.option for option in found}
+    assert {"num_heads=1", "num_heads=8", "use_new_attention_order=on", "target=sample"} <= tried
+    assert {"schedule=cosine", "rescale_timesteps=off", "data_range=0..1"} <= tried
+    assert "num_heads=2" not in tried
