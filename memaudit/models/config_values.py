@@ -200,6 +200,7 @@ VALUES: Mapping[str, Value] = {
     "clip_act": POSITIVE,
     # U-Nets of lucidrains, MONAI and the DDPM port.
     "init_channels": CHANNELS,
+    "norm_groups": _count(0, 1 << 14),
     "full_attn": _counts(0, 1),
     "attn_heads": _counts(1, 1 << 14),
     "attn_dim_head": _counts(1, 1 << 14),

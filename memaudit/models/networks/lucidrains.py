@@ -1,4 +1,4 @@
-"""The U-Net of lucidrains' denoising-diffusion-pytorch (MIT), as it is since October 2023.
+"""The U-Net of lucidrains' denoising-diffusion-pytorch (MIT), as it is since 1.9.0, October 2023.
 
 Modules carry that package's names, so that its weights load without a table. Each level has two
 residual blocks and an attention whose keys and values begin with four learned ones (`mem_kv`):
@@ -37,6 +37,8 @@ class LucidrainsUNet(nn.Module):
         fourier_dim: channels of a random or learned Fourier embedding of the noise label; 0 for a
             sinusoidal one.
         theta: period of the slowest sinusoid.
+        norm_groups: groups of the residual blocks' norms, as before 2.0.0 of May 2024; 0 for norms
+            of each pixel's channels.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class LucidrainsUNet(nn.Module):
         self_condition: bool = False,
         fourier_dim: int = 0,
         theta: float = 10000.0,
+        norm_groups: int = 0,
     ) -> None:
         super().__init__()
         num_levels = len(channel_mult)
@@ -85,6 +88,9 @@ class LucidrainsUNet(nn.Module):
             nn.Linear(emb_channels, emb_channels),
         )
 
+        def resnet(cur: int, width: int) -> _ResnetBlock:
+            return _ResnetBlock(cur, width, emb_channels, norm_groups)
+
         widths = [init_channels, *(model_channels * multiplier for multiplier in channel_mult)]
         self.init_conv = nn.Conv2d(in_channels * (1 + self_condition), widths[0], 7, padding=3)
         self.downs = nn.ModuleList()
@@ -102,8 +108,8 @@ class LucidrainsUNet(nn.Module):
             self.downs.append(
                 _Down(
                     [
-                        _ResnetBlock(outer, outer, emb_channels),
-                        _ResnetBlock(outer, outer, emb_channels),
+                        resnet(outer, outer),
+                        resnet(outer, outer),
                         kind(outer, heads, dim_head),
                         down,
                     ]
@@ -113,17 +119,17 @@ class LucidrainsUNet(nn.Module):
                 0,
                 _Up(
                     [
-                        _ResnetBlock(inner + outer, inner, emb_channels),
-                        _ResnetBlock(inner + outer, inner, emb_channels),
+                        resnet(inner + outer, inner),
+                        resnet(inner + outer, inner),
                         kind(inner, heads, dim_head),
                         up,
                     ]
                 ),
             )
-        self.mid_block1 = _ResnetBlock(widths[-1], widths[-1], emb_channels)
+        self.mid_block1 = resnet(widths[-1], widths[-1])
         self.mid_attn = _Attention(widths[-1], attn_heads[-1], attn_dim_head[-1])
-        self.mid_block2 = _ResnetBlock(widths[-1], widths[-1], emb_channels)
-        self.final_res_block = _ResnetBlock(2 * widths[0], widths[0], emb_channels)
+        self.mid_block2 = resnet(widths[-1], widths[-1])
+        self.final_res_block = resnet(2 * widths[0], widths[0])
         self.final_conv = nn.Conv2d(widths[0], out_channels, 1)
 
     def forward(
@@ -234,10 +240,12 @@ class _RMSNorm(nn.Module):
 class _Block(nn.Module):
     """Convolution, norm, an optional scale and shift, and SiLU."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_groups: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm = _RMSNorm(out_channels)
+        self.norm = (
+            nn.GroupNorm(norm_groups, out_channels) if norm_groups else _RMSNorm(out_channels)
+        )
 
     def forward(self, x: Tensor, scale_shift: Tensor | None = None) -> Tensor:
         x = self.norm(self.proj(x))
@@ -250,11 +258,13 @@ class _Block(nn.Module):
 class _ResnetBlock(nn.Module):
     """Residual block whose first half the embedding [B or 1, emb_channels] scales and shifts."""
 
-    def __init__(self, in_channels: int, out_channels: int, emb_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, emb_channels: int, norm_groups: int
+    ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
-        self.block1 = _Block(in_channels, out_channels)
-        self.block2 = _Block(out_channels, out_channels)
+        self.block1 = _Block(in_channels, out_channels, norm_groups)
+        self.block2 = _Block(out_channels, out_channels, norm_groups)
         self.res_conv = (
             nn.Conv2d(in_channels, out_channels, 1)
             if in_channels != out_channels

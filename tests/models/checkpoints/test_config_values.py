@@ -76,6 +76,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         **{"class_name": "SelfConditionedPrecond", "label_dim": 0, "model_channels": 4},
         **{"channel_mult": [1, 2], "init_channels": 4, "full_attn": [0, 1], "attn_heads": [1, 2]},
         **{"attn_dim_head": [3, 4], "self_condition": True, "fourier_dim": 0, "theta": 10000},
+        "norm_groups": 0,
     },
     "MONAIUNet": {
         **{"class_name": "DiscretePrecond", "label_dim": 2, "channels": [4, 8]},

@@ -38,7 +38,7 @@ FAMILIES: dict[str, tuple[Any, str]] = {
     ),
     "ddpm": (
         lambda: DDPMUNet(
-            8, 3, 3, model_channels=32, channel_mult=[1, 1], num_blocks=1, has_attention=[0, 1]
+            8, 3, 3, model_channels=32, channel_mult=[1], num_blocks=1, has_attention=[1]
         ),
         "img_resolution=8",
     ),

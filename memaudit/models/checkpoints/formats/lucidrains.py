@@ -63,6 +63,7 @@ OPTIONS = (
     ArchOption("target", "what it predicts", Value(str, choices=tuple(TARGETS))),
     ArchOption("schedule", "its noise schedule", Value(str, choices=SCHEDULES)),
     ArchOption("num_steps", "its number of noise levels", VALUES["num_steps"], 1000),
+    ArchOption("norm_groups", "its resnet_block_groups", VALUES["norm_groups"], 8),
     ArchOption(
         "theta", "sinusoidal_pos_emb_theta of its Unet", VALUES["theta"], 10000, is_told=False
     ),
@@ -79,10 +80,6 @@ VARIANTS = (
     (
         re.compile(r"\.block1\.block\.\d+\.weight$"),
         "a Unet with GroupNorm, of before August 2022",
-    ),
-    (
-        re.compile(r"\.block1\.norm\.weight$"),
-        "a Unet with GroupNorm and weight standardization, of before June 2023",
     ),
     (re.compile(r"\.fn\.fn\.to_qkv\.weight$"), "a Unet with PreNorm, of before June 2023"),
 )
@@ -111,13 +108,18 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
         facts_of_file["target"] = "epsilon"
     if network["fourier_dim"]:
         facts_of_file["theta"] = 10000  # not used
+    if "mid_block1.block1.norm.g" in unet:
+        facts_of_file["norm_groups"] = 0
     facts = given.resolve(OPTIONS, facts_of_file)
 
     config = {
         "class_name": "SelfConditionedPrecond" if network["self_condition"] else "DiscretePrecond",
         "model_type": "LucidrainsUNet",
         "label_dim": 0,
-        **{name: facts[name] for name in ("img_resolution", "target", "theta", "data_range")},
+        **{
+            name: facts[name]
+            for name in ("img_resolution", "target", "theta", "norm_groups", "data_range")
+        },
         **network,
     }
     if facts["schedule"] == OWN_SCHEDULE:
@@ -163,8 +165,8 @@ def _unet(found: Weights) -> dict[str, StoredTensor]:
         )
     if "mid_attn.mem_kv" not in unet:
         raise CheckpointError(
-            f"it holds a Unet of {PACKAGE} without mem_kv, of before October 2023; memaudit knows "
-            f"it since then. {AS_PYTHON}"
+            f"it holds a Unet of {PACKAGE} without mem_kv, of before October 2023 (1.9.0); "
+            f"memaudit knows it since then. {AS_PYTHON}"
         )
     if "time_mlp.0.weights" in unet and "betas" not in found.tensors:
         raise CheckpointError(

@@ -129,12 +129,15 @@ def test_mirrored_copies_are_searched_since_the_trainer_mirrors_by_default(tmp_p
     assert augmentation_of(native.config, native.provenance) == said
 
 
-@pytest.mark.parametrize("size", [{}, {"self_condition": True}, {"fourier_dim": 6}])
+@pytest.mark.parametrize(
+    "size", [{}, {"self_condition": True}, {"fourier_dim": 6, "norm_groups": 2}]
+)
 @torch.no_grad()
 def test_a_converted_file_denoises_to_the_same_bits(tmp_path, size):
+    arch = SIZED + (",norm_groups=2" if "norm_groups" in size else "")
     torch.save(diffusion(unet_weights(**size)), tmp_path / "model.pt")
-    found = open_checkpoint(tmp_path / "model.pt", arch=SIZED)
-    native = convert_checkpoint(tmp_path / "model.pt", tmp_path / "native.safetensors", arch=SIZED)
+    found = open_checkpoint(tmp_path / "model.pt", arch=arch)
+    native = convert_checkpoint(tmp_path / "model.pt", tmp_path / "native.safetensors", arch=arch)
     x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.1, 9.0])
     assert torch.equal(native.network(x, sigma), found.network(x, sigma))
 
@@ -192,7 +195,6 @@ def test_what_contradicts_the_file_is_refused(tmp_path, arch, message):
 OTHERS = {
     "downs.0.0.ds_conv.weight": "ConvNeXt blocks, of January to May 2022",
     "downs.0.0.block1.block.0.weight": "GroupNorm, of before August 2022",
-    "downs.0.0.block1.norm.weight": "GroupNorm and weight standardization, of before June 2023",
     "downs.0.2.fn.fn.to_qkv.weight": "PreNorm, of before June 2023",
     "null_classes_emb": "classifier_free_guidance.py",
 }
@@ -220,6 +222,10 @@ def elucidated(state):
     ("change", "message"),
     [
         (without_memory, "without mem_kv, of before October 2023"),
+        (
+            lambda s: s.update({"model.mid_block1.block1.norm.weight": torch.ones(8)}),
+            "for which its configuration has no place",
+        ),
         (elucidated, "an ElucidatedDiffusion"),
         (lambda s: s.update({"model.final_conv.weight": torch.ones(8, 4, 1, 1)}), "Weighted"),
         (lambda s: s.update({"model.final_conv.weight": torch.ones(5, 4, 1, 1)}), "returns 5"),

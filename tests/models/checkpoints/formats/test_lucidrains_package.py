@@ -152,7 +152,7 @@ def test_the_trainers_model_copies_here_as_it_does_there(tmp_path, monkeypatch):
     config = ScanConfig(seeds=range(256), without=("optimality",))
     checkpoint = open_checkpoint(tmp_path / "results" / "model-1.pt", arch="img_resolution=8")
     ours = scan(checkpoint, train, config=config)
-    mirrored = replace(config, index=replace(config.index, flips=True), seeds=None)
+    mirrored = replace(config, index=replace(config.index, flips=True))
     own = scan(theirs, train, config=mirrored)
     assert ours.config.index.flips
     assert own.ratios.copies.value > 0.3
