@@ -137,7 +137,7 @@ def uvit(path: Path) -> tuple[str, Tensor]:
     torch.manual_seed(0)
     model = UViT(size=4, patch=1, dim=48, depth=2, heads=2, channels=1)
     nn.init.normal_(model.pos_embed, std=0.02)
-    learn(model, vp_loss(model), steps=1500)
+    learn(model, vp_loss(model), steps=2500)
     torch.save(model.state_dict(), path)
     return "num_heads=2", vp_samples(model.eval())
 
