@@ -211,6 +211,16 @@ def layout_of(dims: tuple[int, ...], found: str) -> tuple[int, int, int]:
     shape = list(dims)
     if len(shape) == 3:
         N, H, W = shape
+        if W > 4 and (N == 3 or (H != W and N in (H, W))):
+            other = (
+                f"one RGB image of {H} x {W} pixels"
+                if N == 3
+                else f"{W if N == H else H} gray images of {N} x {N} pixels along another axis"
+            )
+            raise DataError(
+                f"{found}, which could be {N} gray images of {H} x {W} pixels or {other}. Say "
+                f"which with a fourth dimension: [{N}, 1, {H}, {W}] is the former."
+            )
         if W > 4:
             return 0, 1, 2
         raise DataError(

@@ -18,6 +18,8 @@ from memaudit.wording import counted, listed, shown
 
 _NAME_COLUMNS = ("name", "file", "filename", "file_name", "image", "image_id", "path", "id")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+_WITHOUT_HEADER = (0, 1)
+"""The columns of names and labels in a file without a header."""
 
 
 def relabel(contents: Contents, labels_from: str | None) -> Contents:
@@ -114,7 +116,7 @@ def _rows(data: bytes, file: Path) -> dict[str, str]:
     first, _, _ = text.partition("\n")
     separator = next((mark for mark in ",\t;" if mark in first), ",")
     labels: dict[str, str] = {}
-    columns = (0, 1)
+    columns = _WITHOUT_HEADER
     try:
         for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1):
             if not row:
@@ -122,6 +124,12 @@ def _rows(data: bytes, file: Path) -> dict[str, str]:
             if number == 1 and (chosen := _columns(row)):
                 columns = chosen
                 continue
+            if columns is _WITHOUT_HEADER and sum(bool(cell.strip()) for cell in row) > 2:
+                raise DataError(
+                    f"{file}, line {number}: {shown(separator.join(row))} has {len(row)} columns, "
+                    "and no header says which of them is the label. Call two of them name and "
+                    "label in the first line."
+                )
             if len(row) <= max(columns):
                 raise DataError(
                     f"{file}, line {number}: {shown(separator.join(row))} is not a name and a "
@@ -151,7 +159,6 @@ def _keys(names: Sequence[str]) -> Iterable[tuple[str, ...]]:
     """
     files = [name.rpartition("/")[2] for name in names]
     stems = [file.rpartition(".")[0] or file for file in files]
-    are_files, are_stems = len(set(files)) == len(files), len(set(stems)) == len(stems)
-    for name, file, stem in zip(names, files, stems, strict=True):
-        below = name.split("/", 1)[-1]  # as seen from a split's or an outer folder
-        yield (name, below, *([file] if are_files else ()), *([stem] if are_stems else ()))
+    belows = [name.split("/", 1)[-1] for name in names]  # as seen from an outer folder
+    shorter = [keys for keys in (belows, files, stems) if len(set(keys)) == len(keys)]
+    return zip(names, *shorter, strict=True)

@@ -53,6 +53,13 @@ def test_names_labels_and_source_are_kept(pixels: np.ndarray) -> None:
             r"could be 8 gray images of 9 x 3 pixels or one image of 8 x 9 pixels with 3 channels. "
             r"Say which with a fourth dimension: \[8, 1, 9, 3\] or \[1, 8, 9, 3\]",
         ),
+        (np.zeros((3, 8, 9), np.uint8), r"3 gray images of 8 x 9 pixels or one RGB image of 8 x 9"),
+        (
+            np.zeros((8, 8, 50), np.uint8),  # MATLAB's order of axes
+            r"8 gray images of 8 x 50 pixels or 50 gray images of 8 x 8 pixels along another axis. "
+            r"Say which with a fourth dimension: \[8, 1, 8, 50\] is the former",
+        ),
+        (np.zeros((8, 50, 8), np.uint8), r"or 50 gray images of 8 x 8 pixels along another axis"),
         (np.zeros((4, 4, 8, 8), np.uint8), r"It must be \[N, H, W\], \[N, C, H, W\] or"),
         (np.zeros((4, 64), np.uint8), r"is uint8 \[4, 64\]. It must be"),
         (np.zeros((4, 3, 8, 8)), r"is float64 .*; images must be uint8 0…255. Convert x in \[-1, "),

@@ -109,3 +109,17 @@ def test_equal_file_names_in_two_folders_are_told_apart(make: Make, tmp_path: Pa
     (tmp_path / "x.csv").write_text("0.png,1\n")
     with pytest.raises(DataError, match="has no label for 2 images"):
         opened(make("a/x/0.png", "a/y/0.png"), tmp_path / "x.csv")
+
+
+def test_a_name_that_two_images_share_below_their_folders_labels_neither(
+    make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "x.csv").write_text("0.png,5\n1.png,6\n")
+    with pytest.raises(DataError, match="has no label for 3 images of .*'a/0.png', 'b/0.png'"):
+        opened(make("a/0.png", "b/0.png", "b/1.png"), tmp_path / "x.csv")
+
+
+def test_more_than_two_columns_need_a_header(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("picture,split,species\n0.png,train,cat\n1.png,train,dog\n")
+    with pytest.raises(DataError, match="has 3 columns, and no header says which of them is the"):
+        opened(make("0.png", "1.png"), tmp_path / "x.csv")

@@ -18,6 +18,7 @@ from memaudit.data.readers.npz_arrays import (
     npz_members,
     planes,
     read_npz_array,
+    refuse_interleaved,
 )
 from memaudit.data.readers.number_arrays import flat_labels, number_contents, one_class_each
 from memaudit.data.readers.reader import Files, Reader, first_bytes, first_member
@@ -66,8 +67,10 @@ def _read_npz(
     arrays, chosen = choose_one(splits, path, layout)
     key = arrays.images
     images = read_npz_array(path, members, key)
-    if key == "data":
+    if key == "data" and images.ndim == 2:
         images = planes(images, f"{key} in {path}")
+        if images.ndim == 4 and len(images):
+            refuse_interleaved(images, f"{key} in {path}")
     labels = None
     notes: tuple[str, ...] = ()
     if arrays.labels is not None:

@@ -20,6 +20,9 @@ from memaudit.files import open_regular
 _HEAD_BYTES = 16 << 10
 """Bytes of a member that hold the header of its array."""
 _PIECE = 16 << 20
+_JUDGED = 256
+_CLEARLY_SMOOTHER = 0.7
+"""Images by which the order of bytes is judged, and how much smoother the other one must be."""
 OF_IMAGENET = re.compile(
     r"(train_data_batch_(?P<number>[1-9]\d{0,2})|val_data)(?P<npz>\.npz)?", re.ASCII
 )
@@ -122,6 +125,28 @@ def planes(array: np.ndarray, what: str) -> np.ndarray:
     if size < 2 or 3 * size * size != array.shape[1]:
         raise DataError(f"{what} is uint8 {list(array.shape)}; rows of images have 3·S·S bytes.")
     return array.reshape(-1, 3, size, size)
+
+
+def refuse_interleaved(images: np.ndarray, what: str) -> None:
+    """Refuse rows that were taken for three planes and are smoother as pixels of three bytes.
+
+    Rows of an image differ little from one to the next, if they are its rows.
+
+    Args:
+        images: uint8 [N, 3, S, S], as `planes` made them.
+        what: their name in the error.
+    """
+    part = np.ascontiguousarray(images[:_JUDGED]).astype(np.int16)
+    N, _, S, _ = part.shape
+    other = part.reshape(N, S, S, 3)
+    as_planes = np.abs(np.diff(part, axis=2)).mean()
+    as_pixels = np.abs(np.diff(other, axis=1)).mean()
+    if as_pixels < _CLEARLY_SMOOTHER * as_planes:
+        raise DataError(
+            f"{what} holds rows of {3 * S * S:,} bytes that are not images of three planes, as "
+            f"CIFAR's are: they seem to be pixels of three bytes. Save them as images, [N, {S}, "
+            f"{S}, 3], with images.reshape(-1, {S}, {S}, 3)."
+        )
 
 
 def counts_from_one(path: Path, labels: np.ndarray, *, has_mean: bool) -> bool:

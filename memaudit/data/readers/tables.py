@@ -44,6 +44,8 @@ class Columns:
     caption: str | None
     """The column of texts."""
     class_names: tuple[str, ...]
+    other_images: tuple[str, ...] = ()
+    """Columns that hold images, too, or may."""
 
     @property
     def small(self) -> list[str]:
@@ -109,7 +111,13 @@ def read_table(shards: Sequence[Shard], path: Path, preparation: Preparation) ->
         class_names=class_names,
     )
     has_captions = any(caption is not None for caption in captions)
-    return replace(contents, captions=captions if has_captions else None)
+    notes = contents.notes
+    if columns.other_images:
+        notes += (
+            f"{source} has several columns of images: those in {columns.image} were taken, and "
+            f"those in {listed(columns.other_images)} were not.",
+        )
+    return replace(contents, captions=captions if has_captions else None, notes=notes)
 
 
 def _caption(value: Any) -> str | None:
@@ -195,7 +203,8 @@ def _columns(schema: Any, source: str) -> Columns:
         class_names = []
     data = images[image]
     path = f"{image}.path" if data != image and _has_path(fields[image]) else None
-    return Columns(image, data, path, label, caption, tuple(class_names))
+    others = tuple(name for name in (called or images) if name != image)
+    return Columns(image, data, path, label, caption, tuple(class_names), others)
 
 
 def _data_column(name: str, kind: Any) -> str | None:

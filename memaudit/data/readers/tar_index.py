@@ -9,7 +9,6 @@ import shutil
 import tarfile
 import tempfile
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -42,17 +41,23 @@ class TarFile(NamedTuple):
     size: int
 
 
-def tar_files(file: BinaryIO, size: int, what: str) -> Iterator[TarFile]:
-    """The plain files of an unpacked archive, in order; links and folders are passed over.
+def tar_files(file: BinaryIO, size: int, what: str) -> tuple[list[TarFile], int]:
+    """The plain files of an unpacked archive in order, and where they end.
+
+    Links and folders are passed over.
 
     Args:
         file: the archive, which is read and sought from its current position.
         size: bytes from there to its end.
         what: the archive's name in an error.
 
+    Returns:
+        The files, and the position of the mark that ends them, or `size` if there is none.
+
     Raises:
         DataError: it is damaged.
     """
+    found: list[TarFile] = []
     begin = file.tell()
     at = 0
     name: str | None = None
@@ -64,7 +69,7 @@ def tar_files(file: BinaryIO, size: int, what: str) -> Iterator[TarFile]:
         if len(header) < BLOCK:
             raise DataError(f"{what} is cut short. Fetch it again.")
         if not header.strip(b"\0"):
-            return
+            return found, at
         try:
             if _number(header[148:156]) != sum(header[:148]) + sum(header[156:]) + 8 * 32:
                 raise ValueError("the checksum of a header does not match")
@@ -97,8 +102,33 @@ def tar_files(file: BinaryIO, size: int, what: str) -> Iterator[TarFile]:
         if kind == _SPARSE:
             raise DataError(f"{what} holds files with holes; make it again without --sparse.")
         if kind in _FILES:
-            yield TarFile(_plain(name if name is not None else _own_name(header)), start, taken)
+            own = name if name is not None else _own_name(header)
+            found.append(TarFile(_plain(own), start, taken))
         name, length, chain = None, None, 0
+    return found, size
+
+
+def doubt_about_end(file: BinaryIO, end: int, size: int, what: str) -> str | None:
+    """Why there may be more than was read of an unpacked archive, or None.
+
+    Args:
+        file: the archive, at its beginning.
+        end: where its files end, as `tar_files` returns it.
+        size: bytes of the archive.
+        what: its name.
+    """
+    if end >= size:
+        return (
+            f"{what} lacks the mark of its end, as an archive does that was cut short between two "
+            "files. Compare its size with the original's."
+        )
+    file.seek(end, os.SEEK_CUR)
+    if file.read(min(size - end, _PIECE)).strip(b"\0"):  # it is filled up with zeros
+        return (
+            f"{what} goes on after its end, as archives do that were put together with cat. What "
+            "follows was not read; trainers that use Python's tarfile do not read it, either."
+        )
+    return None
 
 
 def _number(field: bytes) -> int:

@@ -42,12 +42,18 @@ from memaudit.data.readers.shards import (
     shards_of_split,
     split_of,
 )
-from memaudit.data.readers.tar_index import Archive, TarFile, archives, tar_files
+from memaudit.data.readers.tar_index import (
+    Archive,
+    TarFile,
+    archives,
+    doubt_about_end,
+    tar_files,
+)
 from memaudit.data.readers.tar_members import is_tar
 from memaudit.data.readers.tree_contents import ReadFile, count_unread, is_wanted, read_tree
 from memaudit.errors import DataError
 from memaudit.unpickler import MAX_NAME
-from memaudit.wording import joined, listed, shown
+from memaudit.wording import counted, joined, listed, shown
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _CLASS, _JSON, _TEXT = "cls", "json", "txt"
@@ -55,6 +61,8 @@ _LABEL_KEYS = ("label", "cls", "class")
 _CAPTION_KEYS = ("caption", "text", "prompt")
 _MAX_SIDE_FILE = 1 << 20
 """Most bytes of the class, caption or description of one image."""
+_MOST_NOTES = 3
+"""Tars that do not end as they should, up to which each is named."""
 _INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
@@ -164,15 +172,17 @@ def _read(
 ) -> Contents:
     source = str(path)
     found = archives(list(paths))
+    notes: list[str] = []
     if len(found) == 1:
-        files = list(_files(found[0], source))
+        files = _files(found[0], source, notes)
         if not _has_samples(files):
-            return _read_as_tree(found[0], files, source, layout, preparation)
+            contents = _read_as_tree(found[0], files, source, layout, preparation)
+            return replace(contents, notes=(*contents.notes, *notes))
         choose({"": files}, path, layout)  # one shard has no splits
         shards = [_shard(found[0], files, "", source)]
     else:
         shards = [
-            _shard(archive, list(_files(archive, f"{source}: {name}")), name, source)
+            _shard(archive, _files(archive, f"{source}: {name}", notes), name, source)
             for archive, name in zip(found, names, strict=True)
         ]
     sizes = [len(shard.images) for shard in shards]
@@ -206,6 +216,7 @@ def _read(
         contents,
         unread=dict(others.most_common()),
         captions=captions if any(caption is not None for caption in captions) else None,
+        notes=(*contents.notes, *_shortened(notes)),
     )
 
 
@@ -221,17 +232,29 @@ def _refuse_splits(shards: Sequence[_Shard], source: str) -> None:
         )
 
 
+def _shortened(notes: Sequence[str]) -> list[str]:
+    """Notes on the ends of many shards, of which all but the first are counted."""
+    more = len(notes) - _MOST_NOTES
+    shown_notes = list(notes[:_MOST_NOTES])
+    return shown_notes + [f"{counted(more, 'more tar ends', 'more tars end')} so."] * (more > 0)
+
+
 def _full(shard: str, name: str) -> str:
     return f"{shard}/{name}" if shard else name
 
 
-def _files(archive: Archive, what: str) -> Iterator[TarFile]:
+def _files(archive: Archive, what: str, notes: list[str]) -> list[TarFile]:
+    """The files in an archive; a note is added if there may be more."""
     file = archive.opened()
     try:
         file.seek(archive.begin)
-        yield from tar_files(file, archive.size, what)
+        found, end = tar_files(file, archive.size, what)
+        file.seek(archive.begin)
+        if doubt := doubt_about_end(file, end, archive.size, what):
+            notes.append(doubt)
     finally:
         archive.close(file)
+    return found
 
 
 def _content(file: BinaryIO, archive: Archive, found: TarFile, source: str) -> bytes:

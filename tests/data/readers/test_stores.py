@@ -439,3 +439,16 @@ def test_a_damaged_record_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
     (tmp_path / "a.tfrecords").write_bytes(stylegan(pixels) + bomb + struct.pack("<I", masked))
     with pytest.raises(DataError, match="cut short"):
         open_images(tmp_path / "a.tfrecords")
+
+
+def test_rows_of_pixels_are_not_taken_for_planes(tmp_path: Path) -> None:
+    y, x = np.mgrid[:32, :32]
+    ramps = np.stack([4 * x + 3 * y, 255 - 7 * x, 6 * y + 20], axis=-1)
+    images = np.stack([ramps, ramps[::-1], ramps[:, ::-1]]).astype(np.uint8)  # [N, H, W, 3]
+    np.savez(tmp_path / "set.npz", data=images.reshape(3, -1))
+    with pytest.raises(DataError, match=r"seem to be pixels of three bytes.* \[N, 32, 32, 3\]"):
+        open_images(tmp_path / "set.npz", cache_dir=False)
+    planes = images.transpose(0, 3, 1, 2)
+    np.savez(tmp_path / "set.npz", data=planes.reshape(3, -1))
+    read = open_images(tmp_path / "set.npz", cache_dir=False)
+    np.testing.assert_array_equal(read.images, planes)

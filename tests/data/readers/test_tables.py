@@ -191,3 +191,24 @@ def test_texts_are_captions(several: bool, tmp_path: Path, files: list[bytes]) -
         table(files).append_column("text", pa.array(column)), tmp_path / "a.parquet"
     )
     assert open_images(tmp_path / "a.parquet").captions == texts
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_called"), [(("image", "edited"), True), (("img", "image"), False)]
+)
+def test_another_column_of_images_is_told(
+    columns: tuple[str, str], is_called: bool, tmp_path: Path, pixels: np.ndarray, encode: Encode
+) -> None:
+    taken = [encode(image) for image in pixels]
+    other = [encode(255 - image) for image in pixels]
+    first = columns[0] == "image"
+    plain = pa.table(dict(zip(columns, (taken, other) if first else (other, taken), strict=True)))
+    if is_called:
+        features = {name: {"_type": "Image"} for name in columns}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        plain = plain.replace_schema_metadata(metadata)
+    parquet.write_table(plain, tmp_path / "a.parquet")
+    images = open_images(tmp_path / "a.parquet", cache_dir=False)
+    np.testing.assert_array_equal(images.images, pixels)
+    left_out = columns[1] if first else columns[0]
+    assert f"those in image were taken, and those in '{left_out}' were not" in images.notes[0]

@@ -206,3 +206,33 @@ def test_a_shard_is_opened_with_every_choice_that_it_has(
     with pytest.raises(DataError, match="is not divided into splits .* there is no 'test'"):
         open_images(tmp_path / "a.tar", layout=kind(split="test"))
     assert len(open_selected(tmp_path / "a.tar", Selection(size=1))) == 1
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_tar_that_was_cut_between_two_files_is_told(
+    number: int, tmp_path: Path, pixels: np.ndarray, files: list[bytes]
+) -> None:
+    tar(tmp_path / "whole.tar", {f"{i}.png": data for i, data in enumerate(files)})
+    with tarfile.open(tmp_path / "whole.tar") as archive:
+        end = archive.getmembers()[3].offset
+    (tmp_path / "cut").mkdir()
+    for i in range(number):
+        (tmp_path / f"cut/{i}.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:end])
+    images = open_images(tmp_path / "cut", cache_dir=False)
+    np.testing.assert_array_equal(images.images[:3], pixels[:3])
+    assert len(images) == 3 * number and len(images.notes) == min(number, 4)
+    assert "lacks the mark of its end" in images.notes[0]
+    assert number == 1 or images.notes[3] == "2 more tars end so."
+    assert open_images(tmp_path / "whole.tar", cache_dir=False).notes == ()
+
+
+def test_what_follows_the_end_of_a_tar_is_told(
+    tmp_path: Path, pixels: np.ndarray, files: list[bytes]
+) -> None:
+    tar(tmp_path / "a.tar", {"0.png": files[0], "1.png": files[1]})
+    tar(tmp_path / "b.tar", {"2.png": files[2]})
+    both = (tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "c.tar").write_bytes(both)
+    images = open_images(tmp_path / "c.tar", cache_dir=False)
+    np.testing.assert_array_equal(images.images, pixels[:2])  # as tarfile and webdataset read it
+    assert "goes on after its end" in images.notes[0]
