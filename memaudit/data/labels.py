@@ -159,6 +159,6 @@ def _keys(names: Sequence[str]) -> Iterable[tuple[str, ...]]:
     """
     files = [name.rpartition("/")[2] for name in names]
     stems = [file.rpartition(".")[0] or file for file in files]
-    belows = [name.split("/", 1)[-1] for name in names]  # as seen from an outer folder
-    shorter = [keys for keys in (belows, files, stems) if len(set(keys)) == len(keys)]
+    from_outer = [name.split("/", 1)[-1] for name in names]  # as seen from an outer folder
+    shorter = [keys for keys in (from_outer, files, stems) if len(set(keys)) == len(keys)]
     return zip(names, *shorter, strict=True)

@@ -173,7 +173,13 @@ def _saved_files(path: Path, layout: Layout = DEFAULT_LAYOUT) -> Files:
     files = [path / _DICT] if (path / _DICT).is_file() else []
     for inside in _saved_splits(path, layout).values:
         folder = path / inside
-        entries = _json(folder / _STATE).get("_data_files")
+        state = _json(folder / _STATE)
+        if state.get("_indices_data_files"):
+            raise DataError(
+                f"{folder} holds rows of which only some are the set: {_STATE} names a file of "
+                "indices. Save it again with `flatten_indices().save_to_disk`."
+            )
+        entries = state.get("_data_files")
         if not isinstance(entries, list) or not entries:
             raise DataError(f"{folder}: {_STATE} names no files of data.")
         names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]

@@ -8,15 +8,23 @@ from PIL import Image
 _ORIENTATION = 0x0112
 _METADATA = frozenset(("exif", "Raw profile type exif", "xmp"))
 """Where PIL keeps what may hold an orientation."""
-_HEADER_BYTES = 1 << 18
-"""Metadata of a JPEG begin in these."""
+_APP1, _SCAN = 0xE1, 0xDA
+"""Markers of a JPEG: of EXIF and XMP, and of its pixels, which follow all metadata."""
 
 
 def may_be_oriented(data: bytes) -> bool:
     """Whether a JPEG holds EXIF or XMP, which is where an orientation would be."""
-    scan = data.find(b"\xff\xda", 0, _HEADER_BYTES)  # or a preview's, which lies in the EXIF
-    end = _HEADER_BYTES if scan < 0 else scan
-    return data.find(b"Exif\0\0", 0, end) >= 0 or data.find(b"Orientation", 0, end) >= 0
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
+        if data[at + 1] == 0xFF:  # any number of them may precede a marker
+            at += 1
+            continue
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        if data[at + 1] == _APP1:
+            if data.find(b"Exif\0\0", at, end) >= 0 or data.find(b"Orientation", at, end) >= 0:
+                return True
+        at = end
+    return False
 
 
 def orientation_of(image: Image.Image) -> int:

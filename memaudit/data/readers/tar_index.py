@@ -125,7 +125,7 @@ def doubt_about_end(file: BinaryIO, end: int, size: int, what: str) -> str | Non
     file.seek(end, os.SEEK_CUR)
     if file.read(min(size - end, _PIECE)).strip(b"\0"):  # it is filled up with zeros
         return (
-            f"{what} goes on after its end, as archives do that were put together with cat. What "
+            f"{what} continues after its end, as archives do that were put together with cat. What "
             "follows was not read; trainers that use Python's tarfile do not read it, either."
         )
     return None

@@ -237,3 +237,17 @@ def test_a_size_beyond_reason_is_refused_before_anything_is_decoded(
         data = data.replace(struct.pack(">II", 64, 64), struct.pack(">II", 9001, 9001))
     with pytest.raises(DataError, match="a.png (announces 9001|cannot be decoded)"):
         prepared(data)
+
+
+def test_an_orientation_behind_a_preview_is_found(encode: Encode) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = np.random.default_rng(0).integers(0, 256, (3, 16, 24), np.uint8)
+    data = encode(photo, "JPEG", exif=exif)
+    at = data.index(b"\xff\xe1")
+    preview = b"\xff\xed" + struct.pack(">H", 42) + b"Photoshop 3.0\0\xff\xda" + bytes(24)
+    data = data[:at] + preview + data[at:]
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    image, kinds = prepared(data, exif="apply")
+    np.testing.assert_array_equal(image, upright.transpose(2, 0, 1))
+    assert kinds == {ORIENTED: 1}

@@ -212,3 +212,12 @@ def test_another_column_of_images_is_told(
     np.testing.assert_array_equal(images.images, pixels)
     left_out = columns[1] if first else columns[0]
     assert f"those in image were taken, and those in '{left_out}' were not" in images.notes[0]
+
+
+def test_a_saved_set_of_some_rows_is_refused(tmp_path: Path, files: list[bytes]) -> None:
+    save_to_disk(tmp_path / "set", table(files))
+    state = json.loads((tmp_path / "set/state.json").read_text())
+    state["_indices_data_files"] = [{"filename": "indices.arrow"}]  # as datasets 1 wrote it
+    (tmp_path / "set/state.json").write_text(json.dumps(state))
+    with pytest.raises(DataError, match="only some are the set.*flatten_indices"):
+        open_images(tmp_path / "set", cache_dir=False)

@@ -235,4 +235,4 @@ def test_what_follows_the_end_of_a_tar_is_told(
     (tmp_path / "c.tar").write_bytes(both)
     images = open_images(tmp_path / "c.tar", cache_dir=False)
     np.testing.assert_array_equal(images.images, pixels[:2])  # as tarfile and webdataset read it
-    assert "goes on after its end" in images.notes[0]
+    assert "continues after its end" in images.notes[0]
