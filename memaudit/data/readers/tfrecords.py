@@ -32,9 +32,11 @@ from memaudit.data.readers.shards import (
     rows_of_parts,
     shard_files,
     shards_of_split,
+    split_of,
 )
 from memaudit.errors import DataError
 from memaudit.files import open_regular, read_regular
+from memaudit.wording import listed
 
 _SUFFIXES = (".tfrecords", ".tfrecord")
 _LEVEL = re.compile(r"-r(\d\d)\.tfrecords?$")
@@ -64,11 +66,25 @@ def _folder_files(path: Path) -> Files:
     names = _record_files(path)
     levels = {int(match[1]) for name in names if (match := _LEVEL.search(name))}
     if levels:
+        _refuse_several_sets(names, path)
         largest = max(levels)
         names = [n for n in names if (m := _LEVEL.search(n)) and int(m[1]) == largest]
         labels = files_with(path, (".labels",))
         names += labels if len(labels) == 1 else []
     return stats([path / name for name in names], inside=path)
+
+
+def _refuse_several_sets(names: list[str], path: Path) -> None:
+    """Refuse files that are not all one set in several resolutions, since only one is taken."""
+    sets: dict[str, set[str]] = {}
+    for name in names:
+        sets.setdefault(split_of(name), set()).add(_LEVEL.sub("", name))
+    for found in sets.values():
+        if len(found) > 1:
+            raise DataError(
+                f"{path} holds TFRecords of several sets ({listed(sorted(found))}). Give a folder "
+                "or file of one."
+            )
 
 
 def _read_folder(
@@ -151,6 +167,11 @@ def _read(
         for what, values in examples(rows):
             if not _is_bytes(values.get(keys[0])):
                 raise DataError(f"{what} has no {keys[0]}, and the first has one.")
+            if len(values[keys[0]]) > 1:
+                raise DataError(
+                    f"{what} holds {len(values[keys[0]]):,} images in {keys[0]}; one in each "
+                    "record is needed. Save each frame as a record of its own."
+                )
             yield values[keys[0]][0]
 
     return encoded_contents(

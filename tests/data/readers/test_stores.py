@@ -11,6 +11,7 @@ from helpers.tfrecords import record, tensorflow_example
 
 from memaudit.data.layout import Layout
 from memaudit.data.preparation import Preparation
+from memaudit.data.readers import tfrecords
 from memaudit.data.readers.checksums import crc32c
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
@@ -403,6 +404,27 @@ def test_files_beside_tfrecords_are_counted(tmp_path: Path, pixels: np.ndarray) 
     assert open_images(tmp_path).unread == {}
     (tmp_path / "more.npz").write_bytes(b"")
     assert open_images(tmp_path).unread == {".npz": 1}
+
+
+@pytest.mark.parametrize("other", ["other-r02.tfrecords", "other-r03.tfrecords", "a.tfrecords"])
+def test_tfrecords_of_two_sets_are_not_mixed(
+    other: str, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    (tmp_path / "set-r03.tfrecords").write_bytes(stylegan(pixels))
+    (tmp_path / other).write_bytes(stylegan(pixels))
+    with pytest.raises(DataError, match="holds TFRecords of several sets"):
+        open_images(tmp_path, cache_dir=False)
+
+
+def test_a_record_of_several_images_is_refused(
+    tmp_path: Path, pixels: np.ndarray, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = record(tensorflow_example(image=encode(pixels[0])))
+    (tmp_path / "a.tfrecords").write_bytes(data)
+    two = {"image": [encode(pixels[0]), encode(pixels[1])]}
+    monkeypatch.setattr(tfrecords, "example", lambda _data, _what: two)
+    with pytest.raises(DataError, match=r"a.tfrecords\[0\] holds 2 images in image; one in each"):
+        open_images(tmp_path / "a.tfrecords", cache_dir=False)
 
 
 def test_image_files_in_tfrecords_are_decoded(
