@@ -40,7 +40,7 @@ from memaudit.data.preparation import Preparation
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.progress import Progress
 
-_VERSION = 4
+_VERSION = 5
 """Raise this when the same files give other pixels than before."""
 _MAX_ABOUT_BYTES = 1 << 16
 STALLED = 60.0

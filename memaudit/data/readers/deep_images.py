@@ -45,7 +45,11 @@ def windowed(
         )
     values = None
     if image.mode == "F" or image.mode.startswith("I"):
+        most = _most_of_ppm(image) if image.format == "PPM" else None  # known until it is loaded
         values = np.asarray(image)
+        if most is not None:
+            # PIL stretches 0…most to 0…65535; a window is one of the numbers in the file.
+            values = np.rint(values * (most / 65535)).astype(np.int32)
     elif image.format == "PNG":
         values = decode_deep_png(data)
     elif image.format == "TIFF" and image.mode == "RGB":
@@ -59,6 +63,13 @@ def windowed(
     is_clipped = num_clipped(values[None], preparation.window) > 0
     kinds = (DEEP, CLIPPED) if is_clipped else (DEEP,)
     return to_bytes(values, preparation.window, name), kinds
+
+
+def _most_of_ppm(image: Image.Image) -> int | None:
+    """The largest number that the header of a PGM allows, where PIL stretches the numbers."""
+    depths = [tile.args[-1] for tile in getattr(image, "tile", ()) if isinstance(tile.args, tuple)]
+    found = depths[0] if depths else None
+    return found if isinstance(found, int) and 255 < found < 65535 else None
 
 
 def num_clipped(images: np.ndarray, window: tuple[float, float]) -> int:

@@ -85,7 +85,10 @@ def _read_range(path: Path, files: Files, preparation: Preparation) -> Contents:
             raise DataError(
                 f"{shard} is not a tar. Give files of other forms one by one, or their folder."
             )
-    return _read(shards, [shard.name for shard in shards], path, preparation)
+    names = [shard.name for shard in shards]
+    if len(set(names)) < len(names):  # the range is one of folders
+        names = [shard.as_posix() for shard in shards]
+    return _read(shards, names, path, preparation)
 
 
 RANGE = Reader("a range of tars, {000..123}.tar", _is_range, _read_range, _range_files)

@@ -251,3 +251,12 @@ def test_an_orientation_behind_a_preview_is_found(encode: Encode) -> None:
     image, kinds = prepared(data, exif="apply")
     np.testing.assert_array_equal(image, upright.transpose(2, 0, 1))
     assert kinds == {ORIENTED: 1}
+
+
+@pytest.mark.parametrize("most", [1023, 4095, 65535])
+def test_a_window_is_one_of_the_numbers_in_a_pgm(most: int) -> None:
+    numbers = np.random.default_rng(0).integers(0, most + 1, (7, 9)).astype(">u2")
+    data = f"P5\n9 7\n{most}\n".encode() + numbers.tobytes()
+    expected = np.floor(255 * (numbers / most) + 0.5)
+    image, _ = prepared(data, window=(0, most))
+    np.testing.assert_array_equal(image[0], expected)

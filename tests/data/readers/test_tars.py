@@ -236,3 +236,13 @@ def test_what_follows_the_end_of_a_tar_is_told(
     images = open_images(tmp_path / "c.tar", cache_dir=False)
     np.testing.assert_array_equal(images.images, pixels[:2])  # as tarfile and webdataset read it
     assert "continues after its end" in images.notes[0]
+
+
+def test_equal_shards_of_a_range_of_folders_are_told_apart(
+    tmp_path: Path, files: list[bytes]
+) -> None:
+    for folder in "01":
+        (tmp_path / folder).mkdir()
+        tar(tmp_path / folder / "0.tar", {"0.png": files[0]})
+    images = open_images(f"{tmp_path}/{{0..1}}/0.tar", cache_dir=False)
+    assert list(images.names) == [f"{tmp_path.as_posix()}/{i}/0.tar/0.png" for i in "01"]
