@@ -80,6 +80,7 @@ def files_with(folder: Path, suffixes: Sequence[str]) -> list[str]:
 _CLEARLY = 10
 """How many times the bytes of one kind of files must be those of another to be the set."""
 _FEW_PICTURES = 10
+_ARRAYS = (".npy", ".pt")
 _STORES = (
     *(".arrow", ".beton", ".h5", ".hdf5", ".lmdb", ".mat", ".mds", ".npy", ".npz", ".pt", ".rar"),
     *(".7z", ".tar", ".tar.gz", ".tar.zst", ".tgz", ".zip"),
@@ -131,9 +132,11 @@ def refuse_pictures_of_a_store(
     stores = [name for name in others if name.lower().endswith(_STORES) and not is_hidden(name)]
     stores.sort()
     if stores and not pictures:
+        are_arrays = len(stores) > 1 and all(each.lower().endswith(_ARRAYS) for each in stores)
+        stack = " If each holds one image, stack them into one array." if are_arrays else ""
         raise DataError(
-            f"{folder} holds no image files, and {listed(stores)}. Give the one that is the set, "
-            f"such as {folder / stores[0]}."
+            f"{folder} holds no image files, but {listed(stores)}. Give the one that is the set, "
+            f"such as {folder / stores[0]}.{stack}"
         )
     if stores and _num_bytes(folder, stores) >= _CLEARLY * _num_bytes(folder, pictures):
         raise DataError(

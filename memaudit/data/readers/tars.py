@@ -74,7 +74,8 @@ def _range_files(path: Path) -> Files:
     names = expanded(str(path))
     missing = [name for name in names if not Path(name).exists()]
     if missing:
-        raise DataError(f"{path} names {len(names):,} files; {listed(missing, 3)} is not there.")
+        are = "is" if len(missing) == 1 else "are"
+        raise DataError(f"{path} names {len(names):,} files; {listed(missing, 3)} {are} not there.")
     return {name: stats([Path(name)])[Path(name).name] for name in names}
 
 

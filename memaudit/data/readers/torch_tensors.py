@@ -25,7 +25,7 @@ from memaudit.data.readers.zip_members import Members, opened_zip, zip_members
 from memaudit.errors import DataError, MemauditError
 from memaudit.files import open_regular
 from memaudit.unpickler import Budget, Construct, Dialect, Global, Record, Unpickler
-from memaudit.wording import listed, shown
+from memaudit.wording import counted, listed, shown
 
 _MAX_PICKLE = 1 << 20
 """Most bytes of the pickle; a tensor's has 300."""
@@ -173,6 +173,12 @@ def _named(value: Any) -> Iterator[tuple[str, _Tensor]]:
             raise DataError(
                 f"it holds {len(value):,} tensors in a list, of which only (images, labels) is "
                 "read. Put images together with torch.stack or torch.cat."
+            )
+        if value and not any(map(_is_tensor, value)):
+            raise DataError(
+                f"it holds {counted(len(value), 'object', 'objects')} in a list and none is a "
+                "tensor, such as pairs of an image and its label. Save (images, labels), with "
+                "the images put together with torch.stack."
             )
         # torchvision's processed MNIST: images, labels.
         for name, tensor in zip(("images", "labels"), value, strict=False):

@@ -124,6 +124,18 @@ def test_a_list_of_single_images_is_refused_with_a_remedy(
     torch.save([torch.from_numpy(image.copy()) for image in pixels], tmp_path / "set.pt")
     with pytest.raises(DataError, match=r"holds 6 tensors in a list.* torch.stack"):
         open_images(tmp_path / "set.pt")
+    torch.save([(torch.from_numpy(image.copy()), 3) for image in pixels], tmp_path / "pairs.pt")
+    with pytest.raises(DataError, match=r"6 objects in a list and none is a tensor.* torch.stack"):
+        open_images(tmp_path / "pairs.pt")
+
+
+def test_files_of_one_image_each_are_refused_with_a_remedy(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
+    for index, image in enumerate(pixels):
+        np.save(tmp_path / f"{index}.npy", image)
+    with pytest.raises(DataError, match=r"no image files, but '0.npy'.* stack them into one array"):
+        open_images(tmp_path)
 
 
 SAVES = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -73,7 +73,7 @@ def test_shards_are_one_set(
 
 def test_a_range_names_the_shard_that_is_missing(tmp_path: Path, files: list[bytes]) -> None:
     shard(tmp_path / "0.tar", [{"__key__": "0", "png": files[0]}])
-    with pytest.raises(DataError, match="names 3 files; '.*1.tar', '.*2.tar' is not there"):
+    with pytest.raises(DataError, match="names 3 files; '.*1.tar', '.*2.tar' are not there"):
         open_images(tmp_path / "{0..2}.tar")
 
 
