@@ -24,9 +24,11 @@ from torch import Tensor
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.precond.flow import FLOW_PATHS
 from memaudit.models.sampler import heun_sampler, step_fractions
 from memaudit.models.sampler_config import SamplerConfig, Solver
 from memaudit.progress import Progress, silent
+from memaudit.wording import shown
 
 DISCRETE: tuple[Solver, ...] = ("ddim", "ancestral")
 OF_FLOWS: tuple[Solver, ...] = ("dopri5", "heun", "euler")
@@ -45,11 +47,12 @@ def resolve_sampler(config: SamplerConfig, denoiser: Denoiser) -> SamplerConfig:
     """The sampler with the solver and the steps that are this model's by default.
 
     Raises:
+        CheckpointError: the model does not say its noise levels or its path as is needed.
         ConfigError: the model has no sampler of its own, or not that solver.
     """
     if config.sampler == "edm":
         return config
-    levels, path = noise_levels_of(denoiser), getattr(denoiser, "flow_path", None)
+    levels, path = noise_levels_of(denoiser), _flow_path_of(denoiser)
     if levels is None and path is None:
         raise ConfigError(
             "{sampler} is own, but the model has neither discrete noise levels nor the path of a "
@@ -86,9 +89,44 @@ def resolve_sampler(config: SamplerConfig, denoiser: Denoiser) -> SamplerConfig:
 
 
 def noise_levels_of(denoiser: Denoiser) -> Tensor | None:
-    """The noise levels that a model was trained at, ascending, float64 [T]; None for any level."""
-    levels: Tensor | None = getattr(denoiser, "noise_levels", None)
-    return None if levels is None else levels.to(torch.float64)
+    """The noise levels that a model was trained at, ascending, float64 [T]; None for any level.
+
+    Raises:
+        CheckpointError: they are none, as a denoiser in Python may say.
+    """
+    given = getattr(denoiser, "noise_levels", None)
+    if given is None:
+        return None
+    try:
+        levels = torch.as_tensor(given, dtype=torch.float64)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"The model's noise_levels are not numbers: {error}.") from error
+    if (
+        levels.ndim != 1
+        or not len(levels)
+        or not ((levels > 0) & levels.isfinite()).all()
+        or (levels[1:] < levels[:-1]).any()
+    ):
+        raise CheckpointError(
+            "The model's noise_levels are not ascending numbers above 0, which its own sampler "
+            "needs."
+        )
+    return levels
+
+
+def _flow_path_of(denoiser: Denoiser) -> str | None:
+    """The path of a flow: linear or gvp; None for another model.
+
+    Raises:
+        CheckpointError: it is another one.
+    """
+    path = getattr(denoiser, "flow_path", None)
+    if path not in (None, *FLOW_PATHS):
+        raise CheckpointError(
+            f"The model's flow_path is {shown(path)}; its own sampler knows "
+            f"{' and '.join(FLOW_PATHS)}."
+        )
+    return path
 
 
 def sample_as_published(
@@ -129,7 +167,7 @@ def sample_as_published(
             randn_like=randn_like,
             progress=progress,
         )
-    path = FlowPath(getattr(denoiser, "flow_path", ""), getattr(denoiser, "data_scale", 1.0))
+    path = FlowPath(_flow_path_of(denoiser) or "", getattr(denoiser, "data_scale", 1.0))
     first = torch.tensor(min(denoiser.sigma_max, highest), dtype=torch.float64)
     if config.solver == "dopri5":
         return _dopri5(guided, noise, path, first, class_labels, start=start, progress=progress)
@@ -292,7 +330,8 @@ def _dopri5(
         h = torch.where(h > 1e-12, h, 0.0)
         done = 1 - float(t.max() - LAST) / max(float(begin) - LAST, 1e-9)
         progress("Sampling", round(100 * min(max(done, 0), 1)), 100)
-    else:
+    # Steps that became too short, or are not numbers, end far from the data.
+    if (h > 0).any() or (t > LAST * (1 + 1e-6)).any():
         raise CheckpointError(
             f"The flow cannot be integrated by dopri5 in {MOST_STEPS:,} steps; sample it with "
             "another {solver}.",

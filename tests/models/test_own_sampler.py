@@ -228,6 +228,40 @@ def test_a_flow_that_cannot_be_integrated_is_given_up(monkeypatch: pytest.Monkey
         sample(Flow(IMAGES), NOISE, config=own())
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_flow_that_is_no_number_on_its_way_is_not_ended_there(broken: float):
+    """What is denoised from there is the mean image, which is no copy of anything."""
+
+    class Gap(Flow):
+        def __call__(self, x: Any, sigma: Any, class_labels: Any = None) -> Any:
+            sigma = torch.as_tensor(sigma).reshape(-1, 1, 1, 1)
+            return torch.where((sigma > 2) & (sigma < 4), broken, 0.25 * x / (0.25 + sigma**2))
+
+    with pytest.raises(CheckpointError, match="cannot be integrated by dopri5"):
+        sample(Gap(IMAGES), NOISE, config=own())
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [[2.0, 1.0], np.array([0.0, 1.0]), [1.0, math.nan], [], [[1.0, 2.0]], 5, ["a"]],
+    ids=["descending", "zero", "nan", "none", "two axes", "a number", "texts"],
+)
+def test_noise_levels_that_are_none_are_refused(levels: Any):
+    model = Flow(IMAGES)
+    model.noise_levels = levels
+    with pytest.raises(CheckpointError, match="noise_levels are not"):
+        sample(model, NOISE, config=own())
+
+
+def test_noise_levels_may_be_a_list_and_an_unknown_path_is_refused():
+    model = Flow(IMAGES)
+    model.noise_levels = [0.01, 1.0, 80.0]
+    assert resolve_sampler(own(), model).num_steps == 3
+    model.noise_levels, model.flow_path = None, "cosine"
+    with pytest.raises(CheckpointError, match="flow_path is 'cosine'"):
+        sample(model, NOISE, config=own())
+
+
 def tiny_network(class_name: str, **options: Any) -> Any:
     torch.manual_seed(0)
     network = tiny(class_name, img_resolution=8, model_type="SongUNet", **options)

@@ -176,8 +176,13 @@ def _candidates(value: Any) -> Iterator[Weights]:
 
 
 def _entries(value: Mapping[Any, Any]) -> list[tuple[str, dict[Any, Any]]]:
-    """The dicts within a dict, three deep, by the keys that lead to them."""
+    """The dicts within a dict, three deep, by the keys that lead to them.
+
+    Each is there once, however many keys hold it: by that of an average if there is one, else by
+    the first.
+    """
     found: list[tuple[str, dict[Any, Any]]] = []
+    positions = {id(value): -1}
     pending = [("", value)]
     for _ in range(MAX_DEPTH):
         inner: list[tuple[str, dict[Any, Any]]] = []
@@ -187,8 +192,14 @@ def _entries(value: Mapping[Any, Any]) -> list[tuple[str, dict[Any, Any]]]:
                     inner.append((f"{place} {key[:MAX_NAME]}".strip(), within))
         if not found:
             inner.sort(key=lambda each: (*USUAL_KEYS, each[0]).index(each[0]))
-        found += inner
-        pending = list(inner)
+        pending = []
+        for place, part in inner:
+            position = positions.setdefault(id(part), len(found))
+            if position == len(found):
+                found.append((place, part))
+                pending.append((place, part))
+            elif position >= 0 and _is_average(place) and not _is_average(found[position][0]):
+                found[position] = place, part
     return found
 
 

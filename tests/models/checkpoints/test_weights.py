@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.checkpoints.containers.stored_tensors import Storage, StoredTensor
-from memaudit.models.checkpoints.weights import find_weights, name_parameters
+from memaudit.models.checkpoints.weights import find_weights, holds_weights, name_parameters
 
 
 def stored(*shape: int) -> StoredTensor:
@@ -200,3 +200,26 @@ def test_a_file_that_holds_itself_ends():
     values["model"]["state_dict"] = values
     assert find_weights(values, "x") is None
     assert find_weights([nn.Identity()], "x") is None
+
+
+def test_a_dict_that_many_keys_hold_is_looked_into_once():
+    """64 keys, three deep, would be 513 times."""
+
+    class Counted(dict):
+        num_read = 0
+
+        def items(self):
+            Counted.num_read += 1
+            return super().items()
+
+    inner = Counted({"x": stored(3)})
+    for _ in range(3):
+        inner = {f"k{i}": inner for i in range(64)}
+    assert not holds_weights(inner, "y") and Counted.num_read <= 2
+
+
+@pytest.mark.parametrize("keys", [("model", "ema"), ("ema", "model")])
+def test_one_dict_under_two_names_is_the_average_by_either(keys):
+    weights = {"x": stored(3)}
+    found = find_weights(dict.fromkeys(keys, weights), "x")
+    assert found is not None and found.is_ema and found.place == "ema"
