@@ -166,6 +166,7 @@ def scan(
             source.network,
             data,
             sampler=config.sampler.by_edm,
+            checkpoint=source,
             flips=config.index.flips,
             execution=config.execution,
             progress=progress,

@@ -270,6 +270,8 @@ def _about_denoising(denoising: DenoisingTest | None) -> list[Reason]:
         return []
     preprocessing = denoising.preprocessing
     found = denoising.message if preprocessing.best is None else preprocessing.message
+    if denoising.denoises and denoising.option_problem:
+        found = denoising.option_problem
     return [Reason("denoising", found)]
 
 

@@ -93,30 +93,21 @@ def inspect(
         raise ConfigError("Images are selected, but none are given; name them with --data.")
     info = inspect_checkpoint(file, arch=arch)
     test: DenoisingTest | None = None
-    others: tuple[OtherOption, ...] = ()
     if data_path is not None and info.problem is None:
-        facts = () if info.network is None else info.network.facts
-        test, others = _test(
-            file,
-            data_path,
-            selection,
-            preparation,
-            arch=arch,
-            facts=facts,
-            device=choose_device(device),
+        test = _test(
+            file, data_path, selection, preparation, arch=arch, device=choose_device(device)
         )
     if as_json:
         content = asdict(info)
         if data_path is not None:
             content["denoising"] = None if test is None else asdict(test)
-            content["other_options"] = [asdict(other) for other in others]
         print_json(_finite(content))
     else:
         _render(info)
         if test is not None:
             _render_test(test)
-            _render_others(others)
-    is_right = test is None or (test.allows_pass and not any(o.is_better for o in others))
+            _render_others(test.other_options)
+    is_right = test is None or test.allows_pass
     if info.problem is not None or not is_right:
         ctx.exit(COULD_NOT_RUN)
 
@@ -128,12 +119,10 @@ def _test(
     preparation: Preparation,
     *,
     arch: str | None,
-    facts: "tuple[Fact, ...]",
     device: str,
-) -> "tuple[DenoisingTest, tuple[OtherOption, ...]]":
-    """Run the denoising test on the images at a path, and try what the file does not show."""
+) -> "DenoisingTest":
+    """Run the denoising test on the images at a path."""
     from memaudit.audit.denoising.loss_test import check_denoising
-    from memaudit.audit.denoising.other_options import try_other_options
     from memaudit.cli.console import progress_bars, warn_about
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
@@ -154,24 +143,14 @@ def _test(
                     choose=lambda _: data.indices,
                     progress=progress,
                 )
-        execution = Execution(device=device)
-        test = check_denoising(
+        return check_denoising(
             checkpoint.network,
             data,
+            checkpoint=checkpoint,
             originals=originals,
-            execution=execution,
+            execution=Execution(device=device),
             progress=progress,
         )
-        others = try_other_options(
-            checkpoint.network,
-            facts,
-            arch,
-            lambda other: open_checkpoint(file, arch=other, device=device).network,
-            data,
-            execution=execution,
-            progress=progress,
-        )
-        return test, others
 
 
 def _render_others(others: "tuple[OtherOption, ...]") -> None:
@@ -205,7 +184,7 @@ def _render_test(test: "DenoisingTest") -> None:
 
     from memaudit.cli.console import out, print_row, say
 
-    answer = "yes" if test.allows_pass else "no"
+    answer = "yes" if test.denoises and not test.noise_range.problem else "no"
     say("")
     print_row("denoises these images", f"{answer}. {test.message}")
     for number, cause in enumerate(test.causes, 1):

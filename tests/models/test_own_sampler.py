@@ -229,8 +229,8 @@ def test_a_flow_that_cannot_be_integrated_is_given_up(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_flow_that_is_no_number_on_its_way_is_not_ended_there(broken: float):
-    """What is denoised from there is the mean image, which is no copy of anything."""
+def test_a_flow_that_is_not_finite_on_its_way_is_not_ended_there(broken: float):
+    """What is denoised from there is the mean image, which copies nothing."""
 
     class Gap(Flow):
         def __call__(self, x: Any, sigma: Any, class_labels: Any = None) -> Any:

@@ -22,8 +22,10 @@ from memaudit.audit.denoising.noised_images import (
     corrected_loss,
     linear_loss,
 )
+from memaudit.audit.denoising.other_options import OtherOption, other_options_of
 from memaudit.audit.denoising.preprocessing import Preprocessing, check_preprocessing
 from memaudit.data.images import ImageSet
+from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import asked_range, visited_levels
@@ -100,6 +102,8 @@ class DenoisingTest:
     """Whether the model denoises the images better in another form than given."""
     causes: tuple[str, ...]
     """What the likely causes are, the likeliest first; empty if the model denoises."""
+    other_options: tuple[OtherOption, ...] = ()
+    """How well it denoises with other values of what its file does not show, the best first."""
 
     @property
     def worst(self) -> DenoisingLevel:
@@ -110,7 +114,20 @@ class DenoisingTest:
     def allows_pass(self) -> bool:
         """Whether finding no copies says anything about this model."""
         is_prepared = self.preprocessing.best is None
-        return self.denoises and is_prepared and not self.noise_range.problem
+        is_right = self.denoises and not self.option_problem
+        return is_right and is_prepared and not self.noise_range.problem
+
+    @property
+    def option_problem(self) -> str:
+        """What is said if it denoises better with another option; empty if it does not."""
+        best = next((other for other in self.other_options if other.is_better), None)
+        if best is None:
+            return ""
+        return (
+            f"The model denoises the training images better with {best.option}, which its file "
+            f"does not show: to {100 * best.change:.0f} % of the loss. It was trained so, and that "
+            "it generates no copies otherwise says nothing about memorization."
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -119,6 +136,8 @@ class DenoisingTest:
         if not self.denoises or self.noise_range.problem:
             causes = f" Likely causes: {'; '.join(self.causes)}." if self.causes else ""
             found.append(self.message + causes)
+        if self.option_problem:
+            found.append(self.option_problem)
         if self.preprocessing.best is not None:
             found.append(self.preprocessing.message)
         return tuple(found)
@@ -129,6 +148,7 @@ def check_denoising(
     data: ImageSet,
     *,
     sampler: SamplerConfig | None = None,
+    checkpoint: Checkpoint | None = None,
     originals: ImageSet | None = None,
     flips: bool = False,
     execution: Execution | None = None,
@@ -147,6 +167,8 @@ def check_denoising(
         data: its training images, at least 1, with labels if it has classes (else classes are
             drawn).
         sampler: how images will be sampled; its noise levels are tested.
+        checkpoint: what the denoiser was opened from; options that its file does not show are
+            tried with other values.
         originals: the images before they were resized, if they are at hand; see
             `check_preprocessing`.
         flips: whether copies of mirrored images will be found as well.
@@ -203,6 +225,9 @@ def check_denoising(
             progress=progress,
         ),
         causes=causes,
+        other_options=()
+        if checkpoint is None
+        else other_options_of(checkpoint, data, execution=execution, progress=progress),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from memaudit.audit.denoising.noised_images import NoisedImages
 from memaudit.data.images import ImageSet
 from memaudit.errors import MemauditError
+from memaudit.models.checkpoints import Checkpoint, open_checkpoint
 from memaudit.models.checkpoints.given import Fact, Given
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
@@ -23,6 +24,8 @@ SIGMAS = [1.5, 0.5, 0.15, 0.05]
 BETTER = 0.9
 """Part of the loss at most that a choice leaves which denoises better: a wrong number of heads has
 1.5 times the loss and more, while choices without effect have the same."""
+INVISIBLE = (0.5 / 127.5) ** 2
+"""Losses below that of half a gray level are taken for equal."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,30 @@ def try_other_options(
         except MemauditError:  # it fits no network of these weights
             continue
         assert present is not None
-        ratio = np.log(np.maximum(other, 1e-30) / np.maximum(present, 1e-30))
+        ratio = np.log(np.maximum(other, INVISIBLE) / np.maximum(present, INVISIBLE))
         found.append(OtherOption(f"{name}={value}", float(np.exp(ratio.mean()))))
     return tuple(sorted(found, key=lambda option: option.change))
+
+
+def other_options_of(
+    checkpoint: Checkpoint,
+    data: ImageSet,
+    *,
+    execution: Execution | None = None,
+    progress: Progress = silent,
+) -> tuple[OtherOption, ...]:
+    """Open a checkpoint's file with other options and denoise: see `try_other_options`."""
+    device = "cpu" if execution is None else execution.device
+
+    def open_as(arch: str) -> Denoiser:
+        return open_checkpoint(checkpoint.path, arch=arch, device=device).network
+
+    return try_other_options(
+        checkpoint.network,
+        checkpoint.facts,
+        checkpoint.arch,
+        open_as,
+        data,
+        execution=execution,
+        progress=progress,
+    )

@@ -185,6 +185,7 @@ def check_denoising_again(
         checkpoint.network,
         data,
         sampler=config.sampler.by_edm,
+        checkpoint=checkpoint,
         flips=config.index.flips,
         execution=_here(config, device),
         progress=progress,

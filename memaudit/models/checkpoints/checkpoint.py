@@ -31,6 +31,8 @@ class Checkpoint:
     """What a user should know before trusting numbers about this model."""
     arch: str | None = None
     """What the user said about it where its file does not, as given to `open_checkpoint`."""
+    facts: tuple[Fact, ...] = ()
+    """What the file may not show, each with who says it: the file, the user, or the default."""
 
 
 @dataclass(frozen=True)

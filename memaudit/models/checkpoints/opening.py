@@ -62,6 +62,7 @@ def open_checkpoint(
         path=str(path),
         warnings=(*stored.warnings, *warnings),
         arch=arch,
+        facts=stored.facts,
     )
 
 

@@ -5,10 +5,16 @@ import pytest
 import torch
 from helpers.openai_unet import make_unet
 
-from memaudit.audit.denoising.other_options import try_other_options
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.denoising import other_options
+from memaudit.audit.denoising.loss_test import check_denoising
+from memaudit.audit.denoising.other_options import other_options_of, try_other_options
+from memaudit.audit.report.page import render_page
+from memaudit.audit.report.schema import make_report
+from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
-from memaudit.models.checkpoints import inspect_checkpoint, open_checkpoint
+from memaudit.models.checkpoints import Checkpoint, open_checkpoint
 from memaudit.models.checkpoints.given import Fact
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 
@@ -20,8 +26,12 @@ HEADS = Fact("num_heads", 4, "default", ("1", "2"))
 class Skewed(ClosedFormOptimum):
     """An optimum that is a little off."""
 
+    def __init__(self, images, share=0.01):
+        super().__init__(images)
+        self.share = share
+
     def __call__(self, x, sigma, class_labels=None):
-        return super().__call__(x, sigma, class_labels) + 0.01 * x
+        return super().__call__(x, sigma, class_labels) + self.share * x
 
 
 def test_the_right_choice_is_found_whichever_is_configured():
@@ -57,15 +67,37 @@ def test_every_option_of_a_format_is_tried_with_its_other_values(tmp_path):
     path = tmp_path / "ema.pt"
     torch.save(make_unet(num_heads=4, channel_mult=(1,)).state_dict(), path)
     arch = "img_resolution=8,num_heads=2"
-    info = inspect_checkpoint(path, arch=arch)
-    found = try_other_options(
-        open_checkpoint(path, arch=arch).network,
-        info.network.facts,
-        arch,
-        lambda other: open_checkpoint(path, arch=other).network,
-        DATA,
-    )
+    found = other_options_of(open_checkpoint(path, arch=arch), DATA)
     tried = {option.option for option in found}
     assert {"num_heads=1", "num_heads=8", "use_new_attention_order=on", "target=sample"} <= tried
     assert {"schedule=cosine", "rescale_timesteps=off", "data_range=0..1"} <= tried
     assert "num_heads=2" not in tried
+
+
+def test_a_pass_needs_that_no_other_option_denoises_better(monkeypatch):
+    def checkpoint(network, arch=None):
+        return Checkpoint(network, {}, {}, "0", "bare weights", "a.pt", arch=arch, facts=(HEADS,))
+
+    def open_as(path, *, arch, device):
+        assert path == "a.pt"
+        return checkpoint(ClosedFormOptimum(IMAGES), arch)
+
+    monkeypatch.setattr(other_options, "open_checkpoint", open_as)
+    wrong, right = checkpoint(Skewed(IMAGES)), checkpoint(ClosedFormOptimum(IMAGES))
+    found = check_denoising(wrong.network, DATA, checkpoint=wrong)
+    assert found.denoises and not found.allows_pass
+    assert "better with num_heads=" in found.option_problem
+    assert found.option_problem in found.warnings
+    result = scan(wrong, DATA, config=ScanConfig(seeds=range(20), fail_above=0.9))
+    assert result.denoising.other_options == found.other_options
+    assert result.source.warnings[0] == found.option_problem
+    page = render_page(result, make_report(result))
+    assert "Yes, but better as another network." in page
+    assert check_denoising(right.network, DATA, checkpoint=right).allows_pass
+
+
+def test_losses_that_no_eye_sees_are_alike():
+    found = try_other_options(
+        Skewed(IMAGES, 1e-4), (HEADS,), None, lambda arch: ClosedFormOptimum(IMAGES), DATA
+    )
+    assert not any(option.is_better for option in found)

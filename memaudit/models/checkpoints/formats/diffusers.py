@@ -43,7 +43,7 @@ from memaudit.models.checkpoints.diffusers.weights_files import (
 )
 from memaudit.models.checkpoints.folders import is_weights_folder
 from memaudit.models.checkpoints.format import SourceFormat
-from memaudit.models.checkpoints.given import ArchOption, Facts, Given
+from memaudit.models.checkpoints.given import ArchOption, Fact, Facts, Given
 from memaudit.models.checkpoints.json_metadata import read_json_file
 from memaudit.models.config_values import (
     RESOLUTION,
@@ -100,6 +100,11 @@ class _Folder:
     """Hash of all files' hashes."""
 
     @property
+    def shown_facts(self) -> tuple[Fact, ...]:
+        """Its options, without those that it has no use for."""
+        return tuple(fact for fact in self.facts.facts if fact.value is not None)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         return {"weights": self.said, "unet": self.unet, "scheduler": self.scheduler}
 
@@ -121,6 +126,7 @@ def open_folder(path: str, device: torch.device | str, given: Given) -> Checkpoi
         path=path,
         warnings=folder.warnings,
         arch=given.text,
+        facts=folder.shown_facts,
     )
 
 
@@ -150,7 +156,7 @@ def inspect_folder(path: str, given: Given) -> CheckpointInfo:
             sigma_max=network.sigma_max,
             provenance={"weights": folder.said, "scheduler": folder.scheduler},
             warnings=folder.warnings,
-            facts=tuple(fact for fact in folder.facts.facts if fact.value is not None),
+            facts=folder.shown_facts,
         ),
     )
 

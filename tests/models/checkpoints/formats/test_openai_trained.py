@@ -13,9 +13,9 @@ from torch import Tensor
 
 from memaudit import memorization_ratio
 from memaudit.audit.denoising.loss_test import check_denoising
-from memaudit.audit.denoising.other_options import try_other_options
+from memaudit.audit.denoising.other_options import other_options_of
 from memaudit.data.images import ImageSet, float_to_uint8, uint8_to_float
-from memaudit.models.checkpoints import inspect_checkpoint, open_checkpoint
+from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.generate import sample
 from memaudit.models.sampler_config import SamplerConfig
 
@@ -86,15 +86,7 @@ def noise_model(tmp_path_factory) -> Path:
 
 def better_options(path: Path, arch: str) -> list[str]:
     """The options under which the network denoises better than under `arch`, the best first."""
-    info = inspect_checkpoint(path, arch=arch)
-    assert info.network is not None
-    found = try_other_options(
-        open_checkpoint(path, arch=arch).network,
-        info.network.facts,
-        arch,
-        lambda other: open_checkpoint(path, arch=other).network,
-        DATA,
-    )
+    found = other_options_of(open_checkpoint(path, arch=arch), DATA)
     return [option.option for option in found if option.is_better]
 
 
