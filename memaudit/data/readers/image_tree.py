@@ -195,6 +195,15 @@ def folder_classes(source: str, tree: Tree, *, wanted: bool = False) -> Classes:
         return _classes_wanted(source, tree, all_folders, outer)
     if depths == [0]:
         return Classes()
+    if depths == [2] and _repeats({folder[-1] for folder in all_folders}) is not None:
+        above = sorted({folder[0] for folder in all_folders})
+        return Classes(
+            notes=(
+                f"{source} holds kohya's folders of repeats below {listed(above)}. All were taken, "
+                f"without their repeats; give {shown(above[0])} alone if the others hold images "
+                "for regularization.",
+            )
+        )
     if depths != [1]:
         deep = f"{depths[0]} to {depths[-1]}" if len(depths) > 1 else f"{depths[0]}"
         return Classes(

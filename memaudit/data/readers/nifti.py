@@ -10,6 +10,7 @@ import gzip
 import io
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,10 +35,13 @@ from memaudit.data.readers.slices import MAX_VOLUME, Volume, slice_contents
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular
+from memaudit.wording import counted, listed
 
 _SUFFIXES = (".nii", ".nii.gz")
 _HEADER = 540
 """Bytes that hold the header of either version."""
+_MASK = re.compile(r"(?:^|[^a-z])(?:seg|segmentation|masks?|labels?|labelstr)(?:[^a-z]|$)")
+"""Names that are given to the classes of pixels rather than to images."""
 _AXES = ("L", "P", "S")
 """Where columns, rows and slices run to."""
 
@@ -70,7 +74,15 @@ def _folder_files(path: Path) -> Files:
 def _read_folder(path: Path, files: Files, preparation: Preparation) -> Contents:
     volumes = [_volume(path / name, name) for name in files]
     contents = slice_contents(volumes, str(path), window=preparation.window)
-    return replace(contents, unread=beside(path, files))
+    masks = [name for name in files if _MASK.search(name.lower())]
+    notes = contents.notes
+    if 0 < len(masks) < len(volumes):
+        notes += (
+            f"{path}: {counted(len(masks), 'volume is', 'volumes are')} named like masks "
+            f"({listed(masks)}) and taken as images. Move them elsewhere if the model "
+            "was not trained on them.",
+        )
+    return replace(contents, unread=beside(path, files), notes=notes)
 
 
 def _read_file(path: Path, _files: Files, preparation: Preparation) -> Contents:

@@ -264,6 +264,14 @@ def test_repeats_are_kept_beside_images_that_are_there_once(form: str, make: Mak
     assert images.take(np.array([2, 0])).repeats.tolist() == [1, 10]
 
 
+@both
+def test_images_for_regularization_are_told(form: str, make: Make) -> None:
+    images = opened(make(form, ["img/10_sks dog/0.png", "img/5_cat/1.png", "reg/1_dog/2.png"]))
+    assert len(images) == 3 and images.repeats is None
+    (note,) = doubts_about(images)
+    assert "kohya's folders of repeats below 'img', 'reg'" in note and "give 'img' alone" in note
+
+
 @pytest.mark.parametrize("folders", [["1_cat", "2_dog"], ["10_cat", "dog"], ["01_cat", "07_dog"]])
 def test_numbered_or_named_classes_are_not_repeats(folders: list[str], make: Make) -> None:
     images = opened(make("set.zip", [f"{folder}/0.png" for folder in folders]))

@@ -45,6 +45,16 @@ def test_volumes_in_a_folder_are_groups(tmp_path: Path, volume: np.ndarray) -> N
         write_nifti(tmp_path / f"{name}.nii.gz", volume, "RAS")
     images = open_images(tmp_path)
     assert images.groups == ["p1.nii.gz"] * 4 + ["p2.nii.gz"] * 4
+    assert images.notes == ()
+
+
+@pytest.mark.parametrize("mask", ["p1_seg.nii.gz", "p1-Mask.nii.gz", "labelsTr/p1.nii.gz"])
+def test_volumes_named_like_masks_are_told(mask: str, tmp_path: Path, volume: np.ndarray) -> None:
+    (tmp_path / mask).parent.mkdir(exist_ok=True)
+    for name in ("p1_segovia.nii.gz", mask):
+        write_nifti(tmp_path / name, volume, "RAS")
+    (note,) = open_images(tmp_path).notes
+    assert "1 volume is named like masks" in note and mask in note and "segovia" not in note
 
 
 def test_sixteen_bits_need_a_window(tmp_path: Path, volume: np.ndarray) -> None:
