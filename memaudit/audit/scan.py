@@ -38,7 +38,12 @@ from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
 from memaudit.audit.source import as_source, check_roles, describe_source
-from memaudit.audit.source_checks import check_comparable, check_orientation, weigh_classes
+from memaudit.audit.source_checks import (
+    check_comparable,
+    check_orientation,
+    class_warnings,
+    weigh_classes,
+)
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.unchosen_seeds import are_consecutive, seeds_from_nonce
@@ -278,6 +283,7 @@ def scan(
     warnings = denoising.warnings if denoising else ()
     if isinstance(source, Checkpoint):
         warnings += augmentation_warnings(source, flips=index.flips)
+        warnings += class_warnings(source.network, data)
     warnings += _encoder_warnings(index, gated=config.fail_above is not None)
     if holdout is not None:
         warnings += doubts_about(holdout)

@@ -125,3 +125,14 @@ def weigh_classes(
 
 def _described(shape: tuple[int, int, int]) -> str:
     return f"{list(shape)} (D = {int(np.prod(shape))})"
+
+
+def class_warnings(denoiser: Denoiser, data: ImageSet) -> tuple[str, ...]:
+    """What a user should know where the training images have classes that the model has not."""
+    if not denoiser.label_dim or data.num_classes <= denoiser.label_dim:
+        return ()
+    return (
+        f"The training images have {data.num_classes:,} classes, but the model "
+        f"{denoiser.label_dim:,}. If those are its own, it is never asked for the others, as where "
+        "its last class was taken for none (null_label).",
+    )

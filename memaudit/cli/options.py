@@ -358,12 +358,19 @@ class_option = click.option(
 )
 
 
-def choose_class(given: str | None, data: "ImageSet | None") -> int | None:
+def choose_class(
+    given: str | None, data: "ImageSet | None", *, num_classes: int | None = None
+) -> int | None:
     """The number of the class that `--class` means.
 
     Args:
         given: a number, or the name of a class in `data`; names come first.
         data: the training images, if there are any.
+        num_classes: of the model; None if its classes are those of `data`.
+
+    Raises:
+        ConfigError: a name, where the model's classes cannot be numbered as those of `data` are.
+        DataError: `data` has no such class.
     """
     if given is None:
         return None
@@ -377,7 +384,14 @@ def choose_class(given: str | None, data: "ImageSet | None") -> int | None:
         )
     from memaudit.data.subsets import class_number
 
-    return class_number(data, given)
+    number = class_number(data, given)
+    if num_classes not in (None, data.num_classes) and given in names:
+        raise ConfigError(
+            f"--class is {shown(given)}, which is number {number} of the {data.num_classes:,} "
+            f"classes in {data.source}, but the model has {num_classes:,} classes: which of them "
+            "it is is not known. Give its number."
+        )
+    return number
 
 
 def pictures_options(command: Command) -> Command:

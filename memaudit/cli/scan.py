@@ -210,7 +210,10 @@ def scan(
         data = open_selected(
             data_path, selection, preparation, check_all=is_gated, progress=progress
         )
-        config = replace(config, class_index=choose_class(class_index, data))
+        is_model = not isinstance(opened, ImageSet) and opened != OPTIMUM
+        num_classes = opened.network.label_dim if is_model else None
+        chosen_class = choose_class(class_index, data, num_classes=num_classes)
+        config = replace(config, class_index=chosen_class)
         others = None
         if holdout is not None:
             others = open_images(

@@ -26,14 +26,12 @@ from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.precond.flow import FLOW_PATHS
 from memaudit.models.sampler import heun_sampler, step_fractions
-from memaudit.models.sampler_config import SamplerConfig, Solver
+from memaudit.models.sampler_config import OWN_STEPS, SamplerConfig, Solver
 from memaudit.progress import Progress, silent
 from memaudit.wording import shown
 
 DISCRETE: tuple[Solver, ...] = ("ddim", "ancestral")
 OF_FLOWS: tuple[Solver, ...] = ("dopri5", "heun", "euler")
-STEPS: dict[Solver, int | None] = {"ddim": 50, "euler": 100, "heun": 50, "dopri5": None}
-"""Steps by default. The ancestral sampler takes every level, as published."""
 TOLERANCE = 1e-5
 """Relative and absolute error of a step of dopri5, which torchcfm publishes with."""
 LAST = 1e-3
@@ -77,9 +75,9 @@ def resolve_sampler(config: SamplerConfig, denoiser: Denoiser) -> SamplerConfig:
                 field=("num_steps", "solver"),
             )
     elif levels is None:
-        steps = steps or STEPS[solver]
+        steps = steps or OWN_STEPS[solver]
     else:
-        steps = steps or min(STEPS.get(solver) or len(levels), len(levels))
+        steps = steps or min(OWN_STEPS.get(solver) or len(levels), len(levels))
         if steps > len(levels):
             raise ConfigError(
                 f"{{num_steps}} is {steps:,}, but the model has {len(levels):,} noise levels.",

@@ -27,6 +27,10 @@ SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 """Noise levels of Algorithm 2, as published."""
 OWN = ("sampler", "solver", "num_steps", "guidance", "sigma_max")
 """Options that a model's own sampler has; the noise levels of the others are the model's."""
+OWN_STEPS: dict[Solver, int | None] = {"ddim": 50, "euler": 100, "heun": 50, "dopri5": None}
+"""Steps of a model's own sampler by default. The ancestral one takes every level, as published."""
+OWN_SOLVERS: tuple[Solver, ...] = ("ddim", "dopri5")
+"""Solvers by default, of discrete levels and of flows."""
 SOLVER_NAMES = {
     "euler": "Euler",
     "heun": "Heun",

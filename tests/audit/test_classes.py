@@ -10,7 +10,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import sample_command
 from memaudit.audit.scan import scan
-from memaudit.audit.source_checks import weigh_classes
+from memaudit.audit.source_checks import class_warnings, weigh_classes
 from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
@@ -88,6 +88,15 @@ def test_frequencies_that_cannot_be_had_are_refused_before_sampling():
         scan(MODEL, image_set(2, None), config=data)
     with pytest.raises(ConfigError, match="generates one class only"):
         replace(data, class_index=1)
+
+
+def test_it_is_said_where_the_images_have_classes_that_the_model_has_not():
+    images = TRAIN.images
+    three = ClosedFormOptimum(np.repeat(images, 3, 0), np.tile(np.arange(3), 24), label_dim=3)
+    config = replace(CONFIG, seeds=range(4), without=("optimality",))
+    warnings = scan(three, TRAIN, config=config).source.warnings
+    assert "have 4 classes, but the model 3" in " ".join(warnings)
+    assert class_warnings(MODEL, TRAIN) == class_warnings(three, image_set(0, None)) == ()
 
 
 def test_the_worst_class_fails_where_all_together_pass(tmp_path: Path):

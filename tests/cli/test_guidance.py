@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from helpers.tiny_networks import SMALLEST
 from PIL import Image
+
+from memaudit.models.build import build_network
+from memaudit.models.checkpoints import save_checkpoint
 
 Run = Callable[..., Result]
 QUICK = ("--samples", 8, "--steps", 6, "--without", "optimality")
@@ -66,6 +70,17 @@ def test_a_class_is_named_and_its_name_recorded(run: Run, data: Path, tmp_path: 
 def test_what_the_data_do_not_have_is_refused(run: Run, data: Path, options: tuple, message: str):
     result = run("scan", "optimum", "--data", data, *QUICK, *options)
     assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+
+
+def test_a_name_is_not_a_number_of_a_model_with_other_classes(run: Run, data: Path, tmp_path: Path):
+    config = SMALLEST | {"img_resolution": 4, "label_dim": 3}
+    model = tmp_path / "model.safetensors"
+    save_checkpoint(model, build_network(config), config)
+    arguments = ("scan", model, "--data", data, *QUICK)
+    result = run(*arguments, "--class", "dog")
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 2 and "number 1 of the 2 classes" in said and "has 3 classes" in said
+    assert run(*arguments, "--class", 1).exit_code == 0
 
 
 def test_a_name_needs_class_names_and_guidance_a_null_label(

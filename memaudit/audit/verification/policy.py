@@ -24,7 +24,7 @@ from memaudit.data.layout import ALL_SPLITS
 from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.errors import ConfigError, MemauditError
 from memaudit.files import read_regular
-from memaudit.models.sampler_config import OWN, SamplerConfig
+from memaudit.models.sampler_config import OWN_SOLVERS, OWN_STEPS, SamplerConfig
 from memaudit.wording import parse_fraction, percent, printable, short, shown
 
 LARGEST_POLICY = 1 << 20
@@ -281,9 +281,11 @@ def _sampling(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     kept = sampling.num_kept and not agreed.kept_samples
     yield "sampling.kept_samples", f"{sampling.num_kept:,} images were kept" if kept else ""
     found, sampler = sampling.sampler, policy.sampler
-    if found.sampler == sampler.sampler == "own":  # the model may say what the policy leaves open
-        left = {name: getattr(found, name) for name in OWN if getattr(sampler, name) is None}
-        sampler = replace(sampler, **left)
+    if found.sampler == sampler.sampler == "own":
+        # Which model it is decides the solver by default, and that the steps.
+        solver = sampler.solver or (found.solver if found.solver in OWN_SOLVERS else None)
+        steps = sampler.num_steps or (None if solver is None else OWN_STEPS.get(solver))
+        sampler = replace(sampler, solver=solver, num_steps=steps)
     yield "sampler", _listed(_differing(found, sampler))
 
 

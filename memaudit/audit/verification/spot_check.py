@@ -23,7 +23,7 @@ from memaudit.audit.report.schema import Report, plain
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.sampler_control import SamplerControl, compare_samplers
 from memaudit.audit.source import OPTIMUM, OTHER_IMAGES, describe_source, optimum_of
-from memaudit.audit.source_checks import check_comparable, weigh_classes
+from memaudit.audit.source_checks import check_comparable, class_warnings, weigh_classes
 from memaudit.audit.verification.check import Check, check
 from memaudit.audit.verification.given import same_classes
 from memaudit.audit.verification.search import differing_rows, distances_apart
@@ -154,6 +154,7 @@ def check_facts(checkpoint: Checkpoint, data: ImageSet, report: Report) -> Check
     found, stated = describe_source(checkpoint, data), report.source
     expected = augmentation_warnings(checkpoint, flips=report.search.flips)
     expected += report.denoising.warnings if report.denoising is not None else ()
+    expected += class_warnings(checkpoint.network, data)
     expected += checkpoint.warnings
     wrong = [] if plain(found.model) == plain(stated.model) else ["what it says of itself"]
     if any(warning not in stated.warnings for warning in expected):

@@ -20,6 +20,7 @@ from memaudit.audit.verification.verify import verify_report
 from memaudit.cli.main import cli
 from memaudit.data.preparation import Preparation
 from memaudit.errors import ConfigError
+from memaudit.models.sampler_config import SamplerConfig
 
 Make = Callable[..., ScanResult]
 LENIENT = {
@@ -97,6 +98,31 @@ def test_each_clause_is_named_where_it_is_violated(report: Report, clause: str):
     found = violated(merged(VIOLATED[clause]), report)
     assert clause in found
     assert len(found) == 1 or clause == "holdout.required"
+
+
+@pytest.mark.parametrize(
+    ("sampled", "agreed", "accepts"),
+    [
+        ({"solver": "ddim", "num_steps": 50}, {}, True),
+        ({"solver": "dopri5"}, {}, True),
+        ({"solver": "euler", "num_steps": 100}, {"solver": "euler"}, True),
+        ({"solver": "ddim", "num_steps": 1}, {}, False),
+        ({"solver": "ddim", "num_steps": 1}, {"num_steps": 1}, True),
+        ({"solver": "ancestral", "num_steps": 1000}, {}, False),
+        ({"solver": "ancestral", "num_steps": 2}, {"solver": "ancestral"}, False),
+        ({"solver": "ancestral", "num_steps": 9}, {"solver": "ancestral", "num_steps": 9}, True),
+        ({"solver": "dopri5", "sigma_max": 0.1}, {}, False),
+        ({"solver": "dopri5", "guidance": 0.0}, {}, False),
+    ],
+)
+def test_what_a_policy_leaves_open_of_a_models_own_sampler_is_its_default(
+    report: Report, sampled: dict[str, Any], agreed: dict[str, Any], accepts: bool
+):
+    assert report.sampling is not None
+    sampler = SamplerConfig(sampler="own", **sampled)
+    changed = replace(report, sampling=replace(report.sampling, sampler=sampler))
+    found = violated(merged({"sampler": {"sampler": "own", **agreed}}), changed)
+    assert found == ([] if accepts else ["sampler"])
 
 
 def test_what_a_scan_chose_must_be_agreed(report: Report):
