@@ -41,8 +41,9 @@ $(RUN): pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[demo]"
 	touch $@
 
-$(WORK): $(RUN)
+$(WORK): $(RUN) tests/references.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[data,demo,diffusers,medical,notebook,tensorboard,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement tests/references.txt
 	touch $@
 
 clean:

@@ -89,7 +89,7 @@ def test_every_combination_denoises_as_the_package(tmp_path, combinations):
         assert error < 1e-5, combination
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", [pytest.param("", marks=pytest.mark.slow), "module."])
 def test_the_cifar_network_opens_without_a_word(tmp_path, prefix):
     """The example's options, narrower: levels 1, 2, 2, 2, attention at 16, 64 channels a head."""
     torch.manual_seed(0)
