@@ -75,7 +75,7 @@ def inspect(
     """
     from memaudit.audit.source import holds_images
     from memaudit.cli.console import print_json
-    from memaudit.cli.main import COULD_NOT_RUN
+    from memaudit.cli.main import COULD_NOT_RUN, option_names
     from memaudit.models.checkpoints import inspect_checkpoint
 
     if holds_images(file) and file.is_dir():
@@ -91,7 +91,7 @@ def inspect(
     preparation = from_options(Preparation, options)
     if data_path is None and (selection != Selection() or not preparation.is_plain):
         raise ConfigError("Images are selected, but none are given; name them with --data.")
-    info = inspect_checkpoint(file, arch=arch)
+    info = inspect_checkpoint(file, arch=arch, names=option_names(ctx.command))
     test: DenoisingTest | None = None
     if data_path is not None and info.problem is None:
         test = _test(
@@ -245,8 +245,14 @@ def _render(info: "CheckpointInfo") -> None:
         row("preconditioning", network.preconditioning)
         row("images", f"{network.img_channels} x {H} x {W}, {classes}")
         row("noise levels", f"{network.sigma_min:g} to {network.sigma_max:g}")
+        said = {fact.name: fact.value for fact in network.facts}
         rows(
-            ((f"  {name}", json.dumps(value)) for name, value in network.config.items()), "options"
+            (
+                (f"  {name}", json.dumps(value))
+                for name, value in network.config.items()
+                if name not in said or said[name] != value  # which is said below, and by whom
+            ),
+            "options",
         )
         rows(((f"  {fact.name}", _origin(fact)) for fact in network.facts), "facts")
         rows(((f"  {name}", value) for name, value in network.provenance.items()), "facts")

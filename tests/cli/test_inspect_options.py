@@ -19,7 +19,7 @@ def test_who_says_what_is_printed(run, weights):
     result = run("inspect", weights, "--arch", "img_resolution=8,num_heads=2")
     assert result.exit_code == 0
     text = re.sub(r"\s+", " ", result.output)
-    assert "num_heads 2 (the user says)" in text
+    assert "num_heads 2 (the user says)" in text and text.count(" num_heads 2 ") == 1
     assert 'schedule "linear" (assumed by default)' in text
     assert "Assumed by default, since the file does not show it" in text
 
@@ -31,7 +31,8 @@ def test_who_says_what_is_printed(run, weights):
 def test_what_is_missing_is_asked_for_by_its_option(run, weights):
     result = run("inspect", weights)
     assert result.exit_code == 2
-    assert "img_resolution=" in result.output
+    problem = re.sub(r"\s+", " ", result.output)
+    assert "of its images: say it with --arch, as img_resolution=32." in problem
     result = run("scan", weights, "--data", weights.parent, "--arch", "heads=3")
     assert result.exit_code == 2
     assert re.search(r"no option 'heads'; its options\s+are", result.output)

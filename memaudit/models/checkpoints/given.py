@@ -267,4 +267,4 @@ def _text(value: Any) -> str:
 
 
 def _example(value: Value) -> str:
-    return value.choices[0] if value.choices else "..."
+    return value.choices[0] if value.choices else "32"

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from memaudit.errors import CheckpointError, UnsafeCheckpointError
@@ -17,7 +18,11 @@ from memaudit.unpickler import Budget
 
 
 def inspect_checkpoint(
-    path: str | Path, *, arch: str | None = None, config: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> CheckpointInfo:
     """What a checkpoint file, or a folder of diffusers or accelerate, holds.
 
@@ -26,6 +31,7 @@ def inspect_checkpoint(
     Args:
         path: a checkpoint file, or a folder of diffusers or accelerate.
         arch, config: as for `open_checkpoint`.
+        names: what a problem calls `arch`, such as a command's option.
 
     Raises:
         CheckpointError: there is no such file, it is not a kind that holds checkpoints, or a folder
@@ -47,9 +53,9 @@ def inspect_checkpoint(
         stored = read_network(contents, given)
         network = _network_info(replace(stored, warnings=(*stored.warnings, *warnings)))
     except UnsafeCheckpointError as error:
-        safe, problem = False, str(error)
+        safe, problem = False, error.worded(names)
     except CheckpointError as error:
-        problem = str(error)
+        problem = error.worded(names)
     return CheckpointInfo(
         path=str(path),
         num_bytes=len(file.data),
