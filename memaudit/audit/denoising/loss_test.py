@@ -330,13 +330,13 @@ def _times(ratio: float) -> str:
 
 CAUSES = (
     "what the network predicts: the class of the preconditioning (EDMPrecond, VPPrecond, "
-    "VEPrecond, iDDPMPrecond), or prediction_type in a diffusers folder, is not the one it was "
-    "trained with",
-    "sigma_data, or the noise schedule, was changed",
-    "the architecture fits the weights by their shapes only: another preset, another order of "
-    "heads or channels in the attention",
-    "the training images are read differently than in training: another range of values, another "
-    "order of color channels, or other images altogether",
+    "VEPrecond, iDDPMPrecond), target, or prediction_type in a diffusers folder, is not the one it "
+    "was trained with",
+    "sigma_data, or the noise schedule, was changed, or data_at, the direction of a flow",
+    "the architecture fits the weights by their shapes only: another preset, another number of "
+    "heads or norm groups, another order of heads or channels in the attention",
+    "the training images are read differently than in training: another range of values "
+    "(data_range), another order of color channels, or other images altogether",
     "the weights were never trained, or hardly (an early snapshot), or were damaged",
 )
 """Likely causes of a loss that is too high."""

@@ -20,7 +20,12 @@ RESOLUTION = ArchOption(
     VALUES["img_resolution"],
     is_told=False,
 )
-NUM_HEADS = ArchOption("num_heads", "how many heads its attention has", VALUES["num_heads"])
+NUM_HEADS = ArchOption(
+    "num_heads",
+    "how many heads its attention has",
+    VALUES["num_heads"],
+    alternatives=("1", "2", "4", "6", "8", "12", "16"),
+)
 NULL_LABEL = ArchOption(
     "null_label",
     "whether the last row of its table of classes stands for no class",

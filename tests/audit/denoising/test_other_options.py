@@ -15,7 +15,8 @@ from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
-from memaudit.models.checkpoints.given import Fact
+from memaudit.models.checkpoints.formats import ddpm, diffusers, dit, lucidrains, monai, uvit
+from memaudit.models.checkpoints.given import Fact, Given
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), np.uint8)
@@ -101,3 +102,36 @@ def test_losses_that_no_eye_sees_are_alike():
         Skewed(IMAGES, 1e-4), (HEADS,), None, lambda arch: ClosedFormOptimum(IMAGES), DATA
     )
     assert not any(option.is_better for option in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "tried"),
+    [
+        (
+            monai.OPTIONS,
+            {"target=sample", "data_range=-1..1", "num_head_channels=16", "norm_num_groups=8"},
+        ),
+        (ddpm.OPTIONS, {"target=v_prediction", "schedule=cosine", "data_range=0..1"}),
+        (lucidrains.OPTIONS[-1:], {"data_range=0..1"}),
+        (dit.OPTIONS, {"num_heads=6", "path=gvp"}),
+        (uvit.OPTIONS, {"num_heads=16", "target=sample", "null_label=last"}),
+        (diffusers.OPTIONS[3:], {"target=v_prediction", "beta_schedule=scaled_linear"}),
+    ],
+    ids=["monai", "ddpm", "lucidrains", "dit", "uvit", "diffusers"],
+)
+def test_what_no_file_of_a_format_shows_has_other_values_to_try(options, tried):
+    known = {"img_resolution": 8, "num_classes": 0}
+    found = {option.name: known[option.name] for option in options if option.name in known}
+    defaults = {"num_heads": 4, "null_label": "none"}
+    facts = Given().resolve(options, found, defaults).facts
+    assert tried <= {f"{fact.name}={value}" for fact in facts for value in fact.alternatives}
+
+
+def test_a_value_that_no_network_has_is_refused_by_name():
+    for options in (monai.OPTIONS, ddpm.OPTIONS, lucidrains.OPTIONS):
+        with pytest.raises(
+            ConfigError, match=r"data_range must be one of -1\.\.1, 0\.\.1, got '2'"
+        ):
+            Given.parse("data_range=2").resolve(
+                options, {"img_resolution": 8, "target": "epsilon", "schedule": "linear"}
+            )

@@ -17,8 +17,11 @@ from memaudit.models.checkpoints.format import FileFormat
 from memaudit.models.checkpoints.given import ArchOption, Given
 from memaudit.models.checkpoints.shapes import count, multiples, size
 from memaudit.models.checkpoints.weights import find_weights, holds_weights
-from memaudit.models.config_values import VALUES
+from memaudit.models.config_values import VALUES, Value
 from memaudit.models.networks.ddpm import NUM_GROUPS
+from memaudit.models.precond.discrete import DISCRETE_TARGETS
+from memaudit.models.precond.schedules import SCHEDULES
+from memaudit.models.precond.targets import DATA_RANGES
 
 NAME = "DDPM PyTorch port"
 ANCHOR = r"temb\.dense\.0\.weight"
@@ -28,12 +31,12 @@ TRAINER_LIST = ("in training", "optimizer", "epoch", "step", "ema")
 """What the trainer's list holds, in order; the last one may be missing."""
 OPTIONS = (
     ArchOption("img_resolution", "the height and width of its images", VALUES["img_resolution"]),
-    ArchOption("target", "what it predicts", VALUES["target"], "epsilon"),
-    ArchOption("schedule", "its noise schedule", VALUES["schedule"], "linear"),
+    ArchOption("target", "what it predicts", Value(str, choices=DISCRETE_TARGETS), "epsilon"),
+    ArchOption("schedule", "its noise schedule", Value(str, choices=SCHEDULES), "linear"),
     ArchOption("num_steps", "its number of noise levels", VALUES["num_steps"], 1000),
     ArchOption("beta_start", "the first beta", VALUES["beta_start"], 1e-4),
     ArchOption("beta_end", "the last beta", VALUES["beta_end"], 0.02),
-    ArchOption("data_range", "the range of its data", VALUES["data_range"], "-1..1"),
+    ArchOption("data_range", "the range of its data", Value(str, choices=DATA_RANGES), "-1..1"),
 )
 
 

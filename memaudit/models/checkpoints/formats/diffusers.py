@@ -68,7 +68,13 @@ OPTIONS = (
         is_told=False,
     ),
     ArchOption("target", "what its network predicts", Value(str, choices=PREDICTIONS), "epsilon"),
-    ArchOption("beta_schedule", "its noise schedule", SCHEDULER_VALUES["beta_schedule"], "linear"),
+    ArchOption(
+        "beta_schedule",
+        "its noise schedule",
+        SCHEDULER_VALUES["beta_schedule"],
+        "linear",
+        alternatives=("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
+    ),
     ArchOption(
         "num_train_timesteps",
         "how many noise levels it has",

@@ -34,6 +34,7 @@ from memaudit.models.checkpoints.shapes import count, multiples, size
 from memaudit.models.checkpoints.weights import Weights, find_weights, holds_weights
 from memaudit.models.config_values import MAX_LEVELS, VALUES, Value
 from memaudit.models.precond.schedules import schedule_betas, sigmas_of
+from memaudit.models.precond.targets import DATA_RANGES
 
 NAME = "lucidrains denoising-diffusion-pytorch"
 PACKAGE = "lucidrains' denoising-diffusion-pytorch"
@@ -67,7 +68,13 @@ OPTIONS = (
     ArchOption(
         "theta", "sinusoidal_pos_emb_theta of its Unet", VALUES["theta"], 10000, is_told=False
     ),
-    ArchOption("data_range", "the range of its data", VALUES["data_range"], "-1..1", is_told=False),
+    ArchOption(
+        "data_range",
+        "the range of its data",
+        Value(str, choices=DATA_RANGES),
+        "-1..1",
+        is_told=False,
+    ),
 )
 
 VARIANTS = (

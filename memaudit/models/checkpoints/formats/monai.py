@@ -21,6 +21,8 @@ from memaudit.models.checkpoints.given import ArchOption, Facts, Given
 from memaudit.models.checkpoints.shapes import count, size
 from memaudit.models.checkpoints.weights import find_weights, holds_weights
 from memaudit.models.config_values import VALUES, Value
+from memaudit.models.precond.discrete import DISCRETE_TARGETS
+from memaudit.models.precond.targets import DATA_RANGES
 from memaudit.wording import shown
 
 NAME = "MONAI DiffusionModelUNet"
@@ -30,10 +32,22 @@ SCHEDULES = ("linear_beta", "scaled_linear_beta", "sigmoid_beta", "cosine")
 """MONAI's names."""
 OPTIONS = (
     ArchOption("img_resolution", "the height and width of its images", VALUES["img_resolution"]),
-    ArchOption("data_range", "the range of its data", VALUES["data_range"], "0..1"),
-    ArchOption("num_head_channels", "the channels of its attention heads", Value(str), "8"),
-    ArchOption("norm_num_groups", "the groups of its norms", VALUES["norm_num_groups"], 32),
-    ArchOption("target", "what it predicts", VALUES["target"], "epsilon"),
+    ArchOption("data_range", "the range of its data", Value(str, choices=DATA_RANGES), "0..1"),
+    ArchOption(
+        "num_head_channels",
+        "the channels of its attention heads",
+        Value(str),
+        "8",
+        alternatives=("4", "8", "16", "32", "64", "128"),
+    ),
+    ArchOption(
+        "norm_num_groups",
+        "the groups of its norms",
+        VALUES["norm_num_groups"],
+        32,
+        alternatives=("4", "8", "16", "32"),
+    ),
+    ArchOption("target", "what it predicts", Value(str, choices=DISCRETE_TARGETS), "epsilon"),
     ArchOption("schedule", "its noise schedule", Value(str, choices=SCHEDULES), "linear_beta"),
     ArchOption("num_steps", "its number of noise levels", VALUES["num_steps"], 1000),
     ArchOption("beta_start", "the first beta", VALUES["beta_start"], 1e-4),
