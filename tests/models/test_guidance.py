@@ -75,3 +75,15 @@ def test_a_model_that_knows_no_null_label_is_refused():
     with pytest.raises(ConfigError, match="it has no classes"):
         generate_images(ClosedFormOptimum(IMAGES), range(2), config=SamplerConfig(guidance=0.0))
     assert guided(network(0.0), 1.0).label_dim == 3
+
+
+def test_the_optimum_without_a_class_does_not_remember_what_it_found_for_the_first():
+    """Both begin at the first training image, and a guided sampler asks for them in turn."""
+    images = np.random.default_rng(1).integers(0, 256, (12, 1, 4, 4), np.uint8)
+    labels = np.arange(12) // 4
+    used = ClosedFormOptimum(images, labels, label_dim=3)
+    x, first = torch.randn(5, 1, 4, 4).double(), torch.eye(3)[[0] * 5]
+    for given in (None, first, None, first):
+        fresh = ClosedFormOptimum(images, labels, label_dim=3)
+        sigma = torch.tensor(0.5)
+        assert torch.equal(used(x, sigma, given), fresh(x, sigma, given))

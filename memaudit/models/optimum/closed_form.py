@@ -127,7 +127,7 @@ class ClosedFormOptimum:
             order = np.argsort(labels, kind="stable")
             self._class_bounds = np.searchsorted(labels[order], np.arange(self.label_dim + 1))
         self._training = TrainingImages(images, order, self.device, resident_bytes)
-        self._rays: dict[tuple[int, int], Rays] = {}
+        self._rays: dict[tuple[int, int, int], Rays] = {}
 
     @property
     def null_label(self) -> str | None:
@@ -181,7 +181,7 @@ class ClosedFormOptimum:
             for start in range(0, len(x), num_rows):
                 batch = slice(start, start + num_rows)
                 for part, rows in self._parts(None if classes is None else classes[batch]):
-                    key = (start, part.start)
+                    key = (start, part.start, part.stop)
                     found, latest[key] = self._evaluate(
                         noisy[batch][rows], variance[batch][rows], part, self._rays.get(key)
                     )
