@@ -36,4 +36,6 @@ def convert(source: Path, target: Path, arch: str | None, overwrite: bool) -> No
     from memaudit.models.checkpoints import convert_checkpoint
 
     converted = convert_checkpoint(source, target, arch=arch)
+    for warning in converted.warnings:
+        remark(f"Warning: {warning}", "bold yellow")
     remark(f"{converted.path}: {converted.config['class_name']}, sha256 {converted.sha256}")

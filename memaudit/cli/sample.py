@@ -123,6 +123,8 @@ def sample(
         else:
             conditional = chosen_class is not None or config.guidance != 1
             checkpoint = optimum_of(data, conditional=conditional, device=where)
+        for warning in checkpoint.warnings:
+            remark(f"Warning: {warning}", "bold yellow")
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
             return _named(

@@ -36,3 +36,13 @@ def test_what_is_missing_is_asked_for_by_its_option(run, weights):
     result = run("scan", weights, "--data", weights.parent, "--arch", "heads=3")
     assert result.exit_code == 2
     assert re.search(r"no option 'heads'; its options\s+are", result.output)
+
+
+def test_what_is_assumed_is_said_by_every_command_that_opens_it(run, weights, tmp_path):
+    arch = ("--arch", "img_resolution=8")
+    native = tmp_path / "net.safetensors"
+    assert "Assumed by default" in run("convert", weights, native, *arch).stderr
+    options = ("--seeds", "0-1", "--steps", "2")
+    for source in ([weights, *arch], [native]):
+        out = tmp_path / source[0].suffix[1:]
+        assert "Assumed by default" in run("sample", *source, "--out", out, *options).stderr

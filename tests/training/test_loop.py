@@ -415,7 +415,7 @@ def test_gradients_are_sanitized_as_published():
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path: Path):
     out = tmp_path / "run"
-    with pytest.raises(ConfigError, match="cannot be halved"):
+    with pytest.raises(ConfigError, match="must be a multiple of 8"):
         train(noise_images(), dataclasses.replace(TINY, channel_mult=(1, 1, 1, 1)), out=out)
     with pytest.raises(DataError, match="no labels"):
         train(noise_images(), dataclasses.replace(TINY, conditional=True), out=out)

@@ -6,6 +6,7 @@ range of them: `shards/{00000..00123}.tar`. A tar without such files is read as 
 packed.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -74,6 +75,8 @@ def _range_files(path: Path) -> Files:
     names = expanded(str(path))
     missing = [name for name in names if not Path(name).exists()]
     if missing:
+        folder = os.path.commonpath([Path(name).parent for name in names])  # paths may be long
+        missing = [os.path.relpath(name, folder) for name in missing]
         are = "is" if len(missing) == 1 else "are"
         raise DataError(f"{path} names {len(names):,} files; {listed(missing, 3)} {are} not there.")
     return {name: stats([Path(name)])[Path(name).name] for name in names}

@@ -126,7 +126,7 @@ def _network_folder(root: Path) -> Path:
     if checkpoints and not (root / CONFIG).exists():
         raise CheckpointError(
             f"it holds {len(checkpoints):,} checkpoints of a training and no model of its own. "
-            f"Name one of them, such as {shown(str(root / checkpoints[-1]))}."
+            f"Name one of them, such as {shown(checkpoints[-1])} in it."
         )
     if not os.path.lexists(root / CONFIG) and (root / "transformer").is_dir():
         raise CheckpointError(
