@@ -85,8 +85,12 @@ def test_a_signal_ends_a_scan_as_ctrl_c_does(
 ):
     out = tmp_path / "report"
     arguments = ["scan", checkpoint, "--data", make_npz(10), "--samples", 100_000, "--out", out]
-    # A shell's background job ignores Ctrl-C, and so would what it starts.
-    begin = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    # A shell's background job ignores Ctrl-C, one under nohup the end of its terminal, and so would
+    # what they start.
+    begin = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    )
     program = f"{begin}; from memaudit.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
