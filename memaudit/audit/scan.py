@@ -39,6 +39,7 @@ from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
 from memaudit.audit.source import as_source, check_roles, describe_source
 from memaudit.audit.source_checks import (
+    check_classes,
     check_comparable,
     check_orientation,
     class_warnings,
@@ -140,8 +141,11 @@ def scan(
             check_comparable(source, given)
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
-    if isinstance(source, ImageSet) and config.fail_above is not None:
-        check_orientation(source)
+    if config.fail_above is not None:
+        if isinstance(source, ImageSet):
+            check_orientation(source)
+        else:
+            check_classes(source.network, data)
     if isinstance(source, Checkpoint) and index is None:
         config = search_what_was_trained_on(config, source)
     if config.nonce is not None:

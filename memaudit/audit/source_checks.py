@@ -127,6 +127,20 @@ def _described(shape: tuple[int, int, int]) -> str:
     return f"{list(shape)} (D = {int(np.prod(shape))})"
 
 
+def check_classes(denoiser: Denoiser, data: ImageSet) -> None:
+    """Refuse to judge a model under a limit that may have a class which it is never asked for.
+
+    Raises:
+        ConfigError: the training images have classes that the model has not.
+    """
+    for warning in class_warnings(denoiser, data):
+        raise ConfigError(
+            f"{warning} Open the model with all its classes, or give {{labels_from}} none if those "
+            "of the images are others.",
+            field="labels_from",
+        )
+
+
 def class_warnings(denoiser: Denoiser, data: ImageSet) -> tuple[str, ...]:
     """What a user should know where the training images have classes that the model has not."""
     if not denoiser.label_dim or data.num_classes <= denoiser.label_dim:

@@ -97,6 +97,9 @@ def test_it_is_said_where_the_images_have_classes_that_the_model_has_not():
     warnings = scan(three, TRAIN, config=config).source.warnings
     assert "have 4 classes, but the model 3" in " ".join(warnings)
     assert class_warnings(MODEL, TRAIN) == class_warnings(three, image_set(0, None)) == ()
+    with pytest.raises(ConfigError, match="have 4 classes, but the model 3") as refused:
+        scan(three, TRAIN, config=replace(config, fail_above=0.5))
+    assert refused.value.fields == ("labels_from",)
 
 
 def test_the_worst_class_fails_where_all_together_pass(tmp_path: Path):

@@ -59,7 +59,7 @@ FLAT_SHARE = 0.1
 LEAST_CORRECTED = 0.5
 """Least part of the loss that may be left by a linear correction of what the model returns, at
 noise levels up to VISIBLE_SIGMA. Networks that run as they were trained keep 0.95 and more, from
-the first thousand steps on; a wrong sigma_data, 0.45 instead of 0.5, leaves 0.41."""
+step 160 on; a wrong sigma_data, 0.45 instead of 0.5, leaves 0.41."""
 
 
 @dataclass(frozen=True)
