@@ -89,6 +89,7 @@ FLOORS = (
     {"report"},
     {"scanned"},
     {"choices", "verdict"},
+    {"verdict_reasons"},
     {"augmentation", "sampling", "diagnostics"},
     {
         "config",

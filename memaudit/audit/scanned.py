@@ -19,7 +19,8 @@ from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.audit.statistics.gate import Decision
-from memaudit.audit.verdict import Conclusion, Verdict
+from memaudit.audit.verdict import Conclusion
+from memaudit.audit.verdict_reasons import Verdict
 from memaudit.data.images import ImageSet
 
 FEW_IMAGES = 100

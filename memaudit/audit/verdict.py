@@ -1,64 +1,39 @@
 """The verdict, and what it is about: what was counted, and what speaks against it.
 
-The gate decides on a count of near-exact copies (statistics/gate.py). Here stands what else a
-verdict needs: a PASS must be the same at every threshold and radius, and evidence of memorization
-that the count cannot see takes the word from it. `memaudit verify` draws the same conclusion again
-from a report.
+The gate decides on a count of near-exact copies (statistics/gate.py), from which a verdict differs
+for the reasons in verdict_reasons.py. `memaudit verify` draws the same conclusion again from a
+report.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
-from memaudit.audit.memorization.controls import NEAR_PAIRS, Controls
-from memaudit.audit.memorization.findings import Findings, Gate, decide
+from memaudit.audit.memorization.controls import Controls
+from memaudit.audit.memorization.findings import Findings
 from memaudit.audit.memorization.rule import Rule
-from memaudit.audit.memorization.sensitivity import is_above_floor
 from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.forecast import GateTest, advice
 from memaudit.audit.statistics.gate import Decision
-from memaudit.wording import counted, p_text, percent, some
-
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-ReasonKind = Literal[
-    "undecided",
-    "floor",
-    "dense",
-    "radius",
-    "threshold",
-    "denoising",
-    "label test",
-    "class",
-    "seeds",
-    "sampler",
-    "published sampler",
-]
-WHOSE = {
-    "held-out images": "images that the model never saw",
-    "leave-one-out": "training images, each judged among the others",
-}
-"""The images of each control, in words."""
-SEEDS_CHOSEN = (
-    "The seeds were chosen: they do not follow one another, so the share counted is that of these "
-    "images, and says nothing of all that the model makes."
+from memaudit.audit.verdict_reasons import (
+    LEAST_HOLDOUT,
+    SEEDS_CHOSEN,
+    Reason,
+    Verdict,
+    about_classes,
+    about_denoising,
+    about_floor,
+    about_holdout,
+    about_label_test,
+    about_no_label_test,
+    about_rules,
+    about_sampler,
+    about_twins,
+    explained,
+    undecided,
 )
-MOST_TWINS = 0.5
-"""Share of training images with a near other, above which a PASS needs held-out images."""
-LEAST_HOLDOUT = 100
-"""Held-out images that make up for it: beside as many, 40 of 400 generated images that are too near
-stand out (Fisher's exact test)."""
-NAMED_RULES = 3
-"""Number of contradicting rules that a reason names."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why the verdict is not the one that the count alone would give, or why there is none."""
-
-    kind: ReasonKind
-    text: str
+from memaudit.wording import percent
 
 
 @dataclass(frozen=True)
@@ -150,38 +125,38 @@ def conclude(
     verdict: Verdict | None = None if decision is None else decision.verdict
     reasons: list[Reason] = []
     if decision is None:
-        reasons += _explained(findings, controls)
-        reasons += _about_denoising(denoising)
+        reasons += explained(findings, controls)
+        reasons += about_denoising(denoising)
     else:
-        reasons += _about_floor(decision, controls, diagnostics)
-        untrusted = _about_holdout(decision, controls, diagnostics)
+        reasons += about_floor(decision, controls, diagnostics)
+        untrusted = about_holdout(decision, controls, diagnostics)
         if untrusted:
             verdict, reasons = "INCONCLUSIVE", untrusted
         failing = []
         if "label_test" in fail_on:
-            failing += _about_label_test(decision, diagnostics)
+            failing += about_label_test(decision, diagnostics)
         if "worst_class" in fail_on:
-            failing += _about_classes(diagnostics, "FAIL")
+            failing += about_classes(diagnostics, "FAIL")
         if verdict != "FAIL" and failing:
             verdict, reasons = "FAIL", [*failing, *reasons]
         elif verdict == "PASS":
-            reasons += _about_rules(findings, rule)
-            reasons += _about_twins(controls)
+            reasons += about_rules(findings, rule)
+            reasons += about_twins(controls)
             if "label_test" in fail_on:
-                reasons += _about_no_label_test(diagnostics)
+                reasons += about_no_label_test(diagnostics)
             if "worst_class" in fail_on:
-                reasons += _about_classes(diagnostics, "INCONCLUSIVE")
+                reasons += about_classes(diagnostics, "INCONCLUSIVE")
         if verdict != "FAIL":
             # Whatever was counted: more samples of such a model would show no more.
-            reasons = [*_about_denoising(denoising), *reasons]
+            reasons = [*about_denoising(denoising), *reasons]
         if verdict != "FAIL":
-            reasons = [*_about_sampler(sampler_control, decision), *reasons]
+            reasons = [*about_sampler(sampler_control, decision), *reasons]
         if seeds_chosen:
             verdict, reasons = "INCONCLUSIVE", [Reason("seeds", SEEDS_CHOSEN), *reasons]
         if verdict == "PASS" and reasons:
             verdict = "INCONCLUSIVE"
         if verdict == "INCONCLUSIVE" and not reasons:
-            reasons.append(Reason("undecided", _undecided(decision)))
+            reasons.append(Reason("undecided", undecided(decision)))
     made = f"what the {'model' if source.kind == 'checkpoint' else 'generator'} makes"
     if class_index is not None:
         made += f" of class {class_index}"
@@ -205,212 +180,6 @@ def conclude(
         confirmed=_confirmed(source),
         choices=choices,
         advice=_advice(decision, verdict, reasons, controls),
-    )
-
-
-def _about_floor(decision: Decision, controls: Controls, diagnostics: Diagnostics) -> list[Reason]:
-    """Why a ratio above the limit does not fail."""
-    if not decision.is_explained:
-        return []
-    limit = f"{percent(decision.limit)} %"
-    if controls.is_dense:
-        test = diagnostics.label_test
-        found = "" if test is None else f" ({p_text(test.p)})"
-        return [
-            Reason(
-                "dense",
-                "Training images and held-out images lie within the duplicate radius of other "
-                "training images by themselves, so this rule cannot tell a copy from a new image "
-                f"here; only the label test can{found}.",
-            )
-        ]
-    floor = decision.floor
-    if floor is None or not floor.total:
-        return [
-            Reason("floor", f"More than {limit} are counted as copies, but {controls.missing}.")
-        ]
-    return [
-        Reason(
-            "floor",
-            f"More than {limit} are counted as copies, but so are {floor.count:,} of "
-            f"{floor.total:,} {WHOSE[floor.control]}: the ratio is not above what limit and floor "
-            f"explain together, {percent(decision.fail_limit)} %.",
-        )
-    ]
-
-
-def _about_holdout(
-    decision: Decision, controls: Controls, diagnostics: Diagnostics
-) -> list[Reason]:
-    """Why a FAIL over the floor of held-out images does not stand: they are of another kind."""
-    baseline, alone = diagnostics.blind_baseline, controls.leave_one_out
-    if decision.verdict != "FAIL" or controls.holdout is None:
-        return []
-    if baseline is None or not baseline.differs:
-        return []
-    if alone is not None:
-        gate = Gate(decision.limit, decision.method == "sequential", alone.count)
-        again = decide(decision.count, decision.total, gate=gate, confidence=decision.confidence)
-        if again.verdict == "FAIL":
-            return []
-    return [
-        Reason(
-            "floor",
-            "More images are counted as copies than limit and held-out floor explain, but training "
-            "and held-out images differ by themselves (a classifier that never saw the model tells "
-            "them apart), so that floor is not to be trusted; by leave-one-out, the ratio is not "
-            "above what limit and floor explain.",
-        )
-    ]
-
-
-def _about_denoising(denoising: DenoisingTest | None) -> list[Reason]:
-    """Why finding no copies says nothing about this model."""
-    if denoising is None or denoising.allows_pass:
-        return []
-    preprocessing = denoising.preprocessing
-    found = denoising.message if preprocessing.best is None else preprocessing.message
-    if denoising.denoises and denoising.option_problem:
-        found = denoising.option_problem
-    return [Reason("denoising", found)]
-
-
-def _about_sampler(control: SamplerControl | None, decision: Decision) -> list[Reason]:
-    """Why a PASS does not stand with this sampler: the published one shows more copies."""
-    if control is None or not control.forbids_pass(decision.confidence):
-        return []
-    if not control.num_images:
-        return [
-            Reason(
-                "published sampler",
-                "The sampler was changed, and the published one cannot be run on this model: "
-                "whether it shows more copies is not known.",
-            )
-        ]
-    return [
-        Reason(
-            "sampler",
-            "The sampler was changed, and shows fewer copies of the same seeds than the published "
-            f"one does, by more than chance ({p_text(control.p)}).",
-        )
-    ]
-
-
-def _about_classes(diagnostics: Diagnostics, otherwise: Verdict) -> list[Reason]:
-    """What the worst class says, where every class has to pass by itself."""
-    worst = diagnostics.worst_class
-    if otherwise == "FAIL":
-        if worst is None or worst.verdict != "FAIL":
-            return []
-        which = some([str(index) for index in worst.failing])
-        above = counted(len(worst.failing), "class is", "classes are")
-        return [Reason("class", f"{above} above the limit ({which}).")]
-    if worst is None:
-        return [Reason("class", "The worst class was to be judged, but there are no classes.")]
-    if worst.verdict == "PASS":
-        return []
-    return [
-        Reason(
-            "class",
-            f"{len(worst.undecided):,} of {worst.num_classes:,} classes had too few images to be "
-            "shown below the limit by themselves.",
-        )
-    ]
-
-
-def _about_label_test(decision: Decision, diagnostics: Diagnostics) -> list[Reason]:
-    """Why the label test fails a model, if it does and may be interpreted."""
-    test, baseline = diagnostics.label_test, diagnostics.blind_baseline
-    if test is None or test.p > 1 - decision.confidence or test.share <= decision.limit:
-        return []
-    if baseline is not None and baseline.differs:
-        return []
-    return [
-        Reason(
-            "label test",
-            f"The generated images lie nearer to training images than to images that the model "
-            f"never saw, by more than chance (label test {p_text(test.p)}): about "
-            f"{percent(test.share)} % of them are too near.",
-        )
-    ]
-
-
-def _explained(findings: Findings, controls: Controls) -> list[Reason]:
-    """Why a count without a limit does not show copying: the floor is as high."""
-    ratio, floor = findings.ratios.copies, controls.floor
-    if not ratio.count or floor is None or is_above_floor(ratio, floor.copies):
-        return []
-    return [
-        Reason(
-            "floor",
-            f"That is not above the floor by more than chance: {floor.copies.count:,} of "
-            f"{floor.copies.total:,} {WHOSE[floor.control]} are counted as well.",
-        )
-    ]
-
-
-def _about_no_label_test(diagnostics: Diagnostics) -> list[Reason]:
-    """Why a PASS does not stand although the label test, asked to judge, does not fail it."""
-    baseline = diagnostics.blind_baseline
-    if diagnostics.label_test is None:
-        found = "there are no held-out images, or none without a near-duplicate in the training set"
-    elif baseline is not None and baseline.differs:
-        found = (
-            "training and held-out images differ by themselves (a classifier that never saw the "
-            "model tells them apart)"
-        )
-    else:
-        return []
-    return [Reason("label test", f"The label test was to judge as well, but {found}.")]
-
-
-def _about_rules(findings: Findings, rule: Rule) -> list[Reason]:
-    """Why a PASS by the count does not stand: another rule sees more copies than the limit."""
-    against = [row for row in findings.sensitivity if row.contradicts]
-    if not against:
-        return []
-    at_other_radius = any(row.threshold in (None, rule.threshold) for row in against)
-    most = sorted(against, key=lambda row: -row.ratio.count)[:NAMED_RULES]
-    shares = [f"{percent(row.ratio.ratio)} % by {row.rule}" for row in most]
-    kind: ReasonKind = "radius" if at_other_radius else "threshold"
-    return [
-        Reason(
-            kind,
-            f"The count depends on the {kind}: it is above "
-            "the limit, by more than a control may excuse, by "
-            f"{len(against)} of the {len(findings.sensitivity)} rules in the table of thresholds "
-            f"and radii ({'; '.join(shares)}).",
-        )
-    ]
-
-
-def _about_twins(controls: Controls) -> list[Reason]:
-    """Why a PASS does not stand among training images most of which have a twin.
-
-    A copy with noise lies about as far from the image as from its twin, so that its distance ratio
-    is that of a new image, and leave-one-out excuses whatever is near. Only held-out images tell.
-    """
-    near, holdout = controls.near_pairs, controls.holdout
-    if near is None or near.low <= MOST_TWINS:
-        return []
-    if holdout is not None and holdout.copies.total >= LEAST_HOLDOUT:
-        return []
-    low, high = NEAR_PAIRS
-    return [
-        Reason(
-            "radius",
-            f"{percent(near.ratio)} % of the training images have their nearest other between "
-            f"{low:g} and {high:g} gray levels away. An image that copies one of these with some "
-            "noise is as near to the other, and this count does not see it; without "
-            f"{LEAST_HOLDOUT} held-out images nothing else does.",
-        )
-    ]
-
-
-def _undecided(decision: Decision) -> str:
-    return (
-        f"{decision.total:,} images do not decide whether more than {percent(decision.limit)} % "
-        "are copies."
     )
 
 

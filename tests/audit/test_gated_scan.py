@@ -26,7 +26,7 @@ from memaudit.audit.source import describe_source, optimum_of
 from memaudit.audit.statistics.forecast import clean_stop
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
-from memaudit.audit.verdict import LEAST_HOLDOUT
+from memaudit.audit.verdict_reasons import LEAST_HOLDOUT
 from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.data.preparation import Preparation

@@ -22,7 +22,8 @@ from memaudit.audit.statistics.gate import FloorCount, exact_decision, sequentia
 from memaudit.audit.statistics.one_sided import upper_end
 from memaudit.audit.statistics.worst_class import WorstClass
 from memaudit.audit.unchosen_seeds import are_consecutive
-from memaudit.audit.verdict import _about_classes, conclude
+from memaudit.audit.verdict import conclude
+from memaudit.audit.verdict_reasons import about_classes
 from memaudit.data.images import ImageSet
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
@@ -145,7 +146,7 @@ def test_one_copy_and_one_class_are_spoken_of_in_the_singular(make_result: Make)
     assert "counts as a near-exact pixel copy of one of" in result.conclusion.about
     worst = WorstClass("FAIL", (2,), (), 2, 3, 9.0, 4.0, 1.0, 3.0)
     found = replace(result.diagnostics, worst_class=worst)
-    [reason] = _about_classes(found, "FAIL")
+    [reason] = about_classes(found, "FAIL")
     assert reason.text == "1 class is above the limit (2)."
 
 
