@@ -26,6 +26,8 @@ class FileFormat:
     """Whether the user may give a preset or a configuration, since the files have none."""
     options: tuple[ArchOption, ...] = ()
     """What its files may not show, so that the user can say it."""
+    options_in: Callable[[Contents], tuple[ArchOption, ...]] | None = None
+    """Those of one file, where each has its own."""
     families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Programs that write such files: names that the user may give, with the defaults of each."""
 

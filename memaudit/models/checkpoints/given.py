@@ -176,8 +176,8 @@ class Given:
                 value = _parsed(option, self.options[option.name])
                 if option.name in found and not _equal(found[option.name], value):
                     raise ConfigError(
-                        f"{{arch}} says that {option.name} is {_text(value)}, but the file shows "
-                        f"{_text(found[option.name])}; leave it out.",
+                        f"{{arch}} says that {option.name} is {as_said(value)}, but the file shows "
+                        f"{as_said(found[option.name])}; leave it out.",
                         field="arch",
                     )
                 origin: Origin = "file" if option.name in found else "user"
@@ -203,9 +203,9 @@ class Given:
         told = {option.name for option in options if option.is_told}
         by_origin = {
             origin: ", ".join(
-                f"{fact.name} = {_text(fact.value)}"
+                f"{fact.name} = {as_said(fact.value)}"
                 for fact in facts
-                if fact.origin == origin and fact.name in told
+                if fact.origin == origin and (origin == "user" or fact.name in told)
             )
             for origin in ("user", "default")
         }
@@ -225,7 +225,7 @@ class Given:
 def _alternatives(option: ArchOption, value: Any) -> tuple[str, ...]:
     """The other values of an option, as the user would say them."""
     known = ("on", "off") if option.value.kind is bool else option.value.choices
-    return tuple(text for text in (*known, *option.alternatives) if text != _text(value))
+    return tuple(text for text in (*known, *option.alternatives) if text != as_said(value))
 
 
 def _parsed(option: ArchOption, text: str) -> Any:
@@ -260,7 +260,8 @@ def _equal(found: Any, said: Any) -> bool:
     return bool(found == said)
 
 
-def _text(value: Any) -> str:
+def as_said(value: Any) -> str:
+    """A value of an option as the user would say it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return shown(value) if isinstance(value, list | tuple) else str(value)

@@ -87,9 +87,8 @@ def read_network(contents: Contents, given: Given) -> StoredNetwork:
             f"it is a {contents.container} file of a format that memaudit does not know: it holds "
             f"{_description(contents.value)}. docs/checkpoints.md lists the formats."
         )
-    given.check(
-        str(contents.path), format.options, format.families, takes_config=format.takes_config
-    )
+    options = format.options if format.options_in is None else format.options_in(contents)
+    given.check(str(contents.path), options, format.families, takes_config=format.takes_config)
     stored = format.read(contents, given)
     beside = facts_beside(contents.value)
     if beside and not any(isinstance(part, PersistentRecord) for part in contents.value.values()):

@@ -36,7 +36,7 @@ def test_file_then_user_then_family_then_default():
     }
     assert facts["num_heads"] == 8
     said, assumed = facts.warnings
-    assert "data_at = 1, rescale = on." in said
+    assert "data_at = 1, rescale = on, beta_end = 0.02." in said
     assert "default of ours, since the file does not show it: num_heads = 8." in assumed
 
     facts = resolved("data_at=0")

@@ -1,7 +1,8 @@
 """memaudit's own checkpoints: safetensors with EDM's parameter names, and JSON in the metadata.
 
-Metadata: `format` = "memaudit", `format_version`, `config` (class_name and constructor keywords)
-and `provenance` (what trained it, on which images, for how long).
+Metadata: `format` = "memaudit", `format_version`, `config` (class_name and constructor keywords),
+`provenance` (what trained it, on which images, for how long), and `facts` in a converted file
+(`kept_facts.py`).
 """
 
 import json
@@ -14,11 +15,13 @@ from torch import nn
 
 from memaudit.errors import CheckpointError
 from memaudit.files import atomic_write
+from memaudit.models.checkpoints.assembly import CONSTANTS, build_uninitialized
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.format import FileFormat
 from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import json_object
+from memaudit.models.checkpoints.kept_facts import ENTRY, kept_options, with_kept_facts
 from memaudit.wording import shown
 
 NAME = "memaudit"
@@ -31,6 +34,7 @@ def save_checkpoint(
     config: Mapping[str, Any],
     *,
     provenance: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network as a native checkpoint: whole, or not at all.
 
@@ -39,6 +43,7 @@ def save_checkpoint(
         network: what `build_network(config)` returns, with trained weights on any device.
         config: `class_name` and constructor keywords, plain JSON values.
         provenance: anything about its training that JSON can express.
+        facts: what it was converted with where its source did not show it, as in `kept_facts.py`.
 
     Raises:
         CheckpointError: the provenance nests too deep to be read again.
@@ -50,6 +55,8 @@ def save_checkpoint(
         "config": json.dumps(dict(config)),
         "provenance": json.dumps(dict(provenance or {})),
     }
+    if facts:
+        metadata[ENTRY] = json.dumps(dict(facts))
     json_object(metadata, "provenance")
     with atomic_write(Path(path)) as file:
         file.write(_in_one_order(save(tensors, metadata)))
@@ -81,14 +88,25 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
             f"{VERSION}. Install a newer memaudit, or save the checkpoint again."
         )
     provenance = json_object(contents.metadata, "provenance")
-    warnings = provenance.get("warnings")  # Those of the file that it was converted from.
+    warnings = provenance.pop("warnings", ())  # Those of the file that it was converted from.
+    config = json_object(contents.metadata, "config")
+    tensors = contents.read_tensors(contents.value)
+    changed, facts = with_kept_facts(contents, config, given)
+    if changed != config:  # what followed from the configuration follows from this one
+        network = build_uninitialized(changed, present=tensors)
+        tensors = {name: t for name, t in tensors.items() if not CONSTANTS.search(name)}
+        tensors |= {name: t for name, t in network.named_buffers() if CONSTANTS.search(name)}
     return StoredNetwork(
         format=NAME,
-        config=json_object(contents.metadata, "config"),
-        tensors=contents.read_tensors(contents.value),
+        config=changed,
+        tensors=tensors,
         provenance=provenance,
-        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
+        warnings=(
+            *(map(str, warnings) if isinstance(warnings, list) else ()),
+            *facts.warnings,
+        ),
+        facts=facts.facts,
     )
 
 
-FORMAT = FileFormat(NAME, recognizes, read)
+FORMAT = FileFormat(NAME, recognizes, read, options_in=kept_options)
