@@ -28,7 +28,7 @@ from memaudit.wording import shown
 EMA = re.compile(
     r"(?:^|[_.\-\s])(?:ema|swa|averaged?|avg|shadow|polyak)(?:[_.\-\s\d]|$)", re.ASCII | re.I
 )
-NOT_EMA = re.compile(r"non_?ema|online", re.ASCII | re.I)
+NOT_EMA = re.compile(r"(?:non?|not|without)[_.\-\s]?ema|online", re.ASCII | re.I)
 USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "module")
 """Keys under which files keep weights, in the order in which they are looked at."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")

@@ -145,6 +145,8 @@ def test_an_average_that_was_never_updated_is_refused_if_it_is_alone(tmp_path, n
     [
         (lambda net: {"online_model": net}, "the network in training, not its average"),
         (lambda net: {"unet_non_ema": net}, "the network in training, not its average"),
+        (lambda net: {"no_ema": net}, "the network in training, not its average"),
+        (lambda net: {"model_without_ema": net}, "the network in training, not its average"),
         (lambda net: {"state_dict": behind("net.", net)}, "under 'state_dict net'; it does not"),
         (lambda net: behind("_orig_mod.", net), "those of the file; it does not say"),
     ],

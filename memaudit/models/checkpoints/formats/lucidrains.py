@@ -311,7 +311,7 @@ def _warnings(contents: Contents, network: Mapping[str, Any]) -> tuple[str, ...]
         if not contents.read_tensors({"initted": begun})["initted"].item():
             warnings.append(
                 "The moving average had not begun when the file was written (its `initted` is "
-                "false): it holds the weights of an early step, or those before training."
+                "false), so that it was not taken: the training was at an early step."
             )
     if network["self_condition"]:
         warnings.append(

@@ -111,6 +111,9 @@ def test_the_trainers_average_is_taken_and_its_absence_is_said(tmp_path):
     save_trainer(tmp_path / "early.pt", average, online, initted=False)
     early = open_checkpoint(tmp_path / "early.pt", arch=SIZED)
     assert any("average had not begun" in warning for warning in early.warnings)
+    torch.save(online, tmp_path / "online.pt")
+    in_training = open_checkpoint(tmp_path / "online.pt", arch=SIZED)
+    assert torch.equal(early.network(x, sigma), in_training.network(x, sigma))
 
     whole = {"step": 1, "model": online, "opt": {}, "ema": {}, "scaler": None}
     torch.save(whole, tmp_path / "online.pt")
