@@ -10,6 +10,9 @@ from memaudit.models.checkpoints.checkpoint import Checkpoint, CheckpointInfo, S
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.given import ArchOption, Given
 
+AS_PYTHON = "Give it to memaudit as a Python denoiser (module:function)."
+"""What to do with a network that no format knows."""
+
 
 @dataclass(frozen=True)
 class FileFormat:

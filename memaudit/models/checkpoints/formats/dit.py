@@ -79,7 +79,7 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
     options = [
         option for option in OPTIONS if option.name not in (OF_FLOWS if family == "dit" else OF_DIT)
     ]
-    _check_options(given, [option.name for option in options], family)
+    given.check(f"A network of {family}", options, FAMILIES, takes_config=False)
     facts = given.resolve(
         options,
         _shown_by(args, family, num_rows),
@@ -153,16 +153,6 @@ def _family(args: Mapping[str, Any], given: Given, *, has_projectors: bool) -> s
 def _text(value: Any) -> str:
     # Whatever else a file has here is not written out: it may be made to grow without end.
     return value if isinstance(value, str) else ""
-
-
-def _check_options(given: Given, names: list[str], family: str) -> None:
-    other = [name for name in given.options if name not in names]
-    if other:
-        raise ConfigError(
-            f"{{arch}} has {shown(other[0])}, which is not an option of {family}; its options are "
-            f"{', '.join(names)}.",
-            field="arch",
-        )
 
 
 def _shown_by(args: Mapping[str, Any], family: str, num_rows: int) -> dict[str, Any]:

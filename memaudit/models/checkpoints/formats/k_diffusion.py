@@ -7,7 +7,7 @@ k-diffusion's own networks are others, with another preconditioning: they are re
 from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.format import AS_PYTHON, FileFormat
 from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.json_metadata import json_object
 from memaudit.models.checkpoints.weight_names import by_precond_names
@@ -27,7 +27,7 @@ def read(contents: Contents, given: Given) -> StoredNetwork:
         kind = model.get("type") if isinstance(model, dict) else None
         raise CheckpointError(
             f"its configuration is k-diffusion's, for a network of type {shown(kind)}, which is "
-            "not one of EDM's. Give it to memaudit as a Python denoiser (module:function)."
+            f"not one of EDM's. {AS_PYTHON}"
         )
     tensors = contents.read_tensors(by_precond_names(contents.value))
     return StoredNetwork(NAME, found, tensors)

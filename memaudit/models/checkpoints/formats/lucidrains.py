@@ -28,7 +28,7 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
-from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.format import AS_PYTHON, FileFormat
 from memaudit.models.checkpoints.given import ArchOption, Given
 from memaudit.models.checkpoints.shapes import count, multiples, size
 from memaudit.models.checkpoints.weights import Weights, find_weights, holds_weights
@@ -48,7 +48,6 @@ PARTS = tuple(
     for part in (r"ups\.0\.", r"(?:time_mlp|to_time_emb)\.", r"(?:final_conv|output_block)\.")
 )
 """Names that only Unets of this package have, all of them."""
-AS_PYTHON = "Give it to memaudit as a Python denoiser (module:function)."
 BUFFERS = ("betas", "alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "loss_weight")
 TOLERANCE = 1e-2
 """Largest relative difference between what two buffers say; half precision has 1e-3."""

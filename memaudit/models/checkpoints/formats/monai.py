@@ -16,7 +16,7 @@ from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
-from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.format import AS_PYTHON, FileFormat
 from memaudit.models.checkpoints.given import ArchOption, Facts, Given
 from memaudit.models.checkpoints.shapes import count, size
 from memaudit.models.checkpoints.weights import find_weights, holds_weights
@@ -27,7 +27,6 @@ from memaudit.wording import shown
 
 NAME = "MONAI DiffusionModelUNet"
 ANCHOR = r"conv_in\.conv\.weight"
-AS_PYTHON = "Give it to memaudit as a Python denoiser (module:function)."
 SCHEDULES = ("linear_beta", "scaled_linear_beta", "sigmoid_beta", "cosine")
 """MONAI's names."""
 OPTIONS = (

@@ -21,7 +21,7 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.raw_file import Contents
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
-from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.format import AS_PYTHON, FileFormat
 from memaudit.models.checkpoints.given import ArchOption, Facts, Given, Required
 from memaudit.models.checkpoints.transformer_shapes import labels_of
 from memaudit.models.checkpoints.weights import Weights, find_weights, holds_weights
@@ -186,7 +186,7 @@ def _config(
     except OtherNetworkError as error:
         raise CheckpointError(
             f"its network is like OpenAI's U-Net, but has {error}, which memaudit does not know. "
-            "Give it to memaudit as a Python denoiser (module:function)."
+            f"{AS_PYTHON}"
         ) from error
     channels, returned = unet.pop("in_channels"), unet.pop("out_channels")
     if returned not in (channels, 2 * channels):

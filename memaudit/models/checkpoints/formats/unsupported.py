@@ -15,12 +15,11 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.checkpoints.containers.inert_objects import PersistentRecord
 from memaudit.models.checkpoints.containers.raw_file import Contents
-from memaudit.models.checkpoints.format import FileFormat
+from memaudit.models.checkpoints.format import AS_PYTHON, FileFormat
 from memaudit.models.checkpoints.given import Given
 from memaudit.models.checkpoints.weights import find_tensors
 from memaudit.wording import listed, shown
 
-AS_PYTHON = "Give it to memaudit as a Python denoiser (module:function)."
 SCAN_IMAGES = "Scan images that it generated instead."
 AS_FOLDER = "Pass the diffusers folder, with its config.json and scheduler, instead."
 

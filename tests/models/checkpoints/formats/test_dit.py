@@ -134,7 +134,7 @@ def test_the_weights_alone_do_not_say_how_they_were_trained(tmp_path):
     with pytest.raises(CheckpointError, match="do not show how it was trained. Name it .*dit, sit"):
         open_checkpoint(tmp_path / "DiT.pt")
     assert open_checkpoint(tmp_path / "DiT.pt", arch="sit").format == "SiT"
-    with pytest.raises(ConfigError, match="'path', which is not an option of dit"):
+    with pytest.raises(ConfigError, match="network of dit has no option 'path'; its options are"):
         open_checkpoint(tmp_path / "DiT.pt", arch="dit,path=gvp")
 
 
