@@ -4,7 +4,6 @@ The port's names (`temb.dense.0`, `down.1.block.0.conv1`, `mid.attn_1.q`) are th
 checkpoints of DDIM, DDRM and their relatives, so that weights load without a table.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
+from memaudit.models.networks.time_embedding import sin_cos
 from memaudit.models.resolution import Resolution
 
 NUM_GROUPS = 32
@@ -120,21 +120,18 @@ class DDPMUNet(nn.Module):
 
 
 class _Embedding(nn.Module):
-    """[sin | cos] of noise labels [B] at n = channels / 2 frequencies 10000^(-i/(n-1)), and two
-    layers: float32 [B, emb_channels], after a SiLU."""
+    """Sines and cosines of noise labels [B], and two layers: float32 [B, emb_channels], after a
+    SiLU."""
 
     def __init__(self, channels: int, emb_channels: int) -> None:
         super().__init__()
-        self.num_frequencies = channels // 2
+        self.channels = channels
         self.dense = nn.ModuleList(
             [nn.Linear(channels, emb_channels), nn.Linear(emb_channels, emb_channels)]
         )
 
     def forward(self, noise_labels: Tensor) -> Tensor:
-        n = self.num_frequencies
-        i = torch.arange(n, dtype=torch.float32, device=noise_labels.device)
-        angle = noise_labels[:, None] * torch.exp(i * -(math.log(10000) / (n - 1)))
-        emb = torch.cat([angle.sin(), angle.cos()], dim=1)
+        emb = sin_cos(noise_labels, self.channels)
         for layer in self.dense:
             emb = F.silu(layer(emb))
         return emb

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import Linear
+from memaudit.models.networks.time_embedding import cos_sin
 from memaudit.models.networks.transformer import (
     Attention,
     LayerNorm,
     Mlp,
     PatchEmbedding,
-    TimeEmbedding,
     from_patches,
     patch_grid,
 )
@@ -58,7 +58,6 @@ class DiT(nn.Module):
         channels = hidden_channels
         self.patch_size = patch_size
         self.grid = patch_grid(img_resolution, patch_size)
-        self.map_noise = TimeEmbedding(FREQUENCY_CHANNELS)
         self.x_embedder = PatchEmbedding(patch_size, in_channels, channels)
         # Sines and cosines of the position, which the file has: they are not trained.
         self.pos_embed = nn.Parameter(
@@ -97,8 +96,8 @@ class DiT(nn.Module):
         """
         assert class_labels is not None
         table: Any = self.y_embedder["embedding_table"]
-        emb = self.t_embedder["mlp"](self.map_noise(noise_labels)) + class_labels @ table.weight
-        emb = F.silu(emb)[:, None]  # [B or 1, 1, channels]
+        time = self.t_embedder["mlp"](cos_sin(noise_labels, FREQUENCY_CHANNELS))
+        emb = F.silu(time + class_labels @ table.weight)[:, None]  # [B or 1, 1, channels]
         x = self.x_embedder(x) + self.pos_embed.to(x.dtype)
         for block in self.blocks:
             x = block(x, emb)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
+from memaudit.models.networks.time_embedding import sin_cos
 from memaudit.models.resolution import Resolution
 
 NUM_MEMORIES = 4
@@ -196,20 +197,16 @@ class _Up(nn.ModuleList):
 
 
 class _Sinusoidal(nn.Module):
-    """[sin | cos] of noise labels [B] at n = channels / 2 frequencies θ^(-i/(n-1))."""
+    """Sines and cosines of noise labels [B], with θ given."""
 
     def __init__(self, channels: int, theta: float) -> None:
         super().__init__()
         if channels < 4:
             raise ValueError(f"model_channels is {channels}; a sinusoidal embedding needs 4")
-        self.num_frequencies = channels // 2
-        self.theta = theta
+        self.channels, self.theta = channels, theta
 
     def forward(self, noise_labels: Tensor) -> Tensor:
-        n = self.num_frequencies
-        i = torch.arange(n, device=noise_labels.device)
-        angle = noise_labels[:, None] * torch.exp(i * -(math.log(self.theta) / (n - 1)))
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
+        return sin_cos(noise_labels, self.channels, self.theta)
 
 
 class _Fourier(nn.Module):

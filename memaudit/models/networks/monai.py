@@ -4,7 +4,6 @@ Modules carry MONAI's names, so that its weights load without a table. It is lat
 U-Net (Rombach et al., arXiv:2112.10752) with the embedding of time and class added.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
+from memaudit.models.networks.time_embedding import cos_sin
 from memaudit.models.resolution import Resolution
 
 EPS = 1e-6
@@ -133,7 +133,7 @@ class MONAIUNet(nn.Module):
         Returns:
             [B, out_channels, H, W].
         """
-        emb = self.time_embed(_sinusoids(noise_labels, self.num_channels))
+        emb = self.time_embed(cos_sin(noise_labels, self.num_channels))
         if self.class_embedding is not None:
             assert class_labels is not None
             emb = emb + class_labels @ self.class_embedding.weight
@@ -147,15 +147,6 @@ class MONAIUNet(nn.Module):
             x = stage(x, emb, skips)
         out: Tensor = self.out(x)
         return out
-
-
-def _sinusoids(noise_labels: Tensor, channels: int) -> Tensor:
-    """[cos | sin] of noise labels [B] at n = channels // 2 frequencies 10000^(-i/n); a 0 is
-    appended where `channels` is odd."""
-    n = channels // 2
-    i = torch.arange(n, dtype=torch.float32, device=noise_labels.device)
-    angle = noise_labels[:, None] * torch.exp(-math.log(10000) * i / n)
-    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, channels % 2))
 
 
 class _Convolution(nn.Module):

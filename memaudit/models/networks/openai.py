@@ -5,7 +5,6 @@ flow_matching and latent diffusion's pixel models have the same network. Paramet
 names, so that weights load as they are.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import Conv2d, Direction, Linear, level_resolutions
+from memaudit.models.networks.time_embedding import cos_sin
 from memaudit.models.resolution import Resolution
 
 NUM_GROUPS = 32
@@ -143,7 +143,7 @@ class OpenAIUNet(nn.Module):
         Returns:
             [B, out_channels, H, W] in the dtype of x.
         """
-        emb = self.time_embed(time_embedding(noise_labels, self.model_channels))
+        emb = self.time_embed(cos_sin(noise_labels, self.model_channels))
         if self.label_emb is not None:
             assert class_labels is not None
             emb = emb + class_labels @ self.label_emb.weight
@@ -156,15 +156,6 @@ class OpenAIUNet(nn.Module):
             x = steps(torch.cat([x, skips.pop()], dim=1), emb)
         out: Tensor = self.out(x)
         return out
-
-
-def time_embedding(noise_labels: Tensor, channels: int) -> Tensor:
-    """[cos | sin] of labels [B] at n = channels / 2 frequencies exp(−ln(10⁴)·i/n), as published
-    networks were trained with: rounded otherwise, it is off by 1e-4 at labels near 1000."""
-    n = channels // 2
-    i = torch.arange(n, dtype=torch.float32, device=noise_labels.device)
-    angle = noise_labels[:, None] * torch.exp(-math.log(10000) * i / n)  # [B, n]
-    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, channels % 2))
 
 
 class Steps(nn.Sequential):

@@ -4,10 +4,8 @@ Parameters carry the names of timm's Vision Transformer, which U-ViT and DiT too
 their weights load without a table. Weights are cast to the input's dtype in every layer.
 """
 
-import math
 from typing import Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,21 +46,6 @@ def patch_grid(img_resolution: Resolution, patch_size: int) -> Grid:
             f"tokens; at most {MAX_TOKENS:,} are supported"
         )
     return grid
-
-
-class TimeEmbedding(nn.Module):
-    """[cos | sin] of noise labels [B] at n = channels / 2 frequencies exp(−ln(10000) i/n)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.num_frequencies = channels // 2
-
-    def forward(self, noise_labels: Tensor) -> Tensor:
-        # In this order of operations, whose rounding networks are trained with and which shows at
-        # labels near 999. PositionalEmbedding has EDM's.
-        i = torch.arange(self.num_frequencies, dtype=torch.float32, device=noise_labels.device)
-        angle = noise_labels[:, None] * torch.exp(-math.log(10000) * i / self.num_frequencies)
-        return torch.cat([angle.cos(), angle.sin()], dim=1)  # [B, channels]
 
 
 class PatchEmbedding(nn.Module):

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import Conv2d, Linear
+from memaudit.models.networks.time_embedding import cos_sin
 from memaudit.models.networks.transformer import (
     Attention,
     LayerNorm,
     Mlp,
     PatchEmbedding,
-    TimeEmbedding,
     from_patches,
     patch_grid,
 )
@@ -58,7 +58,7 @@ class UViT(nn.Module):
         super().__init__()
         if depth % 2 == 0:
             raise ValueError(f"depth must be odd (half the blocks, one, half), got {depth}")
-        channels = hidden_channels
+        self.hidden_channels = channels = hidden_channels
         self.patch_size = patch_size
         self.grid = patch_grid(img_resolution, patch_size)
         num_extra = 2 if label_dim else 1
@@ -73,7 +73,6 @@ class UViT(nn.Module):
             )
 
         self.patch_embed = PatchEmbedding(patch_size, in_channels, channels)
-        self.map_noise = TimeEmbedding(channels)
         self.time_embed = (
             nn.Sequential(Linear(channels, 4 * channels), nn.SiLU(), Linear(4 * channels, channels))
             if time_mlp
@@ -104,7 +103,7 @@ class UViT(nn.Module):
         """
         B = len(x)
         tokens = self.patch_embed(x)
-        time = self.map_noise(noise_labels)
+        time = cos_sin(noise_labels, self.hidden_channels)
         if self.time_embed is not None:
             time = self.time_embed(time)
         extra = [time]
