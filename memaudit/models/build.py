@@ -86,14 +86,14 @@ def build_network(config: Mapping[str, Any]) -> Preconditioner:
 
 
 def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) -> None:
-    accepted = dict(inspect.signature(precond).parameters)
+    accepted = _parameters(precond)
     unet: type[nn.Module] = EDM2UNet
     if "model_type" in accepted:
         model_type = keywords.get("model_type", accepted["model_type"].default)
         VALUES["model_type"].check("model_type", model_type)
         unet = unet_class(model_type)
-    accepted |= inspect.signature(unet).parameters
-    for name in ("in_channels", "out_channels", "model_kwargs", "unet_kwargs"):
+    accepted |= _parameters(unet)
+    for name in ("in_channels", "out_channels"):
         accepted.pop(name, None)  # not for the configuration to set
 
     unknown = set(keywords) - set(accepted)
@@ -106,3 +106,15 @@ def _check_keywords(precond: type[Preconditioner], keywords: Mapping[str, Any]) 
         types, words = KINDS.get(accepted[name].annotation, (object, ""))
         if not isinstance(keywords[name], types):
             raise ValueError(f"{name} must be {words}, got {shown(keywords[name])}")
+
+
+def _parameters(module: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """Arguments of a constructor, and of those of its bases that take its further keywords."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in module.__mro__[: module.__mro__.index(nn.Module)]:
+        own = list(inspect.signature(base).parameters.values())
+        named = {each.name: each for each in own if each.kind != inspect.Parameter.VAR_KEYWORD}
+        found = named | found
+        if len(named) == len(own):
+            break
+    return found

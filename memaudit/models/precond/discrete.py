@@ -27,8 +27,7 @@ class DiscretePrecond(TargetPrecond):
         sigmas: its noise levels in numbers, ascending, for t = 0 … T−1.
         time_scale: of the time that the network is given, c_noise = t · time_scale; 1000/T where
             time is rescaled to 1000 steps.
-        null_label, data_range, learned_variance: see `TargetPrecond`.
-        model_type: network to build; `model_kwargs` are its options.
+        options: those of `TargetPrecond`, and of the network.
     """
 
     levels: Tensor
@@ -38,8 +37,6 @@ class DiscretePrecond(TargetPrecond):
         img_resolution: Resolution,
         img_channels: int,
         *,
-        label_dim: int = 0,
-        use_fp16: bool = False,
         target: str = "epsilon",
         schedule: str = "linear",
         num_steps: int = 1000,
@@ -48,23 +45,9 @@ class DiscretePrecond(TargetPrecond):
         betas: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         time_scale: float = 1.0,
-        null_label: str | None = None,
-        data_range: str = "-1..1",
-        learned_variance: bool = False,
-        model_type: str = "OpenAIUNet",
-        **model_kwargs: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            img_resolution,
-            img_channels,
-            label_dim,
-            use_fp16,
-            null_label=null_label,
-            data_range=data_range,
-            learned_variance=learned_variance,
-            model_type=model_type,
-            model_kwargs=model_kwargs,
-        )
+        super().__init__(img_resolution, img_channels, **options)
         if target not in DISCRETE_TARGETS:
             raise ValueError(f"target must be one of {', '.join(DISCRETE_TARGETS)}; got {target!r}")
         if betas is not None and sigmas is not None:

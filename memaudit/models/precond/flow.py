@@ -29,8 +29,7 @@ class FlowPrecond(TargetPrecond):
         path: linear (a = t, b = 1 − t) or gvp (a = sin ½πt, b = cos ½πt).
         data_at: time of the data: 1 if noise is at t = 0, or 0 if noise is at t = 1.
         time_scale: of the time that the network is given, c_noise = t · time_scale.
-        null_label, data_range, learned_variance: see `TargetPrecond`.
-        model_type: network to build; `model_kwargs` are its options.
+        options: those of `TargetPrecond`, and of the network.
     """
 
     def __init__(
@@ -38,28 +37,12 @@ class FlowPrecond(TargetPrecond):
         img_resolution: Resolution,
         img_channels: int,
         *,
-        label_dim: int = 0,
-        use_fp16: bool = False,
         path: str = "linear",
         data_at: int = 1,
         time_scale: float = 1.0,
-        null_label: str | None = None,
-        data_range: str = "-1..1",
-        learned_variance: bool = False,
-        model_type: str = "OpenAIUNet",
-        **model_kwargs: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            img_resolution,
-            img_channels,
-            label_dim,
-            use_fp16,
-            null_label=null_label,
-            data_range=data_range,
-            learned_variance=learned_variance,
-            model_type=model_type,
-            model_kwargs=model_kwargs,
-        )
+        super().__init__(img_resolution, img_channels, **options)
         if path not in FLOW_PATHS:
             raise ValueError(f"path must be one of {', '.join(FLOW_PATHS)}; got {path!r}")
         if data_at not in (0, 1):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memaudit.models.precond.base import Scalings
 from memaudit.models.precond.targets import TargetPrecond, scalings_of
+from memaudit.models.resolution import Resolution
 
 SDES = ("vp", "subvp", "ve")
 SDE_TARGETS = ("epsilon", "sample")
@@ -33,19 +34,16 @@ class SDEPrecond(TargetPrecond):
         beta_min, beta_max: of vp and subvp.
         sigma_min, sigma_max: of ve, in the units of its data.
         time_scale: of the time that the network is given along vp and subvp.
-        data_range: "0..1" for a network that was trained on images in [0, 1]; as in
-            score_sde_pytorch, it begins with 2x − 1.
-        null_label, learned_variance: see `TargetPrecond`.
-        model_type: network to build; `model_kwargs` are its options.
+        model_type: network to build.
+        options: those of `TargetPrecond`, and of the network. With a `data_range` of "0..1", the
+            network begins with 2x − 1, as in score_sde_pytorch.
     """
 
     def __init__(
         self,
-        img_resolution: int,
+        img_resolution: Resolution,
         img_channels: int,
         *,
-        label_dim: int = 0,
-        use_fp16: bool = False,
         sde: str = "vp",
         target: str = "epsilon",
         beta_min: float = 0.1,
@@ -53,23 +51,10 @@ class SDEPrecond(TargetPrecond):
         sigma_min: float = 0.01,
         sigma_max: float = 50.0,
         time_scale: float = 999.0,
-        null_label: str | None = None,
-        data_range: str = "-1..1",
-        learned_variance: bool = False,
         model_type: str = "SongUNet",
-        **model_kwargs: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            img_resolution,
-            img_channels,
-            label_dim,
-            use_fp16,
-            null_label=null_label,
-            data_range=data_range,
-            learned_variance=learned_variance,
-            model_type=model_type,
-            model_kwargs=model_kwargs,
-        )
+        super().__init__(img_resolution, img_channels, model_type=model_type, **options)
         if sde not in SDES:
             raise ValueError(f"sde must be one of {', '.join(SDES)}; got {sde!r}")
         if target not in SDE_TARGETS or (sde == "ve" and target != "epsilon"):

@@ -21,7 +21,7 @@ that is a·x, and F's target is linear in y and n, so that D(x; σ) = c_skip x +
 """
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -105,23 +105,23 @@ class TargetPrecond(Preconditioner):
             class after all others, so that its labels are one-hot of label_dim + 1; None if it was
             not trained without classes.
         data_range: "0..1" for a network trained on images in [0, 1].
-        model_type: the network to build; `model_kwargs` are its options.
         learned_variance: the network returns a variance as well, in further channels, which are
             left out.
+        model_type: network to build; `model_kwargs` are its options.
     """
 
     def __init__(
         self,
         img_resolution: Resolution,
         img_channels: int,
-        label_dim: int,
-        use_fp16: bool,
         *,
-        null_label: str | None,
-        data_range: str,
-        learned_variance: bool,
-        model_type: str,
-        model_kwargs: dict[str, object],
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        null_label: str | None = None,
+        data_range: str = "-1..1",
+        learned_variance: bool = False,
+        model_type: str = "OpenAIUNet",
+        **model_kwargs: Any,
     ) -> None:
         super().__init__(img_resolution, img_channels, label_dim, use_fp16)
         if null_label not in (None, *get_args(NullLabel)):
