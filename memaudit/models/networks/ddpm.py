@@ -6,11 +6,11 @@ checkpoints of DDIM, DDRM and their relatives, so that weights load without a ta
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
+from memaudit.models.networks.levels import check_per_level, go_down, go_up
 from memaudit.models.networks.time_embedding import sin_cos
 from memaudit.models.resolution import Resolution
 
@@ -50,10 +50,7 @@ class DDPMUNet(nn.Module):
         num_levels = len(channel_mult)
         if label_dim:
             raise ValueError(f"label_dim is {label_dim}, but DDPMUNet knows no classes")
-        if len(has_attention) != num_levels:
-            raise ValueError(
-                f"has_attention has {len(has_attention)} entries, but channel_mult has {num_levels}"
-            )
+        check_per_level(num_levels, has_attention=has_attention)
         if model_channels % NUM_GROUPS:
             raise ValueError(
                 f"model_channels is {model_channels}, which does not split into {NUM_GROUPS} groups"
@@ -156,10 +153,6 @@ class _Stage(nn.Module):
         if has_attention:
             self.attn.append(_Attention(out_channels))
 
-    def apply_block(self, i: int, x: Tensor, emb: Tensor) -> Tensor:
-        x = self.block[i](x, emb)
-        return self.attn[i](x) if len(self.attn) else x
-
 
 class _DownStage(_Stage):
     """One level on the way down."""
@@ -169,14 +162,9 @@ class _DownStage(_Stage):
         self.downsample: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Apply the level, and append what the way up is given."""
-        for i in range(len(self.block)):
-            x = self.apply_block(i, x, emb)
-            skips.append(x)
-        if self.downsample is not None:
-            x = self.downsample(x)
-            skips.append(x)
-        return x
+        return go_down(
+            x, emb, skips, blocks=self.block, attentions=self.attn, change=self.downsample
+        )
 
 
 class _UpStage(_Stage):
@@ -187,10 +175,7 @@ class _UpStage(_Stage):
         self.upsample: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Apply the level to x and the last of `skips`, which it takes away."""
-        for i in range(len(self.block)):
-            x = self.apply_block(i, torch.cat([x, skips.pop()], dim=1), emb)
-        return x if self.upsample is None else self.upsample(x)
+        return go_up(x, emb, skips, blocks=self.block, attentions=self.attn, change=self.upsample)
 
 
 class _Middle(nn.Module):
@@ -255,7 +240,7 @@ class _Down(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2) if with_conv else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         if self.conv is None:
             return F.avg_pool2d(x, 2)
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
@@ -269,6 +254,6 @@ class _Up(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if with_conv else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return x if self.conv is None else self.conv(x)

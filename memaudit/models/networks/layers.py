@@ -43,8 +43,7 @@ def level_resolutions(img_resolution: Resolution, num_levels: int) -> list[Level
     if num_levels < 1 or min(height, width) < 1 or height % step or width % step:
         raise ValueError(
             f"img_resolution {size_text((height, width))} cannot be halved for the {num_levels} "
-            f"levels that channel_mult lists; {'it' if height == width else 'each side'} must be a "
-            f"multiple of {step}"
+            f"levels; {'it' if height == width else 'each side'} must be a multiple of {step}"
         )
     return [LevelSize(height >> level, width >> level) for level in range(num_levels)]
 

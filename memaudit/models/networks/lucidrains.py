@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
+from memaudit.models.networks.levels import check_per_level
 from memaudit.models.networks.time_embedding import sin_cos
 from memaudit.models.resolution import Resolution
 
@@ -62,15 +63,9 @@ class LucidrainsUNet(nn.Module):
     ) -> None:
         super().__init__()
         num_levels = len(channel_mult)
-        for name, values in (
-            ("full_attn", full_attn),
-            ("attn_heads", attn_heads),
-            ("attn_dim_head", attn_dim_head),
-        ):
-            if len(values) != num_levels:
-                raise ValueError(
-                    f"{name} has {len(values)} entries, but channel_mult has {num_levels} levels"
-                )
+        check_per_level(
+            num_levels, full_attn=full_attn, attn_heads=attn_heads, attn_dim_head=attn_dim_head
+        )
         if label_dim:
             raise ValueError(f"label_dim is {label_dim}, but LucidrainsUNet knows no classes")
         self.resolutions = level_resolutions(img_resolution, num_levels)

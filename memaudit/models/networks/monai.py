@@ -6,11 +6,11 @@ U-Net (Rombach et al., arXiv:2112.10752) with the embedding of time and class ad
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
+from memaudit.models.networks.levels import check_per_level, go_down, go_up
 from memaudit.models.networks.time_embedding import cos_sin
 from memaudit.models.resolution import Resolution
 
@@ -53,15 +53,12 @@ class MONAIUNet(nn.Module):
     ) -> None:
         super().__init__()
         num_levels = len(channels)
-        for name, values in (
-            ("blocks_per_level", blocks_per_level),
-            ("has_attention", has_attention),
-            ("head_channels", head_channels),
-        ):
-            if len(values) != num_levels:
-                raise ValueError(
-                    f"{name} has {len(values)} entries, but channels has {num_levels} levels"
-                )
+        check_per_level(
+            num_levels,
+            blocks_per_level=blocks_per_level,
+            has_attention=has_attention,
+            head_channels=head_channels,
+        )
         self.resolutions = level_resolutions(img_resolution, num_levels)
         self.num_channels = channels[0]
         emb_channels = 4 * channels[0]
@@ -174,10 +171,6 @@ class _Stage(nn.Module):
         if attention is not None:
             self.attentions.append(attention)
 
-    def apply_block(self, i: int, x: Tensor, emb: Tensor) -> Tensor:
-        x = self.resnets[i](x, emb)
-        return self.attentions[i](x) if len(self.attentions) else x
-
 
 class _DownStage(_Stage):
     """One level on the way down."""
@@ -187,14 +180,9 @@ class _DownStage(_Stage):
         self.downsampler: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Apply the level, and append what the way up is given."""
-        for i in range(len(self.resnets)):
-            x = self.apply_block(i, x, emb)
-            skips.append(x)
-        if self.downsampler is not None:
-            x = self.downsampler(x, emb)
-            skips.append(x)
-        return x
+        return go_down(
+            x, emb, skips, blocks=self.resnets, attentions=self.attentions, change=self.downsampler
+        )
 
 
 class _UpStage(_Stage):
@@ -205,10 +193,9 @@ class _UpStage(_Stage):
         self.upsampler: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        """Apply the level to x and the last of `skips`, which it takes away."""
-        for i in range(len(self.resnets)):
-            x = self.apply_block(i, torch.cat([x, skips.pop()], dim=1), emb)
-        return x if self.upsampler is None else self.upsampler(x, emb)
+        return go_up(
+            x, emb, skips, blocks=self.resnets, attentions=self.attentions, change=self.upsampler
+        )
 
 
 class _Middle(nn.Module):
