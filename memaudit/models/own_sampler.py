@@ -25,13 +25,12 @@ from torch import Tensor
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.precond.flow import FLOW_PATHS
-from memaudit.models.sampler import heun_sampler, step_fractions
-from memaudit.models.sampler_config import OWN_STEPS, SamplerConfig, Solver
+from memaudit.models.precond.targets import signal
+from memaudit.models.sampler import denoised, heun_sampler, step_fractions
+from memaudit.models.sampler_config import OF_FLOWS, OF_LEVELS, OWN_STEPS, SamplerConfig
 from memaudit.progress import Progress, silent
 from memaudit.wording import shown
 
-DISCRETE: tuple[Solver, ...] = ("ddim", "ancestral")
-OF_FLOWS: tuple[Solver, ...] = ("dopri5", "heun", "euler")
 TOLERANCE = 1e-5
 """Relative and absolute error of a step of dopri5, which torchcfm publishes with."""
 LAST = 1e-3
@@ -57,7 +56,7 @@ def resolve_sampler(config: SamplerConfig, denoiser: Denoiser) -> SamplerConfig:
             "flow, which are the samplers that are known. Leave it out for EDM's.",
             field="sampler",
         )
-    solvers = OF_FLOWS if levels is None else DISCRETE
+    solvers = OF_FLOWS if levels is None else OF_LEVELS
     solver = config.solver or solvers[0]
     if solver not in solvers:
         kind = "flow" if levels is None else "model of discrete noise levels"
@@ -218,7 +217,7 @@ def _descend(
     x = noise.to(torch.float64)
     x = x * (1 + sigmas[0] ** 2).sqrt() if start is None else start + x * sigmas[0]
     for i, sigma in enumerate(sigmas):
-        D = _denoised(denoiser, x, sigma, class_labels).clip(-1, 1)
+        D = denoised(denoiser, x, sigma, class_labels).clip(-1, 1)
         if i + 1 == len(sigmas):
             x = D
         elif is_ancestral:
@@ -240,7 +239,7 @@ class FlowPath:
     """
 
     def __init__(self, name: str, data_scale: float = 1.0) -> None:
-        self._is_linear = name == "linear"
+        self._name, self._is_linear = name, name == "linear"
         self._data_scale = data_scale
 
     def t(self, sigma: Tensor) -> Tensor:
@@ -252,8 +251,7 @@ class FlowPath:
         return ratio / self._data_scale
 
     def scale(self, sigma: Tensor) -> Tensor:
-        ratio = self._data_scale * sigma
-        return 1 / (1 + ratio) if self._is_linear else (1 + ratio**2).rsqrt()
+        return signal(self._name, self._data_scale * sigma)
 
     def dx_dt(self, x: Tensor, t: Tensor, denoise: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         sigma = self.sigma(t)
@@ -301,7 +299,7 @@ def _dopri5(
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return _denoised(denoiser, x, sigma.flatten(), class_labels)
+            return denoised(denoiser, x, sigma.flatten(), class_labels)
 
         return path.dx_dt(x, t[:, None, None, None], denoise)
 
@@ -335,18 +333,8 @@ def _dopri5(
             "another {solver}.",
             field="solver",
         )
-    return _denoised(denoiser, x / path.scale(path.sigma(_rows(t))), path.sigma(t), class_labels)
+    return denoised(denoiser, x / path.scale(path.sigma(_rows(t))), path.sigma(t), class_labels)
 
 
 def _rows(values: Tensor) -> Tensor:
     return values[:, None, None, None]
-
-
-def _denoised(denoiser: Denoiser, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-    denoised = denoiser(x, sigma, class_labels)
-    if denoised.shape != x.shape:  # it would be stretched to fit
-        raise CheckpointError(
-            f"The model denoised images of {list(x.shape)} to {list(denoised.shape)}; images of "
-            "the same shape are needed."
-        )
-    return denoised.to(torch.float64)

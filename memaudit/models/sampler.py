@@ -122,13 +122,7 @@ def heun_sampler(
     num_steps = len(sigmas)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        denoised = denoiser(x, sigma, class_labels)
-        if denoised.shape != x.shape:  # it would be stretched to fit
-            raise CheckpointError(
-                f"The model denoised images of {list(x.shape)} to {list(denoised.shape)}; images "
-                "of the same shape are needed."
-            )
-        return denoised.to(torch.float64)
+        return denoised(denoiser, x, sigma, class_labels)
 
     # Time steps.
     sigmas = denoiser.round_sigma(sigmas.to(noise.device, torch.float64))
@@ -167,6 +161,21 @@ def heun_sampler(
 
         progress("Sampling", i + 1, num_steps)
     return x
+
+
+def denoised(denoiser: Denoiser, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+    """D(x; sigma) in float64.
+
+    Raises:
+        CheckpointError: it has another shape than x, and would be stretched to fit.
+    """
+    D = denoiser(x, sigma, class_labels)
+    if D.shape != x.shape:
+        raise CheckpointError(
+            f"The model denoised images of {list(x.shape)} to {list(D.shape)}; images of the same "
+            "shape are needed."
+        )
+    return D.to(torch.float64)
 
 
 def karras_sigmas(

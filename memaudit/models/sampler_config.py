@@ -29,8 +29,11 @@ OWN = ("sampler", "solver", "num_steps", "guidance", "sigma_max")
 """Options that a model's own sampler has; the noise levels of the others are the model's."""
 OWN_STEPS: dict[Solver, int | None] = {"ddim": 50, "euler": 100, "heun": 50, "dopri5": None}
 """Steps of a model's own sampler by default. The ancestral one takes every level, as published."""
-OWN_SOLVERS: tuple[Solver, ...] = ("ddim", "dopri5")
-"""Solvers by default, of discrete levels and of flows."""
+OF_LEVELS: tuple[Solver, ...] = ("ddim", "ancestral")
+OF_FLOWS: tuple[Solver, ...] = ("dopri5", "heun", "euler")
+"""Solvers of discrete levels and of flows, each the default first."""
+OWN_SOLVERS = (OF_LEVELS[0], OF_FLOWS[0])
+"""Solvers by default."""
 SOLVER_NAMES = {
     "euler": "Euler",
     "heun": "Heun",
@@ -226,5 +229,4 @@ class SamplerConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Every option by name, with the noise levels that Algorithm 2 takes by default."""
-        options = asdict(self.resolved())
-        return options
+        return asdict(self.resolved())

@@ -47,7 +47,8 @@ def go_up(
 ) -> Tensor:
     """Apply a level on the way up to x and the last of `skips`, which it takes away.
 
-    Args: as for `go_down`; `change` doubles the height and the width.
+    Args:
+        As for `go_down`; `change` doubles the height and the width, and is None at the first level.
     """
     for i, block in enumerate(blocks):
         x = block(torch.cat([x, skips.pop()], dim=1), emb)

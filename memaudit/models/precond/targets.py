@@ -21,7 +21,7 @@ that is a·x, and F's target is linear in y and n, so that D(x; σ) = c_skip x +
 """
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -29,12 +29,9 @@ from torch import Tensor
 from memaudit.models.precond.base import NullLabel, Preconditioner
 from memaudit.models.resolution import Resolution
 
-Target = Literal["epsilon", "sample", "v_prediction", "velocity", "score"]
-Path = Literal["vp", "subvp", "ve", "linear", "gvp"]
-DataRange = Literal["-1..1", "0..1"]
-TARGETS: tuple[str, ...] = get_args(Target)
-PATHS: tuple[str, ...] = get_args(Path)
-DATA_RANGES: tuple[str, ...] = get_args(DataRange)
+TARGETS = ("epsilon", "sample", "v_prediction", "velocity", "score")
+PATHS = ("vp", "subvp", "ve", "linear", "gvp")
+DATA_RANGES = ("-1..1", "0..1")
 
 
 class TargetScalings(NamedTuple):
@@ -60,7 +57,7 @@ def scalings_of(
         ValueError: an unknown target or path, or a velocity along a path that has no time here.
     """
     one = torch.ones_like(sigma)
-    a = _signal(path, sigma)
+    a = signal(path, sigma)
     if target == "epsilon":
         return TargetScalings(one, -sigma, a)
     if target == "sample":
@@ -80,8 +77,12 @@ def scalings_of(
     raise ValueError(f"target must be one of {', '.join(TARGETS)}; got {target!r}")
 
 
-def _signal(path: str, sigma: Tensor) -> Tensor:
-    """a at noise levels sigma: the scale of the clean images in what the network is given."""
+def signal(path: str, sigma: Tensor) -> Tensor:
+    """a at noise levels sigma: the scale of the clean images in what the network is given.
+
+    Raises:
+        ValueError: an unknown path.
+    """
     if path in ("vp", "gvp"):
         return (1 + sigma**2).rsqrt()
     if path == "linear":
