@@ -11,7 +11,9 @@ from memaudit.audit.scan import scan
 from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
 from memaudit.data.preparation import Preparation
+from memaudit.data.selection import Selection
 from memaudit.data.sources import open_images
+from memaudit.data.subsets import open_selected
 
 RNG = np.random.default_rng(0)
 SHAPE = (5, 3, 8, 8)
@@ -99,6 +101,12 @@ def test_numbers_outside_the_window_are_counted(form: str, tmp_path: Path) -> No
     assert "were converted (4 16-bit or floating): values from 0 to 1" in converted
     assert clipped.startswith("2 images hold numbers outside the window 0 to 1 in")
     (converted,) = doubts_about(open_images(path, Preparation(window=(-1, 2)), cache_dir=False))
+    part = Selection(size=3)
+    images = open_selected(path, part, Preparation(window=(0, 1)), cache_dir=False)
+    assert len(images) == 3
+    converted, clipped = doubts_about(images)
+    assert "were converted (3 16-bit or floating)" in converted
+    assert clipped.startswith("1 image holds numbers outside the window 0 to 1 in")
 
 
 @pytest.mark.parametrize("form", ["npy", "npz", "png"])

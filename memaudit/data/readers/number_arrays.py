@@ -84,8 +84,7 @@ def number_contents(
     size = max(1, batch_rows(C * H * W * dtype.itemsize))
     kinds: Counter[str] = Counter()
 
-    def images_of(rows: Any, first: int) -> np.ndarray:
-        found = np.asarray(rows)
+    def images_of(found: np.ndarray, first: int) -> np.ndarray:
         if found.ndim == 3:
             found = found[:, None]
         elif order[0] == 3:
@@ -96,18 +95,17 @@ def number_contents(
         return to_bytes(found, window, f"{source}: {names[first]}")
 
     def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        kinds.clear()
         if rows is None:
-            kinds.clear()
-            if dtype != np.uint8:
-                kinds[DEEP] = num_images
-            for start in range(0, num_images, size):
-                part = array[start : start + size]
-                if window is not None and dtype != np.uint8:
-                    kinds[CLIPPED] += num_clipped(np.asarray(part), window)
-                yield images_of(part, start)
-            return
-        for row in rows:
-            yield images_of(array[int(row) : int(row) + 1], int(row))
+            parts = [slice(start, start + size) for start in range(0, num_images, size)]
+        else:
+            parts = [slice(int(row), int(row) + 1) for row in rows]
+        for part in parts:
+            numbers = np.asarray(array[part])
+            if window is not None and dtype != np.uint8:
+                kinds[DEEP] += len(numbers)
+                kinds[CLIPPED] += num_clipped(numbers, window)
+            yield images_of(numbers, part.start)
 
     checked = None if labels is None else as_labels(labels, num_images, source)
     shape = (num_images, C, H, W)

@@ -86,13 +86,12 @@ def slice_contents(volumes: Sequence[Volume], source: str, *, window: Window | N
     def batches(rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
         ends = np.cumsum([0, *depths])
         wanted = np.arange(ends[-1]) if rows is None else rows
-        if rows is None:
-            kinds.clear()
+        kinds.clear()
         for volume, start, end in zip(volumes, ends, ends[1:], strict=False):
             inside = wanted[(wanted >= start) & (wanted < end)] - start
             if len(inside):
                 numbers = checked(volume)[inside]
-                if rows is None and window is not None and not volume.in_color:
+                if window is not None and not volume.in_color:
                     kinds[DEEP] += len(numbers)
                     kinds[CLIPPED] += num_clipped(numbers, window)
                 images = _as_bytes(volume, numbers, window, source)
