@@ -18,16 +18,22 @@ def deep_png(values: np.ndarray) -> bytes:
     )
 
 
-def deep_tiff(values: np.ndarray, *, packed: bool, predictor: int, order: str) -> bytes:
-    """16-bit RGB [H, W, 3] in strips of four rows, which Pillow cannot write."""
-    H, W, _ = values.shape
+def deep_tiff(
+    values: np.ndarray, *, packed: bool, predictor: int, order: str, orientation: int = 1
+) -> bytes:
+    """16-bit RGB [H, W, 3] in strips of four rows, which Pillow cannot write.
+
+    With a fourth number in each pixel, [H, W, 4], that one has no meaning.
+    """
+    H, W, samples = values.shape
     if predictor == 2:
         values = np.concatenate([values[:, :1], np.diff(values, axis=1)], axis=1)
     strips = [values[i : i + 4].astype(f"{order}u2").tobytes() for i in range(0, H, 4)]
     strips = [zlib.compress(strip) for strip in strips] if packed else strips
     counts = [len(strip) for strip in strips]
     offsets = [8 + sum(counts[:i]) for i in range(len(counts))]
-    shorts = {258: [16] * 3, 259: [8 if packed else 1], 262: [2], 277: [3], 284: [1], 278: [4]}
+    shorts = {258: [16] * samples, 259: [8 if packed else 1], 262: [2], 274: [orientation]}
+    shorts |= {277: [samples], 278: [4], 284: [1]} | ({338: [0]} if samples == 4 else {})
     tags = {256: [W], 257: [H], 273: offsets, 279: counts, 317: [predictor], **shorts}
     start = 8 + sum(counts) + sum(counts) % 2
     extra, entries = b"", b""

@@ -37,7 +37,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """uint8 [C, H, W] turned as its orientation says, [C, W, H] for 5 … 8."""
+    """Pixels [C, H, W] turned as their orientation says, [C, W, H] for 5 … 8."""
     if orientation > 4:  # mirrored at the diagonal first
         image = image.swapaxes(1, 2)
     if orientation in (2, 3, 6, 7):

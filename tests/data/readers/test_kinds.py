@@ -161,6 +161,24 @@ def test_deep_tiff_in_rgb_keeps_its_sixteen_bits(packed: bool, predictor: int, o
         prepared(data[:60] + data[200:], window=(0, 1))
 
 
+@pytest.mark.parametrize("orientation", range(10))
+def test_deep_tiff_is_turned_upright_as_pillow_turns_others(orientation: int) -> None:
+    values = 257 * np.random.default_rng(0).integers(0, 256, (8, 12, 3))
+    data = deep_tiff(values, packed=False, predictor=1, order="<", orientation=orientation)
+    image, _ = prepared(data, window=(0, 65_535))
+    # Of each number, Pillow keeps the higher byte.
+    expected = np.asarray(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(image.transpose(1, 2, 0), expected)
+
+
+def test_deep_tiff_of_four_numbers_in_each_pixel_is_refused() -> None:
+    values = np.random.default_rng(0).integers(0, 65_536, (8, 12, 4))
+    data = deep_tiff(values, packed=False, predictor=1, order="<")
+    assert Image.open(io.BytesIO(data)).mode == "RGB"
+    with pytest.raises(DataError, match="a.png is a 16-bit TIFF in mode RGB"):
+        prepared(data, window=(0, 65_535))
+
+
 def windowed(values: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled = (values.astype(np.float64) - low) / (high - low) * 255
     found: np.ndarray = np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
