@@ -76,6 +76,18 @@ def _torch_beyond_its_end() -> bytes:
     return _changed(data, header + 28, "<H", 60_000)
 
 
+def _rows_beyond_the_end(folder: Path) -> Path:
+    """An array that repeats its header 4 kB later, where its member is said to begin."""
+    file = io.BytesIO()
+    np.savez(file, data=np.zeros((16, 3072), np.uint8), labels=np.arange(1, 17))
+    data = bytearray(file.getvalue())
+    at = data.index(b"\x93NUMPY")
+    data[at + 4096 : at + 4096 + 128] = data[at : at + 128]
+    (extra,) = struct.unpack_from("<H", data, 28)
+    (folder / "val_data.npz").write_bytes(_changed(bytes(data), 28, "<H", extra + 4096))
+    return folder
+
+
 def _lmdb_root(number: int) -> bytes:
     data = store_files.lmdb_file()
     for page in (0, 1):
@@ -227,6 +239,7 @@ HOSTILE_STORES: dict[str, tuple[Make, str]] = {
         _file("train_data_batch_1.npz", lambda: store_files.imagenet64()[:-9]),
         "train_data_batch_1.npz",
     ),
+    "imagenet64: rows beyond the end": (_rows_beyond_the_end, "it goes beyond the end of the file"),
     "dicom: 10,000 sequences in one another": (
         _file("set.dcm", _nested_dicom),
         "set.dcm cannot be read",

@@ -12,7 +12,13 @@ from typing import BinaryIO
 import numpy as np
 
 from memaudit.data.readers.npy_format import Header, npy_array, read_header
-from memaudit.data.readers.zip_members import Members, opened_zip, zip_members
+from memaudit.data.readers.zip_members import (
+    Members,
+    data_start,
+    opened_zip,
+    stored_start,
+    zip_members,
+)
 from memaudit.data.room import check_memory
 from memaudit.errors import DataError
 from memaudit.files import open_regular
@@ -43,8 +49,12 @@ def read_npz_array(path: Path, members: Members, key: str) -> np.ndarray:
         with opened_zip(path, members) as read:
             data = read(member.filename)
     except (zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{what} cannot be read: {error}. Fetch or make it again.") from error
+        raise _unreadable(what, error) from error
     return npy_array(data, what)
+
+
+def _unreadable(what: str, error: Exception) -> DataError:
+    return DataError(f"{what} cannot be read: {error}. Fetch or make it again.")
 
 
 class NpzRows:
@@ -57,17 +67,13 @@ class NpzRows:
         self.what = f"{key} in {path}"
         self._path, self._members, self._key = path, members, key
         self._member = members[f"{key}.npy"]
+        start = stored_start if self._is_stored else data_start
         with open_regular(path) as file:
-            self._start = self._data_start(file)
+            try:
+                self._start = start(file, self._member)
+            except zipfile.BadZipFile as error:
+                raise _unreadable(self.what, error) from error
             self.header = self._header(file)
-
-    def _data_start(self, file: BinaryIO) -> int:
-        file.seek(self._member.header_offset)
-        local = file.read(30)
-        if local[:4] != b"PK\x03\x04" or len(local) < 30 or self._member.flag_bits & 1:
-            raise DataError(f"{self.what} cannot be read. Fetch or make it again.")
-        lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-        return self._member.header_offset + 30 + lengths
 
     def _header(self, file: BinaryIO) -> Header:
         file.seek(self._start)
@@ -76,7 +82,7 @@ class NpzRows:
             try:
                 head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _HEAD_BYTES)
             except zlib.error as error:
-                raise DataError(f"{self.what} is damaged: {error}.") from error
+                raise _unreadable(self.what, error) from error
         return read_header(io.BytesIO(head), self._member.file_size, self.what)
 
     @property
@@ -88,8 +94,6 @@ class NpzRows:
         header = self.header
         if not self._is_stored:
             return read_npz_array(self._path, self._members, self._key)
-        if self._member.compress_size != self._member.file_size:
-            raise DataError(f"{self.what} is damaged. Fetch or make it again.")
         with open_regular(self._path) as file:
             at = self._start + header.start
             return np.memmap(file, header.dtype, "r", at, header.shape, header.order)

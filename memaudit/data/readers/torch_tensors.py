@@ -21,7 +21,7 @@ from memaudit.data.readers.lazy_images import Contents, numbered_names
 from memaudit.data.readers.number_arrays import number_contents
 from memaudit.data.readers.reader import Files, Reader, first_member
 from memaudit.data.readers.shards import choose_one
-from memaudit.data.readers.zip_members import Members, opened_zip, zip_members
+from memaudit.data.readers.zip_members import Members, opened_zip, stored_start, zip_members
 from memaudit.errors import DataError, MemauditError
 from memaudit.files import open_regular
 from memaudit.unpickler import Budget, Construct, Dialect, Global, Record, Unpickler
@@ -210,17 +210,18 @@ def _numbers(path: Path, members: Members, tensor: _Tensor) -> np.ndarray:
     steps = zip(tensor.shape, tensor.strides, strict=True)
     last = tensor.offset + sum((n - 1) * step for n, step in steps)
     is_there = 0 <= last < member.file_size // dtype.itemsize
-    if member.compress_type != zipfile.ZIP_STORED or not is_there or not math.prod(tensor.shape):
+    if not is_there or not math.prod(tensor.shape):
         raise DataError(
             f"{path} is damaged: a tensor of {list(tensor.shape)} is announced, and its numbers "
             f"take {member.file_size:,} bytes."
         )
     with open_regular(path) as file:
-        file.seek(member.header_offset + 26)
-        lengths = file.read(4)
-        begin = member.header_offset + 30 + sum(np.frombuffer(lengths, "<u2").tolist())
-        if begin + member.file_size > file.seek(0, 2):
-            raise DataError(f"{path} is damaged: the numbers of a tensor go beyond its end.")
+        try:
+            begin = stored_start(file, member)
+        except zipfile.BadZipFile as error:
+            raise DataError(
+                f"{path} is damaged: the numbers of a tensor go beyond its end, or are packed."
+            ) from error
         stored = np.memmap(file, dtype, "r", begin, (member.file_size // dtype.itemsize,))
     if math.prod(tensor.shape) > len(stored):
         raise DataError(f"{path} is damaged: a tensor repeats its numbers.")

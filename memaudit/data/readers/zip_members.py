@@ -89,15 +89,8 @@ def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
 
     ZipFile.read does the same, but takes longer than decoding a JPEG of 32×32.
     """
-    file.seek(member.header_offset)
-    header = file.read(30)
-    if header[:4] != b"PK\x03\x04" or len(header) < 30:
-        raise zipfile.BadZipFile("it is cut short")
-    name_length, extra_length = struct.unpack("<HH", header[26:])
-    file.seek(name_length + extra_length, os.SEEK_CUR)
+    file.seek(data_start(file, member))
     data = file.read(member.compress_size)
-    if member.flag_bits & 1:
-        raise zipfile.BadZipFile("it is encrypted")
     if member.compress_type == zipfile.ZIP_DEFLATED:
         # Bounded by the announced size: a small member may unpack to terabytes.
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(1, member.file_size))
@@ -106,3 +99,34 @@ def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
     if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
         raise zipfile.BadZipFile("its checksum does not match")
     return data
+
+
+def stored_start(file: BinaryIO, member: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin that is not packed, so that they can be mapped.
+
+    Raises:
+        BadZipFile: it is packed, or not all of it is in the file.
+    """
+    start = data_start(file, member)
+    is_plain = member.compress_type == zipfile.ZIP_STORED
+    if not is_plain or member.compress_size != member.file_size:
+        raise zipfile.BadZipFile("it is packed")
+    if start + member.file_size > file.seek(0, os.SEEK_END):
+        raise zipfile.BadZipFile("it goes beyond the end of the file")
+    return start
+
+
+def data_start(file: BinaryIO, member: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin, packed or not.
+
+    Raises:
+        BadZipFile: its header is damaged, or it is encrypted.
+    """
+    file.seek(member.header_offset)
+    header = file.read(30)
+    if header[:4] != b"PK\x03\x04" or len(header) < 30:
+        raise zipfile.BadZipFile("it is cut short")
+    if member.flag_bits & 1:
+        raise zipfile.BadZipFile("it is encrypted")
+    name_length, extra_length = struct.unpack("<HH", header[26:])
+    return member.header_offset + 30 + int(name_length + extra_length)
