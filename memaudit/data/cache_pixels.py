@@ -1,8 +1,8 @@
 """The file of an entry's pixels in the cache: written in batches, resumed, mapped, compared.
 
 A journal beside the file says now and then how many images are in it and what the hash of all was.
-A process that was killed is resumed from the last line whose hash is right, after a part of the
-images was compared with the source, as with an entry that is complete.
+What a process that was killed has written is taken up to the last line, if its hash is right and
+a part of the images is equal to the source's, as with an entry that is complete.
 """
 
 import hashlib

@@ -26,7 +26,7 @@ from memaudit.data.readers.npz_arrays import (
 )
 from memaudit.data.readers.number_arrays import flat_labels
 from memaudit.data.readers.reader import Files, Reader, stats
-from memaudit.data.readers.shards import beside, choose, rows_of_parts
+from memaudit.data.readers.shards import are_the_set, beside, choose, rows_of_parts
 from memaudit.errors import DataError
 from memaudit.wording import some
 
@@ -34,12 +34,13 @@ _BATCHES = 10
 
 
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() and bool(_names(path))
+    return path.is_dir() and are_the_set(path, _names(path))
 
 
 def _names(path: Path) -> list[str]:
     """The files of the set in a folder, in order."""
-    found = [name for name in os.listdir(path) if OF_IMAGENET.fullmatch(name)]
+    named = [name for name in os.listdir(path) if OF_IMAGENET.fullmatch(name)]
+    found = [name for name in named if (path / name).is_file()]  # val_data/ may be a folder
     return sorted(found, key=lambda name: (_number(name) or 1000, name))
 
 

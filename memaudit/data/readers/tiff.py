@@ -35,7 +35,7 @@ def decode_deep_tiff(image: Image.Image, data: bytes, name: str) -> np.ndarray |
     offsets, counts = tags.get(_OFFSETS, ()), tags.get(_COUNTS, ())
     kind, predictor = tags.get(_COMPRESSION, 1), tags.get(_PREDICTOR, 1)
     is_known = kind in (*_PLAIN, *_DEFLATE) and predictor in (1, 2) and tags.get(_PLANAR, 1) == 1
-    # PIL calls an image RGB, too, whose pixels have a fourth number without meaning.
+    # Also pixels with a fourth number, which means nothing, are RGB to PIL.
     is_known = is_known and tags.get(_BITS) == (16, 16, 16) and tags.get(_FORMAT, 1) in _UNSIGNED
     height, width = int(tags[_HEIGHT]), int(tags[_WIDTH])
     rows = min(int(tags.get(_ROWS, height)), height)

@@ -90,6 +90,16 @@ def test_a_small_tar_or_table_does_not_hide_the_images_beside_it(
     assert len(images) == 6 and dict(images.unread) == {".tar": 1, ".parquet": 1}
 
 
+def test_images_are_the_set_beside_what_is_named_like_a_batch_of_imagenet(
+    make: Make, files: list[bytes]
+) -> None:
+    path = make({f"val_data/{i}.png": data for i, data in enumerate(files)} | {"val_data.npz": b""})
+    assert len(open_images(path)) == 6
+    (path / "val_data.npz").write_bytes(bytes(sum(map(len, files))))
+    with pytest.raises(DataError, match=r"holds 6 images .*val_data.npz.* either may be the set"):
+        open_images(path)
+
+
 @pytest.mark.parametrize("name", ["set.npz", "shards/set.zip", "set.h5"])
 def test_a_preview_beside_one_large_file_is_refused_with_its_name(
     name: str, make: Make, files: list[bytes]
