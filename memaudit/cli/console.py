@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,6 +67,10 @@ out = _Console()
 err = _Console(stderr=True)
 
 
+_NAME_WIDTH = 26
+"""Columns of the names of rows, with the space behind them."""
+
+
 def styled(text: str, style: str | Style) -> Text:
     """Text in one style, such as `bold red`, with escapes for what could steer a terminal."""
     return Text(terminal(text), style)
@@ -90,8 +95,16 @@ def say(text: str, style: str = "") -> None:
 
 
 def print_row(name: str, value: str) -> None:
-    """Print a name and its value on one line: a table would break a fingerprint in two."""
-    out.print(Text.assemble(styled(f"{name:<25} ", "bold"), styled(value, "")), soft_wrap=True)
+    """Print a name and its value on one line, or as a column of lines on a terminal.
+
+    A table would break a fingerprint in two; here no word is broken.
+    """
+    text = terminal(value)
+    if out.file.isatty() and (width := out.width - _NAME_WIDTH) > 0:
+        lines = wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        text = ("\n" + " " * _NAME_WIDTH).join(lines)
+    label = styled(f"{name:<{_NAME_WIDTH - 1}} ", "bold")
+    out.print(Text.assemble(label, Text(text)), soft_wrap=True)
 
 
 def print_json(content: Any) -> None:

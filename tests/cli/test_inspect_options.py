@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from helpers.openai_unet import make_unet
+from helpers.terminal import run_on_terminal
 
 
 @pytest.fixture
@@ -46,3 +47,20 @@ def test_what_is_assumed_is_said_by_every_command_that_opens_it(run, weights, tm
     for source in ([weights, *arch], [native]):
         out = tmp_path / source[0].suffix[1:]
         assert "Assumed by default" in run("sample", *source, "--out", out, *options).stderr
+
+
+def test_no_word_is_broken_on_a_terminal_of_80_columns(weights):
+    status, text = run_on_terminal(
+        "inspect",
+        weights.name,
+        "--arch",
+        "img_resolution=8",
+        cwd=weights.parent,
+        env={"COLUMNS": "80"},
+    )
+    assert status == 0, text
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    warning = next(i for i, line in enumerate(lines) if "Assumed by default" in line)
+    assert max(map(len, lines[warning:])) <= 80
+    assert re.match(r" {26}\S", lines[warning + 1])
+    assert any(re.fullmatch(r"sha256 {20}[0-9a-f]{64}", line) for line in lines)

@@ -66,7 +66,7 @@ def _be_memaudit(args: list[str], cwd: Path, env: dict[str, str]) -> None:
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         warnings.resetwarnings()
         os.chdir(cwd)
-        os.environ.update(TERM="xterm-256color", COLUMNS="100", **env)
+        os.environ.update({"TERM": "xterm-256color", "COLUMNS": "100"} | env)
         sys.argv = ["memaudit", *args]
         for name in [name for name in sys.modules if name.startswith("memaudit.cli")]:
             del sys.modules[name]  # consoles look at the terminal when they are made
