@@ -55,7 +55,7 @@ from memaudit.data.sources import as_images
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.generate import sampling_identity
+from memaudit.models.generate import check_classes, sampling_identity
 from memaudit.models.guidance import check_guidance
 from memaudit.models.own_sampler import resolve_sampler
 from memaudit.progress import Progress, automatic
@@ -151,6 +151,8 @@ def scan(
     if config.nonce is not None:
         config = _with_seeds_of_nonce(config, source, data)
     if isinstance(source, Checkpoint):
+        if config.class_index is not None:
+            check_classes(source.network, [config.class_index])
         check_guidance(source.network, config.sampler.guidance)
         config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
     clock = Clock()

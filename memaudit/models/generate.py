@@ -29,6 +29,18 @@ from memaudit.models.seeds import PerImageRandom, draw_classes
 from memaudit.progress import Progress, silent
 
 
+def check_classes(denoiser: Denoiser, asked: Sequence[int]) -> None:
+    """Refuse classes that a model does not have.
+
+    Raises:
+        ConfigError: names the first such class, and the model's.
+    """
+    for number in asked:
+        if not 0 <= number < denoiser.label_dim:
+            has = f"classes 0 to {denoiser.label_dim - 1}" if denoiser.label_dim else "no classes"
+            raise ConfigError(f"Class {number} was asked for, but the model has {has}.")
+
+
 @dataclass(frozen=True)
 class GeneratedBatch:
     """Some images with what they were made from."""
@@ -94,10 +106,7 @@ def generate_images(
         )
     if isinstance(class_index, int):
         class_index = [class_index] * len(seeds)
-    for asked in class_index or ():
-        if not 0 <= asked < denoiser.label_dim:
-            has = f"classes 0 to {denoiser.label_dim - 1}" if denoiser.label_dim else "no classes"
-            raise ConfigError(f"Class {asked} was asked for, but the model has {has}.")
+    check_classes(denoiser, class_index or ())
     if class_weights is not None and (
         class_index is not None
         or len(class_weights) != denoiser.label_dim
