@@ -78,12 +78,13 @@ def about_floor(decision: Decision, controls: Controls, diagnostics: Diagnostics
         return [
             Reason("floor", f"More than {limit} are counted as copies, but {controls.missing}.")
         ]
+    whose = f"Of {floor.total:,} {WHOSE[floor.control]}"
     return [
         Reason(
             "floor",
-            f"More than {limit} are counted as copies, but so are {floor.count:,} of "
-            f"{floor.total:,} {WHOSE[floor.control]}: the ratio is not above what limit and floor "
-            f"explain together, {percent(decision.fail_limit)} %.",
+            f"More than {limit} are counted as copies. {whose}, {floor.count:,} are "
+            "counted as well, and the ratio is not above what limit and floor explain together, "
+            f"{percent(decision.fail_limit)} %.",
         )
     ]
 
@@ -190,8 +191,8 @@ def explained(findings: Findings, controls: Controls) -> list[Reason]:
     return [
         Reason(
             "floor",
-            f"That is not above the floor by more than chance: {floor.copies.count:,} of "
-            f"{floor.copies.total:,} {WHOSE[floor.control]} are counted as well.",
+            f"That is not above the floor by more than chance: of {floor.copies.total:,} "
+            f"{WHOSE[floor.control]}, {floor.copies.count:,} are counted as well.",
         )
     ]
 

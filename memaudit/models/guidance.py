@@ -52,8 +52,13 @@ def check_guidance(denoiser: Denoiser, weight: float) -> None:
     """
     if weight == 1 or getattr(denoiser, "null_label", None) is not None:
         return
-    why = "it was not trained without classes" if denoiser.label_dim else "it has no classes"
+    why = "it has no classes. Leave it out"
+    if denoiser.label_dim:
+        why = (
+            "it was not trained without classes, or nobody says which label stands for none "
+            "(null_label). Leave it out, or say that"
+        )
     raise ConfigError(
-        f"{{guidance}} is {weight:g}, but the model cannot be guided: {why}. Leave it out.",
+        f"{{guidance}} is {weight:g}, but the model cannot be guided: {why}.",
         field="guidance",
     )

@@ -53,16 +53,15 @@ def resolve_sampler(config: SamplerConfig, denoiser: Denoiser) -> SamplerConfig:
     if levels is None and path is None:
         raise ConfigError(
             "{sampler} is own, but the model has neither discrete noise levels nor the path of a "
-            "flow, which are the samplers that are known. Leave it out for EDM's.",
+            "flow, so that no sampler of its own is known. Leave it out for EDM's.",
             field="sampler",
         )
     solvers = OF_FLOWS if levels is None else OF_LEVELS
     solver = config.solver or solvers[0]
     if solver not in solvers:
-        kind = "flow" if levels is None else "model of discrete noise levels"
+        kind = "is a flow" if levels is None else "has discrete noise levels"
         raise ConfigError(
-            f"{{solver}} is {solver}, but the model is a {kind}, of which the solver is one of "
-            f"{', '.join(solvers)}.",
+            f"{{solver}} is {solver}, but the model {kind}: choose one of {', '.join(solvers)}.",
             field="solver",
         )
     steps = config.num_steps

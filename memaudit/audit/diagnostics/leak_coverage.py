@@ -51,9 +51,10 @@ def _lines(result: SpeciesRichness) -> Iterator[str]:
     if chao1 is None or chao1.high < result.num_leaking + 0.5:
         return
     if chao1.value is None:
+        low, high = f"{chao1.low:,.0f}", f"{chao1.high:,.0f}"
+        number = f"up to {high}" if low == high else f"{low} to {high}"
         yield (
-            f"With more independent samples, {chao1.low:,.0f} to {chao1.high:,.0f} might leak "
-            "(too few repeats for an estimate)."
+            f"With more independent samples, {number} might leak (too few repeats for an estimate)."
         )
     elif round(chao1.value) <= result.num_leaking:
         yield f"With more independent samples, up to {chao1.high:,.0f} might leak (Chao1)."

@@ -50,8 +50,8 @@ def convert_checkpoint(
     network = checkpoint.network
     if not isinstance(network, Preconditioner):
         raise CheckpointError(
-            f"{source}: a {checkpoint.format} has no native form, since its network is not one of "
-            "EDM's. Use the file as it is."
+            f"{source}: a {checkpoint.format} has no native form, since its network is not one "
+            "that memaudit builds itself. Use it as it is."
         )
     provenance = {
         **checkpoint.provenance,
