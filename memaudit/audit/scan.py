@@ -39,8 +39,8 @@ from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
 from memaudit.audit.source import as_source, check_roles, describe_source
 from memaudit.audit.source_checks import (
-    check_classes,
     check_comparable,
+    check_knows_classes,
     check_orientation,
     class_warnings,
     weigh_classes,
@@ -145,7 +145,7 @@ def scan(
         if isinstance(source, ImageSet):
             check_orientation(source)
         else:
-            check_classes(source.network, data)
+            check_knows_classes(source.network, data)
     if isinstance(source, Checkpoint) and index is None:
         config = search_what_was_trained_on(config, source)
     if config.nonce is not None:

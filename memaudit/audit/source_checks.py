@@ -127,7 +127,7 @@ def _described(shape: tuple[int, int, int]) -> str:
     return f"{list(shape)} (D = {int(np.prod(shape))})"
 
 
-def check_classes(denoiser: Denoiser, data: ImageSet) -> None:
+def check_knows_classes(denoiser: Denoiser, data: ImageSet) -> None:
     """Refuse to judge a model under a limit that may have a class which it is never asked for.
 
     Raises:
