@@ -6,17 +6,25 @@ RUN := .venv/.installed-to-run
 WORK := .venv/.installed-to-work
 # Workers start with halves of the list, which keeps a file's fixtures together, and end evenly.
 PARALLEL := -n auto --dist worksteal
+# The pretended device changes torch for a whole process.
+EMULATED = PYTHONPATH=tests $(BIN)/python -m pytest -p helpers.pretended_cuda \
+  $(shell grep -rlE "mark\.(gpu|emulated)" tests)
 
-.PHONY: demo test test-slow check prose format clean
+.PHONY: demo test test-slow test-emulated check prose format clean
 
 demo: $(RUN)  ## Train two small models, catch the one that copies
 	$(BIN)/memaudit demo
 
 test: $(WORK)  ## The fast tests and the examples in the documents, on every core
 	$(BIN)/python -m pytest $(PARALLEL)
+	$(EMULATED) -m "(gpu or emulated) and not slow"
 
 test-slow: $(WORK)  ## All tests
 	$(BIN)/python -m pytest $(PARALLEL) -m ""
+	$(EMULATED) -m "gpu or emulated"
+
+test-emulated: $(WORK)  ## The tests for a GPU, on a pretended one
+	$(EMULATED) -m "(gpu or emulated) and not slow"
 
 check: $(WORK) prose  ## Lint, formatting, types, prose
 	$(BIN)/ruff check .

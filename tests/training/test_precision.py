@@ -77,6 +77,7 @@ def test_tf32_is_allowed_only_while_a_step_lasts():
 
 
 @pytest.mark.gpu
+@pytest.mark.slow  # on the pretended device
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_gpu_trains_at_less_than_float32(tmp_path: Path, precision: str):
     config = dataclasses.replace(CONFIG, precision=precision, duration_images=4 * 200)
