@@ -1,8 +1,9 @@
 """Generate images and judge them as they come, until all are there or the gate is certain."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match_ima
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.regeneration import Recipe
-from memaudit.audit.scan_state import ScanState
+from memaudit.audit.scan_state import Part, ScanState, missing_positions
 from memaudit.audit.statistics.forecast import Forecast, GateTest, about, forecast_stop
 from memaudit.audit.statistics.worst_class import judge_classes
 from memaudit.errors import ConfigError
@@ -200,13 +201,14 @@ def sample_and_match(
     judge = _Judge(config, index, gate)
 
     network = checkpoint.network
-    kept = [] if state is None else list(state.load(image_shape(network), network.label_dim))
-    num_kept = sum(len(batch.seeds) for batch in kept)
+    kept = [] if state is None else state.load(image_shape(network), network.label_dim)
+    num_kept = sum(len(part.batch.seeds) for part in kept)
     num_regenerated = 0
     if state is not None and kept and gate is not None:
         recipe = Recipe(config.sampler, config.class_index, class_weights, config.execution)
         try:
-            num_regenerated = check_kept(checkpoint, kept, recipe, progress=progress)
+            batches_kept = [part.batch for part in kept]
+            num_regenerated = check_kept(checkpoint, batches_kept, recipe, progress=progress)
         except ConfigError:
             state.refuse()
             raise
@@ -220,7 +222,8 @@ def sample_and_match(
 
     batches: list[GeneratedBatch] = []
     waiting: list[GeneratedBatch] = []
-    for batch in chain(kept, _generate(checkpoint, config, class_weights, state, num_kept, noted)):
+    made = _generate(checkpoint, config, class_weights, state, kept, noted)
+    for batch in _in_order(kept, made, len(config.seeds)):
         batches.append(batch)
         waiting.append(batch)
         is_last = sum(len(made.seeds) for made in batches) == len(config.seeds)
@@ -237,7 +240,7 @@ def sample_and_match(
         images=np.concatenate([batch.images for batch in batches])[: judge.num_decisive],
         class_index=None if class_index is None else class_index[: judge.num_decisive],
         matches=judge.matches(),
-        num_kept=num_kept if judge.num_decisive is None else min(num_kept, judge.num_decisive),
+        num_kept=_num_kept_before(judge.num_decisive, kept),
         num_regenerated=num_regenerated,
     )
 
@@ -248,25 +251,45 @@ def _classes(batches: Sequence[GeneratedBatch]) -> np.ndarray | None:
     return np.concatenate(classes) if classes else None
 
 
+def _in_order(
+    kept: Sequence[Part], made: Iterator[Part], num_images: int
+) -> Iterator[GeneratedBatch]:
+    """What was kept and what is made now, in the order of seeds."""
+    position, waiting = 0, deque(kept)
+    while position < num_images:
+        is_next = waiting and waiting[0].position == position
+        part = waiting.popleft() if is_next else next(made)
+        yield part.batch
+        position = part.end
+
+
+def _num_kept_before(end: int | None, kept: Sequence[Part]) -> int:
+    """How many of the first `end` images, or of all, were kept."""
+    ends = (part.end if end is None else min(part.end, end) for part in kept)
+    return sum(max(0, stop - part.position) for part, stop in zip(kept, ends, strict=True))
+
+
 def _generate(
     checkpoint: Checkpoint,
     config: ScanConfig,
     class_weights: Sequence[float] | None,
     state: ScanState | None,
-    num_kept: int,
+    kept: Sequence[Part],
     progress: Progress,
-) -> Iterator[GeneratedBatch]:
-    """Images of the seeds after those kept by an earlier run, in their order."""
-    position = num_kept
+) -> Iterator[Part]:
+    """Images of the seeds that no earlier run kept, in their order."""
+    missing = missing_positions(kept, len(config.seeds))
+    num_kept = len(config.seeds) - len(missing)
 
     def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
         # Only what is made now counts, or the rate would be that of reading.
-        kept = f" (after {num_kept:,} kept images)" if num_kept else ""
-        progress(f"{task}{kept}", done, total, note)
+        beside = f" (after {num_kept:,} kept images)" if num_kept else ""
+        progress(f"{task}{beside}", done, total, note)
 
+    done = 0
     for batch in generate_images(
         checkpoint.network,
-        config.seeds[position:],
+        [config.seeds[position] for position in missing],
         config=config.sampler,
         class_index=config.class_index,
         class_weights=class_weights,
@@ -274,7 +297,18 @@ def _generate(
         device=config.execution.device,
         progress=after_kept,
     ):
-        if state is not None:
-            state.store(position, batch)
-        yield batch
-        position += len(batch.seeds)
+        for part in _runs(missing[done : done + len(batch.seeds)], batch):
+            if state is not None:
+                state.store(part.position, part.batch)
+            yield part
+        done += len(batch.seeds)
+
+
+def _runs(positions: Sequence[int], batch: GeneratedBatch) -> Iterator[Part]:
+    """A batch in parts whose images follow one another."""
+    gaps = [i for i in range(1, len(positions)) if positions[i] != positions[i - 1] + 1]
+    for first, end in pairwise([0, *gaps, len(positions)]):
+        rows = slice(first, end)
+        classes = None if batch.class_index is None else batch.class_index[rows]
+        run = GeneratedBatch(batch.seeds[rows], batch.images[rows], classes)
+        yield Part(positions[first], run)

@@ -1,19 +1,20 @@
 """The images that an undecided scan has generated, on disk, so that it resumes or continues.
 
 `scan-state/` in the report folder holds `scan.json`, which says what the images depend on, and one
-`part-<position>.npz` per batch, each written whole or not at all. The rest of a scan is computed
-again, which takes seconds. A scan that was killed resumes from there. One that ended INCONCLUSIVE
-leaves them beside its report, with a mark that they belong to it, and the same scan with more seeds
-continues after them.
+`part-<position>.npz` per batch, each written whole or not at all, in any order: several ranks end
+their batches as they can. The rest of a scan is computed again, which takes seconds. A scan that
+was killed resumes from there and fills the gaps. One that ended INCONCLUSIVE leaves them beside its
+report, with a mark that they belong to it, and the same scan with more seeds continues after them.
 """
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +27,23 @@ REPORTED = "reported"
 """Name of the mark: the images are those of the report in the folder."""
 REFUSED = "refused"
 """Name of the mark: a part of the images was generated again and came out otherwise."""
+_PLACE = re.compile(r"[0-9]{9}")
+
+
+class Part(NamedTuple):
+    """A batch and the place of its first image among those of a scan."""
+
+    position: int
+    batch: GeneratedBatch
+
+    @property
+    def end(self) -> int:
+        """The place behind its last image."""
+        return self.position + len(self.batch.seeds)
 
 
 class ScanState:
-    """Batches of one scan, in the order of its seeds."""
+    """Batches of one scan, each at its place in the order of seeds."""
 
     def __init__(
         self,
@@ -80,20 +94,25 @@ class ScanState:
                 file.write(json.dumps(identity).encode())
         remove_parts(self._folder)
 
-    def load(self, image_shape: tuple[int, int, int], label_dim: int) -> Iterator[GeneratedBatch]:
-        """Yield the stored batches up to the first gap, then remove those behind it.
+    def load(self, image_shape: tuple[int, int, int], label_dim: int) -> list[Part]:
+        """The stored batches in the order of seeds, with gaps where one is missing or damaged.
+
+        Whatever else is stored is removed: other images of the same seeds would be in its way.
 
         Args:
             image_shape: channels, height and width of the model's images.
             label_dim: number of its classes, 0 for none.
         """
-        position = 0
-        while (batch := self._read(position)) is not None and _fits(batch, image_shape, label_dim):
-            yield batch
-            position += len(batch.seeds)
-        for path in self._folder.glob("part-*.npz"):
-            if int(path.stem.removeprefix("part-")) >= position:
+        parts: list[Part] = []
+        for path in sorted(self._folder.glob("part-*.npz")):
+            position = _position(path)
+            end = parts[-1].end if parts else 0
+            batch = None if position is None or position < end else self._read(position)
+            if position is None or batch is None or not _fits(batch, image_shape, label_dim):
                 path.unlink()
+            else:
+                parts.append(Part(position, batch))
+        return parts
 
     def refuse(self) -> None:
         """Mark the images as not the model's, so that no later run takes them.
@@ -127,6 +146,22 @@ class ScanState:
 
     def _part(self, position: int) -> Path:
         return self._folder / f"part-{position:09d}.npz"
+
+
+def missing_positions(kept: Sequence[Part], total: int) -> list[int]:
+    """The places among `total` at which no image is kept, ascending."""
+    missing: list[int] = []
+    end = 0
+    for part in kept:
+        missing.extend(range(end, part.position))
+        end = part.end
+    return [*missing, *range(end, total)]
+
+
+def _position(part: Path) -> int | None:
+    """The place that a part's name says, or None for a name that `ScanState` does not give."""
+    digits = part.stem.removeprefix("part-")
+    return int(digits) if _PLACE.fullmatch(digits) else None
 
 
 def _is_marked(state: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memaudit.audit.scan_state import STATE, ScanState, only_scan_in
+from memaudit.audit.scan_state import STATE, ScanState, missing_positions, only_scan_in
 from memaudit.errors import ConfigError
 from memaudit.models.generate import GeneratedBatch
 
@@ -30,8 +30,9 @@ def test_batches_come_back_in_order(tmp_path: Path, classes: bool):
     state = ScanState(tmp_path, IDENTITY, seeds)
     state.store(0, parts[0])
     state.store(2, parts[1])
-    loaded = list(ScanState(tmp_path, IDENTITY, seeds).load(SHAPE, 3 if classes else 0))
-    for part, again in zip(parts, loaded, strict=True):
+    loaded = ScanState(tmp_path, IDENTITY, seeds).load(SHAPE, 3 if classes else 0)
+    assert [part.position for part in loaded] == [0, 2]
+    for part, (_, again) in zip(parts, loaded, strict=True):
         assert np.array_equal(part.seeds, again.seeds)
         assert np.array_equal(part.images, again.images)
         assert (again.class_index is not None) == classes
@@ -44,21 +45,41 @@ def test_more_seeds_resume_from_fewer(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no zip", None])
-def test_a_damaged_or_missing_batch_ends_what_is_kept(tmp_path: Path, damage: bytes | None):
-    seeds = tuple(range(6))
+def test_a_damaged_or_missing_batch_is_a_gap(tmp_path: Path, damage: bytes | None):
+    seeds = tuple(range(7))
     state = ScanState(tmp_path, IDENTITY, seeds)
-    for first in (0, 2, 4):
+    for first in (4, 0, 2):
         state.store(first, batch([first, first + 1]))
     path = tmp_path / STATE / "part-000000002.npz"
     if damage is None:
         path.unlink()
     else:
         path.write_bytes(damage)
-    assert [int(part.seeds[0]) for part in ScanState(tmp_path, IDENTITY, seeds).load(SHAPE, 0)] == [
-        0
+    kept = ScanState(tmp_path, IDENTITY, seeds).load(SHAPE, 0)
+    assert [(part.position, part.batch.seeds.tolist()) for part in kept] == [
+        (0, [0, 1]),
+        (4, [4, 5]),
     ]
-    # What lay behind the gap is gone: it could not be told from parts of another batch size.
-    assert len(list((tmp_path / STATE).glob("part-*"))) == 1
+    assert missing_positions(kept, len(seeds)) == [2, 3, 6]
+    assert not path.exists()
+
+
+def test_of_two_parts_with_one_image_the_first_is_kept(tmp_path: Path):
+    """What another batch size left would be in the way of what is stored next."""
+    seeds = tuple(range(6))
+    state = ScanState(tmp_path, IDENTITY, seeds)
+    for first, size in ((0, 3), (2, 2), (3, 2)):
+        state.store(first, batch([*range(first, first + size)]))
+    kept = ScanState(tmp_path, IDENTITY, seeds).load(SHAPE, 0)
+    assert [part.position for part in kept] == [0, 3]
+    assert len(list((tmp_path / STATE).glob("part-*"))) == 2
+
+
+def test_a_file_with_a_strange_name_is_no_part(tmp_path: Path):
+    state = ScanState(tmp_path, IDENTITY, (0, 1))
+    state.store(0, batch([0, 1]))
+    (tmp_path / STATE / "part-xyz.npz").write_bytes(b"")
+    assert len(ScanState(tmp_path, IDENTITY, (0, 1)).load(SHAPE, 0)) == 1
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path):
