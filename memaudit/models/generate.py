@@ -22,6 +22,7 @@ from memaudit.models.ablation import (
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.guidance import check_guidance, guided
+from memaudit.models.multistep import multistep_sampler
 from memaudit.models.own_sampler import resolve_sampler, sample_as_published
 from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
@@ -201,6 +202,15 @@ def sample(
             progress=progress,
         )
     low, high = sigma_range(denoiser, *asked_range(config))
+    if config.solver == "multistep":
+        return multistep_sampler(
+            denoiser,
+            noise,
+            _levels(config, low, high),
+            class_labels,
+            start=start,
+            progress=progress,
+        )
     path = None
     if config.is_ablation:
         schedule = noise_schedule(config.schedule or "linear", sigma_min=low, sigma_max=high)

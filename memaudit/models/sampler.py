@@ -113,7 +113,7 @@ def heun_sampler(
         >>> bool((x == -1).all())
         True
     """
-    _check_sigmas(sigmas)
+    check_sigmas(sigmas)
     if solver not in ABLATIONS["solver"]:
         raise ValueError(f"solver is {solver!r}; one of {', '.join(ABLATIONS['solver'])} is needed")
     if not alpha > 0:
@@ -247,7 +247,8 @@ def churn_factors(sigmas: Tensor, *, S_churn: float, S_min: float, S_max: float)
     return [gamma if S_min <= sigma <= S_max else 0.0 for sigma in sigmas.tolist()]
 
 
-def _check_sigmas(sigmas: Tensor) -> None:
+def check_sigmas(sigmas: Tensor) -> None:
+    """Raise ValueError unless noise levels, float [N], are descending numbers above 0."""
     levels = sigmas.tolist()
     is_descending = all(a >= b for a, b in zip(levels, levels[1:], strict=False))
     if not levels or not is_descending or not 0 < levels[-1] <= levels[0] < math.inf:

@@ -8,7 +8,7 @@ from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
 
 Sampler = Literal["edm", "own"]
-Solver = Literal["euler", "heun", "dopri5", "ddim", "ancestral"]
+Solver = Literal["euler", "heun", "multistep", "dopri5", "ddim", "ancestral"]
 Discretization = Literal["vp", "ve", "iddpm", "edm"]
 Schedule = Literal["vp", "ve", "linear"]
 Scaling = Literal["vp", "none"]
@@ -37,6 +37,7 @@ OWN_SOLVERS = (OF_LEVELS[0], OF_FLOWS[0])
 SOLVER_NAMES = {
     "euler": "Euler",
     "heun": "Heun",
+    "multistep": "DPM-Solver++(2M)",
     "dopri5": "Dormand–Prince (dopri5)",
     "ddim": "DDIM",
     "ancestral": "ancestral (DDPM)",
@@ -138,8 +139,9 @@ class SamplerConfig:
         Solver | None,
         Option(
             "Integration method: first-order euler or second-order heun. This or any of the next "
-            "three options chooses EDM's general sampler. With --sampler own: ddim or ancestral "
-            "for discrete levels; euler, heun or dopri5 for flows.",
+            "three options chooses EDM's general sampler. Or multistep, DPM-Solver++(2M), with one "
+            "evaluation per step. With --sampler own: ddim or ancestral for discrete levels; "
+            "euler, heun or dopri5 for flows.",
             default_text="heun; with --sampler own, ddim or dopri5",
         ),
     ] = None
@@ -170,12 +172,14 @@ class SamplerConfig:
         if self.sampler == "own":
             self._check_own()
             return
-        if self.solver not in (None, *ABLATIONS["solver"]):
+        if self.solver not in (None, "multistep", *ABLATIONS["solver"]):
             raise ConfigError(
                 f"{{solver}} is {self.solver}, which is of {{sampler}} own; EDM's sampler has "
-                "euler and heun.",
+                "euler, heun and multistep.",
                 field=("solver", "sampler"),
             )
+        if self.solver == "multistep":
+            self._check_multistep()
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", NUM_STEPS)
         for low, high in (("sigma_min", "sigma_max"), ("S_min", "S_max")):
@@ -197,10 +201,21 @@ class SamplerConfig:
                 field=(changed[0], "sampler"),
             )
 
+    def _check_multistep(self) -> None:
+        others = [name for name in ABLATIONS if name != "solver" and getattr(self, name)]
+        others += ["S_churn"] if self.S_churn else []
+        if others:
+            raise ConfigError(
+                f"{{{others[0]}}} is given, but {{solver}} is multistep, which takes EDM's noise "
+                "levels and adds no noise; leave one of them out.",
+                field=(others[0], "solver"),
+            )
+
     @property
     def is_ablation(self) -> bool:
         """Whether EDM's general sampler is chosen, in place of Algorithm 2."""
-        return self.sampler == "edm" and any(getattr(self, name) is not None for name in ABLATIONS)
+        is_general = any(getattr(self, name) is not None for name in ABLATIONS)
+        return self.sampler == "edm" and self.solver != "multistep" and is_general
 
     @property
     def by_edm(self) -> "SamplerConfig":
@@ -211,6 +226,7 @@ class SamplerConfig:
     def text(self) -> str:
         """What samples, in words: `EDM’s Heun sampler in 18 steps`."""
         whose = "EDM’s" if self.sampler == "edm" else "its own"
+        whose = "the" if self.solver == "multistep" else whose
         steps = ""
         if self.num_steps is not None:
             steps = " in 1 step" if self.num_steps == 1 else f" in {self.num_steps:,} steps"
