@@ -10,7 +10,7 @@ PARALLEL := -n auto --dist worksteal
 EMULATED = PYTHONPATH=tests $(BIN)/python -m pytest -p helpers.pretended_cuda \
   $(shell grep -rlE "mark\.(gpu|emulated)" tests)
 
-.PHONY: demo test test-slow test-emulated check prose format clean
+.PHONY: demo test test-slow test-emulated bench check prose format clean
 
 demo: $(RUN)  ## Train two small models, catch the one that copies
 	$(BIN)/memaudit demo
@@ -25,6 +25,9 @@ test-slow: $(WORK)  ## All tests
 
 test-emulated: $(WORK)  ## The tests for a GPU, on a pretended one
 	$(EMULATED) -m "(gpu or emulated) and not slow"
+
+bench: $(WORK)  ## The benchmarks; DATA="TRAIN QUERIES" for images of your own
+	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))
 
 check: $(WORK) prose  ## Lint, formatting, types, prose
 	$(BIN)/ruff check .

@@ -11,8 +11,7 @@ integers.
 Seconds are processor time (all threads), since other work on the machine adds to wall-clock time;
 on a free machine, with one thread and the file in memory, both are the same.
 
-The images are random fields with the power spectrum of photographs: amplitude 1/f^1.3, contrast
-that differs between images, and channels that mostly agree.
+The images are synthetic (photographs.py).
 """
 
 import argparse
@@ -24,13 +23,12 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import result
 import torch
-from scipy.fft import idctn
+from photographs import random_fields
 
 from memaudit.audit.neighbors.integer_distances import nearest_by_brute_force
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -42,44 +40,20 @@ NUM_CHECKED = 8
 IMAGENET = 1_281_167
 
 
-def random_fields(num_images: int, seed: int) -> np.ndarray:
-    """uint8 [N, 3, 64, 64]."""
-    rng = np.random.default_rng(seed)
-    C, H, W = SHAPE
-    frequency = np.hypot(*np.meshgrid(np.arange(H), np.arange(W), indexing="ij"))
-    amplitude = (np.maximum(frequency, 0.7) ** -1.3).astype(np.float32)
-    gray = normal_numbers(rng, num_images, H * W).reshape(num_images, 1, H, W)
-    color = normal_numbers(rng, num_images, D).reshape(num_images, C, H, W)
-    field = idctn((gray + 0.3 * color) * amplitude, axes=(2, 3), norm="ortho")
-    contrast = rng.lognormal(np.log(900), 0.4, (num_images, 1, 1, 1)).astype(np.float32)
-    images: np.ndarray = np.clip(field * contrast + 120, 0, 255).astype(np.uint8)
-    return images
-
-
-@cache
-def normal_table() -> np.ndarray:
-    """float32 [2²⁴], the same everywhere."""
-    return np.random.default_rng(0).standard_normal(2**24, dtype=np.float32)
-
-
-def normal_numbers(rng: np.random.Generator, num_rows: int, num_columns: int) -> np.ndarray:
-    """Take rows from random places of a table, ten times as fast as new numbers."""
-    starts = rng.integers(0, 2**24 - num_columns, num_rows)
-    return np.stack([normal_table()[start : start + num_columns] for start in starts])
-
-
 def write_images(path: Path, num_images: int) -> None:
     """Write random fields as .npy, chunk by chunk."""
     images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(num_images, *SHAPE))
     for start in range(0, num_images, CHUNK):
-        images[start : start + CHUNK] = random_fields(min(CHUNK, num_images - start), seed=start)
+        images[start : start + CHUNK] = random_fields(
+            min(CHUNK, num_images - start), SHAPE, seed=start
+        )
     images.flush()
 
 
 def make_queries(images: np.ndarray, num_queries: int) -> np.ndarray:
     """Make queries: half new images, half copies with noise of 10 gray levels."""
     rng = np.random.default_rng(1)
-    new = random_fields(num_queries - num_queries // 2, seed=2**31)
+    new = random_fields(num_queries - num_queries // 2, SHAPE, seed=2**31)
     copies = images[rng.choice(len(images), num_queries // 2, replace=False)]
     noisy = copies + rng.normal(0, 10, copies.shape)
     return np.concatenate([new, np.clip(noisy, 0, 255).astype(np.uint8)])

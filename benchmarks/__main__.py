@@ -1,0 +1,91 @@
+"""Run the benchmarks, each in a process of its own: `make bench`, or python -m benchmarks.
+
+    python -m benchmarks                                         # on a CPU, under 15 minutes
+    python -m benchmarks --device cuda                           # on a GPU, under 8
+    python -m benchmarks --data cifar10-train.zip cifar10-test.zip --only neighbors optimum
+
+Without --data they run on synthetic photographs. Each writes its record to benchmarks/results/, and
+ends in an error if its results are not equal to the baseline's. The file of a benchmark says what
+it asks, and takes more arguments.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from benchmarks.photographs import random_fields
+
+FOLDER = Path(__file__).parent
+TRAIN, QUERIES = "{train}", "{queries}"
+ON_CPU = {
+    "startup": ["--rounds", "2"],
+    "optimum": [TRAIN, "--sizes", "1000", "5000", "--rounds", "2"],
+    "neighbors": [TRAIN, QUERIES, "--rounds", "1"],
+    "leave_one_out": ["--rounds", "2"],
+    "loading": [TRAIN, "--rounds", "1"],
+    "scale": ["--sizes", "5000", "20000", "--queries", "64"],
+}
+"""Arguments with which all benchmarks together take less than the promised time."""
+ON_GPU = {
+    "optimum": [TRAIN, "--rounds", "3"],
+    "neighbors": [TRAIN, QUERIES, "--rounds", "2"],
+}
+NUM_TRAIN = {"cpu": 20_000, "cuda": 50_000}
+NUM_QUERIES = 4_000
+LONGEST = 300
+"""Seconds after which a benchmark is stopped."""
+
+
+def main() -> None:
+    """Run what was asked for, print what each took, and fail if one failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--data", nargs=2, type=Path, metavar=("TRAIN", "QUERIES"))
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=sorted(ON_CPU | ON_GPU))
+    options = parser.parse_args()
+    chosen = ON_CPU if options.device == "cpu" else ON_GPU
+    outcomes = []
+    with tempfile.TemporaryDirectory() as scratch:
+        train, queries = options.data or write_photographs(Path(scratch), options.device)
+        for name, arguments in chosen.items():
+            if options.only and name not in options.only:
+                continue
+            words = [word.format(train=train, queries=queries) for word in arguments]
+            if options.device != "cpu":
+                words += ["--device", options.device]
+            print(f"\n== {name} {' '.join(arguments)}", flush=True)
+            started = time.monotonic()
+            outcomes.append((name, run(name, words), time.monotonic() - started))
+    print("\nBenchmark        seconds  outcome")
+    for name, outcome, seconds in outcomes:
+        print(f"{name:15} {seconds:8.0f}  {outcome}")
+    sys.exit(any(outcome != "done" for _, outcome, _ in outcomes))
+
+
+def write_photographs(folder: Path, device: str) -> tuple[Path, Path]:
+    """Write synthetic training images and queries of 32×32, and return the files."""
+    files = folder / "train.npz", folder / "queries.npz"
+    for file, number, seed in zip(files, (NUM_TRAIN[device], NUM_QUERIES), (0, 1), strict=True):
+        np.savez(file, images=random_fields(number, (3, 32, 32), seed))
+    return files
+
+
+def run(name: str, arguments: list[str]) -> str:
+    """Run one benchmark: "done", or how it ended."""
+    try:
+        subprocess.run(
+            [sys.executable, FOLDER / f"{name}.py", *arguments], timeout=LONGEST, check=True
+        )
+    except subprocess.TimeoutExpired:
+        return f"stopped after {LONGEST} s"
+    except subprocess.CalledProcessError as error:
+        return f"failed with status {error.returncode}"
+    return "done"
+
+
+if __name__ == "__main__":
+    main()
