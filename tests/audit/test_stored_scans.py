@@ -591,7 +591,13 @@ def test_a_scan_gives_the_stored_results(inputs: Path, name: str):
     check_numbers(numbers, stored_numbers(name))
 
 
-@pytest.mark.parametrize("name", NETWORK_SCANS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "network_all_tests" else [])
+        for name in NETWORK_SCANS
+    ],
+)
 def test_a_scan_of_a_network_gives_the_stored_results(
     inputs: Path, sampled_alike: dict[str, bool], name: str
 ):

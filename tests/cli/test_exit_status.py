@@ -79,7 +79,14 @@ def test_every_command_takes_debug(run: Run, command: str):
     assert "--debug" in run(*arguments, "--help").stdout
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_a_scan_as_ctrl_c_does(
     checkpoint: Path, make_npz: Callable, tmp_path: Path, signum: signal.Signals
 ):
@@ -120,7 +127,7 @@ def test_an_error_outside_every_command_does_not_end_with_1(tmp_path: Path):
     assert done.stderr.startswith("Error: RuntimeError: no terminal")
 
 
-@pytest.mark.parametrize("how", ["--json", None])
+@pytest.mark.parametrize("how", [None, pytest.param("--json", marks=pytest.mark.slow)])
 def test_a_reader_that_goes_away_does_not_change_the_status(make_npz: Callable, how: str | None):
     images = make_npz(40)  # all of them copies
     program = [sys.executable, "-m", "memaudit", "scan", images, "--data", images]
