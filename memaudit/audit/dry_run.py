@@ -25,7 +25,8 @@ from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.generate import cpu_group_size, generate_images
+from memaudit.models.generate import generate_images
+from memaudit.models.group_size import group_size
 from memaudit.models.own_sampler import resolve_sampler
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, automatic, silent
@@ -163,9 +164,7 @@ def _stop(copies: int, gate: GateTest | None, config: ScanConfig) -> int | None:
 
 def _seconds_per_image(model: Denoiser, config: ScanConfig) -> float:
     """Time a short sampling of one group, after a shorter one to warm up."""
-    execution = config.execution
-    on_cpu = execution.device == "cpu"
-    size = cpu_group_size(model) if on_cpu else execution.batch_size
+    size = group_size(model, config.execution)
     evaluations, seconds = 0, 0.0
     for steps in (1, MEASURED_STEPS):
         sampler = replace(config.sampler.by_edm, num_steps=steps)
@@ -176,8 +175,7 @@ def _seconds_per_image(model: Denoiser, config: ScanConfig) -> float:
             range(size),
             config=sampler,
             class_index=config.class_index,
-            batch_size=size,
-            device=execution.device,
+            execution=config.execution,
             progress=silent,
         ):
             pass

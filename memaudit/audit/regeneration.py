@@ -58,8 +58,7 @@ def regenerate(
             config=recipe.sampler,
             class_index=recipe.class_index,
             class_weights=recipe.class_weights,
-            batch_size=recipe.execution.batch_size,
-            device=recipe.execution.device,
+            execution=recipe.execution,
             progress=progress,
         )
     )

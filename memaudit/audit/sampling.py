@@ -293,8 +293,7 @@ def _generate(
         config=config.sampler,
         class_index=config.class_index,
         class_weights=class_weights,
-        batch_size=config.execution.batch_size,
-        device=config.execution.device,
+        execution=config.execution,
         progress=after_kept,
     ):
         for part in _runs(missing[done : done + len(batch.seeds)], batch):

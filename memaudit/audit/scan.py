@@ -53,6 +53,7 @@ from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import check_classes, sampling_identity
@@ -65,6 +66,7 @@ def say_nothing(text: str) -> None:
     """Leave unsaid what `scan` could tell before it samples."""
 
 
+@fp32_products(False)
 def scan(
     source: str | Path | np.ndarray | ImageSet | Checkpoint | Denoiser,
     data: str | Path | np.ndarray | ImageSet,

@@ -25,6 +25,7 @@ from memaudit.audit.source_checks import check_comparable
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import generate_images
@@ -93,6 +94,7 @@ class SelftestResult:
     """Whether all of them passed."""
 
 
+@fp32_products(False)
 def selftest(
     images: ImageSet,
     *,
@@ -183,8 +185,7 @@ def _generate(denoiser: Denoiser, config: ScanConfig, progress: Progress) -> np.
         denoiser,
         config.seeds,
         config=config.sampler,
-        batch_size=config.execution.batch_size,
-        device=config.execution.device,
+        execution=config.execution,
         progress=progress,
     )
     return np.concatenate([batch.images for batch in batches])

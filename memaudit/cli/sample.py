@@ -106,6 +106,7 @@ def sample(
     from memaudit.cli.console import progress_bars, remark
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
+    from memaudit.models.execution import Execution
     from memaudit.models.generate import generate_images, sampling_identity
     from memaudit.models.sampler_config import SamplerConfig
 
@@ -133,8 +134,7 @@ def sample(
                     seeds,
                     config=config,
                     class_index=chosen_class,
-                    batch_size=batch_size,
-                    device=where,
+                    execution=Execution(batch_size, where),
                     progress=progress,
                 )
             )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from memaudit.data.images import ImageSet
+from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.build import build_network
 from memaudit.models.denoiser import image_shape
 from memaudit.models.precond import Preconditioner
@@ -26,7 +27,7 @@ from memaudit.training.batches import Batch, Batches
 from memaudit.training.config import TrainingConfig
 from memaudit.training.loss import LOSSES
 from memaudit.training.network import configure_network
-from memaudit.training.precision import allow_tf32, autocast
+from memaudit.training.precision import autocast
 from memaudit.training.schedule import Schedule
 
 BACKWARD = 2
@@ -214,13 +215,13 @@ def measure_throughput(config: TrainingConfig, images: ImageSet, *, device: str)
 
 
 def _train_once(network: Preconditioner, batch: Batch, config: TrainingConfig) -> None:
-    with allow_tf32(config.tf32), autocast(config.precision, batch.y.device):
+    with fp32_products(config.tf32), autocast(config.precision, batch.y.device):
         loss = LOSSES[config.precond]()(network.train(), *batch)
         torch.autograd.backward(loss.sum())
 
 
 def _evaluate_once(network: Preconditioner, batch: Batch) -> None:
-    with torch.inference_mode():
+    with float32_inference():
         network.eval()(batch.y, torch.ones(1, device=batch.y.device), batch.class_labels)
 
 

@@ -1,7 +1,6 @@
 """Images from a denoiser, one per seed, rounded to bytes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,11 @@ from memaudit.models.ablation import (
     discretize,
     noise_schedule,
 )
+from memaudit.models.arithmetic import float32_inference
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser, image_shape
+from memaudit.models.execution import Execution
+from memaudit.models.group_size import group_size
 from memaudit.models.guidance import check_guidance, guided
 from memaudit.models.multistep import multistep_sampler
 from memaudit.models.own_sampler import resolve_sampler, sample_as_published
@@ -62,8 +64,7 @@ def generate_images(
     class_index: int | Sequence[int] | None = None,
     class_weights: Sequence[float] | None = None,
     start: np.ndarray | None = None,
-    batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    execution: Execution | None = None,
     progress: Progress = silent,
 ) -> Iterator[GeneratedBatch]:
     """Generate one image per seed.
@@ -73,7 +74,7 @@ def generate_images(
     its float tolerance.
 
     Args:
-        denoiser: any denoiser, on `device`.
+        denoiser: any denoiser, on the device that `execution` names.
         seeds: one integer per image; its initial noise, class and churn are drawn from it.
         config: how to sample.
         class_index: one class for all images, or one per image. None: drawn from each seed if the
@@ -82,29 +83,27 @@ def generate_images(
             alike, as in EDM.
         start: clean images, uint8 [len(seeds), C, H, W], to begin at instead of pure noise: each is
             noised to the first noise level.
-        batch_size: images handed out at a time, and on a GPU evaluated at a time.
-        device: where the denoiser is.
+        execution: where the denoiser is, and how many images are handed out at a time; on a GPU,
+            also how many are evaluated at a time.
         progress: told the images done, counting those under way by their steps.
 
     Returns:
-        An iterator of batches of batch_size images (the last may be smaller), in order of seeds.
+        An iterator of batches of `execution.batch_size` images (the last may be smaller), in order
+        of seeds.
 
     Raises:
         ConfigError: a class that the model does not have; guidance of a model that cannot be
-            guided; a batch_size below 1; while iterating, noise levels outside the model's range.
+            guided; while iterating, noise levels outside the model's range.
         CheckpointError: while iterating, an image with pixels that are not finite; names the seed.
 
     Example:
         >>> from memaudit.models.optimum.closed_form import ClosedFormOptimum
         >>> train = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), np.uint8)
-        >>> batches = generate_images(ClosedFormOptimum(train), range(100), batch_size=32)
+        >>> batches = generate_images(ClosedFormOptimum(train), range(100))
         >>> [len(batch.images) for batch in batches]
-        [32, 32, 32, 4]
+        [64, 36]
     """
-    if batch_size < 1:
-        raise ConfigError(
-            f"{{batch_size}} is {batch_size}; at least 1 is needed.", field="batch_size"
-        )
+    execution = execution or Execution()
     if isinstance(class_index, int):
         class_index = [class_index] * len(seeds)
     check_classes(denoiser, class_index or ())
@@ -123,7 +122,6 @@ def generate_images(
             raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
     config = resolve_sampler(config or SamplerConfig(), denoiser)
     check_guidance(denoiser, config.guidance)
-    device = torch.device(device)
     groups = _groups(
         denoiser,
         seeds,
@@ -131,35 +129,11 @@ def generate_images(
         class_index=class_index,
         class_weights=class_weights,
         start=start,
-        group_size=cpu_group_size(denoiser) if device.type == "cpu" else batch_size,
-        device=device,
+        group_size=group_size(denoiser, execution),
+        device=torch.device(execution.device),
         progress=progress,
     )
-    return _batches(groups, batch_size)
-
-
-@contextmanager
-def float32_inference() -> Iterator[None]:
-    """Evaluate networks without gradients, in float32 throughout.
-
-    TF32, cuDNN's default on a GPU, keeps 10 bits of a convolution's inputs.
-    """
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
-def cpu_group_size(denoiser: Denoiser) -> int:
-    """Images that a CPU evaluates at a time: a constant of the resolution.
-
-    Convolutions and linear layers choose their kernels by the size of the batch, and kernels differ
-    by up to 1e-6, which is enough to turn a byte. At one size, an image is the same beside any
-    others. 64 images, or 8192 pixels, are as fast as more, and little to waste on a last group.
-    """
-    _, H, W = image_shape(denoiser)
-    group_size = 64
-    while group_size > 4 and group_size * H * W > 8192:
-        group_size //= 2
-    return group_size
+    return _batches(groups, execution.batch_size)
 
 
 def sample(

@@ -1,7 +1,6 @@
 """The floating-point formats that a step is computed in. Weights and their average stay float32."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 
@@ -27,19 +26,3 @@ def make_loss_scaler(precision: Precision, device: torch.device) -> torch.amp.Gr
     At other precisions it does nothing.
     """
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
-@contextmanager
-def allow_tf32(allowed: bool) -> Iterator[None]:
-    """Set, within the context, whether GPUs may round the factors of float32 products to TF32.
-
-    TF32 keeps 10 bits of the mantissa.
-    """
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = allowed
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
-            yield
-    finally:
-        matmul.allow_tf32 = before

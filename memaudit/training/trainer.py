@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.build import build_network
 from memaudit.training.augment import augment, draw_augmentation
 from memaudit.training.batches import Batches, add_mirror_images
@@ -17,7 +18,7 @@ from memaudit.training.distributed import Ranks, current_ranks, sum_over_ranks
 from memaudit.training.ema import copy_for_average, update_average
 from memaudit.training.loss import LOSSES
 from memaudit.training.network import configure_network
-from memaudit.training.precision import allow_tf32, autocast, make_loss_scaler
+from memaudit.training.precision import autocast, make_loss_scaler
 from memaudit.training.schedule import Schedule
 
 
@@ -83,7 +84,7 @@ class Trainer:
 
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=y.device)
-        with allow_tf32(self.config.tf32):
+        with fp32_products(self.config.tf32):
             for part in self._rounds:
                 torch.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
                 with autocast(self.config.precision, y.device):

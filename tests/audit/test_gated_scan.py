@@ -435,9 +435,7 @@ def test_some_kept_images_are_generated_again_under_a_gate(tmp_path: Path):
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_forged_images_are_noticed_as_often_as_is_said(share: float, tmp_path: Path):
     """400 checks of 640 kept images, of which a share was replaced."""
-    kept = list(
-        generate_images(planted(TRAIN, 1.0).network, range(640), config=ONE_STEP, batch_size=64)
-    )
+    kept = list(generate_images(planted(TRAIN, 1.0).network, range(640), config=ONE_STEP))
     rng = np.random.default_rng(1)
     images = np.concatenate([batch.images for batch in kept])
     forged = rng.choice(640, round(share * 640), replace=False)

@@ -42,7 +42,6 @@ def test_any_seeds_give_the_same_bytes_and_classes_again(checkpoint: Checkpoint,
             config=recipe.sampler,
             class_index=recipe.class_index,
             class_weights=recipe.class_weights,
-            batch_size=64,
         )
     )
     images = np.concatenate([batch.images for batch in first])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers.pretended_cuda import counted
 
+from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 
@@ -59,7 +60,7 @@ def test_sampling_gives_the_bytes_of_the_cpu():
     expected = next(generate_images(ClosedFormOptimum(images), range(8)))
     found = next(
         generate_images(
-            ClosedFormOptimum(images, device="cuda"), range(8), batch_size=8, device="cuda"
+            ClosedFormOptimum(images, device="cuda"), range(8), execution=Execution(8, "cuda")
         )
     )
     np.testing.assert_array_equal(found.images, expected.images)

@@ -21,6 +21,7 @@ from memaudit.models.ablation import (
     pick_levels,
 )
 from memaudit.models.build import build_network
+from memaudit.models.execution import Execution
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
@@ -121,9 +122,9 @@ def test_the_same_seeds_give_the_same_bits_whatever_the_batch_size(
 ) -> None:
     config = SamplerConfig(num_steps=2, **options)
     seeds = range(70)  # more than one group
-    whole = generate(LastBits(network), seeds, config=config, batch_size=100)
+    whole = generate(LastBits(network), seeds, config=config, execution=Execution(100))
     for batch_size in (1, 7, 64):
-        parts = generate(LastBits(network), seeds, config=config, batch_size=batch_size)
+        parts = generate(LastBits(network), seeds, config=config, execution=Execution(batch_size))
         assert np.array_equal(parts.images, whole.images)
         assert np.array_equal(parts.class_index, whole.class_index)
 
@@ -139,7 +140,7 @@ def test_an_image_does_not_depend_on_the_other_seeds(network: Any, options: dict
 
 
 def test_batches_hold_batch_size_images_in_the_order_of_the_seeds() -> None:
-    batches = list(generate_images(ConstantDenoiser(), [9, 1, 8, 2, 7], batch_size=2))
+    batches = list(generate_images(ConstantDenoiser(), [9, 1, 8, 2, 7], execution=Execution(2)))
     assert [batch.seeds.tolist() for batch in batches] == [[9, 1], [8, 2], [7]]
     assert [tuple(batch.images.shape) for batch in batches] == [(2, 3, 4, 4)] * 2 + [(1, 3, 4, 4)]
     assert all(batch.images.dtype == np.uint8 for batch in batches)
@@ -249,7 +250,7 @@ def test_progress_counts_images_and_ends_at_all_of_them() -> None:
         ConstantDenoiser(),
         range(100),
         config=SamplerConfig(num_steps=4),
-        batch_size=10,
+        execution=Execution(10),
         progress=lambda task, done, total, note="": told.append((task, done, total)),
     )
     assert told[0] == ("Sampling", 16, 100)  # a quarter of the first 64
@@ -267,7 +268,7 @@ def test_a_class_that_the_model_lacks_is_refused_at_once(label_dim: int, message
 
 def test_a_batch_of_nothing_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="batch_size is 0; at least 1"):
-        generate_images(ConstantDenoiser(), [0], batch_size=0)
+        Execution(0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from helpers.tiny_training import TINY, noise_images
 
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.training.loop import train
-from memaudit.training.precision import allow_tf32
 from memaudit.training.trainer import Trainer
 
 CONFIG = dataclasses.replace(
@@ -63,17 +62,6 @@ def test_fp16_skips_a_step_that_overflows_and_keeps_its_smaller_scale(tmp_path: 
     trainer.step()
     assert all(map(torch.equal, before, trainer.network.parameters()))
     assert trainer.scaler.get_scale() == 2.0**119
-
-
-def test_tf32_is_allowed_only_while_a_step_lasts():
-    def allowed() -> tuple[bool, bool]:
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
-    before = allowed()
-    for choice in (True, False):
-        with allow_tf32(choice):
-            assert allowed() == (choice, choice)
-    assert allowed() == before
 
 
 @pytest.mark.gpu

@@ -10,9 +10,10 @@ from torch.nn.functional import one_hot
 
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import CheckpointError, DataError
+from memaudit.models.arithmetic import float32_inference
 from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.execution import Execution
-from memaudit.models.generate import cpu_group_size, float32_inference
+from memaudit.models.group_size import group_size
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
 
@@ -84,8 +85,7 @@ class NoisedImages:
         """
         images = self.images if images is None else images
         device = torch.device(self.execution.device)
-        on_cpu = device.type == "cpu"
-        group = cpu_group_size(self.denoiser) if on_cpu else self.execution.batch_size
+        group = group_size(self.denoiser, self.execution)
         found = np.empty((len(sigmas), len(images), 4, 4))
         for first in range(0, len(images), group):
             rows = slice(first, min(first + group, len(images)))

@@ -26,9 +26,10 @@ from memaudit.audit.statistics.intervals import (
 from memaudit.audit.statistics.mann_whitney import mann_whitney_z
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
-from memaudit.models.generate import cpu_group_size, float32_inference
+from memaudit.models.group_size import group_size
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
 from memaudit.wording import p_text, percent
@@ -88,6 +89,7 @@ class Membership:
     """Share of held-out images that may score above the threshold."""
 
 
+@fp32_products(False)
 def infer_membership(
     denoiser: Denoiser,
     data: ImageSet,
@@ -169,7 +171,7 @@ def _scores(
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
     device = config.execution.device
-    group = cpu_group_size(denoiser) if device == "cpu" else config.execution.batch_size
+    group = group_size(denoiser, config.execution)
     scores = []
     for first in range(0, size, group):
         last = min(first + group, size)

@@ -38,6 +38,7 @@ from memaudit.audit.statistics.intervals import (
 from memaudit.audit.statistics.per_class import holm
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
@@ -133,6 +134,7 @@ class _Judge(Protocol):
     def __call__(self, generated: np.ndarray, start: np.ndarray) -> np.ndarray: ...
 
 
+@fp32_products(False)
 def return_test(
     denoiser: Denoiser,
     data: ImageSet,
@@ -270,8 +272,7 @@ def _try(
             config=replace(config.sampler, sigma_max=sigma),
             class_index=class_index,
             start=start,
-            batch_size=config.execution.batch_size,
-            device=config.execution.device,
+            execution=config.execution,
             progress=told,
         )
         generated = np.concatenate([batch.images for batch in batches])

@@ -32,14 +32,11 @@ from memaudit.audit.statistics.per_class import holm
 from memaudit.audit.statistics.resampling import Sample, resampled, welch
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
-from memaudit.models.generate import (
-    GeneratedBatch,
-    cpu_group_size,
-    float32_inference,
-    generate_images,
-)
+from memaudit.models.generate import GeneratedBatch, generate_images
+from memaudit.models.group_size import group_size
 from memaudit.models.guidance import guided
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
@@ -150,6 +147,7 @@ class Optimality:
     """What of this agreement any model of such images has, or None without held-out images."""
 
 
+@fp32_products(False)
 def compare_with_optimum(
     denoiser: Denoiser,
     data: ImageSet,
@@ -285,7 +283,7 @@ def _denoise(
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
-    device, step = config.execution.device, _group_size(denoiser, config)
+    device, step = config.execution.device, group_size(denoiser, config.execution)
     for start in range(0, size, step):
         part = slice(start, start + step)
         y = uint8_to_float(torch.from_numpy(chosen.images[part])).to(device, torch.float64)
@@ -306,15 +304,6 @@ def _denoise(
             values["num_effective", sigma].append(best.num_effective)
         progress(f"Denoising {images.source}", min(start + step, size), size)
     return Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
-
-
-def _group_size(denoiser: Denoiser, config: OptimalityConfig) -> int:
-    """Images evaluated at a time; fixed on a CPU, so that results do not depend on batch_size."""
-    return (
-        cpu_group_size(denoiser)
-        if config.execution.device == "cpu"
-        else config.execution.batch_size
-    )
 
 
 def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -351,7 +340,7 @@ def _follow_trajectories(
     """Sample the model, and compare it with the optimum along its trajectories."""
     values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
     ends: list[GeneratedBatch] = []
-    size = _group_size(denoiser, config)
+    size = group_size(denoiser, config.execution)
     for start in range(0, config.num_trajectories, size):
         seeds = range(start, min(start + size, config.num_trajectories))
         w = config.sampler.guidance  # compared as they are sampled
@@ -362,8 +351,7 @@ def _follow_trajectories(
             config=replace(config.sampler, guidance=1.0),
             class_index=config.class_index,
             class_weights=config.class_weights,
-            batch_size=len(seeds),
-            device=config.execution.device,
+            execution=config.execution,
         )
         for sigma, evaluations in followed.squared_distances.items():
             # An incomplete group is padded after its images.
@@ -408,8 +396,7 @@ def _agreement(
         seeds.tolist(),
         config=config.sampler,
         class_index=None if class_index is None else class_index.tolist(),
-        batch_size=config.execution.batch_size,
-        device=config.execution.device,
+        execution=config.execution,
     )
     best = np.concatenate([batch.images for batch in batches])
     ends = [index.nearest(each, 1).index for each in (images, best)]

@@ -57,6 +57,7 @@ from memaudit.audit.verification.spot_check import (
 from memaudit.data.images import ImageSet
 from memaudit.data.layout import Layout
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.wording import percent, printable, short
@@ -88,6 +89,7 @@ class Verification:
         return all(check.passed for check in self.checks)
 
 
+@fp32_products(False)
 def verify_report(
     folder: str | Path,
     *,

@@ -14,7 +14,6 @@ Legend: B batch, R rows of it, n training images of one class or all, K candidat
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.denoiser import image_shape
 from memaudit.models.optimum.posterior import (
     Posterior,
@@ -177,7 +177,7 @@ class ClosedFormOptimum:
         num_effective = torch.empty_like(variance)
         latest = {}
         num_rows = max(1, LOGIT_BYTES // (4 * len(self._training)))
-        with _full_precision():
+        with fp32_products(False):
             for start in range(0, len(x), num_rows):
                 batch = slice(start, start + num_rows)
                 for part, rows in self._parts(None if classes is None else classes[batch]):
@@ -363,14 +363,3 @@ class ClosedFormOptimum:
             posterior = block if posterior is None else posterior.merge(block)
         assert posterior is not None
         return posterior
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keep TF32 and bfloat16 out of float32 products, whatever the caller allows elsewhere."""
-    allowed = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(allowed)
