@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from benchmarks.photographs import random_fields
 
 FOLDER = Path(__file__).parent
