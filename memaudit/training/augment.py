@@ -125,7 +125,8 @@ def _source_points(by: Augmentation, height: int, width: int) -> Tensor:
     unstretch = _rotation(by.stretch_axis) @ torch.diag_embed(factors) @ _rotation(-by.stretch_axis)
     linear = SCALE ** -by.scale[:, None, None] * _rotation(-by.rotation) @ unstretch
     # Edges are at -1 and 1 along both axes, but angles are those of square pixels.
-    linear = linear * linear.new_tensor([[1, height / width], [width / height, 1]])
+    linear[:, 0, 1] *= height / width
+    linear[:, 1, 0] *= width / height
     shift = 2 * SHIFT * by.shift[:, :, None]  # an image is 2 wide and high here
     return torch.cat([linear, -linear @ shift], dim=2)
 

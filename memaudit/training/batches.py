@@ -49,19 +49,22 @@ class Batches:
         label_dim: int,
         device: torch.device,
     ) -> None:
-        self.order = np.arange(len(images))
-        np.random.RandomState(seed).shuffle(self.order)
+        order = np.arange(len(images))
+        np.random.RandomState(seed).shuffle(order)
         self.batch_size = batch_size
         self.label_dim = label_dim
+        self._num_images = len(images)
+        # Continued by one batch, so that each batch is a part of it and nothing is sent to the
+        # device in a step: a copy would wait for all the steps before it.
+        self._order = torch.tensor(np.resize(order, len(order) + batch_size), device=device)
         # torch.tensor copies: tensors cannot share a read-only memory map.
         self._images = torch.tensor(images.images, device=device)
         self._labels = torch.tensor(images.labels, device=device) if label_dim else None
 
     def at(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0."""
-
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        indices = torch.from_numpy(self.order[positions % len(self.order)]).to(self._images.device)
+        first = step * self.batch_size % self._num_images
+        indices = self._order[first : first + self.batch_size]
         y = uint8_to_float(self._images[indices])
         if self._labels is None:
             return Batch(y, None)

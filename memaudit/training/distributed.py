@@ -5,14 +5,13 @@ machines. They start with the same weights and take the same steps, so only grad
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from memaudit.errors import ConfigError
 
@@ -33,16 +32,6 @@ def current_ranks() -> Ranks:
     if dist.is_available() and dist.is_initialized():
         return Ranks(dist.get_rank(), dist.get_world_size())
     return Ranks(0, 1)
-
-
-def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over the ranks, all in one message."""
-    if current_ranks().num_ranks == 1:
-        return
-    flat = torch.cat([t.flatten() for t in tensors])
-    dist.all_reduce(flat)
-    for t, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
-        t.copy_(summed.view_as(t))
 
 
 def any_rank(holds: bool) -> bool:

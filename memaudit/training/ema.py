@@ -7,7 +7,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PUBLISHED_SIZE = 50_000
 """Training images of CIFAR-10, to which the paper scales its decays."""
@@ -77,13 +77,12 @@ def copy_for_average(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, beta: float) -> None:
-    """Move the average's parameters toward the network's; buffers never change.
+def update_average(average: list[Tensor], weights: list[Tensor], beta: float) -> None:
+    """Move averaged weights toward those of the network.
 
     Args:
         average: changed in place.
-        network: the network after a step.
+        weights: the network's after a step.
         beta: decay β, in [0, 1].
     """
-
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - beta)
+    torch._foreach_lerp_(average, weights, 1 - beta)

@@ -11,6 +11,7 @@ import torch
 from memaudit import __version__
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import save_checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
@@ -114,11 +115,12 @@ def train(
         writes = current_ranks().rank == 0
         if not writes:
             progress, on_snapshot = silent, None
-        with (
+        events = (
             open_event_file(folder.tensorboard, images_seen=trainer.images_seen)
             if tensorboard and writes
             else nullcontext()
-        ) as on_entry:
+        )
+        with fp32_products(config.tf32), events as on_entry:
             log = TrainingLog(folder.log, trainer, write=writes, on_entry=on_entry)
             _run(trainer, images, folder, log, progress, on_snapshot)
 

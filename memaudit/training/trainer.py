@@ -1,7 +1,7 @@
 """A training step, and everything that it changes."""
 
-from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
-from memaudit.models.arithmetic import fp32_products
 from memaudit.models.build import build_network
 from memaudit.training.augment import augment, draw_augmentation
 from memaudit.training.batches import Batches, add_mirror_images
 from memaudit.training.config import TrainingConfig
-from memaudit.training.distributed import Ranks, current_ranks, sum_over_ranks
+from memaudit.training.distributed import Ranks, current_ranks
 from memaudit.training.ema import copy_for_average, update_average
+from memaudit.training.gradients import Gradients
 from memaudit.training.loss import LOSSES
 from memaudit.training.network import configure_network
 from memaudit.training.precision import autocast, make_loss_scaler
@@ -47,6 +47,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = build_network(self.network_config).train().to(device)
         self.average = copy_for_average(self.network)
+        self._weights = list(self.network.parameters())
+        self._averaged = list(self.average.parameters())
+        self._gradients = Gradients(self._weights)
+        self._generator = _default_generator(device)
         self.optimizer = _optimizer(config, self.network)
         self.scaler = make_loss_scaler(config.precision, device)
         self._loss = LOSSES[config.precond]()
@@ -75,52 +79,58 @@ class Trainer:
         y, class_labels = self._batches.at(self.num_steps)
         # Drawn for the whole batch, so that an image's noise does not depend on which rank or
         # round computes it.
-        torch.manual_seed(_seed(seed, self.num_steps))
+        self._generator.manual_seed(_seed(seed, self.num_steps))
         sigma, noise = self._loss.draw_noise(y)
         augment_labels = None
         if self.config.augment:
             augmentation = draw_augmentation(batch_size, self.config.augment, y.device)
             y, augment_labels = augment(y, augmentation), augmentation.labels
 
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=y.device)
-        with fp32_products(self.config.tf32):
-            for part in self._rounds:
-                torch.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
-                with autocast(self.config.precision, y.device):
-                    loss = self._loss.at(
-                        partial(self.network, augment_labels=_rows(augment_labels, part)),
-                        y[part],
-                        sigma[part],
-                        noise[part],
-                        _rows(class_labels, part),
-                    )
-                torch.autograd.backward(self.scaler.scale(loss.sum() / batch_size))
-                total += loss.detach().sum()
+        self._gradients.clear()
+        for part in self._rounds:
+            self._generator.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
+            with autocast(self.config.precision, y.device):
+                loss = self._loss.at(
+                    partial(self.network, augment_labels=_rows(augment_labels, part)),
+                    y[part],
+                    sigma[part],
+                    noise[part],
+                    _rows(class_labels, part),
+                )
+            total = loss.sum()
+            scaled = self.scaler.scale(total / batch_size)
+            self._gradients.add(total, scaled, is_last=part is self._rounds[-1])
 
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        sum_over_ranks([*gradients, total])
+        self._gradients.finish()
         self.scaler.unscale_(self.optimizer)
-        sanitize_gradients(gradients)
+        self._gradients.sanitize()
 
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.lr(self.images_seen)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        update_average(self.average, self.network, self.schedule.ema_beta(self.images_seen))
+        update_average(self._averaged, self._weights, self.schedule.ema_beta(self.images_seen))
 
         self.num_steps += 1
-        return total / y.numel()
+        return self._gradients.loss / y.numel()
 
 
 def _rows(labels: Tensor | None, part: slice) -> Tensor | None:
     return None if labels is None else labels[part]
 
 
-def sanitize_gradients(gradients: Iterable[Tensor]) -> None:
-    """Replace NaN by 0 and ±inf by ±1e5 in place, as published."""
-    for gradient in gradients:
-        torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
+def _default_generator(device: torch.device) -> Any:
+    """What has `manual_seed` for torch's own generator of a device.
+
+    `torch.manual_seed` seeds those of all devices, at a hundred times the cost.
+    """
+    if device.type == "cpu":
+        return torch.default_generator
+    if device.type != "cuda":
+        return torch.random
+    torch.cuda.init()
+    number = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.default_generators[number]
 
 
 def _optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:

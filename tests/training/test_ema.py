@@ -15,7 +15,7 @@ def test_the_average_is_the_weighted_sum_of_all_weights():
     for beta in [0.1, 0.5, 0.9, 0.999]:
         with torch.no_grad():
             network.weight.normal_()
-        update_average(average, network, beta)
+        update_average(list(average.parameters()), list(network.parameters()), beta)
         expected = beta * expected + (1 - beta) * network.weight.detach().double()
     torch.testing.assert_close(average.weight.double(), expected, rtol=0, atol=1e-7)
 
@@ -25,7 +25,7 @@ def test_without_decay_the_average_is_the_network_itself():
     average = copy_for_average(network)
     with torch.no_grad():
         network.weight.normal_()
-    update_average(average, network, 0.0)
+    update_average(list(average.parameters()), list(network.parameters()), 0.0)
     assert torch.equal(average.weight, network.weight)
 
 
