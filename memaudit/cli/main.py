@@ -124,6 +124,16 @@ def in_one_line(error: Exception, names: Mapping[str, str] = MappingProxyType({}
     if isinstance(error, MemoryError) or is_torchs:
         more = f" ({short(said)})" if said else ""
         return f"Memory ran out{more}. Use fewer or smaller images, or a machine with more memory."
+    if "no kernel image" in said:
+        return (
+            f"This PyTorch holds no code for this GPU ({short(said)}). Compute with --device cpu, "
+            "or install a PyTorch that supports the GPU."
+        )
+    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
+        return (
+            "Another process of this run ended or cannot be reached any more "
+            f"({short(said)}). Look at what the others printed, and give the command again."
+        )
     if isinstance(error, RecursionError):
         return "Something in a file given is nested too deep to be read."
     what = ": ".join(text for text in (type(error).__name__, short(said, 300)) if text)

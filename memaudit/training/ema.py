@@ -5,6 +5,7 @@ After a step of B images, w_ema ← β w_ema + (1 - β) w.
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ def copy_for_average(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_average(average: list[Tensor], weights: list[Tensor], beta: float) -> None:
+def update_average(average: Sequence[Tensor], weights: Sequence[Tensor], beta: float) -> None:
     """Move averaged weights toward those of the network.
 
     Args:
@@ -85,4 +86,4 @@ def update_average(average: list[Tensor], weights: list[Tensor], beta: float) ->
         weights: the network's after a step.
         beta: decay β, in [0, 1].
     """
-    torch._foreach_lerp_(average, weights, 1 - beta)
+    torch._foreach_lerp_(list(average), list(weights), 1 - beta)

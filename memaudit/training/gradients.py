@@ -47,7 +47,7 @@ class Gradients:
         if self._several_ranks:
             for number, bucket in enumerate(self._buckets):
                 for p in self._parameters[bucket]:
-                    p.register_post_accumulate_grad_hook(self._note(number))
+                    p.register_post_accumulate_grad_hook(self._note(number))  # type: ignore[no-untyped-call]
 
     def clear(self) -> None:
         """Set all gradients and the loss to 0."""
@@ -64,8 +64,8 @@ class Gradients:
         self._is_last_round = is_last
         self._num_missing = [bucket.stop - bucket.start for bucket in self._buckets]
         self._num_collected = 0
-        # Autograd hands over its own tensors where there are none yet, and adds to those there are
-        # with a kernel for each.
+        # Autograd would add to gradients that exist with a kernel for each; otherwise it hands over
+        # its own tensors.
         for p in self._parameters:
             p.grad = None
         self.loss.add_(loss.detach())

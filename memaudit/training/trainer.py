@@ -128,7 +128,7 @@ def _default_generator(device: torch.device) -> Any:
         return torch.default_generator
     if device.type != "cuda":
         return torch.random
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     number = torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.default_generators[number]
 

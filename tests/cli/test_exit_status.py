@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed
 from click.testing import Result
 
 from memaudit.cli.main import COMMANDS, STOPPED
@@ -29,6 +31,18 @@ FOREIGN = [
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
     OSError(28, "No space left on device", "report.json"),
     DataError("3 images were found; 4 are needed."),
+    # What a GPU raises: out of memory, too old for this torch, fallen off the bus, another process.
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError(
+        "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors "
+        "might be asynchronously reported"
+    )
+    if hasattr(torch, "AcceleratorError")
+    else RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    torch.distributed.DistBackendError(
+        "NCCL error in: ProcessGroupNCCL.cpp:77, remote process exited or there was a network error"
+    ),
 ]
 
 
@@ -51,6 +65,27 @@ def test_every_error_ends_with_2_one_line_and_a_junit_error(
     found = ET.parse(junit).getroot().find(".//error")
     assert found is not None
     assert " ".join((found.get("message") or "").split()) in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "Memory ran out"),
+        (RuntimeError("CUDA error: no kernel image is available"), "--device cpu"),
+        (torch.distributed.DistBackendError("NCCL error in: x.cpp:1"), "Another process"),
+        (torch.distributed.DistStoreError("timed out after 600 s"), "Another process"),
+    ],
+)
+def test_what_a_gpu_raises_comes_with_advice(
+    run: Run,
+    make_npz: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    advice: str,
+):
+    _fail_with(error, monkeypatch)
+    said = run("scan", make_npz(3), "--data", make_npz(5)).stderr
+    assert advice in said and "please report it" not in said
 
 
 def test_an_unexpected_error_says_where_and_shows_its_traceback_on_request(

@@ -355,6 +355,7 @@ def _install() -> None:
     cuda: Any = torch.cuda
     answers = {
         "_lazy_init": None,
+        "init": None,
         "is_available": True,
         "is_initialized": True,
         "device_count": 1,
@@ -375,6 +376,7 @@ def _install() -> None:
     }
     for name, answer in answers.items():
         setattr(cuda, name, lambda *args, _answer=answer, **kwargs: _answer)
+    cuda.default_generators = (torch.default_generator,)  # what draws below what can be seen
     cuda.synchronize = lambda device=None: _synchronized("synchronize")
     cuda.Event, cuda.Stream, cuda.stream = _Event, _Stream, lambda stream: nullcontext()
     cuda.current_stream = cuda.default_stream = lambda device=None: _Stream()
