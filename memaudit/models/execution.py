@@ -1,9 +1,12 @@
 """Where a model is evaluated, and how many images at a time. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from memaudit.options import Option, check_options
+
+
+Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,14 @@ class Execution:
     device: Annotated[
         str, Option("Where to compute: cpu, cuda, or one GPU such as cuda:1.", metavar="DEVICE")
     ] = "cpu"
+    precision: Annotated[
+        Precision,
+        Option(
+            "Number format of the network: fp32, or a faster one whose images are sampled again in "
+            "fp32 wherever their verdict could differ. auto: fp16 on NVIDIA GPUs of capability 8.0 "
+            "or more, else fp32."
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         check_options(self)

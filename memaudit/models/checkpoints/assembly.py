@@ -13,6 +13,7 @@ from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints.checkpoint import StoredNetwork
 from memaudit.models.denoiser import Denoiser, image_shape
+from memaudit.models.networks.edm2 import EDM2UNet
 from memaudit.models.precond import Preconditioner
 from memaudit.wording import listed, shown
 
@@ -42,7 +43,10 @@ def assemble(stored: StoredNetwork, *, device: torch.device | str = "cpu") -> Pr
     load_weights(network, stored.tensors)
     network.eval().requires_grad_(False)
     check_denoises(network, num_levels=len(getattr(network.model, "resolutions", ())))
-    return network.to(device)
+    network.to(device)
+    if isinstance(network.model, EDM2UNet):
+        network.model.fix_weights(torch.float32)
+    return network
 
 
 def build_uninitialized(

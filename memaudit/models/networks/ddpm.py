@@ -208,7 +208,7 @@ class _ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.temb_proj(emb)[:, :, None, None]
+        h = h + self.temb_proj(emb)[:, :, None, None].to(h.dtype)
         h = self.conv2(F.silu(self.norm2(h)))
         out: Tensor = h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
         return out

@@ -9,6 +9,7 @@ of unit variance give an output of unit variance.
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,10 +67,13 @@ class MPConv(nn.Module):
     (Eq. 66), which keeps the effective learning rate from decaying.
     """
 
+    _fixed: Tensor | None
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int | None = None) -> None:
         super().__init__()
         size = () if kernel is None else (kernel, kernel)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *size))
+        self.register_buffer("_fixed", None, persistent=False)
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         """x [B, in_channels] or [B, in_channels, H, W]; the result is `gain` times larger."""
@@ -77,9 +81,27 @@ class MPConv(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.weight.copy_(normalize(self.weight, tuple(dims)))
-        w = normalize(self.weight.float(), tuple(dims))
-        w = (w * (gain / math.sqrt(w[0].numel()))).to(x.dtype)
+        w = self._weight(gain).to(x.dtype) if self._fixed is None else self._fixed
         return F.linear(x, w) if w.ndim == 2 else F.conv2d(x, w, padding=w.shape[-1] // 2)
+
+    def _weight(self, gain: Tensor | float) -> Tensor:
+        w = normalize(self.weight.float(), tuple(range(1, self.weight.ndim)))
+        return w * (gain / math.sqrt(w[0].numel()))
+
+    def fix(self, dtype: torch.dtype, gain: Tensor | float = 1.0) -> None:
+        """Normalize the weight once, for a network whose weights no longer change; `gain` is that
+        of every later call. A network of this size spends 3 ms on it in every evaluation."""
+        with torch.no_grad():
+            self._fixed = self._weight(gain).to(dtype)
+
+    def train(self, mode: bool = True) -> "MPConv":
+        if mode:
+            self._fixed = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._fixed = None
+        super()._load_from_state_dict(*args)
 
 
 class Block(nn.Module):
@@ -314,3 +336,13 @@ class EDM2UNet(nn.Module):
                 x = self.dec[f"{name}_block{i}"](x, emb)
         out: Tensor = self.out_conv(x, gain=self.out_gain)
         return out
+
+    def fix_weights(self, dtype: torch.dtype) -> None:
+        """Normalize all weights once: those of the embeddings in float32, the others in `dtype`."""
+        for module in self.modules():
+            if isinstance(module, MPConv):
+                module.fix(dtype if module.weight.ndim == 4 else torch.float32)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.emb_linear.fix(torch.float32, module.emb_gain)
+        self.out_conv.fix(dtype, self.out_gain)

@@ -148,7 +148,7 @@ class LucidrainsUNet(nn.Module):
             [B, out_channels, H, W].
         """
         if self.self_condition:
-            x = torch.cat([torch.zeros_like(x) if self_cond is None else self_cond, x], dim=1)
+            x = torch.cat([torch.zeros_like(x) if self_cond is None else self_cond.to(x.dtype), x], 1)
         emb = self.time_mlp(noise_labels)
         x = self.init_conv(x)
         skips = [x]
@@ -242,7 +242,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, scale_shift: Tensor | None = None) -> Tensor:
         x = self.norm(self.proj(x))
         if scale_shift is not None:
-            scale, shift = scale_shift.chunk(2, dim=1)
+            scale, shift = scale_shift.to(x.dtype).chunk(2, dim=1)
             x = x * (scale + 1) + shift
         return F.silu(x)
 

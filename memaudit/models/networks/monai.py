@@ -242,7 +242,8 @@ class _ResnetBlock(nn.Module):
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
         elif self.up:
             x, h = (F.interpolate(each, scale_factor=2.0, mode="nearest") for each in (x, h))
-        h = self.conv1(h) + self.time_emb_proj(emb)[:, :, None, None]
+        h = self.conv1(h)
+        h = h + self.time_emb_proj(emb)[:, :, None, None].to(h.dtype)
         h = self.conv2(F.silu(self.norm2(h)))
         out: Tensor = h + (x if self.skip_connection is None else self.skip_connection(x))
         return out

@@ -35,7 +35,8 @@ class Preconditioner(nn.Module, ABC):
         img_resolution: height and width of the images: one number, or (height, width).
         img_channels: channels of the images.
         label_dim: number of classes; 0 for an unconditional model.
-        use_fp16: run the U-Net in half precision on CUDA; no effect on a CPU.
+        use_fp16: the published network ran in half precision on a GPU. Kept as a statement; what
+            decides is `network_dtype`.
     """
 
     model: nn.Module
@@ -43,6 +44,8 @@ class Preconditioner(nn.Module, ABC):
     """Smallest noise level that the model supports."""
     sigma_max: float
     """Largest noise level that the model supports."""
+    network_dtype: torch.dtype = torch.float32
+    """Of the features inside the network; `models/precision.py` sets another one."""
 
     def __init__(
         self, img_resolution: Resolution, img_channels: int, label_dim: int, use_fp16: bool
@@ -79,8 +82,6 @@ class Preconditioner(nn.Module, ABC):
         x: Tensor,
         sigma: Tensor | float,
         class_labels: Tensor | None = None,
-        *,
-        force_fp32: bool = False,
         **unet_inputs: Tensor | None,
     ) -> Tensor:
         """Denoise.
@@ -90,7 +91,6 @@ class Preconditioner(nn.Module, ABC):
             sigma: noise level, a number or [B].
             class_labels: float [B or 1, label_dim], one-hot by convention, or None for zeros;
                 ignored by an unconditional model.
-            force_fp32: ignore use_fp16.
             unet_inputs: further inputs of the U-Net, such as `augment_labels` of SongUNet and
                 DhariwalUNet: float [B or 1, augment_dim], or None for images that were not
                 augmented.
@@ -100,13 +100,12 @@ class Preconditioner(nn.Module, ABC):
         """
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
-        half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
 
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
         labels = self._labels(class_labels, x.device)
         with nullcontext() if self.training else evaluation(x):
             F_x: Tensor = self.model(
-                self.network_input(x, c_in).to(torch.float16 if half else torch.float32),
+                self.network_input(x, c_in).to(self.network_dtype),
                 c_noise.flatten(),
                 class_labels=labels,
                 **unet_inputs,

@@ -21,14 +21,10 @@ class SelfConditionedPrecond(DiscretePrecond):
         x: Tensor,
         sigma: Tensor | float,
         class_labels: Tensor | None = None,
-        *,
-        force_fp32: bool = False,
         **network_inputs: Tensor | None,
     ) -> Tensor:
         """Denoise; see `Preconditioner.forward`."""
-        first = super().forward(x, sigma, class_labels, force_fp32=force_fp32, **network_inputs)
+        first = super().forward(x, sigma, class_labels, **network_inputs)
         # In the range of the network's data, which may be [0, 1].
         estimate = (1 - self.data_scale) + self.data_scale * first.clamp(-1, 1)
-        return super().forward(
-            x, sigma, class_labels, force_fp32=force_fp32, self_cond=estimate, **network_inputs
-        )
+        return super().forward(x, sigma, class_labels, self_cond=estimate, **network_inputs)

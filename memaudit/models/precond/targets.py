@@ -149,18 +149,14 @@ class TargetPrecond(Preconditioner):
         x: Tensor,
         sigma: Tensor | float,
         class_labels: Tensor | None = None,
-        *,
-        force_fp32: bool = False,
         **network_inputs: Tensor | None,
     ) -> Tensor:
         """Denoise; see `Preconditioner.forward`. `class_labels` may be None, or a row of zeros, for
         no class only if the network has a null label."""
         if self.data_scale == 1:
-            return super().forward(x, sigma, class_labels, force_fp32=force_fp32, **network_inputs)
+            return super().forward(x, sigma, class_labels, **network_inputs)
         # y' = ½ + ½ y, hence σ' = ½ σ.
-        D = super().forward(
-            0.5 + 0.5 * x, 0.5 * sigma, class_labels, force_fp32=force_fp32, **network_inputs
-        )
+        D = super().forward(0.5 + 0.5 * x, 0.5 * sigma, class_labels, **network_inputs)
         return 2 * D - 1
 
     def _labels(self, class_labels: Tensor | None, device: torch.device) -> Tensor | None:

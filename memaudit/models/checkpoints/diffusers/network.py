@@ -33,6 +33,8 @@ class DiffusersDenoiser(nn.Module):
     """
 
     noise_levels: Tensor | None
+    network_dtype: torch.dtype = torch.float32
+    """Of the U-Net, its embeddings included; `models/precision.py` sets another one."""
 
     def __init__(
         self,
@@ -73,9 +75,10 @@ class DiffusersDenoiser(nn.Module):
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
         labels = self._labels(class_labels, x) if self.label_dim else None
         with evaluation(x):
-            F_x: Tensor = self.unet(c_in * x, c_noise.flatten(), class_labels=labels).sample
+            scaled = (c_in * x).to(self.network_dtype)
+            F_x: Tensor = self.unet(scaled, c_noise.flatten(), class_labels=labels).sample
         # Further channels are a learned variance.
-        return c_skip * x + c_out * F_x[:, : self.img_channels]
+        return c_skip * x + c_out * F_x[:, : self.img_channels].to(torch.float32)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The nearest noise level that the U-Net was trained on."""
