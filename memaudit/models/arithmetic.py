@@ -73,6 +73,9 @@ def _switches() -> list[_Switch]:
     switches = [
         _attribute(cuda.matmul, "allow_tf32", (False, True)),
         _attribute(cudnn, "allow_tf32", (False, True)),
+        # Whether partial sums of half-precision products may be rounded to half precision as well.
+        _attribute(cuda.matmul, "allow_fp16_reduced_precision_reduction", (False, False)),
+        _attribute(cuda.matmul, "allow_bf16_reduced_precision_reduction", (False, False)),
         # Also says whether CPUs may round to bfloat16. "high" is TF32 on GPUs.
         _Switch(
             torch.get_float32_matmul_precision,

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from memaudit.options import Option, check_options
 
-
 Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 
 

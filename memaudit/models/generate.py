@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,15 @@ from memaudit.models.ablation import (
     discretize,
     noise_schedule,
 )
-from memaudit.models.arithmetic import float32_inference
+from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser, image_shape
-from memaudit.models.execution import Execution
+from memaudit.models.execution import Execution, Precision
 from memaudit.models.group_size import group_size
 from memaudit.models.guidance import check_guidance, guided
 from memaudit.models.multistep import multistep_sampler
 from memaudit.models.own_sampler import resolve_sampler, sample_as_published
+from memaudit.models.precision import in_format
 from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.seeds import PerImageRandom, draw_classes
@@ -54,6 +56,38 @@ class GeneratedBatch:
     """uint8 [B, C, H, W]."""
     class_index: np.ndarray | None
     """int64 [B]: the class that each was generated for; None for a model without classes."""
+    is_fast: np.ndarray | None = None
+    """bool [B]: whether the network was evaluated in the faster format that was asked for, or in
+    fp32; None: all in fp32."""
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "GeneratedBatch":
+        """Some of the images."""
+        classes, is_fast = self.class_index, self.is_fast
+        return GeneratedBatch(
+            self.seeds[rows],
+            self.images[rows],
+            None if classes is None else classes[rows],
+            None if is_fast is None else is_fast[rows],
+        )
+
+    @property
+    def fast_rows(self) -> np.ndarray:
+        """`is_fast`, False for all where it is None."""
+        return np.zeros(len(self.seeds), dtype=bool) if self.is_fast is None else self.is_fast
+
+    @staticmethod
+    def concatenate(parts: "Sequence[GeneratedBatch]") -> "GeneratedBatch":
+        """The images of several batches, at least one."""
+        if len(parts) == 1:
+            return parts[0]
+        classes = [part.class_index for part in parts if part.class_index is not None]
+        is_any_fast = any(part.is_fast is not None for part in parts)
+        return GeneratedBatch(
+            seeds=np.concatenate([part.seeds for part in parts]),
+            images=np.concatenate([part.images for part in parts]),
+            class_index=np.concatenate(classes) if classes else None,
+            is_fast=np.concatenate([part.fast_rows for part in parts]) if is_any_fast else None,
+        )
 
 
 def generate_images(
@@ -84,7 +118,9 @@ def generate_images(
         start: clean images, uint8 [len(seeds), C, H, W], to begin at instead of pure noise: each is
             noised to the first noise level.
         execution: where the denoiser is, and how many images are handed out at a time; on a GPU,
-            also how many are evaluated at a time.
+            also how many are evaluated at a time. In a faster format than fp32, groups with pixels
+            that are not finite are made again in fp32. `auto` is fp32 here: whoever chooses a
+            faster format by it has to confirm what it gives.
         progress: told the images done, counting those under way by their steps.
 
     Returns:
@@ -131,6 +167,7 @@ def generate_images(
         start=start,
         group_size=group_size(denoiser, execution),
         device=torch.device(execution.device),
+        precision="fp32" if execution.precision == "auto" else execution.precision,
         progress=progress,
     )
     return _batches(groups, execution.batch_size)
@@ -244,6 +281,7 @@ def sampling_identity(
     class_index: int | None,
     class_weights: Sequence[float] | None = None,
     device: str,
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """What generated images depend on besides their seeds, as JSON values.
 
@@ -258,6 +296,7 @@ def sampling_identity(
         "class": class_index,
         "class frequencies": None if class_weights is None else list(class_weights),
         "device": device,
+        "precision": precision,
     }
 
 
@@ -270,32 +309,14 @@ def _batches(groups: Iterator[GeneratedBatch], batch_size: int) -> Iterator[Gene
         num_waiting += len(group.seeds)
         if num_waiting < batch_size:
             continue
-        joined = _joined(waiting)
+        joined = GeneratedBatch.concatenate(waiting)
         num_ready = num_waiting - num_waiting % batch_size
         for first in range(0, num_ready, batch_size):
-            yield _part(joined, slice(first, first + batch_size))
+            yield joined[first : first + batch_size]
         num_waiting -= num_ready
-        waiting = [_part(joined, slice(num_ready, None))] if num_waiting else []
+        waiting = [joined[num_ready:]] if num_waiting else []
     if waiting:
-        yield _joined(waiting)
-
-
-def _joined(batches: Sequence[GeneratedBatch]) -> GeneratedBatch:
-    if len(batches) == 1:
-        return batches[0]
-    classes = [batch.class_index for batch in batches if batch.class_index is not None]
-    return GeneratedBatch(
-        seeds=np.concatenate([batch.seeds for batch in batches]),
-        images=np.concatenate([batch.images for batch in batches]),
-        class_index=np.concatenate(classes) if classes else None,
-    )
-
-
-def _part(batch: GeneratedBatch, rows: slice) -> GeneratedBatch:
-    classes = batch.class_index
-    return GeneratedBatch(
-        batch.seeds[rows], batch.images[rows], None if classes is None else classes[rows]
-    )
+        yield GeneratedBatch.concatenate(waiting)
 
 
 def _groups(
@@ -308,9 +329,11 @@ def _groups(
     start: np.ndarray | None,
     group_size: int,
     device: torch.device,
+    precision: Precision,
     progress: Progress,
 ) -> Iterator[GeneratedBatch]:
     """The images of all seeds, in groups that are evaluated at once."""
+    fast = in_format(denoiser, precision)
     for first in range(0, len(seeds), group_size):
         group = list(seeds[first : first + group_size])
         # A last group that is not full is filled up with copies of its last image.
@@ -319,32 +342,39 @@ def _groups(
         row_classes = None if class_index is None else [class_index[row] for row in rows]
         if class_weights is not None:
             row_classes = draw_classes(row_seeds, class_weights)
-        x, classes = _sample_seeds(
-            denoiser,
-            row_seeds,
+        sampled = partial(
+            _sample_seeds,
+            seeds=row_seeds,
             config=config,
             class_index=row_classes,
             start=None if start is None else torch.from_numpy(start[rows]),
             device=device,
             progress=_in_images(progress, first, len(group), len(seeds)),
         )
+        x, classes = sampled(fast, tf32=precision == "tf32")
+        is_fast = precision != "fp32"
+        if is_fast and not bool(x.isfinite().all()):
+            x, classes = sampled(denoiser, tf32=False)
+            is_fast = False
         x = x[: len(group)]
         _check_finite(x, group)
         yield GeneratedBatch(
             seeds=np.array(group, dtype=np.int64),
             images=float_to_uint8(x).cpu().numpy(),
             class_index=None if classes is None else classes[: len(group)].numpy(),
+            is_fast=None if precision == "fp32" else np.full(len(group), is_fast),
         )
 
 
 def _sample_seeds(
     denoiser: Denoiser,
-    seeds: Sequence[int],
     *,
+    seeds: Sequence[int],
     config: SamplerConfig,
     class_index: Sequence[int] | None,
     start: Tensor | None,
     device: torch.device,
+    tf32: bool,
     progress: Progress,
 ) -> tuple[Tensor, Tensor | None]:
     """Images of some seeds at once, float64 [B, C, H, W], and their classes, int64 [B]."""
@@ -356,7 +386,7 @@ def _sample_seeds(
         if class_index is not None:
             classes = torch.tensor(class_index)
         class_labels = one_hot(classes, denoiser.label_dim).to(device, torch.float32)
-    with float32_inference():
+    with torch.inference_mode(), fp32_products(tf32):
         x = sample(
             denoiser,
             noise,

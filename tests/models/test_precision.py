@@ -194,7 +194,9 @@ def test_on_a_cpu_a_format_is_taken_when_asked_for(precision):
     assert resolve_precision(network, Execution()) == "fp32"
 
 
-@pytest.mark.parametrize("options", [{}, {"num_class_embeds": 2}, {"time_embedding_type": "fourier"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_class_embeds": 2}, {"time_embedding_type": "fourier"}]
+)
 def test_a_unet2d_is_cast_as_diffusers_does(options):
     diffusers = pytest.importorskip("diffusers")
     from memaudit.models.checkpoints.diffusers.network import DiffusersDenoiser

@@ -148,7 +148,9 @@ class LucidrainsUNet(nn.Module):
             [B, out_channels, H, W].
         """
         if self.self_condition:
-            x = torch.cat([torch.zeros_like(x) if self_cond is None else self_cond.to(x.dtype), x], 1)
+            x = torch.cat(
+                [torch.zeros_like(x) if self_cond is None else self_cond.to(x.dtype), x], 1
+            )
         emb = self.time_mlp(noise_labels)
         x = self.init_conv(x)
         skips = [x]
