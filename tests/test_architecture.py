@@ -101,7 +101,7 @@ FLOORS = (
         "source",
         "source_checks",
     },
-    {"regeneration", "unchosen_seeds"},
+    {"confirmation", "regeneration", "unchosen_seeds"},
     {"memorization"},
     {"neighbors", "statistics"},
 )

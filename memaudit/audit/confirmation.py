@@ -22,7 +22,6 @@ from memaudit.audit.memorization.matches import THRESHOLDS, Matches, searched_ra
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
-from memaudit.models.execution import Precision
 
 PROBE_SIZE = 512
 """Images that are sampled in both formats: with fewer, rare surprises stay unseen; with more, the
@@ -50,7 +49,7 @@ class Margins:
     counts: np.ndarray
     """bool [M, K]: whether a verdict depends on that criterion."""
     certain: np.ndarray
-    """float64 [M]: a move shorter than this changes no verdict, and the nearest image of no copy."""
+    """float64 [M]: a shorter move changes no verdict, nor the nearest image of a copy."""
     is_copy: np.ndarray
     """bool [M]."""
 
@@ -61,8 +60,8 @@ def margins_of(matches: Matches, rule: Rule, *, every_cell: bool) -> Margins:
     The distinct rule's second neighbor depends on the first. If another image that is not a
     duplicate of the first becomes the nearest, d₁ ≈ d₂, and the margin covers it. If it is a
     duplicate y of the first, images that are duplicates of y alone no longer count: the second may
-    then be as far as the nearest one beyond twice the radius. So the first must stay the nearest, or
-    even that distance must leave the image no copy.
+    then be as far as the nearest one beyond twice the radius. So the first must stay the nearest,
+    or even that distance must leave the image no copy.
 
     Args:
         matches: M images, searched at `confirmed_radii`.
@@ -80,7 +79,8 @@ def margins_of(matches: Matches, rule: Rule, *, every_cell: bool) -> Margins:
         p, q = threshold.as_integer_ratio()
 
         def margin(second: np.ndarray, p: int = p, q: int = q) -> np.ndarray:
-            return (q * d1 - p * second) / (p + q)
+            found: np.ndarray = (q * d1 - p * second) / (p + q)
+            return found
 
         if radius is None:
             signed.append(margin(np.sqrt(matches.squared_distance2)))
@@ -108,7 +108,7 @@ def margins_of(matches: Matches, rule: Rule, *, every_cell: bool) -> Margins:
 
 
 def confirmed_radii(rule: Rule, *, every_cell: bool) -> tuple[float, ...]:
-    """Radii at which fast images are searched, ascending: those of a scan, and some twice as large."""
+    """Radii at which fast images are searched, ascending: a scan's, and some twice as large."""
     radii = searched_radii(rule)
     doubled = radii if every_cell else (float(rule.duplicate_rms),)
     return tuple(sorted({*radii, *(2 * radius for radius in doubled)}))
@@ -152,7 +152,8 @@ def _criteria(rule: Rule, every_cell: bool) -> Iterator[tuple[Fraction, float | 
 
 def _distance(squared_distance: np.ndarray) -> np.ndarray:
     """ℓ2 distances; infinite where there is no such neighbor."""
-    return np.where(squared_distance < 0, math.inf, np.sqrt(np.maximum(squared_distance, 0)))
+    found: np.ndarray = np.sqrt(np.maximum(squared_distance, 0))
+    return np.where(squared_distance < 0, math.inf, found)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from memaudit.models.networks.layers import (
     attention,
     drop_labels,
 )
+from memaudit.models.precision import in_format
 from memaudit.models.precond import Preconditioner
 
 NETS = [f"{a}_{p}" for a in ("ddpmpp", "ncsnpp", "adm") for p in ("vp", "ve", "iddpm", "edm")]
@@ -367,14 +368,14 @@ def test_network_compiles_in_one_piece(name: str):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", TINY)
-def test_half_precision_on_cuda_is_close_and_can_be_refused(name: str):
+def test_half_precision_on_cuda_is_close_and_only_where_asked_for(name: str):
     network, inputs = tiny(name, use_fp16=True).eval(), batch()
     set_formula_weights(network, seed=1)
     with torch.no_grad():
         plain = network(*inputs)
         network, inputs = network.cuda(), [tensor.cuda() for tensor in inputs]
-        half = network(*inputs).cpu()
-        full = network(*inputs, force_fp32=True).cpu()
+        half = in_format(network, "fp16")(*inputs).cpu()
+        full = network(*inputs).cpu()
     assert 1e-5 < relative_error(half, plain) < 2e-2
     assert relative_error(full, plain) < 2e-3  # TF32 convolutions
 
