@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import memaudit
+from memaudit.ranks.joined import num_ranks
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "faiss-gpu", "faiss-cpu")
 """Packages whose versions a report names."""
@@ -36,6 +37,8 @@ class Environment:
     finished: str
     """When the result was complete, in ISO 8601 with time zone."""
     packages: tuple[Package, ...]
+    num_ranks: int = 1
+    """Processes that shared the sampling."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def describe_environment(device: str) -> Environment:
         device=torch.cuda.get_device_name(device) if is_gpu else f"CPU ({platform.machine()})",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         packages=tuple(packages),
+        num_ranks=num_ranks(),
     )
 
 

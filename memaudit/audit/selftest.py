@@ -9,6 +9,7 @@ are planted among the model's images, that must FAIL.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
-from memaudit.audit.source import as_source
+from memaudit.audit.source import OPTIMUM, as_source
 from memaudit.audit.source_checks import check_comparable
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
@@ -28,9 +29,12 @@ from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
 from memaudit.progress import Progress, silent
+from memaudit.ranks.worker import Worker
 
 TOLERANCE = 0.01
 """A few in a thousand natural held-out images are near-copies by chance."""
@@ -139,9 +143,9 @@ def selftest(
         return Control(name, expected, tolerance, measured, passed)
 
     num_images = len(config.seeds)
-    optimal = _generate(
-        ClosedFormOptimum(images.images, device=config.execution.device), config, progress
-    )
+    optimum = ClosedFormOptimum(images.images, device=config.execution.device)
+    with spread_over_ranks(OPTIMUM, optimum):
+        optimal = _generate(optimum, config, progress)
     if holdout is None:
         name, others = "mixtures of training images", _mixtures(images.images, num_images, rng)
     else:
@@ -157,9 +161,31 @@ def selftest(
     )
     model_controls: tuple[ModelControl, ...] = ()
     if source is not None and holdout is not None:
-        model_controls = tuple(_model_controls(source, images, holdout, config, rng, progress))
+        model = source.network if isinstance(source, Checkpoint) else None
+        with nullcontext() if model is None else spread_over_ranks(MODEL, model):
+            controls_on = _model_controls(source, images, holdout, config, rng, progress)
+            model_controls = tuple(controls_on)
     passed = all(each.passed for each in controls) and all(each.passed for each in model_controls)
     return SelftestResult(controls, model_controls, passed)
+
+
+def serve_selftest(
+    worker: Worker, images: ImageSet, source: Checkpoint | ImageSet | None, execution: Execution
+) -> int:
+    """Make images for the selftest of rank 0 until it ends, and return its exit status.
+
+    Args:
+        worker: this rank.
+        images: the training images.
+        source: the model, or images that it generated, if there is any.
+        execution: where to compute.
+    """
+    denoisers: dict[str, Denoiser] = {
+        OPTIMUM: ClosedFormOptimum(images.images, device=execution.device)
+    }
+    if isinstance(source, Checkpoint):
+        denoisers[MODEL] = source.network
+    return serve_images(worker, denoisers)
 
 
 def _mixtures(images: np.ndarray, num_mixtures: int, rng: np.random.Generator) -> np.ndarray:

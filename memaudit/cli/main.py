@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -15,8 +16,11 @@ from typing import TextIO
 import click
 
 import memaudit
-from memaudit.errors import CacheWarning, MemauditError
+from memaudit.errors import CacheWarning, ConfigError, MemauditError
 from memaudit.escapes import terminal
+from memaudit.ranks.joined import current_leader, current_worker, join
+from memaudit.ranks.launch import leave_status
+from memaudit.ranks.place import STATUS_FILE, Place, launched_place
 from memaudit.time_limit import end_process, is_abandoned
 from memaudit.wording import short
 
@@ -34,9 +38,12 @@ COMMANDS = {
     "verify": "Check a report: against itself, its checkpoint and images, and the audit agreed on.",
     "selftest": "Test on your own images that the audit measures what is known.",
     "demo": "Watch a model being caught copying, in about two minutes.",
+    "torchrun": "Run one of these commands on several GPUs or machines.",
 }
 """Name and first help line of each command, whose code is in the file of that name."""
 
+SHARED = ("scan", "sample", "selftest", "emm", "reproduce")
+"""Commands that ranks share."""
 COULD_NOT_RUN = 2
 """Exit status of every error; 1 means FAIL and 3 INCONCLUSIVE."""
 STOPPED = 130
@@ -75,6 +82,8 @@ class Commands(click.Group):
             if ctx.meta.get(_DEBUG):
                 for line in "".join(traceback.format_exception(error)).splitlines():
                     click.echo(terminal(line), err=True)
+            if (worker := current_worker()) is not None:
+                raise click.exceptions.Exit(worker.fail(error)) from error
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
             raise _Failure(in_one_line(error, names)) from error
@@ -217,12 +226,50 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the installed command."""
     _stop_on_signals()
+    place, status_file = launched_place(), os.environ.get(STATUS_FILE)
     try:
-        _run()
+        if place is None:
+            _run()
+        else:
+            _run_as_rank(place)
     except SystemExit as exit_:
+        if status_file is not None:
+            leave_status(Path(status_file), _status(exit_))
+            exit_.code = 0
         if is_abandoned():
-            end_process(exit_.code if isinstance(exit_.code, int) else 0)
+            end_process(_status(exit_))
         raise
+
+
+def _status(exit_: SystemExit) -> int:
+    return exit_.code if isinstance(exit_.code, int) else 0
+
+
+def _run_as_rank(place: Place) -> None:
+    """Run the command asked for as one of several ranks, of which only rank 0 prints."""
+    name = next(iter(sys.argv[1:]), "")
+    if name == "train":  # its ranks exchange gradients
+        _run()
+    if place.rank and "--debug" not in sys.argv:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+    if name in COMMANDS and name not in SHARED:
+        _Failure(
+            f"{name} gains nothing from several processes, and {place.num_ranks} of them run it. "
+            "Start it without torchrun."
+        ).show()
+        sys.exit(COULD_NOT_RUN)
+    if place.restarts and not place.rank:
+        said = f"A rank died. All are started again (restart {place.restarts})."
+        click.echo(said, err=True)
+    with join(place):
+        try:
+            _run()
+        except SystemExit as exit_:
+            if (leader := current_leader()) is not None:
+                leader.end(_status(exit_))
+            raise
 
 
 def _run() -> None:
@@ -232,6 +279,8 @@ def _run() -> None:
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
+        if (worker := current_worker()) is not None:
+            sys.exit(worker.fail(ConfigError(error.format_message())))
         error.message = terminal(error.message, LONGEST_MESSAGE)  # type: ignore[misc]  # quotes arguments as they are
         error.show()
         sys.exit(COULD_NOT_RUN)

@@ -1,6 +1,7 @@
 """Options that several commands share, and the kinds of value they take."""
 
 import os
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -325,6 +326,39 @@ device_option = click.option(
     help="Where to compute; auto takes a GPU when there is one.",
 )
 
+
+def _launch_ranks(ctx: click.Context, param: click.Parameter, devices: str | None) -> None:
+    """Run the same command in several processes, and exit with its status."""
+    if devices is None or ctx.resilient_parsing:
+        return
+    from memaudit.ranks.launch import choose_ranks, launch_here
+
+    kind, num_ranks, environment = choose_ranks(devices)
+    given = _without(sys.argv[1:], "--devices")
+    ctx.exit(launch_here([*given, "--device", kind], num_ranks, environment=environment))
+
+
+def _without(arguments: list[str], option: str) -> list[str]:
+    """Arguments without an option and its value."""
+    rest = iter(arguments)
+    kept = []
+    for argument in rest:
+        if argument == option:
+            next(rest, None)
+        elif not argument.startswith(f"{option}="):
+            kept.append(argument)
+    return kept
+
+
+devices_option = click.option(
+    "--devices",
+    metavar="LIST",
+    expose_value=False,
+    callback=_launch_ranks,
+    help="Share the work among all GPUs of this machine (all), some (0,1), or processes on the CPU "
+    "(cpu:4), with the same result. For several machines: memaudit torchrun.",
+)
+
 batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -429,6 +463,12 @@ def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[in
 
 def choose_device(name: str) -> str:
     """`cpu` or `cuda` for what `--device` says; asking for a GPU that is not there is an error."""
+    from memaudit.ranks.joined import joined_place
+    from memaudit.ranks.launch import take_own_gpu
+
+    place = joined_place()
+    if place is not None and name != "cpu":
+        take_own_gpu(place.local_rank, needed=name == "cuda")
     import torch
 
     if name == "auto":

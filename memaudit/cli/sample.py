@@ -1,6 +1,7 @@
 """`memaudit sample`: generate images from a checkpoint."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from memaudit.cli.options import (
     choose_seeds,
     config_options,
     device_option,
+    devices_option,
     from_options,
     sampler_options,
 )
@@ -26,6 +28,7 @@ from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.options import config_fields
+from memaudit.ranks.joined import current_worker
 from memaudit.wording import counted
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 @sampler_options
 @batch_size_option
 @device_option
+@devices_option
 @arch_option
 @click.option(
     "--out",
@@ -96,10 +100,9 @@ def sample(
     if not is_optimum:
         _refuse_data_options(ctx)
     is_folder = not out.suffix
-    if is_folder:
-        check_resumable(out)
-    else:
-        check_writable(out)
+    worker = current_worker()
+    if worker is None:
+        (check_resumable if is_folder else check_writable)(out)
 
     # Only now: torch takes seconds to import.
     from memaudit.audit.source import optimum_of
@@ -109,12 +112,14 @@ def sample(
     from memaudit.models.execution import Execution
     from memaudit.models.generate import generate_images, sampling_identity
     from memaudit.models.sampler_config import SamplerConfig
+    from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
 
     selection = from_options(Selection, options)
     preparation = from_options(Preparation, options)
     config = from_options(SamplerConfig, options)
     where = choose_device(device)
-    with progress_bars() as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(progress_bars())
         data = None
         if data_path is not None:
             data = open_selected(data_path, selection, preparation, progress=progress)
@@ -124,8 +129,12 @@ def sample(
         else:
             conditional = chosen_class is not None or config.guidance != 1
             checkpoint = optimum_of(data, conditional=conditional, device=where)
+        if worker is not None:
+            ctx.exit(serve_images(worker, {MODEL: checkpoint.network}))
         for warning in checkpoint.warnings:
             remark(f"Warning: {warning}", "bold yellow")
+
+        stack.enter_context(spread_over_ranks(MODEL, checkpoint.network))
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
             return _named(

@@ -26,10 +26,12 @@ from memaudit.cli.options import (
     config_options,
     data_options,
     device_option,
+    devices_option,
     from_options,
     holdout_split_option,
     pictures_options,
 )
+from memaudit.cli.ranks import check_alone, check_status_is_kept
 from memaudit.data.layout import Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
@@ -37,6 +39,7 @@ from memaudit.errors import ConfigError
 from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
+from memaudit.ranks.joined import current_worker
 
 if TYPE_CHECKING:
     from memaudit.audit.dry_run import ScanForecast
@@ -87,6 +90,7 @@ FOR_MODELS = (
 @config_options(IndexConfig)
 @config_options(Execution, "batch_size")
 @device_option
+@devices_option
 @arch_option
 @click.option(
     "--out",
@@ -168,13 +172,16 @@ def scan(
     from memaudit.audit.report.folder import report_folder, write_report
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.scan_state import state_size
-    from memaudit.audit.source import OPTIMUM, check_roles, open_source
+    from memaudit.audit.source import OPTIMUM, as_source, check_roles, open_source
     from memaudit.cli.console import progress_bars, remark
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected, select_images
+    from memaudit.models.checkpoints import Checkpoint
+    from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
 
-    if dry_run:
+    worker = current_worker()
+    if dry_run or worker is not None:
         out = junit = summary = None
     with ExitStack() as stack:
         if junit is not None:
@@ -185,6 +192,8 @@ def scan(
         config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
         pictures = choose_pictures(no_images, blur)
         _check_summary_files(junit, summary)
+        if config.fail_above is not None:
+            check_status_is_kept()
         if out is not None:
             stack.enter_context(
                 report_folder(out, overwrite=overwrite, seeds=config.seeds, nonce=config.nonce)
@@ -205,8 +214,11 @@ def scan(
             )
         if isinstance(opened, ImageSet):
             _check_given_images(ctx)
+            check_alone("SOURCE holds images, so that nothing is sampled")
             if samples is not None:
                 opened = select_images(opened, Selection(size=samples))
+        if worker is not None and isinstance(opened, Checkpoint):
+            ctx.exit(serve_images(worker, {MODEL: opened.network}))
         data = open_selected(
             data_path, selection, preparation, check_all=is_gated, progress=progress
         )
@@ -214,6 +226,11 @@ def scan(
         num_classes = opened.network.label_dim if is_model else None
         chosen_class = choose_class(class_index, data, num_classes=num_classes)
         config = replace(config, class_index=chosen_class)
+        if opened == OPTIMUM:
+            conditional, where = config.is_by_class, config.execution.device
+            opened = as_source(opened, data, conditional=conditional, device=where)
+        if worker is not None:
+            ctx.exit(serve_images(worker, {MODEL: opened.network}))
         others = None
         if holdout is not None:
             others = open_images(
@@ -227,6 +244,8 @@ def scan(
             found = forecast_scan(opened, data, holdout=others, config=config, progress=progress)
             _show_forecast(found, as_json=as_json)
             return
+        if isinstance(opened, Checkpoint):
+            stack.enter_context(spread_over_ranks(MODEL, opened.network))
         result = run_scan(
             opened,
             data,

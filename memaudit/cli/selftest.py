@@ -13,9 +13,11 @@ from memaudit.cli.options import (
     choose_device,
     data_options,
     device_option,
+    devices_option,
     from_options,
     holdout_split_option,
 )
+from memaudit.ranks.joined import current_worker
 
 
 @click.command()
@@ -44,6 +46,7 @@ from memaudit.cli.options import (
     help="Images per control.",
 )
 @device_option
+@devices_option
 @arch_option
 @click.option("--json", "as_json", is_flag=True, help="Print the controls as JSON.")
 @click.pass_context
@@ -76,6 +79,7 @@ def selftest(
     """
     from memaudit.audit.config import ScanConfig
     from memaudit.audit.selftest import selftest as run_selftest
+    from memaudit.audit.selftest import serve_selftest
     from memaudit.audit.source import open_source
     from memaudit.cli.console import print_json, progress_bars, warn_about
     from memaudit.data.layout import Layout
@@ -96,6 +100,8 @@ def selftest(
                 model, preparation=preparation, device=where, arch=arch, progress=progress
             )
         images = open_selected(data_path, selection, preparation, progress=progress)
+        if (worker := current_worker()) is not None:
+            ctx.exit(serve_selftest(worker, images, source, config.execution))
         warn_about(images)
         others = None
         if holdout is not None:

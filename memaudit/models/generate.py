@@ -1,6 +1,7 @@
 """Images from a denoiser, one per seed, rounded to bytes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,6 +91,14 @@ class GeneratedBatch:
         )
 
 
+OnGroup = Callable[[int, GeneratedBatch], None]
+"""Told the place of a group's first image among the seeds, and the group."""
+
+
+def ignore_group(place: int, group: GeneratedBatch) -> None:
+    """Wait for a group until it is handed out."""
+
+
 def generate_images(
     denoiser: Denoiser,
     seeds: Sequence[int],
@@ -100,6 +109,7 @@ def generate_images(
     start: np.ndarray | None = None,
     execution: Execution | None = None,
     progress: Progress = silent,
+    on_group: OnGroup = ignore_group,
 ) -> Iterator[GeneratedBatch]:
     """Generate one image per seed.
 
@@ -122,6 +132,8 @@ def generate_images(
             that are not finite are made again in fp32. `auto` is fp32 here: whoever chooses a
             faster format by it has to confirm what it gives.
         progress: told the images done, counting those under way by their steps.
+        on_group: told every group of images that is evaluated at once as soon as it is there, which
+            with several ranks is in any order.
 
     Returns:
         An iterator of batches of `execution.batch_size` images (the last may be smaller), in order
@@ -158,19 +170,38 @@ def generate_images(
             raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
     config = resolve_sampler(config or SamplerConfig(), denoiser)
     check_guidance(denoiser, config.guidance)
-    groups = _groups(
-        denoiser,
+    groups = _maker_of(denoiser)(
         seeds,
         config=config,
         class_index=class_index,
         class_weights=class_weights,
         start=start,
         group_size=group_size(denoiser, execution),
-        device=torch.device(execution.device),
-        precision="fp32" if execution.precision == "auto" else execution.precision,
+        execution=execution,
         progress=progress,
+        on_group=on_group,
     )
     return _batches(groups, execution.batch_size)
+
+
+MakeGroups = Callable[..., Iterator[GeneratedBatch]]
+"""Takes what `make_groups` takes, but for the denoiser."""
+_made_elsewhere: list[tuple[Denoiser, MakeGroups]] = []
+
+
+@contextmanager
+def made_elsewhere(denoiser: Denoiser, make: MakeGroups) -> Iterator[None]:
+    """Within the context, have a denoiser's images made by something else, such as ranks."""
+    _made_elsewhere.append((denoiser, make))
+    try:
+        yield
+    finally:
+        _made_elsewhere.pop()
+
+
+def _maker_of(denoiser: Denoiser) -> MakeGroups:
+    elsewhere = (make for known, make in _made_elsewhere if known is denoiser)
+    return next(elsewhere, partial(make_groups, denoiser))
 
 
 def sample(
@@ -319,7 +350,7 @@ def _batches(groups: Iterator[GeneratedBatch], batch_size: int) -> Iterator[Gene
         yield GeneratedBatch.concatenate(waiting)
 
 
-def _groups(
+def make_groups(
     denoiser: Denoiser,
     seeds: Sequence[int],
     *,
@@ -328,11 +359,12 @@ def _groups(
     class_weights: Sequence[float] | None,
     start: np.ndarray | None,
     group_size: int,
-    device: torch.device,
-    precision: Precision,
+    execution: Execution,
     progress: Progress,
+    on_group: OnGroup = ignore_group,
 ) -> Iterator[GeneratedBatch]:
-    """The images of all seeds, in groups that are evaluated at once."""
+    """The images of all seeds, in groups that are evaluated at once, in this process."""
+    precision = "fp32" if execution.precision == "auto" else execution.precision
     fast = in_format(denoiser, precision)
     for first in range(0, len(seeds), group_size):
         group = list(seeds[first : first + group_size])
@@ -348,7 +380,7 @@ def _groups(
             config=config,
             class_index=row_classes,
             start=None if start is None else torch.from_numpy(start[rows]),
-            device=device,
+            device=torch.device(execution.device),
             progress=_in_images(progress, first, len(group), len(seeds)),
         )
         x, classes = sampled(fast, tf32=precision == "tf32")
@@ -358,12 +390,14 @@ def _groups(
             is_fast = False
         x = x[: len(group)]
         _check_finite(x, group)
-        yield GeneratedBatch(
+        made = GeneratedBatch(
             seeds=np.array(group, dtype=np.int64),
             images=float_to_uint8(x).cpu().numpy(),
             class_index=None if classes is None else classes[: len(group)].numpy(),
             is_fast=None if precision == "fp32" else np.full(len(group), is_fast),
         )
+        on_group(first, made)
+        yield made
 
 
 def _sample_seeds(
