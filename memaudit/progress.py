@@ -46,6 +46,8 @@ class _Clock:
 
     started: float
     shown: float
+    first: int
+    """Units that were done when it started: not 0 where a job is resumed."""
     done: int = 0
     has_ended: bool = False
 
@@ -73,12 +75,13 @@ class LineProgress:
         if clock is not None and clock.has_ended and ends:
             return
         if clock is None or clock.has_ended or done < clock.done:  # it starts, maybe again
-            clock = self._clocks[task] = _Clock(started=now, shown=now)
+            clock = self._clocks[task] = _Clock(started=now, shown=now, first=done)
         clock.done, clock.has_ended = done, ends
         elapsed = now - clock.started
         if elapsed >= QUIET and (ends or now - clock.shown >= self._every):
             clock.shown = now
-            self._write(terminal(describe_progress(task, done, total, elapsed, note)), ends)
+            text = describe_progress(task, done, total, elapsed, note, first=clock.first)
+            self._write(terminal(text), ends)
 
     def _write(self, text: str, ends: bool) -> None:
         if self._overwrite:
@@ -90,10 +93,15 @@ class LineProgress:
 
 
 def describe_progress(
-    task: str, done: int, total: int | None, elapsed: float, note: str = ""
+    task: str, done: int, total: int | None, elapsed: float, note: str = "", *, first: int = 0
 ) -> str:
-    """`Sampling: 64/1,000, 12.0/s, 5 s, 78 s left, 3 copies among 64 judged`."""
-    rate = done / max(elapsed, 1e-9)
+    """`Sampling: 64/1,000, 12.0/s, 5 s, 78 s left, 3 copies among 64 judged`.
+
+    Args:
+        first: units that were done before the `elapsed` seconds.
+    """
+    # A task that speaks only once was not resumed: all of it is new.
+    rate = ((done - first) or done) / max(elapsed, 1e-9)
     text = f"{task}: {done:,}" + (f"/{total:,}" if total is not None else "")
     text += f", {rate:,.1f}/s, {elapsed:.0f} s"
     if total is not None and 0 < done < total:

@@ -85,7 +85,7 @@ def test_a_task_that_starts_again_has_a_clock_of_its_own(at: At, first_end: floa
     for now, done in ((1000, 1), (1001, 2), (1004, 10)):
         at(now)
         show("Sampling", done, 10)
-    assert log.getvalue().splitlines()[shown:] == ["Sampling: 10/10, 2.5/s, 4 s"]
+    assert log.getvalue().splitlines()[shown:] == ["Sampling: 10/10, 2.2/s, 4 s"]
 
 
 def test_a_task_that_broke_off_starts_again_with_a_clock_of_its_own(at: At) -> None:
@@ -157,3 +157,15 @@ def test_automatic_progress_shows_in_a_notebook(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"\r{'Sampling: 40/40, 1.0/s, 40 s':{WIDTH}}\n"
+
+
+def test_a_resumed_task_is_as_fast_as_what_it_does_now(at: At) -> None:
+    log = io.StringIO()
+    show = LineProgress(log, overwrite=False)
+    for now, done in ((0.0, 900), (10.0, 910), (20.0, 920)):
+        at(now)
+        show("Training", done, 1000)
+    assert log.getvalue().splitlines() == [
+        "Training: 910/1,000, 1.0/s, 10 s, 90 s left",
+        "Training: 920/1,000, 1.0/s, 20 s, 80 s left",
+    ]

@@ -138,6 +138,8 @@ def progress_bars() -> Iterator[Progress]:
             note = terminal(note, WIDTH)
             if task not in tasks:
                 tasks[task] = bars.add_task(terminal(task, WIDTH), total=total, note=note)
+            elif done < bars.tasks[bars.task_ids.index(tasks[task])].completed:  # it starts again
+                bars.reset(tasks[task], total=total)
             bars.update(tasks[task], completed=done, total=total, note=note)
 
         yield show

@@ -53,6 +53,7 @@ class Trainer:
         self._generator = _default_generator(device)
         self.optimizer = _optimizer(config, self.network)
         self.scaler = make_loss_scaler(config.precision, device)
+        self._values_per_batch = config.batch_size * images.images[0].size
         self._loss = LOSSES[config.precond]()
         self._rounds = _rounds(config, current_ranks())
         self._batches = Batches(
@@ -75,6 +76,12 @@ class Trainer:
             The loss before the step, weighted as in training and averaged over pixels: a scalar
             tensor, still on the device so that nothing waits for it.
         """
+        self.compute_gradients()
+        self.update_weights()
+        return self._gradients.loss / self._values_per_batch
+
+    def compute_gradients(self) -> None:
+        """Do the part of a step whose time grows with the batch: everything up to the gradients."""
         seed, batch_size = self.config.seed, self.config.batch_size
         y, class_labels = self._batches.at(self.num_steps)
         # Drawn for the whole batch, so that an image's noise does not depend on which rank or
@@ -102,6 +109,9 @@ class Trainer:
             self._gradients.add(total, scaled, is_last=part is self._rounds[-1])
 
         self._gradients.finish()
+
+    def update_weights(self) -> None:
+        """Do the rest, whose time depends on the number of weights: optimizer and average."""
         self.scaler.unscale_(self.optimizer)
         self._gradients.sanitize()
 
@@ -110,9 +120,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         update_average(self._averaged, self._weights, self.schedule.ema_beta(self.images_seen))
-
         self.num_steps += 1
-        return self._gradients.loss / y.numel()
 
 
 def _rows(labels: Tensor | None, part: slice) -> Tensor | None:
