@@ -189,8 +189,9 @@ def _list_recipes(
 
     from memaudit.cli.console import out, say, styled
     from memaudit.data.images import ImageSet
-    from memaudit.experiments.cost import Cost, format_flops, measure_throughput
+    from memaudit.experiments.cost import Cost, format_flops
     from memaudit.experiments.paper.reproduce import choose_points, predict_point_cost
+    from memaudit.experiments.timing import measure_throughput
 
     base = recipes[0]
     resolution = base.levels[0].data.resolution

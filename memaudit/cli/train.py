@@ -19,6 +19,7 @@ from memaudit.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from memaudit.experiments.early_warning import SnapshotAudit
+    from memaudit.experiments.training_forecast import TrainingForecast
 
 
 @click.command()
@@ -88,6 +89,17 @@ def train(
         data = open_selected(data_path, selection, preparation, progress=progress)
         if is_first:
             warn_about(data)
+            from memaudit.experiments.training_forecast import forecast_training
+
+            forecast = forecast_training(
+                config,
+                data,
+                out=out,
+                device=where,
+                num_ranks=current_ranks().num_ranks,
+                audits=audits,
+            )
+            _show_forecast(forecast, device)
         early_warning = None
         if audits.every is not None:
             early_warning = EarlyWarning(
@@ -115,6 +127,26 @@ def train(
         f"({format_epochs(result.images_seen / len(data))} epochs). Model: {result.model}"
         + (" Continue with the same command and --resume." if result.interrupted else "")
     )
+
+
+def _show_forecast(forecast: "TrainingForecast", device: str) -> None:
+    from memaudit.cli.console import remark
+    from memaudit.wording import counted, duration
+
+    audits = f", {duration(forecast.audit_seconds)} of it audits" if forecast.audit_seconds else ""
+    remark(
+        f"Forecast: {duration(forecast.seconds)} on {device} "
+        f"({forecast.images_per_second:,.0f} images/s{audits}), "
+        f"{forecast.memory_bytes / 1e6:,.0f} MB of memory, and "
+        f"{forecast.disk_bytes / 1e6:,.0f} MB on disk for "
+        f"{counted(forecast.num_snapshots, 'snapshot', 'snapshots')} and the training state."
+    )
+    if forecast.disk_bytes > forecast.free_bytes:
+        remark(
+            f"Warning: only {forecast.free_bytes / 1e6:,.0f} MB are free there. Make room, or keep "
+            "fewer snapshots with --num-snapshots.",
+            "bold yellow",
+        )
 
 
 def _show_audit(audit: "SnapshotAudit") -> None:

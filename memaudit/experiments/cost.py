@@ -1,41 +1,32 @@
 """What trainings and their scans cost, predicted before they start.
 
 Operations are counted on the network itself (a multiply-add is 2), and turned into seconds by
-timing a few passes through it on the device at hand.
+their speed on the device at hand (experiments/timing.py).
 """
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from memaudit.data.images import ImageSet
-from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.build import build_network
 from memaudit.models.denoiser import image_shape
-from memaudit.models.precond import Preconditioner
-from memaudit.training.batches import Batch, Batches
 from memaudit.training.config import TrainingConfig
-from memaudit.training.loss import LOSSES
 from memaudit.training.network import configure_network
-from memaudit.training.precision import autocast
 from memaudit.training.schedule import Schedule
 
 BACKWARD = 2
 """A backward pass takes twice the forward's products: once for inputs, once for weights."""
 EVALUATIONS = 35
 """Network evaluations per generated image: 18 Heun steps."""
-LONG_ENOUGH = 0.5
-"""Seconds after which a single call is a good timing."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +35,15 @@ class Cost:
 
     training: float
     sampling: float
+    num_scans: int = 0
+    """Scans that do the sampling, whose other parts take time as well."""
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.training + other.training, self.sampling + other.sampling)
+        return Cost(
+            self.training + other.training,
+            self.sampling + other.sampling,
+            self.num_scans + other.num_scans,
+        )
 
     @property
     def total(self) -> float:
@@ -60,10 +57,13 @@ class Throughput:
 
     training: float
     sampling: float
+    scan_seconds: float = 0.0
+    """Seconds of a scan besides its sampling."""
 
     def seconds(self, cost: Cost) -> float:
         """Return how long a cost takes."""
-        return cost.training / self.training + cost.sampling / self.sampling
+        others = cost.num_scans * self.scan_seconds
+        return cost.training / self.training + cost.sampling / self.sampling + others
 
 
 def count_forward_flops(config: TrainingConfig, images: ImageSet) -> float:
@@ -177,52 +177,8 @@ def predict_run_cost(
     return Cost(
         training=(1 + BACKWARD) * flops_per_image * images_seen,
         sampling=flops_per_image * EVALUATIONS * num_samples * num_snapshots,
+        num_scans=num_snapshots,
     )
-
-
-def measure_throughput(config: TrainingConfig, images: ImageSet, *, device: str) -> Throughput:
-    """Time forward and backward passes, with batches that grow until they take long enough.
-
-    The optimizer is left out: its time does not grow with the batch, and large batches hide it.
-
-    Args:
-        config: network and largest batch.
-        images: the images to train on.
-        device: `cpu` or `cuda`.
-    """
-    flops = count_forward_flops(config, images)
-    where = torch.device(device)
-    batch_size = 1
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        network = build_network(configure_network(config, images)).to(where)
-        while True:
-            batch = Batches(
-                images.take(np.arange(min(len(images), batch_size))),
-                batch_size=batch_size,
-                seed=config.seed,
-                label_dim=network.label_dim,
-                device=where,
-            ).at(0)
-            training_seconds = _time_call(partial(_train_once, network, batch, config), where)
-            evaluation_seconds = _time_call(partial(_evaluate_once, network, batch), where)
-            if batch_size >= config.batch_size or training_seconds > LONG_ENOUGH:
-                break
-            batch_size = min(4 * batch_size, config.batch_size)
-    return Throughput(
-        training=(1 + BACKWARD) * flops * batch_size / training_seconds,
-        sampling=flops * batch_size / evaluation_seconds,
-    )
-
-
-def _train_once(network: Preconditioner, batch: Batch, config: TrainingConfig) -> None:
-    with fp32_products(config.tf32), autocast(config.precision, batch.y.device):
-        loss = LOSSES[config.precond]()(network.train(), *batch)
-        torch.autograd.backward(loss.sum())
-
-
-def _evaluate_once(network: Preconditioner, batch: Batch) -> None:
-    with float32_inference():
-        network.eval()(batch.y, torch.ones(1, device=batch.y.device), batch.class_labels)
 
 
 def format_flops(number: float) -> str:
@@ -232,20 +188,3 @@ def format_flops(number: float) -> str:
             return f"{number:.3g} {prefix}FLOP"
         number /= 1000
     return f"{number:.3g} EFLOP"
-
-
-def _time_call(call: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds of a call: the shortest of three after a first one to warm up.
-
-    A first one that takes long enough is the only one.
-    """
-
-    def time_once() -> float:
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    first = time_once()
-    return first if first > LONG_ENOUGH else min(time_once() for _ in range(3))

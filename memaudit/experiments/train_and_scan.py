@@ -210,16 +210,7 @@ def train_and_scan_all(
             on_run(plan, run)
             runs.append(run)
         return runs
-    context = multiprocessing.get_context("spawn")
-    slots = context.SimpleQueue()
-    for slot in range(config.parallel):
-        slots.put(slot)
-    pool = ProcessPoolExecutor(
-        config.parallel,
-        mp_context=context,
-        initializer=_start_process,
-        initargs=(os.getpid(), slots, _visible_gpus() if config.device == "cuda" else []),
-    )
+    pool = start_processes(config.parallel, config.device)
     try:
         futures = {pool.submit(train_and_scan, plan, config): plan for plan in plans}
         for num_done, future in enumerate(as_completed(futures), 1):
@@ -228,6 +219,25 @@ def train_and_scan_all(
         return [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def start_processes(number: int, device: str) -> ProcessPoolExecutor:
+    """Start processes for runs side by side, each with a CPU thread or a GPU of its own.
+
+    Args:
+        number: of processes.
+        device: `cpu` or `cuda`.
+    """
+    context = multiprocessing.get_context("spawn")
+    slots = context.SimpleQueue()
+    for slot in range(number):
+        slots.put(slot)
+    return ProcessPoolExecutor(
+        number,
+        mp_context=context,
+        initializer=_start_process,
+        initargs=(os.getpid(), slots, _visible_gpus() if device == "cuda" else []),
+    )
 
 
 def _visible_gpus() -> list[str]:

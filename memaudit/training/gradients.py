@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from memaudit.training.distributed import current_ranks
+from memaudit.training.distributed import Ranks
 
 BUCKET = 6_500_000
 """Numbers in one message between ranks: 26 MB, long enough to use a network's full speed, and short
@@ -25,20 +25,21 @@ class Gradients:
 
     Args:
         parameters: float32, all on one device.
+        ranks: the processes whose gradients are summed.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
         self._parameters = list(parameters)
         sizes = [p.numel() for p in self._parameters]
         self._flat = torch.zeros(sum(sizes) + 1, device=self._parameters[0].device)
         self.numbers = self._flat[:-1]
         """All gradients, float32 [number of weights]."""
-        self.loss = self._flat[-1]
+        self.loss: Tensor = self._flat[-1]
         """Sum of the losses that the rounds added: a scalar."""
         split = torch.split(self.numbers, sizes)
         self._views = [v.view_as(p) for v, p in zip(split, self._parameters, strict=True)]
 
-        self._several_ranks = current_ranks().num_ranks > 1
+        self._several_ranks = ranks.num_ranks > 1
         self._buckets = _buckets(sizes, BUCKET if self._several_ranks else sum(sizes))
         self._is_last_round = False
         self._num_missing: list[int] = []

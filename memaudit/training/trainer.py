@@ -33,12 +33,22 @@ class Trainer:
         images: the training images; all of them are put on the device.
         config: network, optimizer and schedule.
         device: where the network and the images are kept.
+        ranks: this process's place among those that share out each batch; None for that in
+            torch.distributed.
 
     Raises:
         ConfigError, DataError: the network does not fit the images, or cannot be built.
     """
 
-    def __init__(self, images: ImageSet, config: TrainingConfig, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        config: TrainingConfig,
+        *,
+        device: torch.device,
+        ranks: Ranks | None = None,
+    ) -> None:
+        ranks = ranks or current_ranks()
         self.config = config
         self.schedule = Schedule(config, len(images))
         self.network_config = configure_network(config, images)
@@ -49,13 +59,13 @@ class Trainer:
         self.average = copy_for_average(self.network)
         self._weights = list(self.network.parameters())
         self._averaged = list(self.average.parameters())
-        self._gradients = Gradients(self._weights)
+        self._gradients = Gradients(self._weights, ranks)
         self._generator = _default_generator(device)
         self.optimizer = _optimizer(config, self.network)
         self.scaler = make_loss_scaler(config.precision, device)
         self._values_per_batch = config.batch_size * images.images[0].size
         self._loss = LOSSES[config.precond]()
-        self._rounds = _rounds(config, current_ranks())
+        self._rounds = _rounds(config, ranks)
         self._batches = Batches(
             add_mirror_images(images) if config.xflip else images,
             batch_size=config.batch_size,
@@ -78,7 +88,8 @@ class Trainer:
         """
         self.compute_gradients()
         self.update_weights()
-        return self._gradients.loss / self._values_per_batch
+        loss: Tensor = self._gradients.loss / self._values_per_batch
+        return loss
 
     def compute_gradients(self) -> None:
         """Do the part of a step whose time grows with the batch: everything up to the gradients."""

@@ -11,6 +11,8 @@ from memaudit.training import gradients
 from memaudit.training.distributed import Ranks
 from memaudit.training.gradients import Gradients, _buckets
 
+ONE = Ranks(0, 1)
+
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
@@ -34,7 +36,7 @@ def autograds_own(x: torch.Tensor) -> list[torch.Tensor]:
 
 def test_rounds_add_up_as_autograd_adds_them_and_the_next_step_begins_anew():
     model, x = network(), torch.randn(6, 3)
-    all_gradients = Gradients(model.parameters())
+    all_gradients = Gradients(model.parameters(), ONE)
     for _ in range(2):
         add_rounds(all_gradients, model, x)
         found = [p.grad for p in model.parameters()]
@@ -45,7 +47,7 @@ def test_rounds_add_up_as_autograd_adds_them_and_the_next_step_begins_anew():
 
 def test_what_is_not_finite_is_replaced_as_published_but_not_the_loss():
     weight = nn.Parameter(torch.zeros(4))
-    all_gradients = Gradients([weight])
+    all_gradients = Gradients([weight], ONE)
     all_gradients.numbers.copy_(torch.tensor([math.nan, math.inf, -math.inf, 0.5]))
     all_gradients.loss.fill_(math.nan)
     all_gradients.sanitize()
@@ -68,11 +70,10 @@ def test_several_ranks_sum_every_gradient_and_the_loss_once(
         part.mul_(2)
         return Message()
 
-    monkeypatch.setattr(gradients, "current_ranks", lambda: Ranks(0, 2))
     monkeypatch.setattr(gradients, "BUCKET", largest)
     monkeypatch.setattr(gradients.dist, "all_reduce", doubled)
     model, x = network(), torch.randn(6, 3)
-    all_gradients = Gradients(model.parameters())
+    all_gradients = Gradients(model.parameters(), Ranks(0, 2))
     model[0].bias.requires_grad_(False)  # no gradient arrives
     add_rounds(all_gradients, model, x)
     assert sent == sorted(sent, reverse=True)

@@ -22,7 +22,6 @@ from memaudit.experiments.cost import (
     Cost,
     Throughput,
     count_forward_flops,
-    measure_throughput,
     predict_run_cost,
 )
 from memaudit.experiments.emm.config import EMMConfig, SizeRange
@@ -33,6 +32,7 @@ from memaudit.experiments.emm.estimate import (
     search_sizes,
 )
 from memaudit.experiments.snapshots import SnapshotRatio, highest_ratio, read_snapshot
+from memaudit.experiments.timing import measure_throughput
 from memaudit.experiments.train_and_scan import (
     RunPlan,
     RunResult,
@@ -133,7 +133,9 @@ def forecast_search(setup: EMMSetup) -> SearchForecast:
     cheapest, dearest = simulate(setup.sizes.min_size), simulate(setup.sizes.max_size)
     smallest = setup.draw_training_set(setup.sizes.min_size)
     return SearchForecast(
-        throughput=measure_throughput(setup.training, smallest, device=setup.runs.device),
+        throughput=measure_throughput(
+            setup.training, smallest, device=setup.runs.device, parallel=setup.runs.parallel
+        ),
         cheapest=cheapest,
         dearest=dearest,
         cheapest_cost=predict_cost(cheapest),
