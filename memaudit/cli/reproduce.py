@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from memaudit.audit.statistics.intervals import Estimate, Proportion
     from memaudit.data.images import ImageSet
     from memaudit.experiments.paper.recipes import Recipe
-    from memaudit.experiments.paper.reproduce import RecipeResult
+    from memaudit.experiments.paper.reproduce import RecipePoint, RecipeResult
 
 
 PIXELS = tuple(name for name in config_fields(Preparation) if name != "resolution")
@@ -147,6 +147,7 @@ def reproduce(
         recipe = recipe.for_laptop()
         remark(NOT_COMPARABLE)
     points = choose_points(recipe, selection)
+    _say_forecast(points, config)
 
     def show(result: "RecipeResult") -> None:
         copied = percent(result.another.value)
@@ -178,25 +179,54 @@ def reproduce(
         say(explain_verdict(results))
 
 
+def _say_forecast(points: "Sequence[RecipePoint]", config: RunConfig) -> None:
+    """Say how long the trainings and scans of these points will take, at most."""
+    from memaudit.cli.console import remark
+    from memaudit.experiments.paper.reproduce import predict_point_cost
+    from memaudit.experiments.timing import measure_throughput
+
+    seconds = 0.0
+    for level in dict.fromkeys(point.level.value for point in points):
+        same = [point for point in points if point.level.value == level]
+        images = _noise(same[0].level.data.resolution, min(same[0].size, 2000))
+        speed = measure_throughput(
+            same[0].config, images, device=config.device, parallel=config.parallel
+        )
+        for point in same:
+            seconds += speed.seconds(predict_point_cost(point, num_samples=config.num_samples))
+    remark(
+        f"Forecast: {wording.duration(seconds / config.parallel)} on {config.device} for "
+        f"{sum(point.replicates for point in points):,} trainings and the scans of their "
+        "snapshots, less what is already done."
+    )
+
+
+def _noise(resolution: int, number: int) -> "ImageSet":
+    """Images of noise with labels, on which a network is timed."""
+    import numpy as np
+
+    from memaudit.data.images import ImageSet
+
+    shape = (number, 3, resolution, resolution)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return ImageSet(images, [str(i) for i in range(number)], labels=np.arange(number) % 10)
+
+
 def _list_recipes(
     recipes: "Sequence[Recipe]", selection: PointSelection, config: RunConfig, *, is_laptop: bool
 ) -> None:
     """Show recipes with the cost of the chosen trainings and their scans."""
-    import numpy as np
     from rich import box
     from rich.console import Group
     from rich.table import Table
 
     from memaudit.cli.console import out, say, styled
-    from memaudit.data.images import ImageSet
     from memaudit.experiments.cost import Cost, format_flops
     from memaudit.experiments.paper.reproduce import choose_points, predict_point_cost
     from memaudit.experiments.timing import measure_throughput
 
     base = recipes[0]
-    resolution = base.levels[0].data.resolution
-    blank = np.zeros([64, 3, resolution, resolution], np.uint8)
-    images = ImageSet(blank, [str(i) for i in range(len(blank))])
+    images = _noise(base.levels[0].data.resolution, 64)
     training = base.configure_training(base.levels[0])
     throughput = measure_throughput(training, images, device=config.device)
 

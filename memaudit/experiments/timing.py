@@ -96,7 +96,7 @@ class StepTime(NamedTuple):
     """What a backward pass keeps of an image."""
     num_weights: int
 
-    def seconds(self, batch_size: int) -> float:
+    def seconds(self, batch_size: float) -> float:
         """Return how long a step of a batch takes."""
         return self.per_image * batch_size + self.others
 

@@ -19,7 +19,7 @@ IN_MEMORY = 6
 
 @dataclass(frozen=True)
 class TrainingForecast:
-    """Time, disk and memory of the part of a training that is left."""
+    """The time, disk and memory that the rest of a training takes."""
 
     seconds: float
     """Training and audits."""
@@ -33,7 +33,7 @@ class TrainingForecast:
     free_bytes: int
     """What is free on the disk of the run's folder."""
     memory_bytes: int
-    """Of each process, on its device: weights, training images and what a backward pass keeps."""
+    """Weights, training images and what a backward pass keeps, on the device of each process."""
 
 
 def forecast_training(
@@ -50,7 +50,7 @@ def forecast_training(
     Args:
         config: the training.
         images: what it trains on.
-        out: folder of the run. Of one that is resumed, only what is left counts.
+        out: folder of the run; if one is resumed there, only what is left counts.
         device: `cpu` or `cuda`.
         num_ranks: processes that share out each batch.
         audits: which snapshots are audited.

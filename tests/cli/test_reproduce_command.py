@@ -8,6 +8,7 @@ import pytest
 from click.testing import Result
 
 from memaudit.cli.reproduce import _two_digits
+from memaudit.experiments.cost import Throughput
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,14 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the seconds of timing a network; tests/experiments/test_timing.py does it."""
+    speed = Throughput(training=1e10, sampling=1e10)
+    monkeypatch.setattr("memaudit.experiments.timing.measure_throughput", lambda *_, **__: speed)
+
+
+@pytest.mark.usefixtures("known_speed")
 def test_the_list_names_every_recipe_with_its_cost(run: Callable[..., Result]):
     result = run("reproduce", "--laptop", "--samples", 500)
     assert result.exit_code == 0
@@ -28,6 +37,7 @@ def test_the_list_names_every_recipe_with_its_cost(run: Callable[..., Result]):
     assert "TFLOP" in result.stdout and "cpu hours" in result.stdout
 
 
+@pytest.mark.usefixtures("known_speed")
 def test_a_dry_run_counts_every_replicate(run: Callable[..., Result], tmp_path: Path):
     arguments = ("conditioning", "--laptop", "--value", "none,random", "--size", 40, "--dry-run")
     one = run("reproduce", *arguments)
