@@ -103,6 +103,8 @@ class PretendedTensor(Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _call(func, args, kwargs or {})
 
+    def record_stream(self, stream: Any) -> None: ...
+
     def tolist(self) -> Any:
         _synchronized("tolist")
         return self.inner.tolist()

@@ -41,11 +41,21 @@ def noised(images, sigma, seed=0):
     return as_data(images) + sigma * noise
 
 
+@pytest.fixture(params=["integers", "float32"])
+def products(request, monkeypatch):
+    """How a machine multiplies: fast in integers, or not."""
+    in_integers = request.param == "integers"
+    monkeypatch.setattr(
+        "memaudit.models.optimum.training_images.has_fast_int8", lambda device: in_integers
+    )
+    return request.param
+
+
 def test_the_optimum_is_a_denoiser():
     assert isinstance(ClosedFormOptimum(random_images(0, 3, 1, 4, 4)), Denoiser)
 
 
-def test_it_agrees_with_the_field_s_reference(golden):
+def test_it_agrees_with_the_field_s_reference(golden, products):
     truth = load_file(golden / "optimal_denoiser.safetensors")
     denoiser = ClosedFormOptimum(truth["train_uint8"])
     for x, sigma, D in zip(truth["x"], truth["sigma"], truth["D_f64"], strict=True):
@@ -75,8 +85,8 @@ def test_it_is_exact_at_every_sigma_of_the_sampler(shape):
         ), sigma
 
 
-def test_it_is_exact_along_a_trajectory_where_it_remembers_its_last_search():
-    images = random_images(2, 300, 3, 16, 16)
+def test_it_is_exact_along_a_trajectory_where_it_remembers_its_last_search(products):
+    images = random_images(2, 300, 3, 8, 8)
     images[100] = images[7]
     images[200] = images[7] ^ 1
 
@@ -87,7 +97,7 @@ def test_it_is_exact_along_a_trajectory_where_it_remembers_its_last_search():
             return denoised
 
     errors: list[float] = []
-    noise = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     denoiser = Checked(images)
     heun_sampler(denoiser, noise, SIGMAS)
     heun_sampler(denoiser, noise, SIGMAS, S_churn=10)  # off the rays
@@ -124,7 +134,7 @@ def test_the_optimum_of_one_image_is_that_image(sigma):
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.3, 2.0, 80.0])
-def test_the_optimum_of_two_images_is_a_logistic_blend(sigma):
+def test_the_optimum_of_two_images_is_a_logistic_blend(sigma, products):
     """w₁ = 1 / (1 + exp((‖x − y₁‖² − ‖x − y₂‖²)/2σ²))."""
     images = random_images(5, 2, 1, 4, 4)
     y1, y2 = as_data(images)
@@ -149,7 +159,7 @@ def test_the_optimum_of_many_gaussian_images_is_the_wiener_filter():
 
 
 @pytest.mark.parametrize("sigma", [1e6, 1e30, 1e100, float("inf")])
-def test_at_huge_sigma_it_is_the_mean_image(sigma):
+def test_at_huge_sigma_it_is_the_mean_image(sigma, products):
     images = random_images(7, 300, 3, 8, 8)
     mean = as_data(images).mean(0, keepdim=True)
     x = noised(images[:2], min(sigma, 1e100))
@@ -158,7 +168,7 @@ def test_at_huge_sigma_it_is_the_mean_image(sigma):
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1e-9, 0.002])
-def test_toward_0_it_is_the_nearest_image_and_the_mean_of_ties(sigma):
+def test_toward_0_it_is_the_nearest_image_and_the_mean_of_ties(sigma, products):
     images = random_images(8, 50, 3, 8, 8)
     images[31] = images[4]
     images[1, 0, 0, 0], images[4, 0, 0, 0], images[31, 0, 0, 0] = 0, 100, 104
@@ -184,7 +194,13 @@ def test_it_is_exact_with_duplicates_and_near_duplicates(data):
         change = rng.integers(0, data.draw(st.sampled_from([1, 2, 4])), size=(size, 1, 1, 1))
         images[family] = images[family[0]] ^ change.astype(np.uint8)
     sigmas = st.floats(-3, 3).map(lambda power: 10.0**power)
-    denoiser = ClosedFormOptimum(images, resident_bytes=data.draw(st.sampled_from([0, 4 << 30])))
+    with pytest.MonkeyPatch.context() as patch:
+        in_integers = data.draw(st.booleans())
+        patch.setattr(
+            "memaudit.models.optimum.training_images.has_fast_int8", lambda device: in_integers
+        )
+        resident_bytes = data.draw(st.sampled_from([0, 4 << 30]))
+        denoiser = ClosedFormOptimum(images, resident_bytes=resident_bytes)
     picks = rng.integers(num_images, size=4)
     noise = torch.from_numpy(rng.normal(size=(4, *images.shape[1:])))
     for _ in range(3):  # the later calls may remember the earlier ones
@@ -197,7 +213,7 @@ def test_it_is_exact_with_duplicates_and_near_duplicates(data):
 
 
 @pytest.mark.parametrize("sigma", [0.002, 0.05])
-def test_more_equal_images_than_it_remembers_share_the_posterior_equally(sigma):
+def test_more_equal_images_than_it_remembers_share_the_posterior_equally(sigma, products):
     images = random_images(9, 400, 3, 32, 32)
     images[100:300] = images[100]
     images[100:200, 0, 0, 0], images[200:300, 0, 0, 0] = 10, 11
@@ -208,7 +224,7 @@ def test_more_equal_images_than_it_remembers_share_the_posterior_equally(sigma):
 
 @pytest.mark.parametrize("constant", ["training_images.CPU_BLOCK_BYTES", "closed_form.LOGIT_BYTES"])
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 10.0])
-def test_the_size_of_blocks_changes_nothing(monkeypatch, constant, sigma):
+def test_the_size_of_blocks_changes_nothing(monkeypatch, constant, sigma, products):
     images = random_images(10, 333, 3, 8, 8)
     x = noised(images[:20], sigma)
     whole = ClosedFormOptimum(images)(x, sigma)
@@ -217,7 +233,7 @@ def test_the_size_of_blocks_changes_nothing(monkeypatch, constant, sigma):
     torch.testing.assert_close(in_blocks, whole, rtol=0, atol=1e-6)
 
 
-def test_images_may_stay_in_a_memory_map(tmp_path):
+def test_images_may_stay_in_a_memory_map(tmp_path, products):
     images = random_images(11, 200, 3, 8, 8)
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
@@ -237,7 +253,7 @@ def test_a_gpu_gives_the_same():
         assert relative_error(denoised, denoise_by_definition(x, sigma, images)) < 2e-6, sigma
 
 
-def test_a_class_is_denoised_among_its_own_images():
+def test_a_class_is_denoised_among_its_own_images(products):
     images = random_images(13, 90, 1, 8, 8)
     labels = np.random.default_rng(13).integers(3, size=90)
     denoiser = ClosedFormOptimum(images, labels, label_dim=5)
@@ -332,7 +348,7 @@ def test_calls_that_make_no_sense_are_refused():
 
 
 @pytest.mark.parametrize("sigma", [0.002, 0.1, 0.5, 2.0, 80.0])
-def test_the_effective_number_is_one_over_the_sum_of_squared_weights(sigma):
+def test_the_effective_number_is_one_over_the_sum_of_squared_weights(sigma, products):
     images = random_images(17, 300, 1, 8, 8)
     images[5] = images[6]
     x = noised(images[:10], sigma)
