@@ -26,7 +26,7 @@ from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import generate_images
-from memaudit.models.group_size import group_size
+from memaudit.models.group_size import group_size, settled
 from memaudit.models.own_sampler import resolve_sampler
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, automatic, silent
@@ -164,7 +164,8 @@ def _stop(copies: int, gate: GateTest | None, config: ScanConfig) -> int | None:
 
 def _seconds_per_image(model: Denoiser, config: ScanConfig) -> float:
     """Time a short sampling of one group, after a shorter one to warm up."""
-    size = group_size(model, config.execution)
+    execution = settled(config.execution, model)
+    size = group_size(model, execution)
     evaluations, seconds = 0, 0.0
     for steps in (1, MEASURED_STEPS):
         sampler = replace(config.sampler.by_edm, num_steps=steps)
@@ -175,7 +176,7 @@ def _seconds_per_image(model: Denoiser, config: ScanConfig) -> float:
             range(size),
             config=sampler,
             class_index=config.class_index,
-            execution=config.execution,
+            execution=execution,
             progress=silent,
         ):
             pass

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-
 import memaudit
+from memaudit.models.devices import device_name
 from memaudit.ranks.joined import num_ranks
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "faiss-gpu", "faiss-cpu")
@@ -64,12 +63,11 @@ def describe_environment(device: str) -> Environment:
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             packages.append(Package(package, version(package)))
-    is_gpu = torch.device(device).type == "cuda"
     return Environment(
         memaudit=memaudit.__version__,
         python=platform.python_version(),
         platform=platform.platform(),
-        device=torch.cuda.get_device_name(device) if is_gpu else f"CPU ({platform.machine()})",
+        device=device_name(device),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         packages=tuple(packages),
         num_ranks=num_ranks(),

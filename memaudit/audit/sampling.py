@@ -43,6 +43,8 @@ class JudgedSamples:
     """How many of them an earlier run had generated."""
     num_regenerated: int = 0
     """How many kept images were generated again, and came out the same."""
+    group_size: int | None = None
+    """How many images made now were evaluated at a time, at the least."""
 
 
 class _Judge:
@@ -242,6 +244,7 @@ def sample_and_match(
         matches=judge.matches(),
         num_kept=_num_kept_before(judge.num_decisive, kept),
         num_regenerated=num_regenerated,
+        group_size=min(filter(None, (batch.group_size for batch in batches)), default=None),
     )
 
 
@@ -308,6 +311,4 @@ def _runs(positions: Sequence[int], batch: GeneratedBatch) -> Iterator[Part]:
     gaps = [i for i in range(1, len(positions)) if positions[i] != positions[i - 1] + 1]
     for first, end in pairwise([0, *gaps, len(positions)]):
         rows = slice(first, end)
-        classes = None if batch.class_index is None else batch.class_index[rows]
-        run = GeneratedBatch(batch.seeds[rows], batch.images[rows], classes)
-        yield Part(positions[first], run)
+        yield Part(positions[first], batch[rows])

@@ -57,6 +57,7 @@ from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import check_classes, sampling_identity
+from memaudit.models.group_size import settled
 from memaudit.models.guidance import check_guidance
 from memaudit.models.own_sampler import resolve_sampler
 from memaudit.progress import Progress, automatic
@@ -157,6 +158,8 @@ def scan(
             check_classes(source.network, [config.class_index])
         check_guidance(source.network, config.sampler.guidance)
         config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
+    network = source.network if isinstance(source, Checkpoint) else None
+    config = replace(config, execution=settled(config.execution, network))
     clock = Clock()
 
     def open_pixel_index() -> NeighborIndex:
@@ -167,7 +170,7 @@ def scan(
         config=config,
         data=data,
         holdout=holdout,
-        model=source.network if isinstance(source, Checkpoint) else None,
+        model=network,
         open_index=cache(open_pixel_index),
         progress=progress,
     )
@@ -229,7 +232,7 @@ def scan(
                 config.sampler,
                 class_index=config.class_index,
                 class_weights=class_weights,
-                device=device,
+                execution=config.execution,
             )
             identity |= _gate_identity(config, data, holdout)
             state = ScanState(
@@ -246,6 +249,7 @@ def scan(
             progress=progress,
         )
         keys = tuple(config.seeds[: len(samples.images)])
+        config = _as_evaluated(config, samples)
 
     sampler_control = None
     if gate is not None and isinstance(source, Checkpoint) and is_changed(config.sampler):
@@ -338,6 +342,13 @@ def scan(
         num_kept=samples.num_kept,
         num_regenerated=samples.num_regenerated,
     )
+
+
+def _as_evaluated(config: ScanConfig, samples: JudgedSamples) -> ScanConfig:
+    """With the batch size that was left after memory ran out on a GPU."""
+    if samples.group_size is None or config.execution.device == "cpu":
+        return config
+    return replace(config, execution=replace(config.execution, batch_size=samples.group_size))
 
 
 def _with_seeds_of_nonce(

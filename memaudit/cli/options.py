@@ -359,16 +359,6 @@ devices_option = click.option(
     "(cpu:4), with the same result. For several machines: memaudit torchrun.",
 )
 
-batch_size_option = click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Images sampled at a time; bounds the memory, does not change the result.",
-)
-
-
 arch_option = click.option(
     "--arch",
     metavar="NAME,OPTION=VALUE,...",

@@ -14,7 +14,6 @@ from memaudit.cli.options import (
     SeedList,
     SourcePath,
     arch_option,
-    batch_size_option,
     choose_class,
     choose_device,
     choose_seeds,
@@ -27,6 +26,7 @@ from memaudit.cli.options import (
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
+from memaudit.models.execution import Execution
 from memaudit.options import config_fields
 from memaudit.ranks.joined import current_worker
 from memaudit.wording import counted
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
 @click.option("--seeds", type=SeedList(), help="One seed per image, such as 0-63 or 3,7,20-29.")
 @sampler_options
-@batch_size_option
+@config_options(Execution, "batch_size")
 @device_option
 @devices_option
 @arch_option
@@ -71,7 +71,6 @@ def sample(
     samples: int | None,
     seeds: tuple[int, ...] | None,
     class_index: str | None,
-    batch_size: int,
     device: str,
     arch: str | None,
     out: Path,
@@ -109,8 +108,8 @@ def sample(
     from memaudit.cli.console import progress_bars, remark
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
-    from memaudit.models.execution import Execution
     from memaudit.models.generate import generate_images, sampling_identity
+    from memaudit.models.group_size import settled
     from memaudit.models.sampler_config import SamplerConfig
     from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
 
@@ -133,6 +132,7 @@ def sample(
             ctx.exit(serve_images(worker, {MODEL: checkpoint.network}))
         for warning in checkpoint.warnings:
             remark(f"Warning: {warning}", "bold yellow")
+        execution = settled(from_options(Execution, options, device=where), checkpoint.network)
 
         stack.enter_context(spread_over_ranks(MODEL, checkpoint.network))
 
@@ -143,14 +143,16 @@ def sample(
                     seeds,
                     config=config,
                     class_index=chosen_class,
-                    execution=Execution(batch_size, where),
+                    execution=execution,
                     progress=progress,
                 )
             )
 
         if is_folder:
             by_name = {_name(seed): seed for seed in chosen}
-            identity = sampling_identity(checkpoint, config, class_index=chosen_class, device=where)
+            identity = sampling_identity(
+                checkpoint, config, class_index=chosen_class, execution=execution
+            )
             with resumable_folder(out, list(by_name), identity=identity) as folder:
                 if num_kept := len(chosen) - len(folder.missing):
                     remark(f"{num_kept:,} of {len(chosen):,} images exist already.")

@@ -18,13 +18,13 @@ from memaudit.audit.report.folder import write_report
 from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.experiments.cost import BACKWARD, EVALUATIONS, Throughput, count_forward_flops
-from memaudit.experiments.train_and_scan import SAMPLING_BATCH, start_processes
+from memaudit.experiments.train_and_scan import start_processes
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
-from memaudit.models.group_size import group_size
+from memaudit.models.group_size import group_size, settled
 from memaudit.models.precond import Preconditioner
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.training.config import TrainingConfig
@@ -199,9 +199,9 @@ def time_scan(config: TrainingConfig, images: ImageSet, *, device: str) -> ScanT
     """
     where = torch.device(device)
     network_config = configure_network(config, images)
-    execution = Execution(batch_size=SAMPLING_BATCH[where.type], device=device)
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         network = build_network(network_config).eval().to(where)
+        execution = settled(Execution(device=device), network)
         num_images = group_size(network, execution)
 
         def sample(num_steps: int) -> None:

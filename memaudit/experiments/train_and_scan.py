@@ -43,8 +43,6 @@ from memaudit.training.run_folder import Snapshot
 from memaudit.training.schedule import Schedule
 from memaudit.wording import ranges
 
-SAMPLING_BATCH = {"cpu": 64, "cuda": 512}
-"""Images sampled at a time, by device."""
 PARENT_CHECK_SECONDS = 0.5
 
 
@@ -166,7 +164,7 @@ def _scan_snapshot(
         config=ScanConfig(
             seeds=seeds,
             without=("optimality",),
-            execution=Execution(batch_size=SAMPLING_BATCH[config.device], device=config.device),
+            execution=Execution(device=config.device),
         ),
         folder=folder,
         overwrite=True,

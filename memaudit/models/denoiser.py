@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from memaudit.errors import CheckpointError
+from memaudit.models.memory import is_out_of_memory
 from memaudit.models.resolution import Resolution, height_and_width
 from memaudit.wording import printable
 
@@ -46,7 +46,10 @@ class Denoiser(Protocol):
         ...
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        """The nearest noise level that the denoiser supports, same shape and dtype."""
+        """The nearest noise level that it supports, of the same shape, dtype and device.
+
+        A sampler asks for noise levels on the CPU, wherever the images are.
+        """
         ...
 
 
@@ -69,13 +72,9 @@ def evaluation(x: Tensor) -> Iterator[None]:
         yield
     except (RuntimeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        if isinstance(error, torch.cuda.OutOfMemoryError) or NO_MEMORY in reason:
+        if is_out_of_memory(error):
             raise  # the machine's fault, and told as that
         tried = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
         raise CheckpointError(
             f"The network cannot denoise images of {tried}: {printable(reason)}."
         ) from error
-
-
-NO_MEMORY = "allocate memory"
-"""What torch says of a CPU whose memory is used up, in a RuntimeError."""

@@ -7,19 +7,27 @@ from memaudit.options import Option, check_options
 
 Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 
+HANDED_OUT = 64
+"""Images that a CPU hands out at a time by default."""
+
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and in what portions a model is evaluated. On a CPU, results do not depend on it."""
+    """Where and in what portions a model is evaluated.
+
+    On a CPU results do not depend on the portions; on a GPU their last bits do.
+    """
 
     batch_size: Annotated[
-        int,
+        int | None,
         Option(
-            "Images sampled at a time; bounds the memory, does not change the result.",
+            "Images sampled at a time, at most. On a CPU an image does not depend on it; on a GPU "
+            "its last bits do.",
             at_least=1,
             metavar="N",
+            default_text="64; on a GPU as many as its memory holds, up to 512",
         ),
-    ] = 64
+    ] = None
     device: Annotated[
         str, Option("Where to compute: cpu, cuda, or one GPU such as cuda:1.", metavar="DEVICE")
     ] = "cpu"

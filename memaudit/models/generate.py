@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -23,15 +23,17 @@ from memaudit.models.ablation import (
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser, image_shape
-from memaudit.models.execution import Execution, Precision
+from memaudit.models.devices import device_name, to_device, with_float64
+from memaudit.models.execution import HANDED_OUT, Execution, Precision
 from memaudit.models.group_size import group_size
 from memaudit.models.guidance import check_guidance, guided
+from memaudit.models.memory import GroupSize
 from memaudit.models.multistep import multistep_sampler
 from memaudit.models.own_sampler import resolve_sampler, sample_as_published
 from memaudit.models.precision import in_format
 from memaudit.models.sampler import heun_sampler, sigma_range
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.models.seeds import PerImageRandom, draw_classes
+from memaudit.models.seeds import Ahead, PerImageRandom, draw_classes
 from memaudit.progress import Progress, silent
 
 
@@ -60,6 +62,8 @@ class GeneratedBatch:
     is_fast: np.ndarray | None = None
     """bool [B]: whether the network was evaluated in the faster format that was asked for, or in
     fp32; None: all in fp32."""
+    group_size: int | None = None
+    """How many images were evaluated at a time, at the least; None if that is not known."""
 
     def __getitem__(self, rows: slice | np.ndarray) -> "GeneratedBatch":
         """Some of the images."""
@@ -69,6 +73,7 @@ class GeneratedBatch:
             self.images[rows],
             None if classes is None else classes[rows],
             None if is_fast is None else is_fast[rows],
+            self.group_size,
         )
 
     @property
@@ -88,6 +93,7 @@ class GeneratedBatch:
             images=np.concatenate([part.images for part in parts]),
             class_index=np.concatenate(classes) if classes else None,
             is_fast=np.concatenate([part.fast_rows for part in parts]) if is_any_fast else None,
+            group_size=min((part.group_size for part in parts if part.group_size), default=None),
         )
 
 
@@ -114,8 +120,9 @@ def generate_images(
     """Generate one image per seed.
 
     An image depends on its seed alone. On a CPU the same seeds give the same bytes whatever the
-    batch size; on a GPU the network's kernels depend on the batch size, so that images agree to
-    its float tolerance.
+    batch size. On GPUs of one kind they do at one batch size, which is chosen by the memory where
+    none is given; at another, or where memory ran out and fewer are evaluated at a time, images
+    agree to the network's float tolerance.
 
     Args:
         denoiser: any denoiser, on the device that `execution` names.
@@ -128,16 +135,16 @@ def generate_images(
         start: clean images, uint8 [len(seeds), C, H, W], to begin at instead of pure noise: each is
             noised to the first noise level.
         execution: where the denoiser is, and how many images are handed out at a time; on a GPU,
-            also how many are evaluated at a time. In a faster format than fp32, groups with pixels
-            that are not finite are made again in fp32. `auto` is fp32 here: whoever chooses a
-            faster format by it has to confirm what it gives.
+            also how many are evaluated at a time, at most. In a faster format than fp32, groups
+            with pixels that are not finite are made again in fp32. `auto` is fp32 here: whoever
+            chooses a faster format by it has to confirm what it gives.
         progress: told the images done, counting those under way by their steps.
         on_group: told every group of images that is evaluated at once as soon as it is there, which
             with several ranks is in any order.
 
     Returns:
-        An iterator of batches of `execution.batch_size` images (the last may be smaller), in order
-        of seeds.
+        An iterator of batches of `execution.batch_size` images, in order of seeds; the last may be
+        smaller.
 
     Raises:
         ConfigError: a class that the model does not have; guidance of a model that cannot be
@@ -170,18 +177,20 @@ def generate_images(
             raise ValueError(f"{name} holds {len(given)}, but there are {len(seeds)} seeds")
     config = resolve_sampler(config or SamplerConfig(), denoiser)
     check_guidance(denoiser, config.guidance)
+    size = group_size(denoiser, execution)
     groups = _maker_of(denoiser)(
         seeds,
         config=config,
         class_index=class_index,
         class_weights=class_weights,
         start=start,
-        group_size=group_size(denoiser, execution),
+        group_size=size,
         execution=execution,
         progress=progress,
         on_group=on_group,
     )
-    return _batches(groups, execution.batch_size)
+    on_cpu = torch.device(execution.device).type == "cpu"
+    return _batches(groups, execution.batch_size or (HANDED_OUT if on_cpu else size))
 
 
 MakeGroups = Callable[..., Iterator[GeneratedBatch]]
@@ -311,14 +320,22 @@ def sampling_identity(
     *,
     class_index: int | None,
     class_weights: Sequence[float] | None = None,
-    device: str,
+    execution: Execution,
     precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """What generated images depend on besides their seeds, as JSON values.
 
     Sampling that was stopped is resumed only where all of it is the same. The names fit in a
     message.
+
+    Args:
+        checkpoint: the model.
+        config: how to sample.
+        class_index: the one class of all images, or None.
+        class_weights: how often each class is drawn, or None for all alike.
+        execution: settled (`group_size.settled`), since images of a GPU depend on it.
     """
+    on_cpu = torch.device(execution.device).type == "cpu"
     resolved = resolve_sampler(config, checkpoint.network)
     return {
         "version of memaudit": memaudit.__version__,
@@ -326,7 +343,8 @@ def sampling_identity(
         "sampler": {name: str(value) for name, value in resolved.as_dict().items()},
         "class": class_index,
         "class frequencies": None if class_weights is None else list(class_weights),
-        "device": device,
+        "device": "cpu" if on_cpu else device_name(execution.device),
+        "batch size": None if on_cpu else execution.batch_size,
         "precision": precision,
     }
 
@@ -350,6 +368,20 @@ def _batches(groups: Iterator[GeneratedBatch], batch_size: int) -> Iterator[Gene
         yield GeneratedBatch.concatenate(waiting)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """Seeds and what their images are made with, as `generate_images` has it."""
+
+    denoiser: Denoiser
+    seeds: Sequence[int]
+    config: SamplerConfig
+    class_index: Sequence[int] | None
+    class_weights: Sequence[float] | None
+    start: np.ndarray | None
+    device: torch.device
+    progress: Progress
+
+
 def make_groups(
     denoiser: Denoiser,
     seeds: Sequence[int],
@@ -363,74 +395,163 @@ def make_groups(
     progress: Progress,
     on_group: OnGroup = ignore_group,
 ) -> Iterator[GeneratedBatch]:
-    """The images of all seeds, in groups that are evaluated at once, in this process."""
+    """The images of all seeds, in groups that are evaluated at once, in this process.
+
+    A GPU has the next group in its queue when one is handed out, so that it does not wait for what
+    is done with that, and a thread draws the noise of the one after. All of it is in the order of
+    the seeds. Groups are halved where the memory of a GPU runs out.
+    """
+    device = torch.device(execution.device)
+    job = _Job(denoiser, seeds, config, class_index, class_weights, start, device, progress)
     precision = "fp32" if execution.precision == "auto" else execution.precision
     fast = in_format(denoiser, precision)
-    for first in range(0, len(seeds), group_size):
-        group = list(seeds[first : first + group_size])
-        # A last group that is not full is filled up with copies of its last image.
-        rows = [min(first + i, len(seeds) - 1) for i in range(group_size)]
-        row_seeds = [seeds[row] for row in rows]
-        row_classes = None if class_index is None else [class_index[row] for row in rows]
-        if class_weights is not None:
-            row_classes = draw_classes(row_seeds, class_weights)
-        sampled = partial(
-            _sample_seeds,
-            seeds=row_seeds,
-            config=config,
-            class_index=row_classes,
-            start=None if start is None else torch.from_numpy(start[rows]),
-            device=torch.device(execution.device),
-            progress=_in_images(progress, first, len(group), len(seeds)),
-        )
-        x, classes = sampled(fast, tf32=precision == "tf32")
-        is_fast = precision != "fp32"
-        if is_fast and not bool(x.isfinite().all()):
-            x, classes = sampled(denoiser, tf32=False)
-            is_fast = False
-        x = x[: len(group)]
-        _check_finite(x, group)
-        made = GeneratedBatch(
-            seeds=np.array(group, dtype=np.int64),
-            images=float_to_uint8(x).cpu().numpy(),
-            class_index=None if classes is None else classes[: len(group)].numpy(),
-            is_fast=None if precision == "fp32" else np.full(len(group), is_fast),
-        )
-        on_group(first, made)
-        yield made
+    group, first, is_gpu = GroupSize(group_size, device), 0, device.type == "cuda"
+    under_way: _UnderWay | None = None
+    with Ahead(beside=is_gpu) as ahead:
+
+        def finished(group: _UnderWay) -> GeneratedBatch:
+            if group.is_broken and group.is_fast:
+                again = partial(_draw, job, group.first, group.size)
+                group = _queue(job, denoiser, again, ahead, "fp32")
+            made = group.images()
+            made = made if precision != "fp32" else replace(made, is_fast=None)
+            on_group(group.first, made)
+            return made
+
+        drawn = ahead.call(_draw, job, first, group.size)
+        while first < len(seeds):
+            size = group.size
+            queued = group.attempt(partial(_queue, job, fast, drawn, ahead, precision))
+            if queued is None:
+                progress("Sampling", first, len(seeds), f"{group.size} images at a time")
+                drawn = ahead.call(_draw, job, first, group.size)
+                continue
+            first += size
+            if first < len(seeds):
+                drawn = ahead.call(_draw, job, first, size)
+            if under_way is not None:
+                yield finished(under_way)
+            under_way = queued
+            if not is_gpu:
+                yield finished(under_way)
+                under_way = None
+        if under_way is not None:
+            yield finished(under_way)
 
 
-def _sample_seeds(
+class _Drawn(NamedTuple):
+    """What is drawn for a group before it is sampled."""
+
+    first: int
+    """Place of its first seed."""
+    seeds: list[int]
+    """Without those that fill up the group."""
+    random: PerImageRandom
+    noise: Tensor
+    """Float32 [B, C, H, W]."""
+    classes: Tensor | None
+    """int64 [B]."""
+    start: Tensor | None
+    """uint8 [B, C, H, W]."""
+
+
+def _draw(job: _Job, first: int, size: int) -> _Drawn:
+    seeds = job.seeds
+    # A last group that is not full is filled up with copies of its last image.
+    rows = [min(first + i, len(seeds) - 1) for i in range(size)]
+    row_seeds = [seeds[row] for row in rows]
+    random = PerImageRandom(row_seeds)
+    noise = random.noise(image_shape(job.denoiser))
+    classes = None
+    if label_dim := job.denoiser.label_dim:
+        classes = random.class_index(label_dim)  # EDM draws it even where one is given
+        if job.class_index is not None:
+            classes = torch.tensor([job.class_index[row] for row in rows])
+        if job.class_weights is not None:
+            classes = torch.tensor(draw_classes(row_seeds, job.class_weights))
+    start = None if job.start is None else torch.from_numpy(job.start[rows])
+    return _Drawn(first, list(seeds[first : first + size]), random, noise, classes, start)
+
+
+class _UnderWay:
+    """A group whose images the device may still be computing.
+
+    Args:
+        drawn: what it is made from.
+        x: its images, float64 [B, C, H, W], as the device has them in its queue.
+        precision: what the network is evaluated in.
+    """
+
+    def __init__(self, drawn: _Drawn, x: Tensor, precision: Precision) -> None:
+        self.first, self.size = drawn.first, len(x)
+        self.is_fast = precision != "fp32"
+        self._drawn = drawn
+        x = x[: len(drawn.seeds)]
+        self._shape = x.shape
+        is_broken = (~x.isfinite()).flatten(1).any(1)
+        # In one piece, for one copy from the device.
+        found = torch.cat([float_to_uint8(x).flatten(1), is_broken[:, None].to(torch.uint8)], 1)
+        self._copied = None
+        if x.device.type == "cuda":
+            on_host = torch.empty(found.shape, dtype=found.dtype).pin_memory()
+            found = on_host.copy_(found, non_blocking=True)
+            self._copied = torch.cuda.current_stream(x.device).record_event()
+        self._found = found
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it has pixels that are not finite. Waits for the device."""
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
+        return bool(self._found[:, -1].any())
+
+    def images(self) -> GeneratedBatch:
+        """Wait for the device.
+
+        Raises:
+            CheckpointError: pixels that are not finite.
+        """
+        seeds, classes = self._drawn.seeds, self._drawn.classes
+        if self.is_broken:
+            _refuse(self._found[:, -1].tolist(), seeds)
+        return GeneratedBatch(
+            seeds=np.array(seeds, dtype=np.int64),
+            images=self._found[:, :-1].reshape(self._shape).numpy(),
+            class_index=None if classes is None else classes[: len(seeds)].numpy(),
+            is_fast=np.full(len(seeds), self.is_fast),
+            group_size=self.size,
+        )
+
+
+def _queue(
+    job: _Job,
     denoiser: Denoiser,
-    *,
-    seeds: Sequence[int],
-    config: SamplerConfig,
-    class_index: Sequence[int] | None,
-    start: Tensor | None,
-    device: torch.device,
-    tf32: bool,
-    progress: Progress,
-) -> tuple[Tensor, Tensor | None]:
-    """Images of some seeds at once, float64 [B, C, H, W], and their classes, int64 [B]."""
-    random = PerImageRandom(seeds)
-    noise = random.noise(image_shape(denoiser)).to(device)
-    classes = class_labels = None
-    if denoiser.label_dim:
-        classes = random.class_index(denoiser.label_dim)  # EDM draws it even where one is given
-        if class_index is not None:
-            classes = torch.tensor(class_index)
-        class_labels = one_hot(classes, denoiser.label_dim).to(device, torch.float32)
-    with torch.inference_mode(), fp32_products(tf32):
+    drawn: Callable[[], _Drawn],
+    ahead: Ahead,
+    precision: Precision,
+) -> _UnderWay:
+    """Have the device sample a group, with the denoiser in the format of that precision."""
+    group = drawn()
+    denoiser, device = with_float64(denoiser, job.device)
+    class_labels = None
+    if group.classes is not None:
+        one_hots = one_hot(group.classes, denoiser.label_dim).to(torch.float32)
+        class_labels = to_device(one_hots, device)
+    start = None
+    if group.start is not None:
+        start = uint8_to_float(to_device(group.start, device)).to(torch.float64)
+    with torch.inference_mode(), fp32_products(precision == "tf32"):
         x = sample(
             denoiser,
-            noise,
+            to_device(group.noise, device),
             class_labels,
-            config=config,
-            start=None if start is None else uint8_to_float(start).to(device, torch.float64),
-            randn_like=random.randn_like,
-            progress=progress,
+            config=job.config,
+            start=start,
+            randn_like=group.random.drawn_by(ahead),
+            progress=_in_images(job.progress, group.first, len(group.seeds), len(job.seeds)),
         )
-    return x, classes
+        return _UnderWay(group, x, precision)
 
 
 def _in_images(progress: Progress, first: int, group_size: int, num_images: int) -> Progress:
@@ -442,13 +563,11 @@ def _in_images(progress: Progress, first: int, group_size: int, num_images: int)
     return step_done
 
 
-def _check_finite(x: Tensor, seeds: Sequence[int]) -> None:
-    broken = (~x.isfinite()).flatten(1).any(1).tolist()
-    if any(broken):
-        raise CheckpointError(
-            f"The model generated pixels that are not finite for seed {seeds[broken.index(True)]} "
-            f"(for {sum(broken)} of the {len(seeds)} images sampled with it), which cannot become "
-            "an image. Look for broken weights with `memaudit inspect`, or sample with another "
-            "{sigma_min}, {sigma_max} or {num_steps}.",
-            field=("sigma_min", "sigma_max", "num_steps"),
-        )
+def _refuse(is_broken: list[int], seeds: Sequence[int]) -> NoReturn:
+    raise CheckpointError(
+        f"The model generated pixels that are not finite for seed {seeds[is_broken.index(1)]} "
+        f"(for {sum(is_broken)} of the {len(seeds)} images sampled with it), which cannot become "
+        "an image. Look for broken weights with `memaudit inspect`, or sample with another "
+        "{sigma_min}, {sigma_max} or {num_steps}.",
+        field=("sigma_min", "sigma_max", "num_steps"),
+    )

@@ -60,7 +60,7 @@ def multistep_sampler(
     """
     check_sigmas(sigmas)
     # Two levels may round to one, and no step lies between them.
-    sigmas = denoiser.round_sigma(sigmas.to(noise.device, torch.float64))
+    sigmas = denoiser.round_sigma(sigmas.to("cpu", torch.float64))
     sigmas = sigmas[[True, *(sigmas[1:] < sigmas[:-1]).tolist()]]
     levels = sigmas.tolist()
     x: Tensor = noise.to(torch.float64) * levels[0]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.devices import like
 from memaudit.models.precond.flow import FLOW_PATHS
 from memaudit.models.precond.targets import signal
 from memaudit.models.sampler import denoised, heun_sampler, step_fractions
@@ -94,7 +95,7 @@ def noise_levels_of(denoiser: Denoiser) -> Tensor | None:
     if given is None:
         return None
     try:
-        levels = torch.as_tensor(given, dtype=torch.float64)
+        levels = torch.as_tensor(given).to("cpu", torch.float64)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"The model's noise_levels are not numbers: {error}.") from error
     if (
@@ -195,7 +196,7 @@ def trailing(levels: Tensor, config: SamplerConfig) -> Tensor:
     T = len(levels)
     N = min(config.num_steps or T, T)
     t = np.round(np.arange(T, 0, -T / N)).astype(np.int64)[:N] - 1
-    return levels[torch.from_numpy(t).to(levels.device)]
+    return levels[torch.from_numpy(t)]
 
 
 @torch.no_grad()
@@ -211,7 +212,6 @@ def _descend(
     progress: Progress,
 ) -> Tensor:
     """DDIM's or DDPM's steps through discrete levels."""
-    sigmas = sigmas.to(noise.device)
     # Pure noise is x_T itself: x = x_T/√ᾱ.
     x = noise.to(torch.float64)
     x = x * (1 + sigmas[0] ** 2).sqrt() if start is None else start + x * sigmas[0]
@@ -292,7 +292,7 @@ def _dopri5(
     A step is taken where the root mean square of error / (atol + rtol·|x|) is at most 1. The next
     is 0.9·error^(−1/5) times as long, between 0.2 and 10 times.
     """
-    sigma_0 = first.to(noise.device)
+    sigma_0 = like(first, noise)
     x = noise.to(torch.float64) * sigma_0
     x = path.scale(sigma_0) * (x if start is None else start + x)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.devices import like
 from memaudit.models.sampler_config import ABLATIONS, SIGMA_MAX, SIGMA_MIN, Solver
 from memaudit.progress import Progress, silent
 
@@ -124,8 +125,8 @@ def heun_sampler(
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return denoised(denoiser, x, sigma, class_labels)
 
-    # Time steps.
-    sigmas = denoiser.round_sigma(sigmas.to(noise.device, torch.float64))
+    # Time steps, which are numbers on the CPU: arithmetic with them does not wait for a GPU.
+    sigmas = denoiser.round_sigma(sigmas.to("cpu", torch.float64))
     gammas = churn_factors(sigmas, S_churn=S_churn, S_min=S_min, S_max=S_max)
     t = path.t(sigmas)
     t = torch.cat([t, t.new_zeros(1)])  # t_N = 0
@@ -169,7 +170,7 @@ def denoised(denoiser: Denoiser, x: Tensor, sigma: Tensor, class_labels: Tensor 
     Raises:
         CheckpointError: it has another shape than x, and would be stretched to fit.
     """
-    D = denoiser(x, sigma, class_labels)
+    D = denoiser(x, like(sigma, x), class_labels)
     if D.shape != x.shape:
         raise CheckpointError(
             f"The model denoised images of {list(x.shape)} to {list(D.shape)}; images of the same "
@@ -243,7 +244,6 @@ def sigma_range(
 def churn_factors(sigmas: Tensor, *, S_churn: float, S_min: float, S_max: float) -> list[float]:
     """γ_i of Algorithm 2, by which each step raises its noise level: σ̂ = σ + γσ."""
     gamma = min(S_churn / len(sigmas), math.sqrt(2) - 1)
-    # Read once, before the loop: a comparison on a GPU would wait for it at every step.
     return [gamma if S_min <= sigma <= S_max else 0.0 for sigma in sigmas.tolist()]
 
 

@@ -6,11 +6,19 @@ seed alone, not on its batch or the device. (The published images were drawn on 
 generators give other numbers than the CPU's.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from memaudit.models.devices import to_device
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CLASS_STREAM = 0x636C617373
 """Sets the stream that classes are drawn from apart from every other stream of a seed."""
@@ -58,8 +66,51 @@ class PerImageRandom:
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Unit-variance noise of x's shape [B, C, H, W] and dtype, moved to its device."""
-        return self._randn(x.shape[1:], x.dtype).to(x.device)
+        return to_device(self._randn(x.shape[1:], x.dtype), x.device)
+
+    def drawn_by(self, ahead: "Ahead") -> Callable[[Tensor], Tensor]:
+        """`randn_like` whose draws after the first are made beside what is computed with them."""
+        following: Callable[[], Tensor] | None = None
+
+        def randn_like(x: Tensor) -> Tensor:
+            nonlocal following
+            drawn = self._randn(x.shape[1:], x.dtype) if following is None else following()
+            following = ahead.call(self._randn, x.shape[1:], x.dtype)
+            return to_device(drawn, x.device)
+
+        return randn_like
 
     def _randn(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        draws = [torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self._generators]
-        return torch.stack(draws)
+        draws = torch.empty(len(self._generators), *shape, dtype=dtype)
+        for generator, row in zip(self._generators, draws, strict=True):
+            torch.randn(tuple(shape), generator=generator, dtype=dtype, out=row)
+        return draws
+
+
+class Ahead:
+    """Calls that a thread makes before their results are needed, one after the other.
+
+    Args:
+        beside: whether there is a thread. Without one, a call is made when its result is asked for;
+            on a CPU a thread would take what the network computes with.
+    """
+
+    def __init__(self, *, beside: bool) -> None:
+        self._pool = ThreadPoolExecutor(1) if beside else None
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def call(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> Callable[[], T]:
+        """Have a function called.
+
+        Returns:
+            Waits for the result, and returns it or raises what the function raised.
+        """
+        if self._pool is None:
+            return partial(function, *args, **options)
+        return self._pool.submit(function, *args, **options).result

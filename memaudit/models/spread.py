@@ -73,7 +73,7 @@ def image_handler(denoisers: Mapping[str, Denoiser]) -> Handler:
         about, arrays = message
         denoiser = denoisers[about["network"]]
         classes = arrays.get("class_index")
-        (group,) = make_groups(
+        groups = make_groups(
             denoiser,
             arrays["seeds"].tolist(),
             config=SamplerConfig(**about["sampler"]),
@@ -84,8 +84,9 @@ def image_handler(denoisers: Mapping[str, Denoiser]) -> Handler:
             execution=Execution(**about["execution"]),
             progress=lambda task, done, total, note="": look(),
         )
+        group = GeneratedBatch.concatenate(list(groups))  # several where memory ran out
         return pack(
-            {},
+            {"group_size": group.group_size},
             seeds=group.seeds,
             images=group.images,
             class_index=group.class_index,
@@ -157,7 +158,8 @@ class _Spread:
         """
         found = message.arrays
         classes, is_fast = found.get("class_index"), found.get("is_fast")
-        group = GeneratedBatch(found["seeds"], found["images"], classes, is_fast)
+        size = message.about.get("group_size")
+        group = GeneratedBatch(found["seeds"], found["images"], classes, is_fast, size)
         is_asked = (
             np.array_equal(group.seeds, np.array(seeds))
             and group.images.dtype == np.uint8

@@ -366,6 +366,8 @@ def _install() -> None:
         "mem_get_info": (60 << 30, 80 << 30),
         "max_memory_allocated": 1 << 30,
         "reset_peak_memory_stats": None,
+        "memory_allocated": 0,
+        "memory_reserved": 0,
         "empty_cache": None,
         "get_device_name": "NVIDIA Pretended",
         "get_device_capability": (9, 0),

@@ -12,8 +12,10 @@ from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import CheckpointError, DataError
 from memaudit.models.arithmetic import float32_inference
 from memaudit.models.denoiser import Denoiser, image_shape
+from memaudit.models.devices import to_device, with_float64
 from memaudit.models.execution import Execution
 from memaudit.models.group_size import group_size
+from memaudit.models.memory import in_groups
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
 
@@ -84,26 +86,31 @@ class NoisedImages:
             float64 [len(sigmas), T, 4, 4], symmetric matrices in that order.
         """
         images = self.images if images is None else images
-        device = torch.device(self.execution.device)
+        denoiser, device = with_float64(self.denoiser, torch.device(self.execution.device))
         group = group_size(self.denoiser, self.execution)
-        found = np.empty((len(sigmas), len(images), 4, 4))
-        for first in range(0, len(images), group):
-            rows = slice(first, min(first + group, len(images)))
-            y = images[rows].to(device)
+
+        def products_of(rows: slice) -> np.ndarray:
+            y = to_device(images[rows], device)
             noise = PerImageRandom(range(rows.start, rows.stop)).randn_like(y)
             labels = None
             if self.classes is not None:
                 labels = one_hot(self.classes[rows], self.denoiser.label_dim)
-                labels = labels.to(device, torch.float32)
-            for i, level in enumerate(sigmas):
-                sigma = torch.tensor(level, dtype=torch.float64, device=device)
-                x = y + sigma * noise
+                labels = to_device(labels.to(torch.float32), device)
+            means = []
+            for level in sigmas:
+                x = y + level * noise
                 with float32_inference():
-                    D = self.denoiser(x, sigma, labels)
+                    D = denoiser(x, torch.full((), level, dtype=x.dtype, device=device), labels)
                 _check_answer(D, y, level)
                 D = D.to(torch.float64)
                 parts = torch.stack([x, D, torch.ones_like(x), D - y], 1).flatten(2)
-                found[i, rows] = (parts @ parts.mT / parts.shape[2]).cpu().numpy()
+                means.append(parts @ parts.mT / parts.shape[2])
+            found: np.ndarray = torch.stack(means).cpu().numpy()
+            return found
+
+        found = np.empty((len(sigmas), len(images), 4, 4))
+        for rows, means in in_groups(len(images), group, device, products_of):
+            found[:, rows] = means
             progress("Testing the denoising", rows.stop, len(images))
         return found
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.special import ndtr
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
@@ -28,8 +29,10 @@ from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.devices import to_device, with_float64
 from memaudit.models.execution import Execution
 from memaudit.models.group_size import group_size
+from memaudit.models.memory import in_groups
 from memaudit.models.seeds import PerImageRandom
 from memaudit.progress import Progress, silent
 from memaudit.wording import p_text, percent
@@ -170,27 +173,31 @@ def _scores(
     """Scores of some of the images, float64 [T]. Each image has its own noises."""
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
-    device = config.execution.device
     group = group_size(denoiser, config.execution)
-    scores = []
-    for first in range(0, size, group):
-        last = min(first + group, size)
-        y = uint8_to_float(torch.from_numpy(chosen.images[first:last])).to(device, torch.float64)
-        random = PerImageRandom([config.seed + first_seed + i for i in range(first, last)])
+    denoiser, device = with_float64(denoiser, torch.device(config.execution.device))
+
+    def scores_of(rows: slice) -> Tensor:
+        images = torch.from_numpy(chosen.images[rows])
+        y = uint8_to_float(to_device(images, device)).to(torch.float64)
+        random = PerImageRandom([config.seed + first_seed + i for i in range(size)[rows]])
         class_labels = None
         if denoiser.label_dim and chosen.labels is not None:
-            labels = torch.from_numpy(chosen.labels[first:last])
-            class_labels = one_hot(labels, denoiser.label_dim).to(device, torch.float32)
+            labels = one_hot(torch.from_numpy(chosen.labels[rows]), denoiser.label_dim)
+            class_labels = to_device(labels.to(torch.float32), device)
         loss = torch.zeros(len(y), dtype=torch.float64, device=device)
         for _ in range(config.num_noises):
             noise = random.randn_like(y)
             for level in config.sigmas:
-                sigma = torch.tensor(level, dtype=torch.float64, device=device)
+                sigma = torch.full((), level, dtype=torch.float64, device=device)
                 with float32_inference():
                     D = denoiser(y + sigma * noise, sigma, class_labels).double()
                 loss += ((D - y) / sigma).square().flatten(1).mean(1)
-        scores.append(-loss / (config.num_noises * len(config.sigmas)))
-        progress(f"Scoring {images.source}", last, size)
+        return -loss / (config.num_noises * len(config.sigmas))
+
+    scores = []
+    for rows, found in in_groups(size, group, device, scores_of):
+        scores.append(found)
+        progress(f"Scoring {images.source}", rows.stop, size)
     return torch.cat(scores).cpu().numpy()
 
 

@@ -34,10 +34,12 @@ from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.denoiser import Denoiser
+from memaudit.models.devices import to_device, with_float64
 from memaudit.models.execution import Execution
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.group_size import group_size
 from memaudit.models.guidance import guided
+from memaudit.models.memory import in_groups
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
@@ -282,27 +284,35 @@ def _denoise(
     """Add noise to some images, one per image for all levels, and denoise them with both."""
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
-    values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
-    device, step = config.execution.device, group_size(denoiser, config.execution)
-    for start in range(0, size, step):
-        part = slice(start, start + step)
-        y = uint8_to_float(torch.from_numpy(chosen.images[part])).to(device, torch.float64)
-        noise = torch.from_numpy(rng.standard_normal(y.shape)).to(device)
+    step = group_size(denoiser, config.execution)
+    denoiser, device = with_float64(denoiser, torch.device(config.execution.device))
+    noises = torch.from_numpy(rng.standard_normal(chosen.images.shape))
+
+    def compared(rows: slice) -> dict[tuple[str, float], Tensor]:
+        found = {}
+        y = uint8_to_float(to_device(torch.from_numpy(chosen.images[rows]), device)).double()
+        noise = to_device(noises[rows], device)
         class_labels = None
         if denoiser.label_dim and chosen.labels is not None:
-            labels = torch.from_numpy(chosen.labels[part])
-            class_labels = one_hot(labels, denoiser.label_dim).to(device, torch.float32)
+            labels = one_hot(torch.from_numpy(chosen.labels[rows]), denoiser.label_dim)
+            class_labels = to_device(labels.to(torch.float32), device)
         for sigma in sigmas:  # descending, so that the optimum can reuse what it found before
-            level = torch.tensor(sigma, dtype=torch.float64, device=device)
+            level = torch.full((), sigma, dtype=torch.float64, device=device)
             x = y + level * noise
             with float32_inference():
                 D = denoiser(x, level, class_labels)
             best = optimum.evaluate(x, level, class_labels)
-            values["model_loss", sigma].append(_squared_distance(D, y))
-            values["optimum_loss", sigma].append(_squared_distance(best.denoised, y))
-            values["squared_distance", sigma].append(_squared_distance(D, best.denoised))
-            values["num_effective", sigma].append(best.num_effective)
-        progress(f"Denoising {images.source}", min(start + step, size), size)
+            found["model_loss", sigma] = _squared_distance(D, y)
+            found["optimum_loss", sigma] = _squared_distance(best.denoised, y)
+            found["squared_distance", sigma] = _squared_distance(D, best.denoised)
+            found["num_effective", sigma] = best.num_effective
+        return found
+
+    values: dict[tuple[str, float], list[Tensor]] = defaultdict(list)
+    for rows, found in in_groups(size, step, device, compared):
+        for key, of_images in found.items():
+            values[key].append(of_images)
+        progress(f"Denoising {images.source}", rows.stop, size)
     return Sample({key: torch.cat(parts).cpu().numpy() for key, parts in values.items()}, rng)
 
 

@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from memaudit.audit.neighbors.config import PreprocessingName
 from memaudit.data.room import free_memory
 from memaudit.errors import CheckpointError, DataError
 from memaudit.files import read_regular
+from memaudit.models.arithmetic import fp32_products
+from memaudit.models.memory import GroupSize, is_out_of_memory
 from memaudit.time_limit import call_within
 
 ENCODING_BATCH = 64
@@ -80,6 +83,8 @@ class Encoder:
     preprocessing: Preprocessing
     device: torch.device
     module: torch.jit.ScriptModule
+    group: GroupSize
+    """Images that are encoded at a time."""
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Encode.
@@ -101,13 +106,27 @@ class Encoder:
                 f"{len(self.preprocessing.mean)}. Use unit or signed, with an encoder for such "
                 "images."
             )
-        starts = range(0, max(1, len(images)), ENCODING_BATCH)
-        return np.concatenate([self._encode(images[i : i + ENCODING_BATCH]) for i in starts])
+        if not len(images):
+            return self._encode(images)
+        first, features = 0, []
+        while first < len(images):
+            part = images[first : first + self.group.size]
+            found = self.group.attempt(partial(self._encode_group, part))
+            if found is not None:
+                features.append(found)
+                first += len(part)
+        return np.concatenate(features)
+
+    def _encode_group(self, images: np.ndarray) -> np.ndarray:
+        """Encode some images and fill up the group, whose size decides how kernels round."""
+        rows = np.minimum(np.arange(self.group.size), len(images) - 1)
+        return self._encode(images[rows])[: len(images)]
 
     def _encode(self, images: np.ndarray) -> np.ndarray:
         x = self._preprocess(images)
         try:
-            features = call_within(MAX_SECONDS, self._call, x)
+            with fp32_products(False):
+                features = call_within(MAX_SECONDS, self._call, x)
         except TimeoutError as error:
             raise CheckpointError(
                 f"{self.path} has not encoded {len(images)} images of float32 {list(x.shape)} "
@@ -115,6 +134,8 @@ class Encoder:
                 "a GPU, or give it smaller images."
             ) from error
         except Exception as error:  # whatever the user's code raises
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(
                 f"{self.path} cannot encode images of float32 {list(x.shape)}: "
                 f"{_last_line(error)}. Check the size and the preprocessing that "
@@ -196,6 +217,8 @@ def open_encoder(
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # the file's code may raise anything
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"{path} is not a TorchScript file ({_last_line(error, 0)}). Save the encoder "
             "with torch.jit.trace(encoder, example).save(path)."
@@ -206,6 +229,7 @@ def open_encoder(
         chosen if resize is None else replace(chosen, resize=resize),
         torch.device(device),
         module,
+        GroupSize(ENCODING_BATCH, device),
     )
 
 

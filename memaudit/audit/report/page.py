@@ -236,5 +236,7 @@ def sample_command(result: Scanned, seed: int | str) -> str | None:
         value = getattr(config.sampler, name)
         if value not in (getattr(usual, name), None):
             words += [field.flag, str(value)]
+    if config.execution.device != "cpu":  # on a GPU the last bits depend on it
+        words += ["--batch-size", str(config.execution.batch_size)]
     words += ["--device", config.execution.device, "--out", f"seed-{seed}.png"]
     return shlex.join(words)

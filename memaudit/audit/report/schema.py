@@ -33,6 +33,7 @@ from memaudit.audit.verdict import Conclusion
 from memaudit.data.preparation import Preparation
 from memaudit.errors import DataError, MemauditError
 from memaudit.files import read_regular
+from memaudit.models.execution import HANDED_OUT
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.wording import printable, ranges, short, shown
 
@@ -188,7 +189,7 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
             class_index=config.class_index,
             class_frequencies=config.class_frequencies,
             sampler=config.sampler.resolved(),
-            batch_size=config.execution.batch_size,
+            batch_size=config.execution.batch_size or HANDED_OUT,
             device=config.execution.device,
         )
     return Report(

@@ -28,6 +28,11 @@ class Scalings(NamedTuple):
     c_noise: Tensor
 
 
+def nearest(levels: Tensor, sigma: Tensor) -> Tensor:
+    """Index t of the level [T] nearest to sigma, in float32: int64 of sigma's shape."""
+    return (sigma[..., None].to(torch.float32) - levels).abs().argmin(dim=-1)
+
+
 class Preconditioner(nn.Module, ABC):
     """A U-Net `model` as a denoiser; subclasses define its `scalings`.
 

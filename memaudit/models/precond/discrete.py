@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memaudit.models.precond.base import Scalings
+from memaudit.models.precond.base import Scalings, nearest
 from memaudit.models.precond.schedules import schedule_betas, sigmas_of
 from memaudit.models.precond.targets import TargetPrecond, scalings_of
 from memaudit.models.resolution import Resolution
@@ -77,11 +77,11 @@ class DiscretePrecond(TargetPrecond):
 
     def nearest_level(self, sigma: Tensor) -> Tensor:
         """Index t of the σ_t nearest to sigma, int64 of the same shape, in the network's units."""
-        return (sigma[..., None].to(torch.float32) - self.levels).abs().argmin(dim=-1)
+        return nearest(self.levels, sigma)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        nearest = self.levels[self.nearest_level(sigma * self.data_scale)]
-        return nearest.to(sigma.dtype) / self.data_scale
+        levels = self.levels.to(sigma.device)
+        return levels[nearest(levels, sigma * self.data_scale)].to(sigma.dtype) / self.data_scale
 
 
 def usable_levels(sigmas: np.ndarray) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from memaudit.models.iddpm import iddpm_levels
 from memaudit.models.networks.edm2 import EDM2UNet, MPConv, MPFourier
-from memaudit.models.precond.base import Preconditioner, Scalings
+from memaudit.models.precond.base import Preconditioner, Scalings, nearest
 from memaudit.models.resolution import Resolution
 
 
@@ -144,10 +144,11 @@ class iDDPMPrecond(Preconditioner):
 
     def nearest_level(self, sigma: Tensor) -> Tensor:
         """Index j of the u_j nearest to sigma, int64 of the same shape."""
-        return (sigma[..., None].to(torch.float32) - self.u).abs().argmin(dim=-1)
+        return nearest(self.u, sigma)
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        return self.u[self.nearest_level(sigma)].to(sigma.dtype)
+        levels = self.u.to(sigma.device)
+        return levels[nearest(levels, sigma)].to(sigma.dtype)
 
 
 class EDMPrecond(Preconditioner):

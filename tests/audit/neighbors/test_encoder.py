@@ -185,7 +185,7 @@ main()
 @pytest.mark.parametrize(
     ("module", "seconds", "message"),
     [
-        (Endless(), 0.5, "has not encoded 20 images of float32 [20, 3, 8, 8] within 0.5 seconds"),
+        (Endless(), 0.5, "has not encoded 64 images of float32 [64, 3, 8, 8] within 0.5 seconds"),
         pytest.param(
             EndlessToLoad(),
             9,

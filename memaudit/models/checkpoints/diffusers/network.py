@@ -84,7 +84,8 @@ class DiffusersDenoiser(nn.Module):
         """The nearest noise level that the U-Net was trained on."""
         if self.noise_levels is None:
             return sigma
-        return self.noise_levels[self.schedule.nearest_level(sigma)].to(sigma.dtype)
+        levels = self.noise_levels.to(sigma.device)
+        return levels[self.schedule.nearest_level(sigma)].to(sigma.dtype)
 
     def _labels(self, class_labels: Tensor | None, x: Tensor) -> Tensor:
         """What the U-Net is told of the classes: indices, or vectors of its embedding's width."""

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from memaudit.errors import CheckpointError
-from memaudit.models.precond.base import Scalings
+from memaudit.models.devices import to_device
+from memaudit.models.precond.base import Scalings, nearest
 from memaudit.models.precond.discrete import usable_levels
 from memaudit.models.precond.edm import edm_scalings
 from memaudit.models.precond.flow import SIGMA_MAX
@@ -103,8 +104,7 @@ class Schedule:
     def nearest_level(self, sigma: Tensor) -> Tensor:
         """Index t of the σ_t nearest to sigma, int64 of the same shape."""
         assert self.levels is not None
-        levels = self.levels.to(sigma.device)
-        return (sigma[..., None].to(torch.float32) - levels).abs().argmin(dim=-1)
+        return nearest(to_device(self.levels, sigma.device), sigma)
 
     def _c_noise(self, sigma: Tensor) -> Tensor:
         if self.time == "level":

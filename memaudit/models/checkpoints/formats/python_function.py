@@ -24,6 +24,7 @@ from memaudit.errors import CheckpointError
 from memaudit.models.checkpoints.checkpoint import Checkpoint
 from memaudit.models.checkpoints.format import SourceFormat
 from memaudit.models.checkpoints.given import Given
+from memaudit.models.memory import is_out_of_memory
 from memaudit.models.resolution import Resolution, as_resolution
 
 NAME = "Python denoiser"
@@ -52,6 +53,8 @@ def open_function(reference: str, device: torch.device | str, given: Given) -> C
     try:
         denoiser = function()
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{name}() failed with {_told(error)}.") from error
     source = Path(module.__file__).read_bytes() if module.__file__ else b""
     return Checkpoint(
@@ -102,6 +105,8 @@ class PythonDenoiser(nn.Module):
         try:
             denoised = self.denoiser(x.to(torch.float32), sigma, class_labels)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(
                 f"{self.reference}: D(x, sigma, class_labels) failed with {_told(error)}."
             ) from error
