@@ -90,8 +90,8 @@ FLOORS = (
     {"report"},
     {"scanned"},
     {"choices", "verdict"},
-    {"verdict_reasons"},
-    {"augmentation", "sampling", "diagnostics"},
+    {"screening", "verdict_reasons"},
+    {"augmentation", "sampling", "screening_state", "diagnostics"},
     {
         "config",
         "denoising",

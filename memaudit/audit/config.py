@@ -6,6 +6,7 @@ from operator import index
 from typing import Annotated, Literal
 
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.unchosen_seeds import (
     LONGEST_NONCE,
@@ -129,6 +130,9 @@ class ScanConfig:
             metavar="N",
         ),
     ] = 64
+    screening: ScreeningConfig | None = None
+    """Screen all seeds with a cheap sampler, and sample in full only those that it finds and a few
+    that chance draws. None: sample every seed in full."""
     execution: Execution = Execution()
     """Where the model is evaluated, and how many images at a time."""
 
@@ -152,6 +156,8 @@ class ScanConfig:
                 f"{{class_frequencies}} is {self.class_frequencies}; leave out one of them.",
                 field=("class_index", "class_frequencies"),
             )
+        if self.screening is not None:
+            _check_screening(self.screening, self.sampler, self.rule)
         if not self.seeds:
             raise ConfigError("0 samples were asked for; at least 1 is needed.")
         if self.nonce is not None:
@@ -210,6 +216,32 @@ class ScanConfig:
         }
         given = [f"seeds={ranges(self.seeds)!r}", *(f"{k}={v!r}" for k, v in changed.items())]
         return f"ScanConfig({', '.join(given)})"
+
+
+def _check_screening(screening: ScreeningConfig, sampler: SamplerConfig, rule: Rule) -> None:
+    """Refuse samplers of which another solver does not find the images."""
+    why, field = "", "sampler"
+    if sampler.sampler == "own":
+        why = "{sampler} is own, and screening takes the steps of EDM's sampler"
+    elif sampler.is_ablation or sampler.solver is not None:
+        why, field = "{solver} or another choice of EDM's ablations is given", "solver"
+    elif sampler.S_churn:
+        why, field = (
+            "{S_churn} adds noise on the way, which leads a seed to another image",
+            "S_churn",
+        )
+    if why:
+        raise ConfigError(
+            f"Screening is for EDM's deterministic Heun sampler, but {why}. Leave it out, or "
+            "{screen}.",
+            field=(field, "screen"),
+        )
+    if screening.screen_below < rule.threshold:
+        raise ConfigError(
+            f"{{screen_below}} is {screening.screen_below}, below the {{threshold}}, "
+            f"{rule.threshold}: copies would not be candidates. Raise it.",
+            field=("screen_below", "threshold"),
+        )
 
 
 def _check_nonce(nonce: str, seeds: Sequence[int]) -> None:

@@ -206,7 +206,7 @@ def sample_and_match(
     kept = [] if state is None else state.load(image_shape(network), network.label_dim)
     num_kept = sum(len(part.batch.seeds) for part in kept)
     num_regenerated = 0
-    if state is not None and kept and gate is not None:
+    if state is not None and kept and config.fail_above is not None:
         recipe = Recipe(config.sampler, config.class_index, class_weights, config.execution)
         try:
             batches_kept = [part.batch for part in kept]

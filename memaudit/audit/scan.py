@@ -25,7 +25,8 @@ from memaudit.audit.diagnostics.registry import check_diagnostics, run_diagnosti
 from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.memorization.controls import measure_controls
 from memaudit.audit.memorization.findings import Gate, summarize_matches
-from memaudit.audit.memorization.matches import match_images
+from memaudit.audit.memorization.matches import Matches, match_images
+from memaudit.audit.memorization.screened import screening_key
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.build import build_index, describe_search, pixel_index
 from memaudit.audit.neighbors.duplicates import duplicates_of
@@ -37,6 +38,7 @@ from memaudit.audit.sampler_control import compare_samplers, is_changed
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
+from memaudit.audit.screening import screen_and_match, screening_identity
 from memaudit.audit.source import as_source, check_roles, describe_source
 from memaudit.audit.source_checks import (
     check_comparable,
@@ -151,6 +153,10 @@ def scan(
             check_knows_classes(source.network, data)
     if isinstance(source, Checkpoint) and index is None:
         config = search_what_was_trained_on(config, source)
+    if config.screening is not None and isinstance(source, ImageSet):
+        raise ConfigError(
+            "{screen} is for models, but images were given. Leave it out.", field="screen"
+        )
     if config.nonce is not None:
         config = _with_seeds_of_nonce(config, source, data)
     if isinstance(source, Checkpoint):
@@ -219,13 +225,14 @@ def scan(
             tell(f"Nothing can FAIL by the count: {controls.missing}.")
     clock.lap("controls")
 
+    screened = None
     if isinstance(source, ImageSet):
         matches = match_images(index, source.images, config.rule, progress=progress)
         samples = JudgedSamples(source.images, source.labels, matches)
         keys: Keys = tuple(source.names)
         clock.lap("search")
     else:
-        state = None
+        state, identity = None, {}
         if folder is not None:
             identity = sampling_identity(
                 source,
@@ -235,24 +242,43 @@ def scan(
                 execution=config.execution,
             )
             identity |= _gate_identity(config, data, holdout)
+            identity |= screening_identity(config, data)
             state = ScanState(
                 Path(folder), identity, config.seeds, overwrite=overwrite, fresh=fresh
             )
-        samples = sample_and_match(
-            source,
-            config,
-            index=index,
-            gate=gate,
-            class_weights=class_weights,
-            state=state,
-            clock=clock,
-            progress=progress,
-        )
-        keys = tuple(config.seeds[: len(samples.images)])
+        if config.screening is None:
+            samples = sample_and_match(
+                source,
+                config,
+                index=index,
+                gate=gate,
+                class_weights=class_weights,
+                state=state,
+                clock=clock,
+                progress=progress,
+            )
+            keys = tuple(config.seeds[: len(samples.images)])
+        else:
+            screened = screen_and_match(
+                source,
+                config,
+                index=index,
+                class_weights=class_weights,
+                key=screening_key(config.nonce, source.sha256, data.fingerprint),
+                folder=None if folder is None else Path(folder),
+                identity=identity,
+                clock=clock,
+                progress=progress,
+            )
+            samples, keys = screened.samples, screened.seeds
         config = _as_evaluated(config, samples)
+    is_drawn = slice(None) if screened is None else np.flatnonzero(screened.rows.is_drawn)
+    """Rows that are a random sample of what the source makes."""
 
     sampler_control = None
-    if gate is not None and isinstance(source, Checkpoint) and is_changed(config.sampler):
+    is_whole = isinstance(source, Checkpoint) and screened is None
+    if gate is not None and is_whole and is_changed(config.sampler):
+        assert isinstance(source, Checkpoint)
         sampler_control = compare_samplers(
             source,
             list(config.seeds[: len(samples.images)]),
@@ -269,6 +295,8 @@ def scan(
         gate=gate,
         floors=controls.floor,
         alone=controls.leave_one_out,
+        screened=None if screened is None else screened.rows,
+        num_screened=len(config.seeds),
     )
     duplicates = {}
     if isinstance(index, NeighborIndex):
@@ -276,16 +304,16 @@ def scan(
         duplicates = duplicates_of(index, leaking, duplicate_rms=config.rule.duplicate_rms)
     clock.lap("duplicates")
 
-    images = Images(setting, samples.images, index, controls, holdout_matches)
+    images = Images(setting, samples.images[is_drawn], index, controls, holdout_matches)
     conformal = None
-    if holdout is not None:
+    if holdout is not None and screened is None:  # a false-discovery rate is one of all images
         conformal = conformal_p(
             samples.matches.distance_ratio, images.holdout_matches.distance_ratio
         )
     context = Context(
-        matches=samples.matches,
+        matches=Matches(samples.matches.neighbors[is_drawn], config.rule),
         findings=findings,
-        class_index=samples.class_index,
+        class_index=None if samples.class_index is None else samples.class_index[is_drawn],
         num_train=len(data),
         fail_above=config.fail_above,
         images=images,
@@ -313,7 +341,8 @@ def scan(
         fail_on=config.fail_on,
         sampler_control=sampler_control,
         seeds_chosen=isinstance(source, Checkpoint)
-        and not are_consecutive(config.seeds[: len(keys)]),
+        and not are_consecutive(config.seeds if screened else config.seeds[: len(keys)]),
+        screening=None if screened is None else screened.screening,
         class_index=config.class_index if isinstance(source, Checkpoint) else None,
         choices=choices_of(
             config, described, data, given=source if isinstance(source, ImageSet) else None
@@ -339,6 +368,8 @@ def scan(
         timings=clock.timings(),
         environment=describe_environment(device),
         sampler_control=sampler_control,
+        screening=None if screened is None else screened.screening,
+        screened=None if screened is None else screened.rows,
         num_kept=samples.num_kept,
         num_regenerated=samples.num_regenerated,
     )

@@ -13,6 +13,7 @@ from memaudit.audit.kept_images import kept_text
 from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings, Ratios
 from memaudit.audit.memorization.matches import Leak, Matches
+from memaudit.audit.memorization.screened import ScreenedRows, Screening
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.sampler_control import SamplerControl
@@ -69,10 +70,22 @@ class Scanned:
     environment: Environment
     sampler_control: SamplerControl | None = None
     """What the published sampler shows, where a gate judged images of another one."""
+    screening: Screening | None = None
+    """Which seeds were sampled in full and what they estimate, where the others were not."""
+    screened: ScreenedRows | None = None
+    """What screening said of the images."""
     num_kept: int = 0
     """How many of the generated images were kept from an earlier run."""
     num_regenerated: int = 0
     """How many kept images were generated again, and came out the same."""
+
+    @property
+    def sample(self) -> Matches:
+        """Matches of a random sample of what the source makes: all, but for screened scans."""
+        if self.screened is None:
+            return self.matches
+        drawn = np.flatnonzero(self.screened.is_drawn)
+        return Matches(self.matches.neighbors[drawn], self.matches.rule)
 
     @property
     def ratios(self) -> Ratios:
@@ -130,5 +143,7 @@ class Scanned:
         verdict = "" if self.verdict is None else f"{self.verdict}, "
         ratio = self.ratios.copies
         copies = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
+        if self.screening is not None:
+            copies = f"{self.screening.share_text} of generated images copy a training image"
         leaks = f"{len(self.leaks):,} of {len(self.data):,} training images leak"
         return f"{type(self).__name__}({verdict}{copies}, {leaks})"

@@ -12,6 +12,7 @@ from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.source import Source
 from memaudit.audit.statistics.forecast import GateTest, advice
@@ -29,6 +30,7 @@ from memaudit.audit.verdict_reasons import (
     about_no_label_test,
     about_rules,
     about_sampler,
+    about_screening,
     about_twins,
     explained,
     undecided,
@@ -99,6 +101,7 @@ def conclude(
     fail_on: tuple[str, ...],
     seeds_chosen: bool,
     sampler_control: SamplerControl | None,
+    screening: Screening | None = None,
     class_index: int | None,
     choices: tuple[str, ...],
 ) -> Conclusion:
@@ -117,6 +120,7 @@ def conclude(
         fail_on: findings that fail the gate besides the count.
         seeds_chosen: whether the images are of seeds that do not follow one another.
         sampler_control: what the published sampler shows, where a gate judges another one's images.
+        screening: which seeds were sampled in full, where not all of them were.
         class_index: the one class that was generated, or None for all.
         choices: what was not left at its default.
     """
@@ -151,6 +155,8 @@ def conclude(
             reasons = [*about_denoising(denoising), *reasons]
         if verdict != "FAIL":
             reasons = [*about_sampler(sampler_control, decision), *reasons]
+        if verdict != "FAIL" and screening is not None:
+            reasons = [about_screening(screening), *reasons]
         if seeds_chosen:
             verdict, reasons = "INCONCLUSIVE", [Reason("seeds", SEEDS_CHOSEN), *reasons]
         if verdict == "PASS" and reasons:
@@ -170,8 +176,11 @@ def conclude(
             reasons,
             has_evidence=bool(evidence),
             made=made,
+            screening=screening,
         ),
-        about=_about(verdict, findings, num_train=num_train, exact=exact, made=made),
+        about=_about(
+            verdict, findings, num_train=num_train, exact=exact, made=made, screening=screening
+        ),
         sampler="" if sampler_control is None else sampler_control.text,
         recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
         reasons=tuple(reasons),
@@ -190,6 +199,7 @@ def _headline(
     *,
     has_evidence: bool,
     made: str,
+    screening: Screening | None,
 ) -> str:
     ratio, decision = findings.ratios.copies, findings.decision
     beside = "with evidence of memorization that the rule does not count"
@@ -199,7 +209,12 @@ def _headline(
             f"{'copies' if ratio.count == 1 else 'copy'} a training image"
         )
         kinds = {reason.kind for reason in reasons}
-        if "floor" in kinds:
+        if screening is not None:
+            found = f"{screening.share_text} of generated images copy a training image"
+            found = found[0].upper() + found[1:]
+            if "floor" in kinds:
+                found += ", not shown to be more than the floor explains"
+        elif "floor" in kinds:
             counts = "counts as a copy" if ratio.count == 1 else "count as copies"
             found = (
                 f"{ratio.count:,} of {ratio.total:,} generated images {counts}, no more than the "
@@ -231,13 +246,20 @@ def _headline(
         "seeds": "the seeds were chosen",
         "sampler": "the sampler as set shows fewer copies than the published one",
         "published sampler": "the published sampler cannot be run, to compare the copies",
+        "screening": "seeds were screened, and too few copies found to fail",
     }[reasons[0].kind]
     text = f"INCONCLUSIVE: {why}"
     return f"{text}; there is evidence of memorization" if has_evidence else text
 
 
 def _about(
-    verdict: Verdict | None, findings: Findings, *, num_train: int, exact: bool, made: str
+    verdict: Verdict | None,
+    findings: Findings,
+    *,
+    num_train: int,
+    exact: bool,
+    made: str,
+    screening: Screening | None,
 ) -> str:
     """What was counted, with the interval that belongs to the verdict."""
     ratio, decision = findings.ratios.copies, findings.decision
@@ -250,6 +272,12 @@ def _about(
         f"{ratio.count:,} of {ratio.total:,} generated images {verb} as {kind} of one of the "
         f"{num_train:,} training images given"
     )
+    if screening is not None:
+        found = (
+            f"{screening.sentence} {screening.found:,} of them count as {kinds[1]} of one of the "
+            f"{num_train:,} training images given, from which {screening.share_text} of {made} "
+            "are such copies"
+        )
     if decision is None or decision.verdict != verdict or verdict == "INCONCLUSIVE":
         return f"{found}."
     limit = f"{percent(decision.limit)} %"
@@ -296,6 +324,8 @@ def _advice(
     if decision is None or verdict != "INCONCLUSIVE":
         return ""
     kinds = {reason.kind for reason in reasons}
+    if kinds == {"screening"}:
+        return "Scan without screening: it takes the full sampler for every seed to decide."
     if "seeds" in kinds:
         return "Give seeds that follow one another, or let a nonce draw them."
     if "published sampler" in kinds:

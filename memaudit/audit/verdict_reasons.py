@@ -12,6 +12,7 @@ from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import NEAR_PAIRS, Controls
 from memaudit.audit.memorization.findings import Findings, Gate, decide
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.memorization.sensitivity import is_above_floor
 from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.statistics.gate import Decision
@@ -30,6 +31,7 @@ ReasonKind = Literal[
     "seeds",
     "sampler",
     "published sampler",
+    "screening",
 ]
 WHOSE = {
     "held-out images": "images that the model never saw",
@@ -253,6 +255,16 @@ def about_twins(controls: Controls) -> list[Reason]:
             f"{LEAST_HOLDOUT} held-out images nothing else does.",
         )
     ]
+
+
+def about_screening(screening: Screening) -> Reason:
+    """Why a screened scan does not pass, and may not fail."""
+    return Reason(
+        "screening",
+        f"Seeds were screened: of {screening.num_seeds:,}, {screening.num_sampled:,} were sampled "
+        f"in full, which shows {screening.found:,} copies at least. A PASS needs every seed to be "
+        "sampled in full, and so many copies do not make a FAIL.",
+    )
 
 
 def undecided(decision: Decision) -> str:

@@ -25,7 +25,7 @@ def render(result: "ScanResult") -> None:
     """Print what a scan found."""
     _conclusion(result)
     if result.decision is not None:
-        _evidence_of_gate(result.decision)
+        _evidence_of_gate(result.decision, is_screened=result.screening is not None)
     is_said = any(reason.kind == "denoising" for reason in result.conclusion.reasons)
     if result.denoising is not None and not is_said:
         trusted = result.denoising.denoises and not result.denoising.noise_range.problem
@@ -35,6 +35,10 @@ def render(result: "ScanResult") -> None:
     if result.kept_text:
         say(result.kept_text)
     out.print(_shares(result))
+    if result.screening is not None:
+        say(result.screening.agreement_text)
+        out.print(_both_samplers(result))
+        say("The ratios by other rules and what follows are of the seeds drawn at random.")
     _other_rules(result)
     if result.findings.num_degenerate:
         say(
@@ -68,8 +72,17 @@ def _conclusion(result: "ScanResult") -> None:
         say(f"Not the defaults: {'; '.join(conclusion.choices)}.")
 
 
-def _evidence_of_gate(decision: Decision) -> None:
+def _evidence_of_gate(decision: Decision, *, is_screened: bool) -> None:
     """Print the evidence on both sides, and how much of it decides."""
+    if is_screened:
+        say(
+            f"At least {decision.count:,} of {decision.total:,} seeds give a copy. Evidence "
+            f"(e-value) for more than {percent(decision.fail_limit)} (limit and floor): "
+            f"{exponential(decision.evidence_above)}, where "
+            f"{exponential(decision.required_above)} fails; screened seeds are no evidence for "
+            "less."
+        )
+        return
     above, below = decision.evidence_above, decision.evidence_below
     if decision.method == "exact":
         alpha = 1 - decision.confidence
@@ -110,6 +123,40 @@ def _shares(result: "ScanResult") -> Table:
             percent(row.value),
             draw_interval(row.value, row.low, row.high, end=end, mark=limit),
             row.interval,
+        )
+    return table
+
+
+def _both_samplers(result: "ScanResult") -> Table:
+    """The seeds nearest to being copies by either sampler, judged by both."""
+    import numpy as np
+
+    rows, matches, rule = result.screened, result.matches, result.config.rule
+    assert rows is not None
+    table = Table(
+        title="Both samplers (screening.csv has all)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("seed")
+    for name in ("screened d1/d2", "in full d1/d2"):
+        table.add_column(name, justify="right")
+    for name in ("same nearest", "drawn", "copy"):
+        table.add_column(name)
+    lower = np.minimum(rows.distance_ratio, matches.distance_ratio)
+    screened, full = rows.is_copy(rule), matches.is_copy
+    # Where they disagree first: the rest are the closest pairs, which are shown below anyway.
+    for row in np.lexsort([lower, screened == full])[:WORST_PAIRS]:
+        table.add_row(
+            str(result.keys[row]),
+            f"{rows.distance_ratio[row]:.3f}",
+            f"{matches.distance_ratio[row]:.3f}",
+            "yes" if rows.nn1[row] == matches.nn1[row] else "no",
+            "yes" if rows.is_drawn[row] else "no",
+            {(True, True): "both", (True, False): "screened only", (False, True): "yes"}.get(
+                (bool(screened[row]), bool(full[row])), "no"
+            ),
         )
     return table
 

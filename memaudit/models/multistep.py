@@ -1,8 +1,8 @@
 """DPM-Solver++(2M): second order with one evaluation of the model per step.
 
 Lu, Zhou, Bao, Chen, Li, Zhu: DPM-Solver++ (arXiv:2211.01095), Algorithm 2, in EDM's terms, x = y +
-σn: α = 1 and λ = −ln σ. Ten evaluations come near an image for which Heun's method takes 35, not to
-its bytes. Such images find seeds to look at (audit/screening.py), and are never counted.
+σn: α = 1 and λ = −ln σ. Eight evaluations come near an image for which Heun's method takes 35, not
+to its bytes. Such images find seeds to look at (audit/screening.py), and are never counted.
 """
 
 import math

@@ -14,6 +14,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.other_options import OtherOption
 from memaudit.audit.memorization.findings import Gate, summarize_matches
+from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.result import ScanResult
@@ -126,6 +127,16 @@ def whole_result() -> ScanResult:
     # As of a checkpoint whose file does not show everything.
     tried = (OtherOption("num_heads=8", 1.6),)
     return replace(result, denoising=replace(result.denoising, other_options=tried))
+
+
+@pytest.fixture(scope="session")
+def screened_result() -> ScanResult:
+    """A screened scan of 20 seeds of the optimum of 20 images."""
+    config = ScanConfig(
+        seeds=range(20), screening=ScreeningConfig(screen_share=0.2), without=("optimality",)
+    )
+    images = smooth_images(20, 8, seed=0)
+    return scan("optimum", images, config=config)
 
 
 @pytest.fixture(scope="session")

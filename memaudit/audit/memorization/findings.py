@@ -4,13 +4,14 @@ A scan computes this once, and `memaudit verify` computes it again from the save
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from memaudit.audit.memorization.controls import Floor
 from memaudit.audit.memorization.matches import Leak, Matches, find_leaks
+from memaudit.audit.memorization.screened import ScreenedRows
 from memaudit.audit.memorization.sensitivity import (
     CellCount,
     Sensitivity,
@@ -88,6 +89,8 @@ def summarize_matches(
     gate: Gate | None = None,
     floors: Floor | None = None,
     alone: Floor | None = None,
+    screened: ScreenedRows | None = None,
+    num_screened: int = 0,
 ) -> Findings:
     """Draw the conclusions, with intervals at the confidence of the matches' rule.
 
@@ -97,7 +100,13 @@ def summarize_matches(
         gate: the limit on the share of copies, if there is one.
         floors: what the same counts are among images that cannot be copies, if that is known.
         alone: the leave-one-out floor, which may stand beside that of held-out images.
+        screened: what screening said of the same images, where only some seeds were sampled in
+            full. Shares are then those of the seeds drawn at random; leaks are of all images.
+        num_screened: seeds that were screened.
     """
+    all_matches = matches
+    if screened is not None:
+        matches = Matches(matches.neighbors[np.flatnonzero(screened.is_drawn)], matches.rule)
     total, rule = len(matches), matches.rule
     interval = MIXTURE_SEQUENCE if gate is not None and gate.sequential else CLOPPER_PEARSON
     make_interval = mixture_interval if interval == MIXTURE_SEQUENCE else clopper_pearson
@@ -125,7 +134,10 @@ def summarize_matches(
         paper=proportion(matches.memorized_paper),
     )
     decision = None
-    if gate is not None:
+    if gate is not None and screened is not None:
+        found = int(all_matches.is_copy.sum())
+        decision = decide_screened(found, num_screened, gate=gate, confidence=rule.confidence)
+    elif gate is not None:
         decision = decide(ratios.copies.count, total, gate=gate, confidence=rule.confidence)
     return Findings(
         ratios=ratios,
@@ -135,7 +147,7 @@ def summarize_matches(
         sensitivity=tuple(
             cell_of(cell, position) for position, cell in enumerate(count_cells(matches))
         ),
-        leaks=find_leaks(matches, names),
+        leaks=find_leaks(all_matches, names),
     )
 
 
@@ -143,6 +155,30 @@ def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision
     """The gate's decision, given `count` copies among `total` images."""
     rule = sequential_decision if gate.sequential else exact_decision
     return rule(count, total, limit=gate.fail_above, confidence=confidence, floor=gate.floor)
+
+
+def decide_screened(found: int, screened: int, *, gate: Gate, confidence: float) -> Decision:
+    """The gate's decision where seeds were screened: FAIL, or INCONCLUSIVE.
+
+    Every copy found was sampled in full, so that at least as many of the seeds give one, and the
+    evidence of a ratio above the limit grows with their number. Nothing shows a ratio below it: the
+    other seeds were not sampled in full.
+
+    Args:
+        found: copies among the images sampled in full.
+        screened: all seeds.
+        gate: the limit on the share of copies.
+        confidence: 1 − α, in [0.5, 1).
+
+    Examples:
+        >>> gate = Gate(0.001, sequential=True)
+        >>> [decide_screened(k, 10_000, gate=gate, confidence=0.95).verdict for k in (0, 50)]
+        ['INCONCLUSIVE', 'FAIL']
+    """
+    decision = decide(found, screened, gate=gate, confidence=confidence)
+    if decision.verdict == "PASS":
+        decision = replace(decision, verdict="INCONCLUSIVE")
+    return replace(decision, evidence_below=0.0)
 
 
 def first_decided(

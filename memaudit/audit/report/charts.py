@@ -12,6 +12,7 @@ import numpy as np
 
 from memaudit.audit.diagnostics.section import Curve, LineChart, Stroke
 from memaudit.audit.memorization.matches import Matches
+from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.audit.statistics.one_sided import lower_end, upper_end
@@ -73,6 +74,8 @@ def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
         return ShareRow(label, share.total, share.ratio, share.low, share.high)
 
     rows = [_row_of_copies(result)]
+    if result.screening is not None:
+        rows = _rows_of_screening(result.screening, result.ratios.copies)
     for name, floor in (
         ("held-out", result.controls.holdout),
         ("leave-one-out", result.controls.leave_one_out),
@@ -86,6 +89,15 @@ def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
         rows.append(ShareRow("excess", None, excess.value, excess.low, excess.high))
     limit = result.config.fail_above or 0.0
     return tuple(rows), max(min(1.25 * limit, 1.0), *(row.high for row in rows), 1e-9)
+
+
+def _rows_of_screening(screening: Screening, drawn: Proportion) -> list[ShareRow]:
+    """The estimate of a screened scan, and the share of the seeds that chance drew."""
+    share = screening.copies
+    return [
+        ShareRow("copies, estimated", screening.num_seeds, share.value, share.low, share.high),
+        ShareRow("drawn at random", drawn.total, drawn.ratio, drawn.low, drawn.high),
+    ]
 
 
 def _row_of_copies(result: Scanned) -> ShareRow:

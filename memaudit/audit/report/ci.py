@@ -84,7 +84,11 @@ def text_summary(result: Scanned) -> str:
     lines = [f"{headline(result)}.", *result.conclusion.sentences]
     ratio, shown = result.ratios.copies, share_rows(result)[0][0]
     copies = f"{ratio.count:,} of {ratio.total:,}, {percent(ratio.ratio)} % ({shown.interval})"
-    lines.append(f"Copies: {copies}. {_floors(result)}".rstrip())
+    if result.screening is None:
+        lines.append(f"Copies: {copies}. {_floors(result)}".rstrip())
+    else:
+        lines.append(f"Copies among the seeds drawn at random: {ratio}. {_floors(result)}".rstrip())
+        lines.append(result.screening.agreement_text)
     lines.append(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
     lines += result.controls.notes(result.config.rule.duplicate_rms)
     for _, diagnostic, found in result.diagnostics.results():
@@ -118,7 +122,14 @@ def _facts(result: Scanned) -> dict[str, str]:
     if conclusion.choices:
         facts["not the defaults"] = "; ".join(conclusion.choices)
     facts |= {name: _share(getattr(result.ratios, field)) for field, name in RATIO_NAMES.items()}
-    if result.decision is not None:
+    if result.screening is not None:
+        of_drawn = " of the seeds drawn at random"
+        facts = {
+            f"{name}{of_drawn}" if name in RATIO_NAMES.values() else name: value
+            for name, value in facts.items()
+        }
+        facts["screening"] = f"{result.screening.share_text}; {result.screening.agreement_text}"
+    elif result.decision is not None:
         # Beside a one-sided verdict, a two-sided interval would seem to contradict it.
         ratio, shown = result.ratios.copies, share_rows(result)[0][0]
         facts[RATIO_NAMES["copies"]] = (

@@ -15,7 +15,13 @@ from pathlib import Path
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import FileHash, encode, make_report, read_report
-from memaudit.audit.report.tables import MatchTable, caption_text, leaks_csv, matches_csv
+from memaudit.audit.report.tables import (
+    MatchTable,
+    caption_text,
+    leaks_csv,
+    matches_csv,
+    screening_csv,
+)
 from memaudit.audit.scan_state import (
     discard_state,
     keep_state,
@@ -32,6 +38,8 @@ REPORT = "report.json"
 PAGE = "report.html"
 MATCHES = "matches.csv"
 LEAKS = "leaks.csv"
+SCREENING = "screening.csv"
+"""What both samplers say of each seed sampled in full; in the report of a screened scan only."""
 
 
 def check_output_folder(
@@ -172,6 +180,10 @@ def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "f
         captions = {leak.index: caption_text(texts[leak.index]) for leak in result.leaks}
     leaks = leaks_csv(result.leaks, result.keys, result.space, result.duplicates, captions)
     files = {MATCHES: encoded(matches_csv(table)), LEAKS: encoded(leaks)}
+    if result.screening is not None and result.screened is not None:
+        below = result.screening.below
+        table_of_both = screening_csv(result.keys, result.screened, result.matches, below)
+        files[SCREENING] = encoded(table_of_both)
     report = make_report(result, pictures=pictures)
     report = replace(report, files=_hashes(files))
     files[PAGE] = render_page(result, report).encode()
@@ -183,10 +195,12 @@ def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "f
         decision is not None
         and decision.verdict == "INCONCLUSIVE"
         and decision.method == "sequential"
+        and result.screening is None  # another number of seeds is another random share
     )
     if is_open:
         keep_state(folder)
     (folder / REPORT).unlink(missing_ok=True)
+    (folder / SCREENING).unlink(missing_ok=True)
     for name, content in {**files, REPORT: encode(report)}.items():
         with atomic_write(folder / name) as file:
             file.write(content)

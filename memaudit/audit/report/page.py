@@ -35,6 +35,7 @@ from memaudit.wording import duration
 BEFORE_DIAGNOSTICS = (
     ("verdict", "Verdict"),
     ("measured", "How it was measured"),
+    ("screening", "Screening"),
     ("ratios", "Share of copies"),
     ("denoising", "Does the model denoise?"),
     ("controls", "Controls"),
@@ -81,7 +82,7 @@ def render_page(result: Scanned, report: Report) -> str:
     decision = result.decision
     shares, shares_end = share_rows(result)
     closest, edge = rows_to_show(result.matches)
-    bins = histogram(result.matches, float(result.config.rule.threshold))
+    bins = histogram(result.sample, float(result.config.rule.threshold))
     by_seed = result.source.kind == "checkpoint"
     content = plain(report)
     return render_template(
@@ -112,6 +113,7 @@ def render_page(result: Scanned, report: Report) -> str:
         left_out=result.left_out,
         decision=decision,
         headline=result.ratios.copies,
+        screening=result.screening,
         sections=sections(result, has_edge=len(edge) > 0, shown=shown),
         by_seed=by_seed,
         generator="model" if by_seed else "generator",
@@ -120,7 +122,7 @@ def render_page(result: Scanned, report: Report) -> str:
         closest=[pair(result, row, shown) for row in closest],
         edge=[pair(result, row, shown) for row in edge],
         amplified=AMPLIFIED,
-        no_second=int((result.matches.nn2_distinct < 0).sum()),
+        no_second=int((result.sample.nn2_distinct < 0).sum()),
         radii=result.matches.neighbors.radii,
         bins=bins,
         ticks=count_ticks(bins),
@@ -161,6 +163,7 @@ def sections(result: Scanned, *, has_edge: bool, shown: Pictures = "full") -> li
     has_template = {
         "verdict": result.decision is not None,
         "denoising": result.denoising is not None,
+        "screening": result.screening is not None,
         "edge": has_edge,
     }
     listed = [

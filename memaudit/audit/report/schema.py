@@ -21,6 +21,7 @@ from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
 from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Ratios
+from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.memorization.sensitivity import Sensitivity
 from memaudit.audit.neighbors.results import SearchFacts
 from memaudit.audit.neighbors.units import Space
@@ -160,6 +161,10 @@ class Report:
     sampler_control: SamplerControl | None
     """What the published sampler shows of the same seeds, where a gate judged images of another
     sampler; null otherwise."""
+    screening: Screening | None
+    """Which seeds were sampled in full and the share of copies that they estimate, where the others
+    were screened only; null where every seed was sampled in full. The ratios, the sensitivity and
+    the diagnostics are then those of the seeds that chance drew."""
     diagnostics: Diagnostics
     """What stands beside the ratio."""
     without: tuple[str, ...]
@@ -227,6 +232,7 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
         search=result.search,
         sampling=sampling,
         sampler_control=result.sampler_control,
+        screening=result.screening,
         diagnostics=result.diagnostics,
         without=config.without,
         fail_on=config.fail_on,

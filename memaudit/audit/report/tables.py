@@ -1,13 +1,15 @@
-"""The two tables of a report as text: matches.csv and leaks.csv, written and read back."""
+"""The tables of a report as text: matches.csv, leaks.csv, screening.csv, written and read back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.memorization.screened import ScreenedRows
 from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.scanned import Keys
@@ -120,6 +122,58 @@ def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -
     if "p_value" in columns:
         conformal = ConformalP(np.array([float(p) for p in columns["p_value"]]), num_holdout)
     return MatchTable(keys, classes, Matches(neighbors, rule), conformal)
+
+
+def screening_csv(keys: Keys, rows: ScreenedRows, matches: Matches, below: Fraction) -> str:
+    """The text of screening.csv: what both samplers say of each seed that was sampled in full.
+
+    Args:
+        keys: the seeds.
+        rows: what screening said of them.
+        matches: of their images by the full sampler.
+        below: distance ratio below which a seed is a candidate.
+    """
+    rule = matches.rule
+    columns: dict[str, Sequence[Any]] = {
+        "seed": keys,
+        "drawn": rows.is_drawn.astype(int).tolist(),
+        "candidate": rows.is_copy(rule, below).astype(int).tolist(),
+        "screened_nn1": rows.nn1.tolist(),
+        "screened_squared_distance1": rows.squared_distance1.tolist(),
+        "screened_squared_distance2": rows.squared_distance2.tolist(),
+        "screened_distance_ratio": rows.distance_ratio.tolist(),
+        "screened_copy": rows.is_copy(rule).astype(int).tolist(),
+        "distance_ratio": matches.distance_ratio.tolist(),
+        "same_nn1": (rows.nn1 == matches.nn1).astype(int).tolist(),
+        "copy": matches.is_copy.astype(int).tolist(),
+    }
+    return csv_text(columns, zip(*columns.values(), strict=True))
+
+
+def read_screening(text: str, space: Space) -> ScreenedRows:
+    """Read what `screening_csv` wrote of the screened images.
+
+    Raises:
+        ValueError: the table has another form.
+    """
+    rows = csv_rows(text)
+    header = next(rows, [])
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    kind: type = int if space.exact else float
+    try:
+        return ScreenedRows(
+            is_drawn=np.array([bool(int(value)) for value in columns["drawn"]]),
+            nn1=np.array([int(value) for value in columns["screened_nn1"]], dtype=np.int64),
+            squared_distance1=np.array(
+                [kind(value) for value in columns["screened_squared_distance1"]]
+            ),
+            squared_distance2=np.array(
+                [kind(value) for value in columns["screened_squared_distance2"]]
+            ),
+            num_values=space.num_values if space.exact else None,
+        )
+    except KeyError as error:
+        raise ValueError(f"the column {error} is missing") from error
 
 
 MAX_CAPTION = 1000

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT
+from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, SCREENING
 from memaudit.audit.report.schema import LARGEST_REPORT, Report
 from memaudit.audit.scan_state import STATE
 from memaudit.audit.verification.check import Check, check
 from memaudit.errors import ConfigError
 from memaudit.files import read_regular
 
-LARGEST = {MATCHES: 1 << 30, LEAKS: 1 << 30, PAGE: 256 << 20}
+LARGEST = {MATCHES: 1 << 30, LEAKS: 1 << 30, PAGE: 256 << 20, SCREENING: 1 << 30}
 """Most bytes of each file: a table of 5 million images, and ten times the pictures that a page has
 with images of 64x64 pixels."""
 
@@ -65,10 +65,16 @@ def read_report_bytes(folder: Path) -> bytes:
         ) from error
 
 
-def read_files(folder: Path) -> ReportFiles:
+def names_of(report: Report) -> tuple[str, ...]:
+    """The other files that a report has."""
+    return tuple(name for name in LARGEST if name != SCREENING or report.screening is not None)
+
+
+def read_files(folder: Path, report: Report) -> ReportFiles:
     """Read the other files of a report."""
     contents, problems = {}, {}
-    for name, limit in LARGEST.items():
+    for name in names_of(report):
+        limit = LARGEST[name]
         try:
             contents[name] = read_regular(folder / name, limit)
         except OSError as error:
@@ -80,10 +86,10 @@ def read_files(folder: Path) -> ReportFiles:
 
 def check_hashes(files: ReportFiles, report: Report) -> Iterator[Check]:
     """Compare every file with the hash that report.json holds."""
-    names = [file.name for file in report.files]
-    yield check("list of files", sorted(names) == sorted(LARGEST), f"is not {', '.join(LARGEST)}")
+    names, wanted = [file.name for file in report.files], names_of(report)
+    yield check("list of files", sorted(names) == sorted(wanted), f"is not {', '.join(wanted)}")
     stated = {file.name: file.sha256 for file in report.files}
-    for name in LARGEST:
+    for name in wanted:
         if name in files.problems:
             yield Check(name, False, files.problems[name])
             continue

@@ -5,11 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Context
 from memaudit.audit.diagnostics.registry import recompute
 from memaudit.audit.memorization.findings import Findings, Gate, summarize_matches
+from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.rule import Rule
-from memaudit.audit.report.folder import LEAKS, MATCHES, encoded
+from memaudit.audit.memorization.screened import ScreenedRows, Screening, summarize_screening
+from memaudit.audit.report.folder import LEAKS, MATCHES, SCREENING, encoded
 from memaudit.audit.report.schema import Report, plain
 from memaudit.audit.report.tables import (
     LeakNames,
@@ -18,6 +23,7 @@ from memaudit.audit.report.tables import (
     matches_csv,
     read_leaks,
     read_matches,
+    screening_csv,
 )
 from memaudit.audit.unchosen_seeds import are_consecutive
 from memaudit.audit.verdict import Conclusion, conclude
@@ -33,6 +39,11 @@ class Recomputed:
     known: LeakNames
     """Names, duplicates and captions in leaks.csv, which do not follow from the matches."""
     context: Context
+    """What diagnostics are computed from: of a screened scan, the seeds drawn at random."""
+    screened: ScreenedRows | None = None
+    """What screening said of the rows, or None where every seed was sampled in full."""
+    screening: Screening | None = None
+    """What follows from that."""
 
 
 class _Names(dict[int, str]):
@@ -70,8 +81,28 @@ def seeds_of(table: MatchTable) -> tuple[int, ...]:
     return seeds
 
 
-def recompute_findings(table: MatchTable, known: LeakNames, report: Report) -> Recomputed:
-    """What follows from the tables, given the controls that the report states."""
+def recompute_findings(
+    table: MatchTable,
+    known: LeakNames,
+    report: Report,
+    screened: ScreenedRows | None = None,
+    config: ScanConfig | None = None,
+) -> Recomputed:
+    """What follows from the tables, given the controls that the report states.
+
+    Args:
+        table: matches.csv.
+        known: what leaks.csv adds.
+        report: may be hostile.
+        screened: what screening.csv holds, of a screened scan.
+        config: its settings.
+    """
+    screening = None
+    if screened is not None:
+        assert config is not None and config.screening is not None and report.screening is not None
+        screening = summarize_screening(
+            screened, table.matches, config.seeds, config.screening, report.screening.key
+        )
     gate = None
     if report.fail_above is not None:
         gate = Gate(
@@ -85,19 +116,24 @@ def recompute_findings(table: MatchTable, known: LeakNames, report: Report) -> R
         gate=gate,
         floors=report.controls.floor,
         alone=report.controls.leave_one_out,
+        screened=screened,
+        num_screened=0 if screening is None else screening.num_seeds,
     )
+    rows = slice(None) if screened is None else np.flatnonzero(screened.is_drawn)
     context = Context(
-        matches=table.matches,
+        matches=Matches(table.matches.neighbors[rows], table.matches.rule),
         findings=findings,
-        class_index=table.class_index,
+        class_index=None if table.class_index is None else table.class_index[rows],
         num_train=report.data.num_images,
         fail_above=report.fail_above,
         conformal=table.conformal,
     )
-    return Recomputed(table, known, context)
+    return Recomputed(table, known, context, screened, screening)
 
 
-def check_findings(again: Recomputed, files: ReportFiles, report: Report) -> Iterator[Check]:
+def check_findings(
+    again: Recomputed, files: ReportFiles, report: Report, config: ScanConfig
+) -> Iterator[Check]:
     """Compare ratios, intervals, verdict and leaks with those computed from the saved matches."""
     table, findings = again.table, again.context.findings
     conclusion = conclude(
@@ -111,12 +147,15 @@ def check_findings(again: Recomputed, files: ReportFiles, report: Report) -> Ite
         flips=report.search.flips,
         exact=report.space.exact,
         fail_on=report.fail_on,
-        seeds_chosen=report.source.kind == "checkpoint" and not are_consecutive(seeds_of(table)),
+        seeds_chosen=report.source.kind == "checkpoint"
+        and not are_consecutive(seeds_of(table) if again.screening is None else config.seeds),
+        screening=again.screening,
         sampler_control=report.sampler_control,
         class_index=None if report.sampling is None else report.sampling.class_index,
         choices=report.conclusion.choices,
     )
     recomputed = _recomputed(findings, conclusion, again.context, without=report.without)
+    recomputed["screening"] = plain(again.screening)
     stated = _stated(report)
     differing = [key for key, value in recomputed.items() if not same(stated.get(key), value)]
     yield check(
@@ -130,7 +169,12 @@ def check_findings(again: Recomputed, files: ReportFiles, report: Report) -> Ite
         )
     known = again.known
     leaks = leaks_csv(findings.leaks, table.keys, report.space, known.duplicates, known.captions)
-    for name, text in ((MATCHES, matches_csv(table)), (LEAKS, leaks)):
+    texts = [(MATCHES, matches_csv(table)), (LEAKS, leaks)]
+    if again.screened is not None and report.screening is not None:
+        below = report.screening.below
+        of_both = screening_csv(table.keys, again.screened, table.matches, below)
+        texts.append((SCREENING, of_both))
+    for name, text in texts:
         yield check(
             f"columns of {name}",
             encoded(text) == files.contents[name],

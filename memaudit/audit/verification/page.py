@@ -121,6 +121,8 @@ def _scanned(report: Report, again: Recomputed, config: ScanConfig) -> Scanned:
         timings=report.timings,
         environment=report.environment,
         sampler_control=report.sampler_control,
+        screening=report.screening,
+        screened=again.screened,
         num_kept=0 if report.sampling is None else report.sampling.num_kept,
         num_regenerated=0 if report.sampling is None else report.sampling.num_regenerated,
     )

@@ -97,6 +97,9 @@ class SamplingPolicy:
     class_frequencies: Literal["uniform", "data"] = "uniform"
     kept_samples: bool = False
     """Whether images of an earlier run may be among those judged."""
+    screened: bool = False
+    """Whether seeds may have been screened, so that only some were sampled in full. Such a report
+    never says PASS."""
 
 
 @dataclass(frozen=True)
@@ -262,13 +265,17 @@ def _source(policy: SourcePolicy, report: Report) -> Iterator[tuple[str, str]]:
 def _sampling(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     sampling, agreed = report.sampling, policy.sampling
     assert sampling is not None
-    total = report.ratios.copies.total
+    screening = report.screening
+    is_screened = screening is not None and not agreed.screened
+    yield "sampling.screened", "not every seed was sampled in full" if is_screened else ""
+    total = report.ratios.copies.total if screening is None else screening.num_seeds
+    found_seeds = sampling.seeds if screening is None else screening.seeds
     wrong = ""
     if agreed.seeds == "contiguous":
         first = agreed.first_seed
         expected = _run(first, total)
-        if sampling.seeds != expected:
-            wrong = f"{short(sampling.seeds, 60)} is not {expected}"
+        if found_seeds != expected:
+            wrong = f"{short(found_seeds, 60)} is not {expected}"
     elif agreed.seeds == "nonce":
         # That the seeds are those of the nonce in the report is checked with the rows.
         if sampling.nonce is None or sampling.nonce != agreed.nonce:
@@ -360,6 +367,7 @@ def _is_agreed(choice: str, policy: Policy) -> bool:
         "mirror images ",
         "seeds ",
         "one class only",
+        "screened in ",
         "class frequencies ",
         "images prepared: ",
         "training images of the split ",

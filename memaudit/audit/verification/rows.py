@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.findings import Gate, first_decided
 from memaudit.audit.memorization.matches import searched_radii
+from memaudit.audit.memorization.screened import ScreenedRows, drawn_positions, screening_key
 from memaudit.audit.report.schema import Report
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
@@ -13,6 +15,7 @@ from memaudit.audit.verification.check import Check, check
 from memaudit.wording import ranges, shown
 
 ROWS = "rows of matches.csv"
+SCREENED = "rows of screening.csv"
 
 
 def check_rows(table: MatchTable, report: Report) -> Iterator[Check]:
@@ -55,8 +58,8 @@ def _kind(report: Report, table: MatchTable) -> tuple[bool, str]:
 
 
 def _wrong_keys(table: MatchTable, report: Report) -> Iterator[str]:
-    keys, sampling = table.keys, report.sampling
-    stated = report.ratios.copies.total
+    keys, sampling, screening = table.keys, report.sampling, report.screening
+    stated = report.ratios.copies.total if screening is None else screening.num_sampled
     if len(keys) != stated:
         yield f"there are {len(keys):,}, but {stated:,} images were judged"
     if len(set(keys)) < len(keys):
@@ -71,6 +74,8 @@ def _wrong_keys(table: MatchTable, report: Report) -> Iterator[str]:
         yield "their seeds are not those of sampling.seeds, in their order"
     if len(keys) > sampling.most_seeds:
         yield f"there are more than the {sampling.most_seeds:,} seeds that were asked for"
+    if screening is not None:
+        return  # of a screened scan, see check_screened_rows
     if sampling.nonce is not None:
         drawn = seeds_from_nonce(
             sampling.nonce, report.source.sha256, report.data.fingerprint, len(keys)
@@ -84,6 +89,52 @@ def _wrong_keys(table: MatchTable, report: Report) -> Iterator[str]:
             if stop < len(keys)
             else f"the gate had not decided after {len(keys):,} of {sampling.most_seeds:,} images"
         )
+
+
+def check_screened_rows(
+    table: MatchTable, screened: ScreenedRows, config: ScanConfig, report: Report
+) -> Check:
+    """Compare the rows of screening.csv with the seeds that were screened, and those drawn.
+
+    Args:
+        table: matches.csv.
+        screened: screening.csv.
+        config: the report's settings.
+        report: may be hostile.
+    """
+    screening, sampling, screen = report.screening, report.sampling, config.screening
+    assert screening is not None and sampling is not None and screen is not None
+    wrong = []
+    seeds = config.seeds
+    if len(screened) != len(table.keys):
+        return Check(SCREENED, False, f"there are {len(screened):,}, not {len(table.keys):,}")
+    if len(seeds) != sampling.most_seeds:
+        wrong.append(f"{len(seeds):,} seeds were screened, not {sampling.most_seeds:,}")
+    position_of = {seed: position for position, seed in enumerate(seeds)}
+    positions = [position_of.get(int(key), -1) for key in table.keys]
+    if min(positions) < 0 or positions != sorted(positions):
+        wrong.append("seeds sampled in full are not among those screened, in their order")
+    nonce = sampling.nonce
+    if nonce is not None:
+        sha256, data = report.source.sha256, report.data.fingerprint
+        if tuple(seeds_from_nonce(nonce, sha256, data, len(seeds))) != tuple(seeds):
+            wrong.append("the seeds are not those that the nonce draws")
+        if screening.key != screening_key(nonce, sha256, data):
+            wrong.append("the key is not that of the nonce")
+    drawn = drawn_positions(screening.key, seeds, screen.num_drawn(len(seeds)))
+    said = np.array(positions)[np.flatnonzero(screened.is_drawn)]
+    if not np.array_equal(drawn, said):
+        wrong.append("seeds are said to be drawn that the key does not draw, or the reverse")
+    is_candidate = screened.is_copy(config.rule, screen.screen_below)
+    if not (is_candidate | screened.is_drawn).all():
+        wrong.append("a seed is neither a candidate nor drawn")
+    S1, S2, nn1 = screened.squared_distance1, screened.squared_distance2, screened.nn1
+    is_possible = (S1 >= 0) & (S2 >= S1) & (nn1 >= 0) & (nn1 < report.data.num_images)
+    if screened.num_values is not None:
+        is_possible &= S2 <= 255**2 * screened.num_values
+    if not is_possible.all():
+        wrong.append("a distance or a training image cannot be")
+    return check(SCREENED, not wrong, "; ".join(wrong))
 
 
 def _stop(table: MatchTable, report: Report) -> int | None:

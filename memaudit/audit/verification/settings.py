@@ -7,12 +7,14 @@ from typing import Any
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.schema import Report
 from memaudit.audit.scanned import Keys
 from memaudit.audit.unchosen_seeds import are_consecutive
 from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SIGMA_MAX, SIGMA_MIN, SamplerConfig
+from memaudit.wording import parse_ranges
 
 
 def config_of(report: Report, keys: Keys) -> ScanConfig:
@@ -40,7 +42,8 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
         return config
     return replace(
         config,
-        seeds=_as_range(tuple(key for key in keys if isinstance(key, int))),
+        seeds=_as_range(_seeds(report, keys)),
+        screening=_screening(report),
         nonce=sampling.nonce,
         sampler=as_given(sampling.sampler, report.conclusion.choices),
         class_index=sampling.class_index,
@@ -48,6 +51,18 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
         min_samples=sampling.min_samples,
         execution=Execution(sampling.batch_size, sampling.device),
     )
+
+
+def _seeds(report: Report, keys: Keys) -> tuple[int, ...]:
+    """All seeds that were screened, or those of the images that were judged."""
+    if report.screening is not None:
+        return tuple(parse_ranges(report.screening.seeds))
+    return tuple(key for key in keys if isinstance(key, int))
+
+
+def _screening(report: Report) -> ScreeningConfig | None:
+    found = report.screening
+    return None if found is None else ScreeningConfig(found.steps, found.below, found.share)
 
 
 def as_given(sampler: SamplerConfig, choices: tuple[str, ...]) -> SamplerConfig:

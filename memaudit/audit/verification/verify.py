@@ -15,11 +15,12 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
 from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.matches import Matches
+from memaudit.audit.memorization.screened import ScreenedRows
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.regeneration import caught_share
-from memaudit.audit.report.folder import MATCHES, PAGE, REPORT
+from memaudit.audit.report.folder import MATCHES, PAGE, REPORT, SCREENING
 from memaudit.audit.report.schema import Report, decode, is_sealed, plain
-from memaudit.audit.report.tables import LeakNames, MatchTable
+from memaudit.audit.report.tables import LeakNames, MatchTable, read_screening
 from memaudit.audit.source import OPTIMUM, holds_images
 from memaudit.audit.statistics.conformal import conformal_p
 from memaudit.audit.verification.check import Check, Unproven, check
@@ -42,7 +43,7 @@ from memaudit.audit.verification.given import (
 )
 from memaudit.audit.verification.page import PAGE_WORDS, check_page
 from memaudit.audit.verification.policy import Policy, check_policy, read_policy
-from memaudit.audit.verification.rows import ROWS, check_rows
+from memaudit.audit.verification.rows import ROWS, check_rows, check_screened_rows
 from memaudit.audit.verification.search import SEARCH, check_possible, check_search
 from memaudit.audit.verification.settings import config_of
 from memaudit.audit.verification.spot_check import (
@@ -195,6 +196,8 @@ class _Work:
     table: MatchTable | None = None
     known: LeakNames | None = None
     """The tables, if they can be read."""
+    screened: ScreenedRows | None = None
+    """What screening.csv holds, of a screened scan."""
     again: Recomputed | None = None
     """The tables, and what follows from them, if something does."""
     config: ScanConfig | None = None
@@ -237,21 +240,30 @@ class _Work:
     def check_itself(self) -> None:
         """Compare the files with each other."""
         report = self.report
-        files = read_files(self.folder)
+        files = read_files(self.folder, report)
         self.add("files", lambda: check_hashes(files, report))
 
         def rows() -> Iterable[Check]:
             self.table, self.known = read_tables(files, report)
             yield from check_rows(self.table, report)
             self.config = config_of(report, self.table.keys)
+            if report.screening is not None:
+                screened = read_screening(files.text(SCREENING), report.space)
+                found = check_screened_rows(self.table, screened, self.config, report)
+                self.screened = screened if found.passed else None
+                yield found
 
         self.add(ROWS, rows)
 
         def findings() -> Iterable[Check]:
-            if self.table is None or self.known is None:
+            if self.table is None or self.known is None or self.config is None:
                 raise ValueError(f"{MATCHES} cannot be used")
-            self.again = recompute_findings(self.table, self.known, report)
-            yield from check_findings(self.again, files, report)
+            if report.screening is not None and self.screened is None:
+                raise ValueError(f"{SCREENING} cannot be used")
+            self.again = recompute_findings(
+                self.table, self.known, report, self.screened, self.config
+            )
+            yield from check_findings(self.again, files, report, self.config)
 
         self.add(FINDINGS, findings)
 
@@ -278,6 +290,18 @@ class _Work:
             "matches.csv has one row for each image that was judged, and names only images of the "
             "training set.",
         )
+        if report.screening is not None:
+            self.prove(
+                "The seeds drawn at random are those that the recorded key draws, and the estimate "
+                "follows from the images that were sampled in full."
+            )
+            self.unproven.append(
+                Unproven(
+                    "Which seeds were candidates, and that the key was not picked: seeds that were "
+                    "not sampled in full are not screened again. The interval holds whichever "
+                    "candidates there were."
+                )
+            )
         self.unproven.append(
             Unproven(
                 "Who made the report. Its hashes show changes, but anybody can make new ones: "

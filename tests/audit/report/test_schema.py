@@ -107,6 +107,7 @@ def test_a_report_with_everything_follows_it(validator: Any, whole: bytes):
     report = json.loads(whole)
     validator.validate(report)
     assert [name for name, value in report.items() if value in (None, [], {})] == [
+        "screening",
         "without",
         "fail_on",
     ]
@@ -135,6 +136,12 @@ def test_a_report_by_features_follows_it(
     assert report["search"]["encoder"]["metric"] == "cosine"
 
 
+def test_a_screened_report_follows_it(validator: Any, screened_result: ScanResult, tmp_path: Path):
+    report = written(screened_result, tmp_path)
+    validator.validate(report)
+    assert report["screening"]["num_seeds"] == 20
+
+
 @pytest.mark.parametrize("threshold", [Fraction(1, 2), Fraction(3, 10), Fraction(0.1)])
 def test_any_threshold_and_radius_follow_it(
     validator: Any, make_result: Make, tmp_path: Path, threshold: Fraction
@@ -158,12 +165,17 @@ def dataclasses_in(value: Any) -> Iterator[Any]:
 
 
 def test_every_docstring_is_a_description(
-    validator: Any, whole: bytes, feature_result: ScanResult, make_result: Make
+    validator: Any,
+    whole: bytes,
+    feature_result: ScanResult,
+    screened_result: ScanResult,
+    make_result: Make,
 ):
     definitions = validator.schema["$defs"]
     seen = set()
     undecided = make_result(copies=1, others=50, fail_above=0.02)
-    for report in (decode(whole), make_report(feature_result), make_report(undecided)):
+    results = (feature_result, screened_result, undecided)
+    for report in (decode(whole), *map(make_report, results)):
         for value in dataclasses_in(report):
             kind = type(value)
             definition = definitions[kind.__name__]
