@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import memaudit
 from memaudit.models.devices import device_name
-from memaudit.ranks.joined import num_ranks
+from memaudit.ranks.joined import num_sharing
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "faiss-gpu", "faiss-cpu")
 """Packages whose versions a report names."""
@@ -70,7 +70,7 @@ def describe_environment(device: str) -> Environment:
         device=device_name(device),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         packages=tuple(packages),
-        num_ranks=num_ranks(),
+        num_ranks=num_sharing(),
     )
 
 

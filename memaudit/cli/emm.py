@@ -12,9 +12,11 @@ from memaudit.cli.options import (
     choose_pictures,
     config_options,
     device_option,
+    devices_option,
     from_options,
     pictures_options,
 )
+from memaudit.cli.ranks import check_alone, num_processes
 from memaudit.cli.wording import interval, percent
 from memaudit.data.layout import Layout
 from memaudit.data.preparation import Preparation
@@ -23,6 +25,7 @@ from memaudit.errors import ConfigError
 from memaudit.experiments.config import RunConfig
 from memaudit.experiments.emm.config import EMMConfig, SizeRange
 from memaudit.experiments.training_presets import PRESETS, change_config
+from memaudit.ranks.joined import current_worker
 
 if TYPE_CHECKING:
     from memaudit.experiments.emm.search import EMMResult, EMMSetup, SearchForecast
@@ -72,7 +75,11 @@ if TYPE_CHECKING:
     help="Folder for the runs, emm.json and emm.html.",
 )
 @device_option
+@devices_option
+@click.pass_context
 def emm(
+    ctx: click.Context,
+    /,
     data_path: Path | None,
     preset: str,
     changes: tuple[str, ...],
@@ -112,7 +119,9 @@ def emm(
     from memaudit.experiments.train_and_scan import RunResult
 
     emm_config = from_options(EMMConfig, options)
+    worker = current_worker()
     if results:
+        check_alone("{results} reads what exists")
         if data_path is not None:
             raise ConfigError("--data starts trainings and --from-results needs none; give one.")
         result = estimate_emm_from_reports(results, epsilon=emm_config.epsilon)
@@ -130,6 +139,7 @@ def emm(
             options,
             device=choose_device(device),
             pictures=choose_pictures(no_images, blur),
+            parallel=num_processes(),
         )
         with progress_bars() as progress:
             selection = from_options(Selection, options)
@@ -139,6 +149,8 @@ def emm(
         num_classes = max(images.num_classes, 1) if emm_config.balanced else 1
         sizes = from_options(SizeRange, options, multiple_of=num_classes)
         setup = EMMSetup(images, training, sizes, emm_config, runs)
+        if worker is not None:
+            ctx.exit(worker.serve({}) if out is None else setup.serve(worker, out))
         _show_forecast(setup, forecast_search(setup))
         if dry_run or out is None:
             return

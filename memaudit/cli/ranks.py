@@ -19,6 +19,12 @@ def check_status_is_kept() -> None:
         )
 
 
+def num_processes() -> int:
+    """Number of ranks, 1 for a process that was not started as one."""
+    place = joined_place()
+    return 1 if place is None else place.num_ranks
+
+
 def check_alone(why: str) -> None:
     """Refuse several ranks where they gain nothing.
 

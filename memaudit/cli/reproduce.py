@@ -14,15 +14,18 @@ from memaudit.cli.options import (
     choose_pictures,
     config_options,
     device_option,
+    devices_option,
     from_options,
     pictures_options,
 )
+from memaudit.cli.ranks import num_processes
 from memaudit.cli.wording import percent
 from memaudit.data.preparation import Preparation
 from memaudit.errors import ConfigError
 from memaudit.experiments.config import RunConfig
 from memaudit.experiments.paper.config import PointSelection
 from memaudit.options import config_fields
+from memaudit.ranks.joined import current_worker
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +80,11 @@ PIXELS = tuple(name for name in config_fields(Preparation) if name != "resolutio
     help="Write reproduce.html for the results in DIR.",
 )
 @device_option
+@devices_option
+@click.pass_context
 def reproduce(
+    ctx: click.Context,
+    /,
     name: str | None,
     data_path: Path | None,
     second_data: Path | None,
@@ -114,9 +121,13 @@ def reproduce(
         write_results_page,
     )
     from memaudit.experiments.paper.recipes import RECIPES, find_recipe
-    from memaudit.experiments.paper.reproduce import choose_points, find_trends
+    from memaudit.experiments.paper.reproduce import choose_points, find_trends, plan_runs
     from memaudit.experiments.paper.reproduce import reproduce as run_recipe
+    from memaudit.experiments.train_and_scan import serve_runs
 
+    worker = current_worker()
+    if worker is not None and (name is None or dry_run or report is not None):
+        ctx.exit(worker.serve({}))  # nothing is trained
     if report is not None:
         if name is not None:
             raise ConfigError("--report makes a page of existing results; leave NAME out.")
@@ -129,6 +140,7 @@ def reproduce(
         options,
         device=choose_device(device),
         pictures=choose_pictures(no_images, blur),
+        parallel=num_processes(),
     )
     if name is None:
         whole = PointSelection(replicates=selection.replicates, rule=selection.rule)
@@ -147,7 +159,8 @@ def reproduce(
         recipe = recipe.for_laptop()
         remark(NOT_COMPARABLE)
     points = choose_points(recipe, selection)
-    _say_forecast(points, config)
+    if worker is None:
+        _say_forecast(points, config)
 
     def show(result: "RecipeResult") -> None:
         copied = percent(result.another.value)
@@ -162,11 +175,17 @@ def reproduce(
 
             return cache(opened)
 
+        first = source(data_path)
+        second = None if second_data is None else source(second_data)
+        if worker is not None:
+            planned = plan_runs(points, first, out=out, second=second)
+            by_folder = {str(plan.out): plan for plan, _ in planned}
+            ctx.exit(serve_runs(worker, lambda folder, size: by_folder[folder], config))
         results = run_recipe(
             points,
-            source(data_path),
+            first,
             out=out,
-            second=None if second_data is None else source(second_data),
+            second=second,
             config=config,
             progress=progress,
             on_result=show,

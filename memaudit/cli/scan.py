@@ -182,6 +182,8 @@ def scan(
     Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE.
     """
     from memaudit.audit.dry_run import forecast_scan
+    from memaudit.audit.neighbors.sharded_index import TASK as SEARCH
+    from memaudit.audit.neighbors.sharded_index import search_handler
     from memaudit.audit.report.folder import report_folder, write_report
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.scan_state import state_size
@@ -228,10 +230,12 @@ def scan(
             )
         if isinstance(opened, ImageSet):
             _check_given_images(ctx)
-            check_alone("SOURCE holds images, so that nothing is sampled")
+            if not config.index.shard_index:
+                check_alone("SOURCE holds images, so that nothing is sampled")
             if samples is not None:
                 opened = select_images(opened, Selection(size=samples))
-        if worker is not None and isinstance(opened, Checkpoint):
+        shards = config.index.shard_index
+        if worker is not None and isinstance(opened, Checkpoint) and not shards:
             ctx.exit(serve_images(worker, {MODEL: opened.network}))
         data = open_selected(
             data_path, selection, preparation, check_all=is_gated, progress=progress
@@ -244,7 +248,10 @@ def scan(
             conditional, where = config.is_by_class, config.execution.device
             opened = as_source(opened, data, conditional=conditional, device=where)
         if worker is not None:
-            ctx.exit(serve_images(worker, {MODEL: opened.network}))
+            served = {MODEL: opened.network} if isinstance(opened, Checkpoint) else {}
+            device, limit = config.execution.device, config.index.memory_limit
+            search = search_handler(data.images, device=device, memory_limit=limit)
+            ctx.exit(serve_images(worker, served, {SEARCH: search}))
         others = None
         if holdout is not None:
             others = open_images(

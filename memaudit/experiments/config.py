@@ -19,14 +19,10 @@ class RunConfig:
         int,
         Option("Images generated from each snapshot.", at_least=2, flag="--samples", metavar="N"),
     ] = 10_000
-    parallel: Annotated[
-        int,
-        Option(
-            "Runs side by side, each on a GPU or a CPU thread of its own.", at_least=1, metavar="N"
-        ),
-    ] = 1
+    parallel: int = 1
+    """Runs side by side, one per rank."""
     device: str = "cpu"
-    """`cpu` or `cuda`; if there are more processes than GPUs, they share them."""
+    """`cpu` or `cuda`, the same for all ranks."""
     pictures: Pictures = "full"
     """What the pages of the scans show of training and generated images."""
 

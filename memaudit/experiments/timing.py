@@ -1,8 +1,12 @@
 """How fast trainings and scans are on the device at hand: a few seconds of each, timed."""
 
 import gc
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, replace
 from functools import wraps
 from pathlib import Path
@@ -18,7 +22,6 @@ from memaudit.audit.report.folder import write_report
 from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.experiments.cost import BACKWARD, EVALUATIONS, Throughput, count_forward_flops
-from memaudit.experiments.train_and_scan import start_processes
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
@@ -44,6 +47,7 @@ WARM_UPS = {"cpu": 1, "cuda": 3}
 """Calls before those that are timed."""
 GROWTH = 4
 """How much larger the next batch is."""
+PARENT_CHECK_SECONDS = 0.5
 FEW = 4096
 """Training images that are enough to time a step with."""
 FEW_STEPS = (1, 4)
@@ -55,23 +59,48 @@ def measure_throughput(
 ) -> Throughput:
     """Time whole steps of a training, evaluations while sampling, and a small scan.
 
-    Where runs are to be side by side, as many processes measure side by side, and end: their memory
-    is free for the runs.
+    Where runs are to be side by side on a CPU, as many processes measure side by side.
 
     Args:
         config: network and batch.
         images: the images to train on.
         device: `cpu` or `cuda`.
-        parallel: runs side by side.
+        parallel: runs side by side; on GPUs each has one of its own.
     """
-    if parallel == 1:
+    if parallel == 1 or device != "cpu":
         return _measure(config, images, device)
-    with start_processes(parallel, device) as pool:
-        futures = [pool.submit(_measure, config, images, device) for _ in range(parallel)]
-        measured = [future.result() for future in futures]
+    with _start_processes(parallel) as pool:
+        try:
+            futures = [pool.submit(_measure, config, images, device) for _ in range(parallel)]
+            measured = [future.result() for future in futures]
+        except BaseException:  # whoever stops this does not wait for measurements
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
     return Throughput(
         *(sum(values) / parallel for values in zip(*map(astuple, measured), strict=True))
     )
+
+
+def _start_processes(number: int) -> ProcessPoolExecutor:
+    """Start processes that compute with as many threads as this one, and end when it does."""
+    return ProcessPoolExecutor(
+        number,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_process,
+        initargs=(os.getpid(), torch.get_num_threads()),
+    )
+
+
+def _start_process(parent: int, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _measure(config: TrainingConfig, images: ImageSet, device: str) -> Throughput:

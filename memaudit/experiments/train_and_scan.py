@@ -7,18 +7,11 @@ What already exists is read and what was stopped is resumed; the folder ends up 
 """
 
 import hashlib
-import multiprocessing
-import os
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import REPORT, check_output_folder, write_report
@@ -37,13 +30,18 @@ from memaudit.experiments.snapshots import (
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.execution import Execution
 from memaudit.progress import Progress, add_suffix, silent
+from memaudit.ranks.board import Handler
+from memaudit.ranks.joined import current_leader
+from memaudit.ranks.message import Message, pack
+from memaudit.ranks.worker import Worker
 from memaudit.training.config import TrainingConfig
 from memaudit.training.loop import TrainingResult, train
 from memaudit.training.run_folder import Snapshot
 from memaudit.training.schedule import Schedule
 from memaudit.wording import ranges
 
-PARENT_CHECK_SECONDS = 0.5
+TASK = "run"
+"""What ranks ask each other for: a training and its scans."""
 
 
 @dataclass(frozen=True)
@@ -186,74 +184,66 @@ def train_and_scan_all(
     progress: Progress = silent,
     on_run: Callable[[RunPlan, RunResult], None] = lambda plan, run: None,
 ) -> list[RunResult]:
-    """Do several runs, `config.parallel` at a time.
-
-    Runs side by side are processes of one CPU thread each, or of one GPU each.
+    """Do several runs: one per rank at a time, or one after the other without ranks.
 
     Args:
-        plans: the runs, each with a folder of its own.
-        config: how they are scanned, and how many run side by side; 1 runs them in this process.
-        progress: called with the progress of each step, or with several processes when a run ends.
-        on_run: called with each run as it ends.
+        plans: the runs, each with a folder of its own that all ranks see.
+        config: how they are scanned.
+        progress: called with the progress of each step of this process's runs, and with several
+            ranks when a run ends.
+        on_run: called with each run as it ends, in the order of plans.
 
     Returns:
         The runs in the order of plans.
     """
-    if config.parallel == 1 or len(plans) == 1:
-        runs = []
+    runs = []
+
+    def do(plan: RunPlan, progress: Progress) -> RunResult:
+        suffix = f"({len(plan.images):,} images, training {plan.replicate})"
+        return train_and_scan(plan, config, progress=add_suffix(progress, suffix))
+
+    leader = current_leader()
+    if leader is None or len(plans) == 1:
         for plan in plans:
-            suffix = f"({len(plan.images):,} images, training {plan.replicate})"
-            named = add_suffix(progress, suffix)
-            run = train_and_scan(plan, config, progress=named)
-            on_run(plan, run)
-            runs.append(run)
+            runs.append(do(plan, progress))
+            on_run(plan, runs[-1])
         return runs
-    pool = start_processes(config.parallel, config.device)
-    try:
-        futures = {pool.submit(train_and_scan, plan, config): plan for plan in plans}
-        for num_done, future in enumerate(as_completed(futures), 1):
-            on_run(futures[future], future.result())
-            progress("Runs side by side", num_done, len(plans))
-        return [future.result() for future in futures]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    by_folder = {str(plan.out): plan for plan in plans}
+    leader.handlers[TASK] = _run_handler(lambda folder, size: by_folder[folder], config)
+    blocks = [
+        pack({"task": TASK, "folder": folder, "size": len(plan.images)})
+        for folder, plan in by_folder.items()
+    ]
+    with closing(leader.spread(blocks)) as done:
+        for plan, _ in zip(plans, done, strict=True):
+            runs.append(do(plan, silent))  # all of it is there, and read
+            on_run(plan, runs[-1])
+            progress("Runs side by side", len(runs), len(plans))
+    return runs
 
 
-def start_processes(number: int, device: str) -> ProcessPoolExecutor:
-    """Start processes for runs side by side, each with a CPU thread or a GPU of its own.
+FindPlan = Callable[[str, int], RunPlan]
+"""The run of a folder, with its number of training images."""
+
+
+def serve_runs(worker: Worker, find: FindPlan, config: RunConfig) -> int:
+    """Train and scan for rank 0 until it ends, and return its exit status.
 
     Args:
-        number: of processes.
-        device: `cpu` or `cuda`.
+        worker: this rank.
+        find: the runs that rank 0 may ask for.
+        config: how they are scanned.
     """
-    context = multiprocessing.get_context("spawn")
-    slots = context.SimpleQueue()
-    for slot in range(number):
-        slots.put(slot)
-    return ProcessPoolExecutor(
-        number,
-        mp_context=context,
-        initializer=_start_process,
-        initargs=(os.getpid(), slots, _visible_gpus() if device == "cuda" else []),
-    )
+    return worker.serve({TASK: _run_handler(find, config)})
 
 
-def _visible_gpus() -> list[str]:
-    """List this process's GPUs by the names that CUDA_VISIBLE_DEVICES takes."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+def _run_handler(find: FindPlan, config: RunConfig) -> Handler:
+    """Do a run, of which nothing comes back but that it is done: its files are in its folder."""
 
+    def handle(message: Message, look: Callable[[], None]) -> bytes:
+        about = message.about
+        plan = find(about["folder"], about["size"])
+        train_and_scan(plan, config, progress=lambda task, done, total, note="": look())
+        return pack({})
 
-def _start_process(parent: int, slots: "SimpleQueue[int]", gpus: list[str]) -> None:
-    """Take a thread or a GPU, and end when the process that started this one ends."""
-    torch.set_num_threads(1)
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slots.get() % len(gpus)]
-
-    def watch() -> None:
-        # An orphan would keep writing into a folder that the next command resumes.
-        while os.getppid() == parent:
-            time.sleep(PARENT_CHECK_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return handle

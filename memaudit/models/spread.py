@@ -5,8 +5,9 @@ process cuts it: so images are the same whatever the number of ranks, on process
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from types import MappingProxyType
 
 import numpy as np
 
@@ -33,16 +34,18 @@ MODEL = "model"
 """What ranks call the model that is audited."""
 
 
-def spread_over_ranks(name: str, denoiser: Denoiser) -> AbstractContextManager[None]:
+@contextmanager
+def spread_over_ranks(name: str, denoiser: Denoiser) -> Iterator[None]:
     """Within the context, share out the sampling of a denoiser among the ranks, if there are any.
 
     Args:
-        name: what the other ranks call it (`image_handler`).
+        name: what the other ranks call it (`serve_images`).
         denoiser: this process's, which is the same.
     """
     leader = current_leader()
     if leader is None:
-        return nullcontext()
+        yield
+        return
     others = leader.handlers.get(TASK)
     own = image_handler({name: denoiser})
 
@@ -52,18 +55,28 @@ def spread_over_ranks(name: str, denoiser: Denoiser) -> AbstractContextManager[N
         return others(message, look)
 
     leader.handlers[TASK] = handle
-    return made_elsewhere(denoiser, _Spread(leader, name, denoiser))
+    leader.is_sharing = True
+    try:
+        with made_elsewhere(denoiser, _Spread(leader, name, denoiser)):
+            yield
+    finally:
+        leader.is_sharing = False
 
 
-def serve_images(worker: Worker, denoisers: Mapping[str, Denoiser]) -> int:
+def serve_images(
+    worker: Worker,
+    denoisers: Mapping[str, Denoiser],
+    others: Mapping[str, Handler] = MappingProxyType({}),
+) -> int:
     """Make images for rank 0 until it ends, and return its exit status.
 
     Args:
         worker: this rank.
         denoisers: those that rank 0 shares out, by the same names.
+        others: what else this rank can do, by the names of tasks.
     """
     with fp32_products(False):
-        return worker.serve({TASK: image_handler(denoisers)})
+        return worker.serve({TASK: image_handler(denoisers), **others})
 
 
 def image_handler(denoisers: Mapping[str, Denoiser]) -> Handler:
@@ -167,6 +180,7 @@ class _Spread:
             and (classes is None) == (not self._label_dim)
             and (classes is None or (classes.dtype == np.int64 and len(classes) == len(seeds)))
             and (is_fast is None or (is_fast.dtype == bool and len(is_fast) == len(seeds)))
+            and (size is None or isinstance(size, int))
         )
         if not is_asked:
             raise ValueError(f"a rank sent other images than those of the seeds from {seeds[0]} on")

@@ -68,6 +68,16 @@ def alive(rank: int) -> str:
     return f"memaudit/alive/{rank}"
 
 
+def asked(session: str, rank: int, number: int) -> str:
+    """The key of the block with a number that is for one rank alone."""
+    return f"{session}/asked/{rank}/{number}"
+
+
+def answer(session: str, rank: int, number: int) -> str:
+    """The key of what became of it."""
+    return f"{session}/answer/{rank}/{number}"
+
+
 def work_on(
     store: Store,
     rank: int,

@@ -51,6 +51,6 @@ def current_worker() -> "Worker | None":
     return _worker
 
 
-def num_ranks() -> int:
-    """Number of processes that share this job."""
-    return 1 if _leader is None else _leader.num_ranks
+def num_sharing() -> int:
+    """Number of processes that share the sampling which this one does now."""
+    return _leader.num_ranks if _leader is not None and _leader.is_sharing else 1

@@ -1,12 +1,24 @@
 """Rank 0: it cuts the work into blocks, works itself, and gets the results in their order."""
 
 import secrets
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 from memaudit.errors import MemauditError
-from memaudit.ranks.board import LOOK, POLL, SESSION, Handler, Store, alive, read, work_on
+from memaudit.ranks.board import (
+    LOOK,
+    POLL,
+    SESSION,
+    Handler,
+    Store,
+    alive,
+    answer,
+    asked,
+    read,
+    work_on,
+)
 from memaudit.ranks.message import Message, error_in, unpack
 
 AHEAD = 16
@@ -24,9 +36,12 @@ class Leader:
         self.num_ranks = num_ranks
         self.handlers: dict[str, Handler] = {}
         """What rank 0 itself can do, by the names of tasks; the other ranks can do the same."""
+        self.is_sharing = False
+        """Whether others help with what rank 0 samples now."""
         self._store = store
         self._session = f"memaudit/{secrets.token_hex(8)}"
-        self._num_blocks = self._num_results = 0
+        self._num_blocks = self._num_results = self._num_asked = 0
+        self._asking = threading.Lock()
         self._ticket: int | None = None
         self._blocks: dict[int, bytes] = {}
         self._on_arrival: dict[int, Callable[[Message], None]] = {}
@@ -78,6 +93,43 @@ class Leader:
         finally:
             for number in pending:
                 self._drop(number)
+
+    def ask_each(self, blocks: Sequence[bytes]) -> list[Message]:
+        """Have each rank work on a block of its own, at once, and give what comes of them.
+
+        For work that a rank is prepared for, such as a part of the training images that it holds.
+
+        Args:
+            blocks: messages with a `task`, one per rank, or for the first ranks.
+
+        Raises:
+            MemauditError: what a block ended with.
+        """
+        with self._asking:  # parts of a search come from several threads
+            return self._ask_each(blocks)
+
+    def _ask_each(self, blocks: Sequence[bytes]) -> list[Message]:
+        number, self._num_asked = self._num_asked, self._num_asked + 1
+        for rank, block in enumerate(blocks[1:], 1):
+            self._store.set(asked(self._session, rank, number), block)
+        for rank in range(len(blocks), self.num_ranks):
+            self._store.set(asked(self._session, rank, number), b"")
+        answers = [work_on(self._store, 0, blocks[0], self.handlers, self._look)]
+        for rank, block in enumerate(blocks[1:], 1):
+            key = answer(self._session, rank, number)
+            while (data := read(self._store, key)) is None:
+                self._collect()
+                if self._lost.is_silent(rank):
+                    data = work_on(self._store, 0, block, self.handlers, self._look)
+                    break
+                time.sleep(POLL)
+            self._store.delete_key(key)
+            answers.append(data)
+        messages = list(map(unpack, answers))
+        for message in messages:
+            if (error := error_in(message)) is not None:
+                raise error
+        return messages
 
     def _hand_out(
         self, block: bytes, place: int, on_arrival: Callable[[int, Message], None]
@@ -170,6 +222,11 @@ class _LostRanks:
         self._beats = dict.fromkeys(range(num_ranks), (0, now))
         self._unclaimed: dict[int, float] = {}
         self._last_look = now
+
+    def is_silent(self, rank: int) -> bool:
+        """Whether a rank has given no sign of life for too long."""
+        self.blocks(())
+        return time.monotonic() - self._beats[rank][1] > self._lost_after
 
     def blocks(self, pending: Iterable[int]) -> list[int]:
         """Those of the pending blocks that nobody will return."""

@@ -3,7 +3,18 @@
 import time
 from collections.abc import Mapping
 
-from memaudit.ranks.board import LOOK, POLL, SESSION, DroppedError, Handler, Store, read, work_on
+from memaudit.ranks.board import (
+    LOOK,
+    POLL,
+    SESSION,
+    DroppedError,
+    Handler,
+    Store,
+    answer,
+    asked,
+    read,
+    work_on,
+)
 from memaudit.ranks.message import pack_error
 
 
@@ -14,6 +25,7 @@ class Worker:
         self.rank = rank
         self._store = store
         self._session = ""
+        self._num_answered = 0
         self._last_look = 0.0
 
     def serve(self, handlers: Mapping[str, Handler]) -> int:
@@ -28,6 +40,7 @@ class Worker:
             if number is None:
                 number = self._store.add(f"{self._session}/taken", 1) - 1
                 self._store.set(f"{self._session}/owner/{number}", str(self.rank))
+            self._answer(dict(handlers))
             block = read(self._store, f"{self._session}/block/{number}")
             if block is None:
                 if (status := self.status) is not None:
@@ -61,6 +74,7 @@ class Worker:
         key = f"{self._session}/block/{number}"
 
         def look() -> None:
+            self._answer(handlers)
             if time.monotonic() - self._last_look < LOOK:
                 return
             self._last_look = time.monotonic()
@@ -74,6 +88,17 @@ class Worker:
         self._store.set(f"{self._session}/result/{number}", data)
         self._store.add(f"{self._session}/results", 1)
 
+    def _answer(self, handlers: dict[str, Handler]) -> None:
+        """Answer what this rank alone is asked, also amid the work on a block: rank 0 waits."""
+        key = asked(self._session, self.rank, self._num_answered)
+        while (block := read(self._store, key)) is not None:
+            self._store.delete_key(key)
+            if block:
+                found = work_on(self._store, self.rank, block, handlers, lambda: None)
+                self._store.set(answer(self._session, self.rank, self._num_answered), found)
+            self._num_answered += 1
+            key = asked(self._session, self.rank, self._num_answered)
+
     def _wait_for_session(self) -> str:
         while not self._session and not self._has_new_session():
             time.sleep(POLL)
@@ -84,5 +109,5 @@ class Worker:
         found = read(self._store, SESSION)
         if found is None or found.decode() == self._session:
             return False
-        self._session = found.decode()
+        self._session, self._num_answered = found.decode(), 0
         return True

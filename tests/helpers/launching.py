@@ -23,7 +23,7 @@ NETWORK = {
     "num_blocks": 1,
     "attn_resolutions": [],
 }
-TIMEOUT = 300
+TIMEOUT = 600
 
 
 def small_checkpoint(path: Path) -> Path:

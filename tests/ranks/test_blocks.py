@@ -3,11 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
 import torch.distributed as dist
+from helpers import rank_threads
 
 from memaudit.errors import CheckpointError, MemauditError
 from memaudit.ranks import board
@@ -31,23 +32,9 @@ def numbers(messages: Iterator[Message]) -> list[int]:
     return [int(message.arrays["x"][0]) for message in messages]
 
 
-@contextmanager
-def workers(store: Store, *handlers: Handler) -> Iterator[list[int]]:
+def workers(store: Store, *handlers: Handler) -> AbstractContextManager[list[int]]:
     """Workers in threads, one for each handler; the statuses that they end with."""
-    statuses: list[int] = []
-
-    def work(rank: int, handler: Handler) -> None:
-        statuses.append(Worker(store, rank).serve({"double": handler}))
-
-    threads = [
-        threading.Thread(target=work, args=(rank, handler), daemon=True)
-        for rank, handler in enumerate(handlers, 1)
-    ]
-    for thread in threads:
-        thread.start()
-    yield statuses
-    for thread in threads:
-        thread.join(10)
+    return rank_threads.workers(store, *({"double": handler} for handler in handlers))
 
 
 def lead(store: Store, num_ranks: int, **options: float) -> Leader:
@@ -203,6 +190,43 @@ def test_workers_follow_a_leader_that_was_started_again(store: Store):
         leader = lead(store, 2)
         assert numbers(leader.spread(blocks(5))) == [0, 2, 4, 6, 8]
         leader.end(0)
+
+
+def test_each_rank_answers_what_it_alone_is_asked_also_amid_a_block(store: Store):
+    def slow(message: Message, look: Callable[[], None]) -> bytes:
+        for _ in range(50):
+            time.sleep(0.01)
+            look()
+        return double(message, look)
+
+    def served(rank: int) -> dict[str, Handler]:
+        def who(message: Message, look: Callable[[], None]) -> bytes:
+            return pack({"rank": rank}, x=message.arrays["x"] + rank)
+
+        return {"double": slow if rank else double, "who": who}
+
+    leader = Leader(store, 3)
+    leader.handlers.update(served(0))
+    with rank_threads.workers(store, served(1), served(2)):
+        found = leader.spread(blocks(20))
+        next(found)
+        started = time.monotonic()
+        for base in (10, 20):
+            asked = [pack({"task": "who"}, x=np.array([base])) for _ in range(3)]
+            answers = leader.ask_each(asked)
+            assert [message.about["rank"] for message in answers] == [0, 1, 2]
+            assert numbers(iter(answers)) == [base, base + 1, base + 2]
+        assert time.monotonic() - started < 0.4  # not after the blocks under way
+        assert len(leader.ask_each(asked[:2])) == 2  # fewer than ranks
+        assert len(leader.ask_each(asked)) == 3
+        assert len(numbers(found)) == 19
+        leader.end(0)
+
+
+def test_a_silent_rank_is_asked_nothing_twice(store: Store):
+    leader = lead(store, 2, lost_after=0.2)
+    asked = [pack({"task": "double"}, x=np.array([i])) for i in range(2)]
+    assert numbers(iter(leader.ask_each(asked))) == [0, 2]
 
 
 def test_messages_hold_what_was_packed_and_nothing_that_runs():

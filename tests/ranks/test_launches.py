@@ -1,5 +1,6 @@
 """Commands in several ranks end as in one process, whatever happens to the ranks."""
 
+import json
 import os
 import signal
 import socket
@@ -216,6 +217,76 @@ def test_ranks_test_themselves_alike(inputs: Path):
     three = run(*command, "--devices", "cpu:3")
     assert one[:2] == three[:2], three[2]
     assert one[0] == 0 and "planted" in one[1]
+
+
+@pytest.mark.slow
+def test_diagnostics_that_sample_find_the_same(inputs: Path, tmp_path: Path):
+    """Noise and return, the comparison with the optimum, and the control of a changed sampler."""
+    reports = []
+    for name, where in (("one", ["--device", "cpu"]), ("two", ["--devices", "cpu:2"])):
+        command = ["scan", inputs / "model.safetensors", "--data", inputs / "train.npz"]
+        command += ["--samples", 100, "--also", "noise-and-return", "--optimum-images", 16]
+        command += ["--optimum-trajectories", 8, "--fail-above", "0.2", "--steps", 9]
+        status, _, said = run(*command, "--out", tmp_path / name, *where)
+        assert status in (0, 3), said
+        reports.append(findings(tmp_path / name))
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["model.safetensors", "holdout.npz"])
+def test_parts_of_the_training_images_find_the_same(inputs: Path, tmp_path: Path, source: str):
+    reports = []
+    for name, where in (("one", ["--device", "cpu"]), ("three", ["--devices", "cpu:3"])):
+        command = ["scan", inputs / source, "--data", inputs / "train.npz", "--shard-index"]
+        command += ["--samples", 60, "--without", "optimality", "--out", tmp_path / name, *where]
+        status, _, said = run(*command)
+        assert status == 0, said
+        report, *tables = findings(tmp_path / name)
+        del report["search"]["num_bytes"], report["search"]["statistics"]  # of each part
+        reports.append([report, *tables])
+    assert reports[0] == reports[1]
+
+
+TINY = [
+    *("--preset", "laptop", "--set", "model_channels=8", "--set", "channel_mult=1"),
+    *("--set", "attn_resolutions=none", "--set", "batch_size=8", "--set", "epochs=2"),
+    *("--set", "num_snapshots=1", "--min-size", 4, "--max-size", 16, "--tolerance", 2),
+]
+
+
+@pytest.mark.slow
+def test_trainings_of_a_search_find_the_same_on_ranks(inputs: Path, tmp_path: Path):
+    found = []
+    for name, where in (("one", ["--device", "cpu"]), ("three", ["--devices", "cpu:3"])):
+        out = tmp_path / name
+        command = ["emm", "--data", inputs / "train.npz", *TINY, "--samples", 4, "--out", out]
+        status, printed, said = run(*command, *where)
+        assert status == 0, said
+        assert said.count("training 3 of 3: ") >= 1
+        results = json.loads((out / "emm.json").read_text())
+        weights = {
+            file.relative_to(out): file.read_bytes() for file in out.rglob("model.safetensors")
+        }
+        found.append((results["points"], weights, printed.partition("|D|")[2]))
+    assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
+    assert found[0][1] == found[1][1] and len(found[0][1]) >= 6
+
+
+@pytest.mark.slow
+def test_trainings_of_a_recipe_find_the_same_on_ranks(inputs: Path, tmp_path: Path):
+    labeled = tmp_path / "labeled.npz"
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), np.uint8)
+    np.savez(labeled, images=images, labels=np.arange(40) % 10)
+    found = []
+    for name, where in (("one", ["--device", "cpu"]), ("two", ["--devices", "cpu:2"])):
+        command = ["reproduce", "conditioning", "--laptop", "--value", "none,random", "--size", 10]
+        command += ["--epochs", 1, "--data", labeled, "--samples", 2, "--out", tmp_path / name]
+        status, _, said = run(*command, *where)
+        assert status == 0, said
+        lines = (tmp_path / name / "results.jsonl").read_text().splitlines()
+        found.append([{**json.loads(line), "finished": None} for line in lines])
+    assert found[0] == found[1] and len(found[0]) == 2
 
 
 @pytest.mark.slow

@@ -14,8 +14,10 @@ from memaudit.audit.neighbors.results import (
     SearchFacts,
     SearchStatistics,
 )
+from memaudit.audit.neighbors.sharded_index import ShardedIndex
 from memaudit.data.images import ImageSet
 from memaudit.progress import Progress, silent
+from memaudit.ranks.joined import current_leader
 
 
 def build_index(
@@ -42,6 +44,16 @@ def build_index(
         CheckpointError: the encoder cannot be opened, or fails.
     """
     config = IndexConfig() if config is None else config
+    leader = current_leader()
+    if config.shard_index and leader is not None:
+        return ShardedIndex(
+            data.images,
+            leader,
+            device=device,
+            flips=config.flips,
+            memory_limit=config.memory_limit,
+            progress=progress,
+        )
     if config.features is None:
         return NeighborIndex(
             data.images,

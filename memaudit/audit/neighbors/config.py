@@ -60,6 +60,14 @@ class IndexConfig:
         ),
     ] = None
 
+    shard_index: Annotated[
+        bool,
+        Option(
+            "Index a part of the training images on each rank, for sets that are too large for one "
+            "machine or GPU."
+        ),
+    ] = False
+
     def __post_init__(self) -> None:
         check_options(self)
         for_encoder = (self.feature_metric, self.preprocessing, self.encoder_size)
@@ -68,6 +76,11 @@ class IndexConfig:
                 "{feature_metric}, {preprocessing} and {encoder_size} are for an encoder; name one "
                 "with {features}.",
                 field=("feature_metric", "preprocessing", "encoder_size", "features"),
+            )
+        if self.features is not None and self.shard_index:
+            raise ConfigError(
+                "{shard_index} shares out the index of pixels; leave it out with {features}.",
+                field=("shard_index", "features"),
             )
         if self.features is not None and self.index_memory is not None:
             raise ConfigError(

@@ -84,6 +84,21 @@ class NeighborIndex(ImageSearch):
         plain.flips = False
         return plain
 
+    def search_part(self, x: np.ndarray, k: int) -> Neighbors:
+        """The k nearest of rows uint8 [B, D], not mirrored: a part of a larger search."""
+        return self._search(x, k)
+
+    def search_part_distinct(
+        self,
+        x: Sequence[np.ndarray],
+        first: Sequence[np.ndarray],
+        limits: Sequence[int],
+        *,
+        leave_out_equal: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `_search_all_distinct`: a part of a larger search."""
+        return self._search_all_distinct(x, first, limits, leave_out_equal=leave_out_equal)
+
     def _search(self, x: np.ndarray, k: int) -> Neighbors:
         index = np.empty((len(x), k), dtype=np.int64)
         squared_distance = np.empty((len(x), k), dtype=np.int64)

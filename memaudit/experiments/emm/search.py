@@ -37,9 +37,11 @@ from memaudit.experiments.train_and_scan import (
     RunPlan,
     RunResult,
     replicate_folder,
+    serve_runs,
     train_and_scan_all,
 )
 from memaudit.progress import Progress, silent
+from memaudit.ranks.worker import Worker
 from memaudit.training.config import TrainingConfig
 from memaudit.wording import ranges
 
@@ -80,6 +82,14 @@ class EMMSetup:
             )
             for replicate in range(1, self.config.replicates + 1)
         ]
+
+    def serve(self, worker: Worker, out: Path) -> int:
+        """Do runs of this setup for rank 0 until it ends, and return its exit status."""
+
+        def find(folder: str, size: int) -> RunPlan:
+            return {str(plan.out): plan for plan in self.plan(size, out)}[folder]
+
+        return serve_runs(worker, find, self.runs)
 
     def draw_training_set(self, size: int, *, replicate: int = 1) -> ImageSet:
         """Draw `size` of the images; a smaller set is part of every larger one of a replicate."""

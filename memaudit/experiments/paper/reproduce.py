@@ -305,6 +305,43 @@ def judge_ratio(found: Replicates, published: float | None, *, is_short: bool) -
     return "budget too small" if is_short and deviation < 0 else "differs"
 
 
+def plan_runs(
+    points: Sequence[RecipePoint],
+    images: Callable[[int], ImageSet],
+    *,
+    out: Path,
+    second: Callable[[int], ImageSet] | None = None,
+) -> list[tuple[RunPlan, RecipePoint]]:
+    """The runs of all points, each with its point.
+
+    Args:
+        points: as the rest, see `reproduce`.
+        images: returns the source at a resolution.
+        out: folder of the results.
+        second: returns the second source of mixtures at a resolution.
+
+    Raises:
+        ConfigError, DataError: any point would fail.
+    """
+    planned = []
+    for point in points:
+        resolution = point.level.data.resolution
+        for replicate in range(1, point.replicates + 1):
+            data = draw_training_set(
+                point.level.data,
+                images(resolution),
+                point.size,
+                second=None if second is None else second(resolution),
+                rule=point.recipe.rule,
+                replicate=replicate,
+            )
+            training = replace(point.config, seed=point.config.seed + replicate - 1)
+            configure_network(training, data)
+            folder = replicate_folder(out / point.folder, replicate)
+            planned.append((RunPlan(data, training, folder, replicate), point))
+    return planned
+
+
 def reproduce(
     points: Sequence[RecipePoint],
     images: Callable[[int], ImageSet],
@@ -325,8 +362,7 @@ def reproduce(
         images: returns the source at a resolution.
         out: folder of the results.
         second: returns the second source of mixtures at a resolution.
-        config: how points are scanned, and how many run side by side; by default as published,
-            one after the other on the CPU.
+        config: how points are scanned; by default as published, on the CPU.
         progress: called with the progress of each step.
         on_result: called with each result as its run ends.
 
@@ -335,31 +371,16 @@ def reproduce(
     """
     config = config or RunConfig()
     check_output_folder(out, overwrite=True)
-    plans: dict[Path, RecipePoint] = {}
-    todo = []
-    for point in points:
-        resolution = point.level.data.resolution
-        for replicate in range(1, point.replicates + 1):
-            data = draw_training_set(
-                point.level.data,
-                images(resolution),
-                point.size,
-                second=None if second is None else second(resolution),
-                rule=point.recipe.rule,
-                replicate=replicate,
-            )
-            training = replace(point.config, seed=point.config.seed + replicate - 1)
-            configure_network(training, data)
-            folder = replicate_folder(out / point.folder, replicate)
-            plans[folder] = point
-            todo.append(RunPlan(data, training, folder, replicate))
+    planned = plan_runs(points, images, out=out, second=second)
+    todo = [plan for plan, _ in planned]
+    point_of = {plan.out: point for plan, point in planned}
 
     known = {result.key: result for result in read_results(out)}
     done: dict[Path, list[RunResult]] = {}
     results: list[RecipeResult] = []
 
     def add(plan: RunPlan, run: RunResult) -> None:
-        point = plans[plan.out]
+        point = point_of[plan.out]
         runs = done.setdefault(point.folder, [])
         runs.append(run)
         if len(runs) < point.replicates:

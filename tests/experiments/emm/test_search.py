@@ -32,7 +32,6 @@ from memaudit.experiments.emm.search import (
     find_emm,
     forecast_search,
 )
-from memaudit.experiments.train_and_scan import RunPlan, train_and_scan_all
 from memaudit.experiments.training_presets import LAPTOP, PRESETS, change_config, describe_config
 from memaudit.training.config import TrainingConfig
 
@@ -124,21 +123,6 @@ def test_replicates_differ_in_images_and_seed_and_more_of_them_keep_the_others(
         "Sampling (4 images, training 3)",
         "Sampling (8 images, training 3)",
     }
-
-
-@pytest.mark.slow  # processes that import torch
-def test_runs_side_by_side_find_what_runs_one_after_the_other_find(tmp_path: Path):
-    setup = tiny_setup(training=replace(TINY, epochs=2))
-
-    def plans(out: Path) -> list[RunPlan]:
-        return [
-            RunPlan(setup.draw_training_set(size), setup.training, out / f"{size}")
-            for size in (4, 8, 16)
-        ]
-
-    beside = train_and_scan_all(plans(tmp_path / "beside"), replace(setup.runs, parallel=2))
-    in_a_row = train_and_scan_all(plans(tmp_path / "row"), setup.runs)
-    assert [run.snapshots for run in beside] == [run.snapshots for run in in_a_row]
 
 
 IN_A_PROCESS = """

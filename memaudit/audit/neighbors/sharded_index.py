@@ -1,0 +1,151 @@
+"""The index of a training set in parts, of which each rank holds one.
+
+Rank r searches the images [a_r, b_r). Distances are integers, so the k smallest keys S·N + index of
+all parts, merged, are those of the whole: ties included, to the lower index.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+
+from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.integer_distances import FARTHEST, split_keys
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
+from memaudit.progress import Progress, silent
+from memaudit.ranks.board import Handler
+from memaudit.ranks.leader import Leader
+from memaudit.ranks.message import Message, pack
+
+TASK = "search"
+
+
+def shard_rows(num_images: int, num_shards: int) -> list[slice]:
+    """The rows of each part, as even as can be; there may be fewer parts than asked for."""
+    num_shards = min(num_images, num_shards)
+    ends = [num_images * shard // num_shards for shard in range(num_shards + 1)]
+    return [slice(first, end) for first, end in zip(ends, ends[1:], strict=False)]
+
+
+def search_handler(
+    images: np.ndarray, *, device: str | torch.device, memory_limit: int | None = None
+) -> Handler:
+    """Search one part of the training images, which is indexed when it is first asked for.
+
+    Args:
+        images: all training images, uint8 [N, C, H, W]; may be memory-mapped.
+        device: "cpu", or "cuda" to search on a GPU.
+        memory_limit: most bytes that the index of a part may take.
+    """
+
+    @cache
+    def index_of(first: int, end: int) -> NeighborIndex:
+        return NeighborIndex(images[first:end], device=device, memory_limit=memory_limit)
+
+    def handle(message: Message, look: Callable[[], None]) -> bytes:
+        about, arrays = message
+        first, end = about["rows"]
+        index = index_of(first, end)
+        if about["what"] == "build":
+            return pack({"num_bytes": index.num_bytes, "backend": index.backend})
+        if about["what"] == "nearest":
+            found = index.search_part(arrays["x"], min(about["k"], end - first))
+            return pack(
+                {"statistics": vars(found.statistics)},
+                index=found.index + first,
+                squared_distance=found.squared_distance,
+            )
+        position, squared_distance = index.search_part_distinct(
+            [arrays[f"x{i}"] for i in range(about["orientations"])],
+            [arrays[f"first{i}"] for i in range(about["orientations"])],
+            about["limits"],
+            leave_out_equal=about["leave_out_equal"],
+        )
+        position = np.where(position < 0, -1, position + first)
+        return pack({}, index=position, squared_distance=squared_distance)
+
+    return handle
+
+
+class ShardedIndex(NeighborIndex):
+    """`NeighborIndex` among images that the ranks hold in parts."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        leader: Leader,
+        *,
+        device: str | torch.device = "cpu",
+        flips: bool = False,
+        memory_limit: int | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """Have every rank index its part.
+
+        Args:
+            images: all training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
+            leader: shares out the work; the others serve with `search_handler`.
+            device: "cpu", or "cuda" to search on GPUs.
+            flips: whether a training image also counts as its mirror image.
+            memory_limit: most bytes that the index of a part may take.
+            progress: told how many parts are indexed.
+
+        Raises:
+            DataError: there are no images, they are too large, or not uint8 [N, C, H, W].
+            ConfigError: there is no GPU; or the index takes more memory than the limit.
+        """
+        ImageSearch.__init__(self, images, device=device, flips=flips)
+        self._leader = leader
+        self._parts = shard_rows(len(images), leader.num_ranks)
+        leader.handlers[TASK] = search_handler(images, device=device, memory_limit=memory_limit)
+        built = self._ask({"what": "build"})
+        progress("Indexing parts", len(built), len(built))
+        self._bytes = sum(int(each.about["num_bytes"]) for each in built)
+        self.backend = str(built[0].about["backend"])
+
+    @property
+    def num_bytes(self) -> int:
+        return self._bytes
+
+    def _search(self, x: np.ndarray, k: int) -> Neighbors:
+        found = self._ask({"what": "nearest", "k": k}, x=x)
+        S = np.concatenate([each.arrays["squared_distance"] for each in found], 1)
+        index = np.concatenate([each.arrays["index"] for each in found], 1)
+        keys = np.sort(S * len(self.images) + index, axis=1)[:, :k]
+        statistics = [SearchStatistics(**each.about["statistics"]) for each in found]
+        return Neighbors(
+            *split_keys(keys, len(self.images)), sum(statistics[1:], start=statistics[0])
+        )
+
+    def _search_all_distinct(
+        self,
+        x: Sequence[np.ndarray],
+        first: Sequence[np.ndarray],
+        limits: Sequence[int],
+        *,
+        leave_out_equal: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        about = {
+            "what": "distinct",
+            "orientations": len(x),
+            "limits": [int(limit) for limit in limits],
+            "leave_out_equal": leave_out_equal,
+        }
+        arrays = {f"x{i}": rows for i, rows in enumerate(x)}
+        arrays |= {f"first{i}": rows for i, rows in enumerate(first)}
+        found = self._ask(about, **arrays)
+        index = np.stack([each.arrays["index"] for each in found])
+        S = np.stack([each.arrays["squared_distance"] for each in found])
+        keys = np.where(index < 0, FARTHEST, S * len(self.images) + index)
+        return split_keys(keys.min(0), len(self.images))
+
+    def _ask(self, about: dict[str, object], **arrays: np.ndarray) -> list[Message]:
+        """What each rank finds among its part, in the order of the parts."""
+        return self._leader.ask_each(
+            [
+                pack({"task": TASK, "rows": [rows.start, rows.stop], **about}, **arrays)
+                for rows in self._parts
+            ]
+        )
