@@ -92,6 +92,7 @@ FLOORS = (
     {"choices", "verdict"},
     {"screening", "verdict_reasons"},
     {"augmentation", "sampling", "screening_state", "diagnostics"},
+    {"confirmed_images"},
     {
         "config",
         "denoising",

@@ -51,7 +51,8 @@ def check_kept(
     def named(task: str, done: int, total: int | None, note: str = "") -> None:
         progress("Testing kept images", done, total, note)
 
-    again = regenerate(checkpoint, seeds[rows].tolist(), recipe, progress=named)
+    is_fast = np.concatenate([batch.fast_rows for batch in kept])[rows]
+    again = regenerate(checkpoint, seeds[rows].tolist(), recipe, is_fast=is_fast, progress=named)
     images = np.concatenate([batch.images for batch in kept])[rows]
     wrong = differ(images, again.images)
     if again.class_index is not None:

@@ -6,12 +6,12 @@ the same batch size, the same seed gives the same bytes. Another kind of machine
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memaudit.models.checkpoints import Checkpoint
-from memaudit.models.execution import Execution
+from memaudit.models.execution import Execution, Precision
 from memaudit.models.generate import GeneratedBatch, generate_images
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.progress import Progress, silent
@@ -34,7 +34,12 @@ class Recipe:
 
 
 def regenerate(
-    checkpoint: Checkpoint, seeds: Sequence[int], recipe: Recipe, *, progress: Progress = silent
+    checkpoint: Checkpoint,
+    seeds: Sequence[int],
+    recipe: Recipe,
+    *,
+    is_fast: np.ndarray | None = None,
+    progress: Progress = silent,
 ) -> GeneratedBatch:
     """Generate the images of some seeds as a scan does, in the order of the seeds.
 
@@ -45,29 +50,31 @@ def regenerate(
         checkpoint: the model, on the device that `recipe` names.
         seeds: one integer per image, at least one.
         recipe: what the images of the scan were made with.
+        is_fast: which of them in the faster format of `recipe.execution.precision`, bool [B]; None:
+            all in fp32.
         progress: told how many images are done.
 
     Raises:
         ConfigError: a class that the model lacks; noise levels outside its range.
         CheckpointError: pixels that are not finite.
     """
-    batches = list(
-        generate_images(
-            checkpoint.network,
-            list(seeds),
-            config=recipe.sampler,
-            class_index=recipe.class_index,
-            class_weights=recipe.class_weights,
-            execution=recipe.execution,
-            progress=progress,
-        )
-    )
-    classes = [batch.class_index for batch in batches if batch.class_index is not None]
-    return GeneratedBatch(
-        seeds=np.concatenate([batch.seeds for batch in batches]),
-        images=np.concatenate([batch.images for batch in batches]),
-        class_index=np.concatenate(classes) if classes else None,
-    )
+    rows = np.arange(len(seeds))
+    fast = np.zeros(len(seeds), dtype=bool) if is_fast is None else is_fast
+    formats: tuple[Precision, Precision] = ("fp32", recipe.execution.precision)
+    parts: list[GeneratedBatch] = []
+    for chosen, precision in zip((rows[~fast], rows[fast]), formats, strict=True):
+        if len(chosen):
+            parts += generate_images(
+                checkpoint.network,
+                [seeds[row] for row in chosen],
+                config=recipe.sampler,
+                class_index=recipe.class_index,
+                class_weights=recipe.class_weights,
+                execution=replace(recipe.execution, precision=precision),
+                progress=progress,
+            )
+    made = GeneratedBatch.concatenate(parts)
+    return made[np.argsort(np.concatenate([rows[~fast], rows[fast]]))]
 
 
 def differ(images: np.ndarray, again: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmation import PROBE_SIZE
+from memaudit.audit.confirmed_images import Confirmation, ConfirmedImages
 from memaudit.audit.environment import Clock
 from memaudit.audit.kept_images import check_kept
 from memaudit.audit.memorization.findings import Gate, decide, first_decided
@@ -21,7 +23,9 @@ from memaudit.audit.statistics.worst_class import judge_classes
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import image_shape
+from memaudit.models.execution import Precision
 from memaudit.models.generate import GeneratedBatch, generate_images
+from memaudit.models.group_size import group_size
 from memaudit.progress import Progress
 
 REFRESH = 1.05
@@ -45,6 +49,8 @@ class JudgedSamples:
     """How many kept images were generated again, and came out the same."""
     group_size: int | None = None
     """How many images made now were evaluated at a time, at the least."""
+    confirmation: Confirmation | None = None
+    """How images of a faster number format were confirmed; None: all were sampled in fp32."""
 
 
 class _Judge:
@@ -204,6 +210,7 @@ def sample_and_match(
 
     network = checkpoint.network
     kept = [] if state is None else state.load(image_shape(network), network.label_dim)
+    kept = [part for part in kept if not _is_fast_probe(part)]
     num_kept = sum(len(part.batch.seeds) for part in kept)
     num_regenerated = 0
     if state is not None and kept and config.fail_above is not None:
@@ -224,7 +231,8 @@ def sample_and_match(
 
     batches: list[GeneratedBatch] = []
     waiting: list[GeneratedBatch] = []
-    made = _generate(checkpoint, config, class_weights, state, kept, noted)
+    confirmed, made = _generate(checkpoint, config, class_weights, index, gate, kept, noted)
+    made = _stored(made, state)
     for batch in _in_order(kept, made, len(config.seeds)):
         batches.append(batch)
         waiting.append(batch)
@@ -245,7 +253,18 @@ def sample_and_match(
         num_kept=_num_kept_before(judge.num_decisive, kept),
         num_regenerated=num_regenerated,
         group_size=min(filter(None, (batch.group_size for batch in batches)), default=None),
+        confirmation=None
+        if confirmed is None
+        else confirmed.describe(
+            np.concatenate([batch.fast_rows for batch in batches])[: judge.num_decisive]
+        ),
     )
+
+
+def _is_fast_probe(part: Part) -> bool:
+    """Whether a kept batch has an image of the faster format where there is none: the files may be
+    anybody's."""
+    return bool(part.batch.fast_rows[: max(0, PROBE_SIZE - part.position)].any())
 
 
 def _classes(batches: Sequence[GeneratedBatch]) -> np.ndarray | None:
@@ -276,39 +295,69 @@ def _generate(
     checkpoint: Checkpoint,
     config: ScanConfig,
     class_weights: Sequence[float] | None,
-    state: ScanState | None,
+    index: ImageSearch,
+    gate: Gate | None,
     kept: Sequence[Part],
     progress: Progress,
-) -> Iterator[Part]:
-    """Images of the seeds that no earlier run kept, in their order."""
+) -> tuple[ConfirmedImages | None, Iterator[Part]]:
+    """Images of the seeds that no earlier run kept, in their order, and how they are confirmed."""
     missing = missing_positions(kept, len(config.seeds))
     num_kept = len(config.seeds) - len(missing)
+    execution = config.execution
 
-    def after_kept(task: str, done: int, total: int | None, note: str = "") -> None:
-        # Only what is made now counts, or the rate would be that of reading.
-        beside = f" (after {num_kept:,} kept images)" if num_kept else ""
-        progress(f"{task}{beside}", done, total, note)
+    def generate(
+        seeds: Sequence[int], precision: Precision, task: str | None = None
+    ) -> Iterator[GeneratedBatch]:
+        named = task
 
+        def told(task: str, done: int, total: int | None, note: str = "") -> None:
+            # Only what is made now counts, or the rate would be that of reading.
+            beside = f" (after {num_kept:,} kept images)" if num_kept else ""
+            progress(named or f"{task}{beside}", done, total, note)
+
+        return generate_images(
+            checkpoint.network,
+            seeds,
+            config=config.sampler,
+            class_index=config.class_index,
+            class_weights=class_weights,
+            execution=replace(execution, precision=precision),
+            progress=told,
+        )
+
+    if execution.precision in ("auto", "fp32"):
+        seeds = [config.seeds[position] for position in missing]
+        return None, _placed(missing, generate(seeds, "fp32"))
+    confirmed = ConfirmedImages(
+        generate,
+        config.seeds,
+        execution.precision,
+        index=index,
+        rule=config.rule,
+        gated=gate is not None,
+        group_size=group_size(checkpoint.network, execution),
+    )
+    made = confirmed.batches(missing, kept)
+    return confirmed, (part for positions, batch in made for part in _runs(positions, batch))
+
+
+def _placed(positions: Sequence[int], batches: Iterator[GeneratedBatch]) -> Iterator[Part]:
     done = 0
-    for batch in generate_images(
-        checkpoint.network,
-        [config.seeds[position] for position in missing],
-        config=config.sampler,
-        class_index=config.class_index,
-        class_weights=class_weights,
-        execution=config.execution,
-        progress=after_kept,
-    ):
-        for part in _runs(missing[done : done + len(batch.seeds)], batch):
-            if state is not None:
-                state.store(part.position, part.batch)
-            yield part
+    for batch in batches:
+        yield from _runs(positions[done : done + len(batch.seeds)], batch)
         done += len(batch.seeds)
+
+
+def _stored(parts: Iterator[Part], state: ScanState | None) -> Iterator[Part]:
+    """Parts, each stored before it is handed on."""
+    for part in parts:
+        if state is not None:
+            state.store(part.position, part.batch)
+        yield part
 
 
 def _runs(positions: Sequence[int], batch: GeneratedBatch) -> Iterator[Part]:
     """A batch in parts whose images follow one another."""
     gaps = [i for i in range(1, len(positions)) if positions[i] != positions[i - 1] + 1]
     for first, end in pairwise([0, *gaps, len(positions)]):
-        rows = slice(first, end)
-        yield Part(positions[first], batch[rows])
+        yield Part(positions[first], batch[first:end])

@@ -17,6 +17,7 @@ import numpy as np
 from memaudit.audit.augmentation import augmentation_warnings, search_what_was_trained_on
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmed_images import choose_precision
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.noise_range import check_noise_range
 from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
@@ -164,6 +165,8 @@ def scan(
             check_classes(source.network, [config.class_index])
         check_guidance(source.network, config.sampler.guidance)
         config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
+        compares_features = config.index.features is not None or isinstance(index, FeatureIndex)
+        config = choose_precision(config, source, compares_features=compares_features)
     network = source.network if isinstance(source, Checkpoint) else None
     config = replace(config, execution=settled(config.execution, network))
     clock = Clock()
@@ -173,7 +176,7 @@ def scan(
         return pixel_index(index, data, progress=progress)
 
     setting = Setting(
-        config=config,
+        config=replace(config, execution=replace(config.execution, precision="fp32")),
         data=data,
         holdout=holdout,
         model=network,
@@ -372,6 +375,7 @@ def scan(
         screened=None if screened is None else screened.rows,
         num_kept=samples.num_kept,
         num_regenerated=samples.num_regenerated,
+        confirmation=samples.confirmation,
     )
 
 

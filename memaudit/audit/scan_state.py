@@ -126,6 +126,8 @@ class ScanState:
         arrays: dict[str, Any] = {"seeds": batch.seeds, "images": batch.images}
         if batch.class_index is not None:
             arrays["class_index"] = batch.class_index
+        if batch.is_fast is not None:
+            arrays["is_fast"] = batch.is_fast
         with atomic_write(self._part(position), sweep=False) as file:
             np.savez(file, **arrays)
 
@@ -142,7 +144,7 @@ class ScanState:
             seeds, self._seeds[position : position + len(seeds)]
         ):
             return None
-        return GeneratedBatch(seeds, images, arrays.get("class_index"))
+        return GeneratedBatch(seeds, images, arrays.get("class_index"), arrays.get("is_fast"))
 
     def _part(self, position: int) -> Path:
         return self._folder / f"part-{position:09d}.npz"
@@ -172,6 +174,9 @@ def _fits(batch: GeneratedBatch, image_shape: tuple[int, int, int], label_dim: i
     """Whether a batch can be one of the model's: the files may be anybody's."""
     images, classes = batch.images, batch.class_index
     if images.dtype != np.uint8 or images.shape != (len(batch.seeds), *image_shape):
+        return False
+    is_fast = batch.is_fast
+    if is_fast is not None and (is_fast.dtype != bool or is_fast.shape != batch.seeds.shape):
         return False
     if classes is None or not label_dim:
         return classes is None and not label_dim

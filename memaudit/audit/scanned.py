@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.diagnostic import PageContext
 from memaudit.audit.diagnostics.registry import Diagnostics
@@ -78,6 +79,8 @@ class Scanned:
     """How many of the generated images were kept from an earlier run."""
     num_regenerated: int = 0
     """How many kept images were generated again, and came out the same."""
+    confirmation: Confirmation | None = None
+    """How images of a faster number format were confirmed; None: all were sampled in fp32."""
 
     @property
     def sample(self) -> Matches:
@@ -121,6 +124,11 @@ class Scanned:
     def kept_text(self) -> str:
         """What is said of images kept from an earlier run, or an empty text."""
         return kept_text(self.num_kept, self.num_regenerated)
+
+    @property
+    def confirmation_text(self) -> str:
+        """What is said of images of a faster number format, or an empty text."""
+        return "" if self.confirmation is None else self.confirmation.text
 
     @property
     def few_searched(self) -> str:

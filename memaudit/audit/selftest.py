@@ -32,6 +32,7 @@ from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.models.precision import resolve_precision, takes_formats
 from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
 from memaudit.progress import Progress, silent
 from memaudit.ranks.worker import Worker
@@ -207,11 +208,18 @@ def _copies(images: np.ndarray, num_copies: int, rng: np.random.Generator) -> np
 
 def _generate(denoiser: Denoiser, config: ScanConfig, progress: Progress) -> np.ndarray:
     """One image per seed: uint8 [M, C, H, W]."""
+    # Whether an image is a copy in fp32 as well does not matter here: it is one of the model's, and
+    # what the audit says of it is tested.
+    execution = config.execution
+    if takes_formats(denoiser):
+        execution = replace(execution, precision=resolve_precision(denoiser, execution))
+    else:
+        execution = replace(execution, precision="fp32")
     batches = generate_images(
         denoiser,
         config.seeds,
         config=config.sampler,
-        execution=config.execution,
+        execution=execution,
         progress=progress,
     )
     return np.concatenate([batch.images for batch in batches])

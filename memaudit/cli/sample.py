@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
 @click.option("--seeds", type=SeedList(), help="One seed per image, such as 0-63 or 3,7,20-29.")
 @sampler_options
-@config_options(Execution, "batch_size")
+@config_options(Execution, "batch_size", "precision")
 @device_option
 @devices_option
 @arch_option
@@ -110,6 +111,7 @@ def sample(
     from memaudit.models.checkpoints import open_checkpoint
     from memaudit.models.generate import generate_images, sampling_identity
     from memaudit.models.group_size import settled
+    from memaudit.models.precision import resolve_precision
     from memaudit.models.sampler_config import SamplerConfig
     from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
 
@@ -117,6 +119,7 @@ def sample(
     preparation = from_options(Preparation, options)
     config = from_options(SamplerConfig, options)
     where = choose_device(device)
+    execution = from_options(Execution, options, device=where)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bars())
         data = None
@@ -128,12 +131,15 @@ def sample(
         else:
             conditional = chosen_class is not None or config.guidance != 1
             checkpoint = optimum_of(data, conditional=conditional, device=where)
+        # Nothing confirms these images, so that a faster format is used only when asked for.
+        if execution.precision == "auto":
+            execution = replace(execution, precision="fp32")
+        resolve_precision(checkpoint.network, execution)
         if worker is not None:
             ctx.exit(serve_images(worker, {MODEL: checkpoint.network}))
         for warning in checkpoint.warnings:
             remark(f"Warning: {warning}", "bold yellow")
-        execution = settled(from_options(Execution, options, device=where), checkpoint.network)
-
+        execution = settled(execution, checkpoint.network)
         stack.enter_context(spread_over_ranks(MODEL, checkpoint.network))
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":

@@ -98,7 +98,7 @@ FOR_MODELS = (
 @holdout_split_option
 @config_options(ScanConfig, "also", "without", "optimum_images", "optimum_trajectories")
 @config_options(IndexConfig)
-@config_options(Execution, "batch_size")
+@config_options(Execution, "batch_size", "precision")
 @device_option
 @devices_option
 @arch_option

@@ -32,8 +32,9 @@ def render(result: "ScanResult") -> None:
         say(result.denoising.message, "" if trusted else "bold red")
         if result.denoising.preprocessing.best is not None:
             say(result.denoising.preprocessing.message, "bold red")
-    if result.kept_text:
-        say(result.kept_text)
+    for text in (result.kept_text, result.confirmation_text):
+        if text:
+            say(text)
     out.print(_shares(result))
     if result.screening is not None:
         say(result.screening.agreement_text)

@@ -11,12 +11,14 @@ from memaudit.cli.options import (
     SourcePath,
     arch_option,
     choose_device,
+    config_options,
     data_options,
     device_option,
     devices_option,
     from_options,
     holdout_split_option,
 )
+from memaudit.models.execution import Execution
 from memaudit.ranks.joined import current_worker
 
 
@@ -45,6 +47,7 @@ from memaudit.ranks.joined import current_worker
     metavar="N",
     help="Images per control.",
 )
+@config_options(Execution, "precision")
 @device_option
 @devices_option
 @arch_option
@@ -87,12 +90,13 @@ def selftest(
     from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
-    from memaudit.models.execution import Execution
 
     selection = from_options(Selection, options)
     preparation = from_options(Preparation, options)
     where = choose_device(device)
-    config = ScanConfig(seeds=range(samples), execution=Execution(device=where))
+    config = ScanConfig(
+        seeds=range(samples), execution=from_options(Execution, options, device=where)
+    )
     with progress_bars() as progress:
         source = None
         if model is not None:

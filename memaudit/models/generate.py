@@ -321,7 +321,6 @@ def sampling_identity(
     class_index: int | None,
     class_weights: Sequence[float] | None = None,
     execution: Execution,
-    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """What generated images depend on besides their seeds, as JSON values.
 
@@ -345,7 +344,7 @@ def sampling_identity(
         "class frequencies": None if class_weights is None else list(class_weights),
         "device": "cpu" if on_cpu else device_name(execution.device),
         "batch size": None if on_cpu else execution.batch_size,
-        "precision": precision,
+        "precision": "fp32" if execution.precision == "auto" else execution.precision,
     }
 
 

@@ -97,8 +97,9 @@ def text_summary(result: Scanned) -> str:
         lines.append(f"Left out on request: {result.left_out}.")
     if result.conclusion.choices:
         lines.append(f"Not the defaults: {'; '.join(result.conclusion.choices)}.")
-    if result.kept_text:
-        lines.append(result.kept_text)
+    for text in (result.kept_text, result.confirmation_text):
+        if text:
+            lines.append(text)
     lines += [f"Warning: {warning}" for warning in result.source.warnings]
     return "\n".join(lines)
 
@@ -153,6 +154,8 @@ def _facts(result: Scanned) -> dict[str, str]:
     )
     if result.kept_text:
         facts["kept images"] = result.kept_text
+    if result.confirmation_text:
+        facts["number formats"] = result.confirmation_text
     if result.denoising is not None:
         facts["denoising test"] = result.denoising.message
         used = result.denoising.noise_range

@@ -101,6 +101,7 @@ def render_page(result: Scanned, report: Report) -> str:
         denoising=result.denoising,
         few_searched=result.few_searched,
         kept_text=result.kept_text,
+        confirmation_text=result.confirmation_text,
         conclusion=result.conclusion,
         shares=shares,
         shares_end=shares_end,
@@ -241,5 +242,8 @@ def sample_command(result: Scanned, seed: int | str) -> str | None:
             words += [field.flag, str(value)]
     if config.execution.device != "cpu":  # on a GPU the last bits depend on it
         words += ["--batch-size", str(config.execution.batch_size)]
+    confirmation = result.confirmation
+    if confirmation is not None and confirmation.is_fast(seed):
+        words += ["--precision", confirmation.precision]
     words += ["--device", config.execution.device, "--out", f"seed-{seed}.png"]
     return shlex.join(words)

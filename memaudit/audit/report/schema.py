@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.environment import Environment, Timings
@@ -103,6 +105,11 @@ class Sampling:
     sampler: SamplerConfig
     batch_size: int
     device: str
+    precision: Literal["fp32", "tf32", "fp16", "bf16"]
+    """Number format of the network; of a faster one than fp32, `confirmation` says which images
+    were judged in it."""
+    confirmation: Confirmation | None
+    """How images of a faster format were confirmed in fp32; null if that was the only format."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +203,8 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
             sampler=config.sampler.resolved(),
             batch_size=config.execution.batch_size or HANDED_OUT,
             device=config.execution.device,
+            precision=_precision_of(config),
+            confirmation=result.confirmation,
         )
     return Report(
         schema=SCHEMA,
@@ -240,6 +249,11 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
         environment=result.environment,
         pictures=pictures,
     )
+
+
+def _precision_of(config: ScanConfig) -> Literal["fp32", "tf32", "fp16", "bf16"]:
+    precision = config.execution.precision
+    return "fp32" if precision == "auto" else precision
 
 
 # ------------------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ def _scanned(report: Report, again: Recomputed, config: ScanConfig) -> Scanned:
         screened=again.screened,
         num_kept=0 if report.sampling is None else report.sampling.num_kept,
         num_regenerated=0 if report.sampling is None else report.sampling.num_regenerated,
+        confirmation=None if report.sampling is None else report.sampling.confirmation,
     )
 
 

@@ -49,7 +49,7 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
         class_index=sampling.class_index,
         class_frequencies=sampling.class_frequencies,
         min_samples=sampling.min_samples,
-        execution=Execution(sampling.batch_size, sampling.device),
+        execution=Execution(sampling.batch_size, sampling.device, sampling.precision),
     )
 
 

@@ -207,7 +207,7 @@ def check_denoising_again(
 
 def _here(config: ScanConfig, device: str) -> Execution:
     batch_size = min(config.execution.batch_size or MOST_AT_A_TIME, MOST_AT_A_TIME)
-    return Execution(batch_size, device)
+    return Execution(batch_size, device, "fp32")
 
 
 def _disagreement(
