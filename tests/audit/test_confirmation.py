@@ -1,4 +1,4 @@
-"""The bound within which fast images are confirmed: what it covers, by geometry and by simulation."""
+"""The bound within which fast images are confirmed, by geometry and by simulation."""
 
 from fractions import Fraction
 
@@ -88,7 +88,7 @@ def test_tolerance_rank_covers_with_its_confidence():
 
 
 def simulated(rng, number, *, diverging: float):
-    """Margins and moves of images, of which a share goes anywhere: its fp32 image is another one."""
+    """Margins and moves of images; of a share of them the fp32 image is another one altogether."""
     margin = rng.normal(0, 40, number)
     move = rng.standard_cauchy(number) * 0.3  # as 1/t
     lost = rng.random(number) < diverging

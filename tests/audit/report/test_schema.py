@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmation import Probe
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.json_schema import field_docs, json_schema
@@ -31,6 +33,7 @@ from memaudit.audit.report.schema import (
 )
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
+from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
 
@@ -175,7 +178,12 @@ def test_every_docstring_is_a_description(
     seen = set()
     undecided = make_result(copies=1, others=50, fail_above=0.02)
     results = (feature_result, screened_result, undecided)
-    for report in (decode(whole), *map(make_report, results)):
+    probe = Probe(1, clopper_pearson(1, 1), *[0.0] * 5)
+    confirmed = replace(
+        decode(whole).sampling, confirmation=Confirmation("fp16", probe, "513", 0, 0)
+    )
+    reports = [decode(whole), *map(make_report, results)]
+    for report in (*reports, replace(decode(whole), sampling=confirmed)):
         for value in dataclasses_in(report):
             kind = type(value)
             definition = definitions[kind.__name__]
