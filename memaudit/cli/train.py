@@ -66,7 +66,11 @@ def train(
     from memaudit.data.selection import Selection
     from memaudit.data.subsets import open_selected
     from memaudit.experiments.early_warning import EarlyWarning
-    from memaudit.training.distributed import current_ranks, join_torchrun
+    from memaudit.training.distributed import (
+        current_ranks,
+        first_on_each_machine,
+        join_torchrun,
+    )
     from memaudit.training.loop import train as run_training
     from memaudit.training.run_folder import RunFolder
     from memaudit.training.schedule import Schedule, format_epochs
@@ -86,7 +90,8 @@ def train(
         is_first = current_ranks().rank == 0
         if not is_first:
             progress = silent
-        data = open_selected(data_path, selection, preparation, progress=progress)
+        with first_on_each_machine():  # which fills the cache
+            data = open_selected(data_path, selection, preparation, progress=progress)
         if is_first:
             warn_about(data)
             from memaudit.experiments.training_forecast import forecast_training

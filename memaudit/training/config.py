@@ -17,6 +17,7 @@ Preconditioning = Literal["vp", "ve", "edm"]
 Embedding = Literal["positional", "fourier"]
 Optimizer = Literal["adam", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Literal["auto", "on", "off"]
 EMAMode = Literal["mode1", "mode2", "mode3", "mode4", "plain"]
 
 
@@ -133,7 +134,7 @@ class TrainingConfig:
             "Images that a device computes at a time, to save memory.",
             at_least=1,
             metavar="N",
-            default_text="its share of the batch",
+            default_text="its share of the batch; on a GPU, what fits of it",
         ),
     ] = None
     precision: Annotated[
@@ -142,6 +143,11 @@ class TrainingConfig:
     tf32: Annotated[bool, Option("Let a GPU round the factors of fp32 products to 10 bits.")] = (
         False
     )
+
+    compile: Annotated[
+        Compile,
+        Option("torch.compile the network; auto: on a GPU, if the run is long enough to gain."),
+    ] = "auto"
 
     epochs: Annotated[
         float,
@@ -219,6 +225,14 @@ class TrainingConfig:
             default_text="given by --num-snapshots",
         ),
     ] = None
+    save_minutes: Annotated[
+        float,
+        Option(
+            "Minutes between two copies of the training state: at most so much work is lost.",
+            above=0,
+            metavar="N",
+        ),
+    ] = 15.0
 
     seed: Annotated[
         int,

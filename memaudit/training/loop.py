@@ -15,7 +15,13 @@ from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import save_checkpoint
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
-from memaudit.training.distributed import any_rank, current_ranks, wait_for_ranks
+from memaudit.training.distributed import (
+    check_group,
+    check_same_weights,
+    current_ranks,
+    largest_over_ranks,
+    wait_for_ranks,
+)
 from memaudit.training.interrupts import defer_interrupt
 from memaudit.training.run_folder import RunFolder, Snapshot
 from memaudit.training.tensorboard import import_summary_writer, open_event_file
@@ -23,6 +29,11 @@ from memaudit.training.trainer import Trainer
 from memaudit.training.training_log import AuditEntry, LogEntry, TrainingLog
 from memaudit.training.training_state import load_state, save_state
 
+STOP_WITHIN = 5.0
+"""Seconds in which ranks notice that one of them was asked to stop: a fraction of the 30 seconds
+that schedulers give between SIGTERM and SIGKILL, which the last snapshot needs as well."""
+MOST_STEPS = 10
+"""Steps between two such questions, each of which makes all ranks wait for the slowest."""
 LOG_ENTRIES = 100
 """Log entries in a whole run. Not more, because each waits for the device to read the loss."""
 PROGRESS_EVERY = 0.2
@@ -70,8 +81,8 @@ def train(
 
     Writes into `out`: `snapshot-<images seen>.safetensors` on the configuration's schedule, and
     `model.safetensors`, the last of them, both with the averaged weights;
-    `training-state.safetensors`, from which a run is resumed; `log.jsonl`. Ctrl-C lets the step at
-    hand end, then writes a snapshot and the state.
+    `training-state.safetensors`, from which a run is resumed, also written every so many minutes;
+    `log.jsonl`. Ctrl-C and SIGTERM let the step at hand end, then write a snapshot and the state.
 
     On a CPU the weights depend only on the images, the configuration and the number of threads,
     whether the run was interrupted or not.
@@ -102,6 +113,7 @@ def train(
             f"Training on {device} was asked for, but torch finds no GPU. Use {{device}} cpu.",
             field="device",
         )
+    check_group(device)
     if tensorboard:
         import_summary_writer()  # to fail before anything is written
 
@@ -147,14 +159,23 @@ def _run(
     schedule = trainer.schedule
     log_every = max(1, schedule.num_steps // LOG_ENTRIES)
     shown = float("-inf")
+    saved = time.monotonic()
+    writes = current_ranks().rank == 0
 
+    if trainer.images_seen < schedule.duration_images:
+        before, chosen = trainer.acceleration, trainer.accelerate()
+        if chosen != before:
+            log.write_acceleration(chosen)
+        log.start_clock()
     with defer_interrupt() as interrupt:
-        while trainer.images_seen < schedule.duration_images and not any_rank(interrupt.requested):
+        stops = _Stops()
+        while trainer.images_seen < schedule.duration_images and not stops.now(interrupt.requested):
             log.add(trainer.step())
             is_snapshot = schedule.is_snapshot(trainer.images_seen)
             if is_snapshot or trainer.num_steps % log_every == 0:
                 log.write_steps()
             if is_snapshot:
+                check_same_weights(trainer.weights, trainer.images_seen)
                 path = _write_snapshot(trainer, images, folder)
                 try:
                     found = on_snapshot(path, trainer.images_seen) if on_snapshot else None
@@ -164,6 +185,13 @@ def _run(
                     interrupt.requested, found = True, None
                 if found is not None:
                     log.write(found)
+                wait_for_ranks()
+                saved = time.monotonic()
+                log.start_clock()
+            elif writes and time.monotonic() - saved >= 60 * trainer.config.save_minutes:
+                log.write_steps()
+                save_state(folder.state, trainer, images)
+                saved = time.monotonic()
                 log.start_clock()
             if time.monotonic() - shown >= PROGRESS_EVERY:
                 _show(progress, trainer, log)
@@ -174,6 +202,32 @@ def _run(
         _write_snapshot(trainer, images, folder)
     wait_for_ranks()  # until the files are complete
     _show(progress, trainer, log)
+
+
+class _Stops:
+    """Whether any rank was asked to stop, asked often enough but not in every step."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._several = current_ranks().num_ranks > 1
+        self._last = time.monotonic()
+        self._steps = 0
+
+    def now(self, requested: bool) -> bool:
+        """Answer before a step; every rank asks before each."""
+        if not self._several:
+            return requested
+        if self._left > 0:
+            self._left -= 1
+            return False
+        seconds = (time.monotonic() - self._last) / max(1, self._steps) + 1e-9
+        stop, slowest = largest_over_ranks(float(requested), seconds)
+        # All ranks know the slowest, so that they meet at the same step.
+        known = self._steps > 0
+        self._steps = max(1, min(MOST_STEPS, int(STOP_WITHIN / slowest))) if known else 1
+        self._left = self._steps - 1
+        self._last = time.monotonic()
+        return stop > 0
 
 
 def _show(progress: Progress, trainer: Trainer, log: TrainingLog) -> None:

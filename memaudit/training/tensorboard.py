@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memaudit.errors import ConfigError
-from memaudit.training.training_log import AuditEntry, Entry
+from memaudit.training.training_log import AuditEntry, DeviceEntry, Entry
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -48,6 +48,8 @@ def open_event_file(folder: Path, *, images_seen: int) -> Iterator[Callable[[Ent
 
 
 def _scalars(entry: Entry) -> dict[str, float]:
+    if isinstance(entry, DeviceEntry):
+        return {}
     if isinstance(entry, AuditEntry):
         return {f"audit/{name}": getattr(entry, name) for name in ("ratio", "low", "high")}
     scalars = {"lr": entry.lr, "images_per_second": entry.images_per_second}

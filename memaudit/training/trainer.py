@@ -1,5 +1,6 @@
 """A training step, and everything that it changes."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,16 +11,41 @@ from torch import Tensor, nn
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.build import build_network
+from memaudit.training.acceleration import (
+    GraphedRound,
+    Round,
+    compiling_pays,
+    find_batch_gpu,
+    norms_keep_channels_last,
+    quiet_compiler,
+    record_graph,
+    time_steps,
+)
 from memaudit.training.augment import augment, draw_augmentation
 from memaudit.training.batches import Batches, add_mirror_images
 from memaudit.training.config import TrainingConfig
-from memaudit.training.distributed import Ranks, current_ranks
+from memaudit.training.distributed import Ranks, current_ranks, largest_over_ranks
 from memaudit.training.ema import copy_for_average, update_average
 from memaudit.training.gradients import Gradients
 from memaudit.training.loss import LOSSES
 from memaudit.training.network import configure_network
 from memaudit.training.precision import autocast, make_loss_scaler
 from memaudit.training.schedule import Schedule
+from memaudit.wording import short
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """How the rounds of a step are computed."""
+
+    batch_gpu: int
+    """Images at a time. With dropout, another number drops other features."""
+    channels_last: bool = False
+    """Whether images are laid out with the channels of a pixel beside each other."""
+    compiled: bool = False
+    """Whether torch.compile made the network's kernels."""
+    graph: bool = False
+    """Whether a round is launched as one CUDA graph."""
 
 
 class Trainer:
@@ -57,15 +83,20 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = build_network(self.network_config).train().to(device)
         self.average = copy_for_average(self.network)
-        self._weights = list(self.network.parameters())
+        self.weights = list(self.network.parameters())
         self._averaged = list(self.average.parameters())
-        self._gradients = Gradients(self._weights, ranks)
+        self._gradients = Gradients(self.weights, ranks)
         self._generator = _default_generator(device)
         self.optimizer = _optimizer(config, self.network)
         self.scaler = make_loss_scaler(config.precision, device)
         self._values_per_batch = config.batch_size * images.images[0].size
         self._loss = LOSSES[config.precond]()
+        self._ranks = ranks
         self._rounds = _rounds(config, ranks)
+        first, *_ = self._rounds
+        self.acceleration = Acceleration(batch_gpu=first.stop - first.start)
+        self._compute_round: Round = self._forward_backward
+        self._is_last = self._rehearses = False
         self._batches = Batches(
             add_mirror_images(images) if config.xflip else images,
             batch_size=config.batch_size,
@@ -104,22 +135,127 @@ class Trainer:
             augmentation = draw_augmentation(batch_size, self.config.augment, y.device)
             y, augment_labels = augment(y, augmentation), augmentation.labels
 
+        channels_last = self.acceleration.channels_last
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         self._gradients.clear()
         for part in self._rounds:
             self._generator.manual_seed(_seed(seed, self.num_steps, part.start))  # of dropout
-            with autocast(self.config.precision, y.device):
-                loss = self._loss.at(
-                    partial(self.network, augment_labels=_rows(augment_labels, part)),
-                    y[part],
-                    sigma[part],
-                    noise[part],
-                    _rows(class_labels, part),
-                )
-            total = loss.sum()
-            scaled = self.scaler.scale(total / batch_size)
-            self._gradients.add(total, scaled, is_last=part is self._rounds[-1])
+            self._is_last = part is self._rounds[-1] and not self._rehearses
+            self._compute_round(
+                y[part].contiguous(memory_format=layout),
+                sigma[part],
+                noise[part].contiguous(memory_format=layout),
+                _rows(class_labels, part),
+                _rows(augment_labels, part),
+            )
 
         self._gradients.finish()
+
+    def _forward_backward(
+        self,
+        y: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        class_labels: Tensor | None,
+        augment_labels: Tensor | None,
+    ) -> None:
+        """Add the gradients of a round."""
+        with autocast(self.config.precision, y.device):
+            network = partial(self.network, augment_labels=augment_labels)
+            loss = self._loss.at(network, y, sigma, noise, class_labels)
+        total = loss.sum()
+        scaled = self.scaler.scale(total / self.config.batch_size)
+        self._gradients.add(total, scaled, is_last=self._is_last)
+
+    def accelerate(self) -> Acceleration:
+        """Find out how the device computes steps best, before the first one.
+
+        A GPU tries how many images it can compute at a time, compiles the network if the steps that
+        are left make up for it, and records a round as a CUDA graph if launches rule. A CPU only
+        compiles, and only if the configuration says so.
+
+        Raises:
+            torch.OutOfMemoryError: not even one image fits.
+        """
+        config, device = self.config, self.weights[0].device
+        found = self.acceleration
+        self._rehearses = True
+        try:
+            if device.type == "cuda":
+                if config.batch_gpu is None:
+                    found = replace(found, batch_gpu=self._find_batch_gpu())
+                    self._set_rounds(found.batch_gpu)
+                is_exact = config.precision == "fp32" and not config.tf32
+                found = replace(
+                    found, channels_last=not is_exact and norms_keep_channels_last(device)
+                )
+                self.acceleration = found
+            if config.compile == "on" or (
+                config.compile == "auto" and device.type == "cuda" and self._compiling_pays()
+            ):
+                found = replace(found, compiled=self._compile())
+            self.acceleration = found
+            if device.type == "cuda" and self._ranks.num_ranks == 1:
+                speed = time_steps(self.compute_gradients, device)
+                if speed.launches_rule:
+                    found = replace(found, graph=self._record())
+            self.acceleration = found
+        finally:
+            self._rehearses = False
+        return found
+
+    def _find_batch_gpu(self) -> int:
+        share = self.config.batch_size // self._ranks.num_ranks
+        # In place of the optimizer's state, which is not there yet.
+        ballast = torch.empty(
+            3 * sum(p.numel() for p in self.weights), device=self.weights[0].device
+        )
+
+        def try_round(num_images: int) -> None:
+            self._set_rounds(num_images)
+            del self._rounds[1:]
+            self.compute_gradients()
+            torch.cuda.synchronize(ballast.device)
+
+        found = find_batch_gpu(try_round, share)
+        return -round(largest_over_ranks(-found)[0])  # the smallest
+
+    def _set_rounds(self, batch_gpu: int) -> None:
+        self._rounds = _rounds(replace(self.config, batch_gpu=batch_gpu), self._ranks)
+
+    def _compiling_pays(self) -> bool:
+        seconds = time_steps(self.compute_gradients, self.weights[0].device).done
+        steps_left = self.schedule.num_steps - self.num_steps
+        return compiling_pays(largest_over_ranks(seconds)[0], steps_left, self.config.precision)
+
+    def _record(self) -> bool:
+        """Launch rounds as one CUDA graph; return whether one could be recorded."""
+        self._compute_round = GraphedRound(self._forward_backward, record_graph)
+        try:
+            self.compute_gradients()
+            return True
+        except RuntimeError:  # such as memory that the graph would keep beside the plain steps'
+            self._compute_round = self._forward_backward
+            return False
+
+    def _compile(self) -> bool:
+        """Compile the network; return whether that worked."""
+        quiet_compiler()
+        self.network.compile(fullgraph=True)
+        try:
+            self.compute_gradients()
+            return True
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the compiler meets, such as a missing C compiler
+            if self.config.compile == "on":
+                raise ConfigError(
+                    f"The network cannot be compiled here ({type(error).__name__}: "
+                    f"{short(' '.join(str(error).split()))}). Train with {{compile}} off.",
+                    field="compile",
+                ) from error
+            self.network._compiled_call_impl = None
+            return False
 
     def update_weights(self) -> None:
         """Do the rest, whose time depends on the number of weights: optimizer and average."""
@@ -130,7 +266,7 @@ class Trainer:
             group["lr"] = self.schedule.lr(self.images_seen)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        update_average(self._averaged, self._weights, self.schedule.ema_beta(self.images_seen))
+        update_average(self._averaged, self.weights, self.schedule.ema_beta(self.images_seen))
         self.num_steps += 1
 
 

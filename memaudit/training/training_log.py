@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memaudit.errors import ConfigError
 from memaudit.files import append, atomic_write
-from memaudit.training.trainer import Trainer
+from memaudit.training.trainer import Acceleration, Trainer
 
 DIVERGED_STEPS = 10
 """A run ends after this many consecutive steps, or one whole longer entry, without a finite loss.
@@ -63,9 +63,21 @@ class AuditEntry:
     """Confidence of the interval, in (0, 1)."""
 
 
-Entry = LogEntry | AuditEntry
+@dataclass(frozen=True)
+class DeviceEntry(Acceleration):
+    """How the device computes the steps that follow, where that was found out by trying."""
 
-KINDS: Mapping[str, type[Entry]] = {"steps": LogEntry, "audit": AuditEntry}
+    images_seen: int = 0
+    """Images seen before them."""
+
+
+Entry = LogEntry | AuditEntry | DeviceEntry
+
+KINDS: Mapping[str, type[Entry]] = {
+    "steps": LogEntry,
+    "audit": AuditEntry,
+    "device": DeviceEntry,
+}
 """What a line holds, by its `kind`."""
 
 
@@ -175,6 +187,10 @@ class TrainingLog:
                 f"{self.path.parent}.",
                 field=("lr", "lr_rampup_epochs"),
             )
+
+    def write_acceleration(self, found: Acceleration) -> None:
+        """Write how the device computes the steps to come."""
+        self.write(DeviceEntry(**asdict(found), images_seen=self.trainer.images_seen))
 
     def write(self, entry: Entry) -> None:
         """Append an entry to the log."""

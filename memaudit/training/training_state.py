@@ -27,11 +27,13 @@ MAY_CHANGE = frozenset(
         "num_snapshots",
         "snapshot_epochs",
         "snapshot_images",
+        "save_minutes",
         "batch_gpu",
+        "compile",
     }
 )
 """Options that may differ when a run is resumed: how long it is, which snapshots are kept, and how
-a device works through its share of a batch."""
+a device computes its share of a batch."""
 
 
 def save_state(path: Path, trainer: Trainer, images: ImageSet) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,14 @@ from helpers.tiny_training import noise_images
 from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import open_checkpoint
+from memaudit.training import distributed, loop
 from memaudit.training.config import TrainingConfig
-from memaudit.training.distributed import Ranks
+from memaudit.training.distributed import (
+    Ranks,
+    check_group,
+    check_same_weights,
+    first_on_each_machine,
+)
 from memaudit.training.loop import train
 from memaudit.training.trainer import _rounds
 
@@ -86,3 +93,70 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
         _rounds(TrainingConfig(batch_size=8), Ranks(0, 3))
     with pytest.raises(ConfigError, match="share of 4 images cannot be computed 8 at a time"):
         _rounds(TrainingConfig(batch_size=8, batch_gpu=8), Ranks(0, 2))
+
+
+def test_a_group_that_cannot_serve_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distributed, "current_ranks", lambda: Ranks(0, 2))
+    for served, device, missing in (
+        ("cuda:nccl", "cuda", "cpu"),
+        ("cpu:gloo", "cuda", "cuda"),
+        ("cuda:nccl", "cpu", "cpu"),
+    ):
+        monkeypatch.setattr(distributed.dist, "get_backend_config", lambda served=served: served)
+        with pytest.raises(ConfigError, match=f"serves no {missing}.*init_process_group"):
+            check_group(torch.device(device))
+    monkeypatch.setattr(
+        distributed.dist, "get_backend_config", lambda: "cpu:gloo,cuda:nccl,xpu:xccl"
+    )
+    check_group(torch.device("cuda:1"))
+
+
+def test_a_rank_whose_weights_differ_is_named(monkeypatch: pytest.MonkeyPatch):
+    def gather(found: list[torch.Tensor], own: torch.Tensor) -> None:
+        for value in found:
+            value.copy_(own)
+        found[2] += change
+
+    monkeypatch.setattr(distributed, "current_ranks", lambda: Ranks(0, 3))
+    monkeypatch.setattr(distributed.dist, "all_gather", gather)
+    change = 0
+    check_same_weights([torch.ones(3), torch.zeros(2)], 1000)
+    change = 1
+    with pytest.raises(ConfigError, match=r"After 1,000 images.*rank 2 differs"):
+        check_same_weights([torch.ones(3), torch.zeros(2)], 1000)
+
+
+@pytest.mark.parametrize(
+    ("slowest", "expected"), [(0.1, [0, 1, 11, 21]), (2.0, [0, 1, 3, 5]), (60.0, [0, 1, 2, 3])]
+)
+def test_ranks_ask_each_other_now_and_then_whether_to_stop(
+    monkeypatch: pytest.MonkeyPatch, slowest: float, expected: list[int]
+):
+    now = SimpleNamespace(step=0)
+    asked: list[int] = []
+
+    def gathered(stop: float, seconds: float) -> list[float]:
+        asked.append(now.step)
+        return [stop, max(seconds, slowest)]
+
+    monkeypatch.setattr(loop, "current_ranks", lambda: Ranks(0, 2))
+    monkeypatch.setattr(loop, "largest_over_ranks", gathered)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.01 * now.step))
+    stops = loop._Stops()
+    while now.step < 40:
+        assert not stops.now(False)
+        now.step += 1
+    assert asked[:4] == expected
+    while not stops.now(True):
+        now.step += 1
+    assert now.step < 50
+
+
+def test_the_first_rank_of_a_machine_reads_the_images_first(monkeypatch: pytest.MonkeyPatch):
+    for local_rank, expected in (("0", ["read", "wait"]), ("3", ["wait", "read"])):
+        done: list[str] = []
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        monkeypatch.setattr(distributed, "wait_for_ranks", lambda done=done: done.append("wait"))
+        with first_on_each_machine():
+            done.append("read")
+        assert done == expected

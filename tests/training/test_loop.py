@@ -270,6 +270,50 @@ def test_a_run_killed_between_snapshots_resumes_from_the_last_one(
     assert [s.images_seen for s in result.snapshots] == [20, 40, 60, 80]
 
 
+def test_a_run_killed_long_after_a_snapshot_loses_only_the_minutes_since_the_last_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    config = dataclasses.replace(TINY, num_snapshots=1, save_minutes=1e-9)
+    whole = train(noise_images(), config, out=tmp_path / "whole")
+    call_at_step(monkeypatch, 13, kill)
+    with pytest.raises(Killed):
+        train(noise_images(), config, out=tmp_path / "killed")
+    monkeypatch.undo()
+    first = None
+
+    def note(task: str, done: int, *others: object) -> None:
+        nonlocal first
+        first = done if first is None else first
+
+    resumed = train(noise_images(), config, out=tmp_path / "killed", resume=True, progress=note)
+    assert first == 4 * 13  # the step after the last copy
+    assert_same_weights(resumed.model, whole.model)
+    assert [s.images_seen for s in resumed.snapshots] == [80]
+    assert [e.loss for e in resumed.log] == [e.loss for e in whole.log]
+
+
+def test_sigterm_ends_the_step_and_leaves_a_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: TrainingResult
+):
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        call_at_step(monkeypatch, 7, lambda: signal.raise_signal(signal.SIGTERM))
+        first = train(noise_images(), TINY, out=tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert first.interrupted and first.snapshots[-1].images_seen == 28
+    monkeypatch.undo()
+    assert_same_weights(
+        train(noise_images(), TINY, out=tmp_path, resume=True).model, whole_run.model
+    )
+
+
 @pytest.mark.parametrize("changes", [{"optimizer": "sgd", "lr": 1e-4}, {"batch_gpu": 2}])
 def test_other_optimizers_and_rounds_resume_bitwise_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
