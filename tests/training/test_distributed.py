@@ -46,7 +46,7 @@ def torchrun_train(num_ranks: int, *arguments: object) -> subprocess.CompletedPr
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
     command = [sys.executable, *launcher, "-m", "memaudit", "train", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def assert_close_weights(first: Path, second: Path) -> None:
