@@ -5,6 +5,7 @@ within its margin are gathered until they fill a group and sampled again; an ima
 when it is final, and in the order of seeds.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,12 +29,15 @@ from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.execution import Precision
 from memaudit.models.generate import GeneratedBatch
 from memaudit.models.precision import resolve_precision
-from memaudit.wording import counted, percent, ranges
+from memaudit.wording import counted, percent, ranges, shown
 
 MOST_WAITING = 4096
 """Images that wait at most until those to be sampled again fill a group."""
 MOST_WAITING_FOR_GATE = 1024
 """The same under a gate, which may be decided by them."""
+
+
+_RANGES = re.compile(r"\d{1,10}(-\d{1,10})?(,\d{1,10}(-\d{1,10})?)*", re.ASCII)
 
 
 class Generate(Protocol):
@@ -59,6 +63,12 @@ class Confirmation:
     """Images after the probe that were judged in fp32, since their verdict might have differed."""
     num_changed: int
     """How many of those sampled again in this run then had another verdict."""
+
+    def __post_init__(self) -> None:
+        if self.fast_seeds is not None and not _RANGES.fullmatch(self.fast_seeds):
+            raise ValueError(
+                f"fast_seeds is {shown(self.fast_seeds)}, which are no ranges of seeds"
+            )
 
     def is_fast(self, seed: int | str) -> bool:
         """Whether the image of a seed was judged in the faster format."""

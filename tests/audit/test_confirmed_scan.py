@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_networks import SMALLEST
 from torch import Tensor
 
 import memaudit
 from memaudit.audit import confirmed_images
 from memaudit.audit import sampling as audit_sampling
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.noise_and_return import ReturnTestConfig, return_test
+from memaudit.audit.report.folder import write_report
 from memaudit.audit.scan_state import ScanState
+from memaudit.audit.verification.verify import verify_report
+from memaudit.data.images import ImageSet
+from memaudit.data.sources import open_images
 from memaudit.errors import ConfigError
+from memaudit.models.build import build_network
+from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.execution import Execution
 from memaudit.models.precond.base import Scalings
 from memaudit.models.precond.edm import EDMPrecond
@@ -185,3 +193,37 @@ def test_the_report_says_what_was_confirmed(train, tmp_path: Path):
     assert "gray levels could change the verdict" in page
     stated = json.loads((tmp_path / "report" / "report.json").read_text())
     assert stated["sampling"]["confirmation"]["probe"]["num_images"] == NUM_PROBED
+
+
+def test_verify_makes_images_again_in_the_format_that_made_them(train, tmp_path: Path):
+    torch.manual_seed(0)
+    config = SMALLEST | {"img_channels": 1}
+    save_checkpoint(tmp_path / "model.safetensors", build_network(config), config)
+    np.savez(tmp_path / "train.npz", images=train.transpose(0, 2, 3, 1)[..., 0])
+    model = open_checkpoint(tmp_path / "model.safetensors")
+    data = open_images(tmp_path / "train.npz")
+    result = scanned(model, data, "bf16")
+    assert result.confirmation.fast_seeds is not None
+    folder = tmp_path / "report"
+    write_report(result, folder)
+    given: Any = {"source": tmp_path / "model.safetensors", "data": tmp_path / "train.npz"}
+    found = verify_report(folder, **given, spot_check=160)
+    assert [check for check in found.checks if not check.passed] == []
+
+
+@pytest.mark.parametrize("seeds", ["", "1-", "a", "1,,2", "1" * 11])
+def test_seeds_that_are_no_ranges_are_refused(seeds: str):
+    with pytest.raises(ValueError, match="no ranges of seeds"):
+        confirmed_images.Confirmation("fp16", None, seeds, 0, 0)
+
+
+def test_the_return_test_stays_in_fp32(train):
+    model = network(train, 0.05)
+    data = ImageSet.from_array(train)
+    found = [
+        return_test(
+            model, data, config=ReturnTestConfig((0.5,), 8, execution=Execution(None, "cpu", name))
+        )
+        for name in ("fp32", "fp16")
+    ]
+    assert found[0] == found[1]

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.formula_weights import set_formula_weights
+from helpers.tiny_networks import tiny
 from torch import nn
 
 from memaudit.errors import ConfigError
@@ -13,8 +15,6 @@ from memaudit.models.execution import Execution
 from memaudit.models.networks.registry import NETWORKS
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.precision import in_format, resolve_precision, takes_formats
-from tests.helpers.formula_weights import set_formula_weights
-from tests.helpers.tiny_networks import tiny
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "SongUNet": {"class_name": "EDMPrecond", "model_channels": 8, "channel_mult": [1, 2]},
@@ -199,9 +199,10 @@ def test_on_a_cpu_a_format_is_taken_when_asked_for(precision):
 )
 def test_a_unet2d_is_cast_as_diffusers_does(options):
     diffusers = pytest.importorskip("diffusers")
+    from helpers.diffusers_models import tiny_unet
+
     from memaudit.models.checkpoints.diffusers.network import DiffusersDenoiser
     from memaudit.models.checkpoints.diffusers.schedule import read_schedule
-    from tests.helpers.diffusers_models import tiny_unet
 
     schedule = read_schedule({"_class_name": "DDPMScheduler", **diffusers.DDPMScheduler().config})
     classes = options.get("num_class_embeds", 0)

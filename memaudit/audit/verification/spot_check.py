@@ -9,12 +9,14 @@ gray levels at most. `ROUNDING` leaves room for networks that amplify more.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from memaudit.audit.augmentation import augmentation_warnings
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.denoising.loss_test import DenoisingTest, check_denoising
 from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -28,12 +30,16 @@ from memaudit.audit.verification.check import Check, check
 from memaudit.audit.verification.given import same_classes
 from memaudit.audit.verification.search import differing_rows, distances_apart
 from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint, open_checkpoint
 from memaudit.models.execution import Execution
+from memaudit.models.precision import resolve_precision
 from memaudit.progress import Progress
 
 ROUNDING = 0.25
 """RMS gray levels by which a distance may differ on another kind of machine."""
+MOST_ROUNDING = 8.0
+"""The same for images of a faster number format, at most, whatever margin a report states."""
 LOSS_ROUNDING = 0.01
 """Share by which a loss may differ on another kind of machine."""
 MOST_STEPS = 10_000
@@ -66,6 +72,7 @@ def check_drawn_rows(
     table: MatchTable,
     config: ScanConfig,
     *,
+    confirmation: Confirmation | None = None,
     number: int,
     device: str,
     progress: Progress,
@@ -78,6 +85,7 @@ def check_drawn_rows(
         data: the training images.
         table: matches.csv.
         config: the report's settings.
+        confirmation: which images the report says were judged in a faster number format.
         number: rows to draw.
         device: where to sample.
         progress: told how many images are done.
@@ -90,7 +98,14 @@ def check_drawn_rows(
     rows = draw_rows(len(table.keys), number)
     recipe = recipe_of(checkpoint, data, config, device)
     seeds = [int(table.keys[row]) for row in rows]
-    made = regenerate(checkpoint, seeds, recipe, progress=progress)
+    is_fast = np.array([confirmation is not None and confirmation.is_fast(s) for s in seeds])
+    tolerance = np.full(len(rows), ROUNDING)
+    if confirmation is not None and confirmation.probe is not None:
+        # In another format, or on a machine that rounds otherwise, such an image lies as far away
+        # as its margin allows; its verdict stays.
+        tolerance[is_fast] = max(ROUNDING, min(confirmation.probe.rms_margin, MOST_ROUNDING))
+    recipe, is_fast = _in_its_format(recipe, checkpoint, confirmation, is_fast)
+    made = regenerate(checkpoint, seeds, recipe, is_fast=is_fast, progress=progress)
     stated = None if table.class_index is None else table.class_index[rows]
     yield check(
         "classes of the spot check",
@@ -101,7 +116,7 @@ def check_drawn_rows(
     before = Matches(table.matches.neighbors[rows], table.matches.rule)
     differs = differing_rows(found.neighbors, before.neighbors)
     worst = _disagreement(made.images, data, found, before, flips=config.index.flips)
-    wrong = differs & ~(worst <= ROUNDING)
+    wrong = differs & ~(worst <= tolerance)
     wrong |= differs & (found.is_copy != before.is_copy)
     detail = ""
     if wrong.any():
@@ -109,12 +124,29 @@ def check_drawn_rows(
         detail = (
             f"{int(wrong.sum())} of {len(rows)} images drawn at random are not those of their "
             f"rows, first that of seed {seeds[first]}: distances differ by {worst[first]:.2g} gray "
-            f"levels, where rounding explains {ROUNDING}"
+            f"levels, where rounding explains {tolerance[first]:.2g}"
         )
         if found.is_copy[first] != before.is_copy[first]:
             states = "a copy" if before.is_copy[first] else "no copy"
             detail += f", and matches.csv states that it is {states}"
     yield check(name, not wrong.any(), detail)
+
+
+def _in_its_format(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    confirmation: Confirmation | None,
+    is_fast: np.ndarray,
+) -> tuple[Recipe, np.ndarray]:
+    """The recipe in the format of the report, or without it where this machine lacks that."""
+    if confirmation is None or not is_fast.any():
+        return recipe, np.zeros_like(is_fast)
+    execution = replace(recipe.execution, precision=confirmation.precision)
+    try:
+        resolve_precision(checkpoint.network, execution)
+    except ConfigError:
+        return recipe, np.zeros_like(is_fast)
+    return replace(recipe, execution=execution), is_fast
 
 
 def recipe_of(checkpoint: Checkpoint, data: ImageSet, config: ScanConfig, device: str) -> Recipe:

@@ -471,6 +471,7 @@ class _Work:
                 data,
                 table,
                 config,
+                confirmation=None if report.sampling is None else report.sampling.confirmation,
                 number=number,
                 device=self.device,
                 progress=self.progress,
