@@ -1,6 +1,7 @@
 """Options that several commands share, and the kinds of value they take."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -320,10 +321,11 @@ holdout_split_option = click.option(
 
 device_option = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes a GPU when there is one.",
+    metavar="DEVICE",
+    help="Where to compute: cpu, cuda, one GPU such as cuda:1, or mps or xpu for the network and the "
+    "CPU for the rest. auto takes a CUDA GPU if there is one that this PyTorch supports.",
 )
 
 
@@ -452,7 +454,11 @@ def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[in
 
 
 def choose_device(name: str) -> str:
-    """`cpu` or `cuda` for what `--device` says; asking for a GPU that is not there is an error."""
+    """The device that `--device` means.
+
+    Raises:
+        ConfigError: there is no such device, or it is not there.
+    """
     from memaudit.ranks.joined import joined_place
     from memaudit.ranks.launch import take_own_gpu
 
@@ -462,10 +468,43 @@ def choose_device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+        return "cuda" if torch.cuda.is_available() and _supports_gpu() else "cpu"
+    if not DEVICES.fullmatch(name):
+        raise ConfigError(f"--device {name} is not known; cpu, cuda, cuda:1, mps or xpu is needed.")
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "--device cuda was asked for, but torch sees no CUDA device here. Use --device cpu, or "
-            "check the driver and that torch is a CUDA build (python -m torch.utils.collect_env)."
+            f"--device {name} was asked for, but torch sees no CUDA device here. Use --device "
+            "cpu, or check the driver and that torch is a CUDA build (python -m "
+            "torch.utils.collect_env)."
         )
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name} was asked for, but there are only {torch.cuda.device_count()} GPUs, "
+            "counted from 0."
+        )
+    is_there = {"mps": torch.backends.mps, "xpu": torch.xpu}
+    if kind in is_there and not is_there[kind].is_available():
+        raise ConfigError(f"--device {name} was asked for, but torch sees none here.")
     return name
+
+
+DEVICES = re.compile(r"cpu|mps|(cuda|xpu)(:[0-9]{1,3})?")
+
+
+def _supports_gpu() -> bool:
+    """Whether torch has code for the first GPU; says so if it has not."""
+    import torch
+
+    from memaudit.cli.console import remark
+    from memaudit.models.devices import is_supported
+
+    capability = torch.cuda.get_device_capability()
+    supported = is_supported(capability, torch.cuda.get_arch_list())
+    if not supported:
+        remark(
+            f"This PyTorch holds no code for {torch.cuda.get_device_name()} (capability "
+            f"{capability[0]}.{capability[1]}); computing on the CPU.",
+            "bold yellow",
+        )
+    return supported

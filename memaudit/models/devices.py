@@ -1,6 +1,8 @@
 """What is told apart about devices: how tensors get there, and what they can compute."""
 
 import platform
+import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 from torch import Tensor
 
 from memaudit.models.denoiser import Denoiser
+
+ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)[a-z]?")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -49,6 +53,8 @@ def with_float64(denoiser: Denoiser, device: torch.device) -> tuple[Denoiser, to
     """A denoiser and where its images are kept in float64: on its device, or else on the CPU."""
     if has_float64(device):
         return denoiser, device
+    if getattr(denoiser, "device", None) == torch.device("cpu"):  # as the optimum is
+        return denoiser, torch.device("cpu")
     return StateOnCPU(denoiser, device), torch.device("cpu")
 
 
@@ -62,6 +68,38 @@ def has_float64(device: torch.device) -> bool:
     except (TypeError, RuntimeError):
         return False
     return True
+
+
+def exact_device(device: str | torch.device) -> torch.device:
+    """Where searches and the optimum compute: on a CUDA GPU, or else on the CPU.
+
+    They need float64 and products of integers, which other devices lack or were never tried with.
+    """
+    device = torch.device(device)
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def is_supported(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Whether a build of PyTorch holds code for a GPU.
+
+    Machine code (sm_86) runs on GPUs of the same major version from its minor one on, and PTX
+    (compute_90) on all later ones.
+
+    Args:
+        capability: of the GPU, such as (8, 6).
+        architectures: what the build was made for; names of another kind, as ROCm's, say nothing.
+
+    Examples:
+        >>> is_supported((6, 1), ["sm_70", "sm_80", "compute_90"])
+        False
+        >>> is_supported((8, 9), ["sm_70", "sm_80"])
+        True
+    """
+    known = [ARCHITECTURE.fullmatch(name) for name in architectures]
+    built = [(m[1], (int(m[2]), int(m[3]))) for m in known if m is not None]
+    return not built or any(
+        of <= capability and (kind == "compute" or of[0] == capability[0]) for kind, of in built
+    )
 
 
 def device_name(device: str | torch.device) -> str:

@@ -78,6 +78,12 @@ class Trainer:
         self.config = config
         self.schedule = Schedule(config, len(images))
         self.network_config = configure_network(config, images)
+        if config.augment and device.type == "mps":
+            raise ConfigError(
+                "{augment} samples images bicubically, which torch cannot on mps. Leave it out, or "
+                "train on the CPU.",
+                field="augment",
+            )
         self.num_steps = 0
         # Drawn on the CPU, so that the weights are the same on every device.
         torch.manual_seed(config.seed)

@@ -154,3 +154,18 @@ def test_the_batch_size_is_chosen_by_memory_and_handed_out():
         execution=Execution(device="cuda"),
     )
     assert batch.group_size == 256
+
+
+def test_a_device_without_float64_is_given_float32_and_the_state_stays_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("memaudit.models.devices.has_float64", lambda device: device.type == "cpu")
+    there, given = network("EDMPrecond", "cuda"), set()
+    there.register_forward_pre_hook(
+        lambda _, inputs: given.update((each.device.type, each.dtype) for each in inputs)
+    )
+    config = SamplerConfig(num_steps=3, **CHURN)
+    found = all_images(there, 5, config=config, execution=Execution(64, "cuda"))
+    assert given == {("cuda", torch.float32)}
+    expected = all_images(network("EDMPrecond", "cpu"), 5, config=config)
+    assert np.abs(found.astype(int) - expected).max() <= 1

@@ -26,6 +26,7 @@ from memaudit.audit.neighbors.results import DistinctNeighbors, Neighbors, Searc
 from memaudit.audit.neighbors.threads import map_parts
 from memaudit.audit.neighbors.units import Space, largest_squared_distance
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.devices import exact_device
 
 QUERY_PART = 1024
 BRUTE_FORCE_PART = 512
@@ -47,7 +48,7 @@ class ImageSearch(ABC):
 
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
-            device: "cpu", or "cuda" to search on a GPU.
+            device: "cuda" to search on a GPU; on others the CPU searches.
             flips: whether a training image also counts as its mirror image.
 
         Raises:
@@ -57,9 +58,7 @@ class ImageSearch(ABC):
         _check_images("Training", images)
         if not len(images):
             raise DataError("There are no training images to search.")
-        self.device = torch.device(device)
-        if self.device.type not in ("cpu", "cuda"):
-            raise ValueError(f"device must be cpu or cuda, got {device}")
+        self.device = exact_device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device is cuda, but this machine shows no CUDA GPU; use cpu.")
         self.images = images

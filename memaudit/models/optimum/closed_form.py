@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.denoiser import image_shape
+from memaudit.models.devices import exact_device
 from memaudit.models.optimum.posterior import (
     Posterior,
     Rays,
@@ -102,7 +103,7 @@ class ClosedFormOptimum:
             images: uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             labels: int64 [N], for a class-conditional optimum; None for an unconditional one.
             label_dim: number of classes; by default the largest label + 1.
-            device: where to compute.
+            device: where to compute; on others than CUDA GPUs it is the CPU.
             resident_bytes: up to this size the images are kept in memory, one byte a value where
                 products are made in integers, else four; a larger set is converted block by block
                 in every evaluation. On a GPU, half of its free memory is the limit.
@@ -119,7 +120,7 @@ class ClosedFormOptimum:
         if not len(images):
             raise DataError("There are no training images, so there is no optimum.")
         self.img_channels, self.img_resolution = images.shape[1], as_resolution(images.shape[2:])
-        self.device = torch.device(device)
+        self.device = exact_device(device)
 
         # Each class is a range of rows.
         self.label_dim, order = 0, np.arange(len(images))
