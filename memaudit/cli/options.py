@@ -324,8 +324,8 @@ device_option = click.option(
     default="auto",
     show_default=True,
     metavar="DEVICE",
-    help="Where to compute: cpu, cuda, one GPU such as cuda:1, or mps or xpu for the network and the "
-    "CPU for the rest. auto takes a CUDA GPU if there is one that this PyTorch supports.",
+    help="Where to compute: cpu, cuda, one GPU such as cuda:1, or mps or xpu for the network and "
+    "the CPU for the rest. auto takes a CUDA GPU if there is one that this PyTorch supports.",
 )
 
 

@@ -85,12 +85,14 @@ def in_format(denoiser: Denoiser, precision: Precision) -> Denoiser:
 
     Args:
         denoiser: a network in evaluation mode, in float32; for fp32 and tf32 anything.
-        precision: fp32 and tf32 have the same weights, and leave the denoiser as it is.
+        precision: fp32 and tf32 have the same weights, and leave the denoiser as it is. Only EDM2's
+            are normalized once, in place of in every evaluation, with the same bits.
 
     Raises:
         ConfigError: its network cannot be evaluated in that format.
     """
-    dtype = DTYPES.get(precision)
+    is_edm2 = isinstance(denoiser, Preconditioner) and isinstance(denoiser.model, EDM2UNet)
+    dtype = DTYPES.get(precision, torch.float32 if is_edm2 else None)
     if dtype is None:
         return denoiser
     assert isinstance(denoiser, Preconditioner | DiffusersDenoiser)

@@ -15,6 +15,7 @@ from memaudit.errors import CheckpointError
 from memaudit.models.build import build_network
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
+from memaudit.models.networks.layers import Resample
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 
@@ -169,3 +170,15 @@ def test_a_device_without_float64_is_given_float32_and_the_state_stays_on_the_cp
     assert given == {("cuda", torch.float32)}
     expected = all_images(network("EDMPrecond", "cpu"), 5, config=config)
     assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_a_gpu_takes_means_and_repeats_pixels_with_the_bits_of_the_convolution(direction: Any):
+    x = torch.randn(2, 5, 6, 10)
+    there, here = (Resample(direction, [1, 1]).to(device) for device in ("cuda", "cpu"))
+    with counted() as counts:
+        found = there(x.to("cuda"))
+    assert "convolution" not in counts.kernels
+    assert torch.equal(found.cpu(), here(x))
+    wider = Resample(direction, [1, 3, 3, 1]).to("cuda")
+    assert wider(x.to("cuda")).shape == found.shape

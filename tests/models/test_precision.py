@@ -170,6 +170,15 @@ def test_edm2_weights_fixed_once_give_equal_bits_and_follow_new_ones():
     assert not [b for name, b in network.named_buffers() if name.endswith("_fixed")]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_edm2_is_evaluated_in_fp32_with_weights_that_are_normalized_once(precision):
+    network = network_of("EDM2UNet")
+    copy = in_format(network, precision)
+    assert copy is not network
+    assert copy is in_format(network, precision)
+    assert torch.equal(copy(*inputs_of(network)), network(*inputs_of(network)))
+
+
 def test_what_cannot_be_cast_is_refused():
     optimum = ClosedFormOptimum(torch.zeros(3, 1, 4, 4, dtype=torch.uint8).numpy())
     assert not takes_formats(optimum)

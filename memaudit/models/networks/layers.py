@@ -56,13 +56,27 @@ def low_pass(taps: Sequence[float]) -> Tensor:
     return (f[:, None] * f / f.sum().square())[None, None]
 
 
+def is_box(taps: Sequence[float]) -> bool:
+    """Whether a filter of these taps takes means of 2×2 pixels."""
+    return len(taps) == 2 and taps[0] == taps[1]
+
+
 def resample(
-    x: Tensor, direction: Direction, kernel: Tensor, *, padding: int | None = None
+    x: Tensor,
+    direction: Direction,
+    kernel: Tensor,
+    *,
+    padding: int | None = None,
+    is_box: bool = False,
 ) -> Tensor:
     """Halve or double the resolution of x [B, C, H, W], each channel by the same filter.
 
-    `padding` is in pixels of the larger image; None keeps the images centered.
+    `padding` is in pixels of the larger image; None keeps the images centered. `is_box` says that
+    the filter is that of taps [1, 1], which are means of 2×2 pixels and repeated pixels: the same
+    bits, and many times faster than CUDA's convolutions of single channels. CPUs convolve faster.
     """
+    if is_box and x.is_cuda:
+        return F.avg_pool2d(x, 2) if direction == "down" else F.interpolate(x, scale_factor=2)
     channels = x.shape[1]
     if padding is None:
         padding = (kernel.shape[-1] - 1) // 2
@@ -82,10 +96,11 @@ class Resample(nn.Module):
     def __init__(self, direction: Direction, taps: Sequence[float]) -> None:
         super().__init__()
         self.direction = direction
+        self.is_box = is_box(taps)
         self.register_buffer("resample_filter", low_pass(taps))
 
     def forward(self, x: Tensor) -> Tensor:
-        return resample(x, self.direction, self.resample_filter)
+        return resample(x, self.direction, self.resample_filter, is_box=self.is_box)
 
 
 class Linear(nn.Linear):
@@ -113,13 +128,13 @@ class Conv2d(nn.Conv2d):
         taps: Sequence[float] = (1, 1),
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
-        self.direction = direction
+        self.direction, self.is_box = direction, is_box(taps)
         if direction is not None:
             self.register_buffer("resample_filter", low_pass(taps))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.direction is not None:
-            x = resample(x, self.direction, self.resample_filter)
+            x = resample(x, self.direction, self.resample_filter, is_box=self.is_box)
         return F.conv2d(x, self.weight.to(x.dtype), _cast(self.bias, x), padding=self.padding)
 
 
@@ -136,12 +151,13 @@ class ConvThenDown(nn.Conv2d):
     ) -> None:
         padding = kernel // 2 + (len(taps) - 1) // 2
         super().__init__(in_channels, out_channels, kernel, padding=padding)
+        self.is_box = is_box(taps)
         self.register_buffer("resample_filter", low_pass(taps))
 
     def forward(self, x: Tensor) -> Tensor:
         # The filter keeps constants, so the bias may be added before it.
         x = F.conv2d(x, self.weight.to(x.dtype), _cast(self.bias, x), padding=self.padding)
-        return resample(x, "down", self.resample_filter, padding=0)
+        return resample(x, "down", self.resample_filter, padding=0, is_box=self.is_box)
 
 
 class GroupNorm(nn.GroupNorm):
