@@ -25,7 +25,11 @@ import numpy as np
 import result
 import torch
 
-from memaudit.audit.neighbors.integer_distances import nearest_by_brute_force, pair_distances
+from memaudit.audit.neighbors.integer_distances import (
+    TrainingRows,
+    nearest_by_brute_force,
+    pair_distances,
+)
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.sources import open_images
 
@@ -147,9 +151,10 @@ def check(found: dict[str, np.ndarray], images: np.ndarray, queries: np.ndarray)
         for name, index in found.items()
     }
     ours, our_distance = found["memaudit, exact"], distance["memaudit, exact"]
+    rows_of_training = TrainingRows(y, cpu)
     for start in range(0, min(1000, len(x)), 500):
         part = slice(start, start + 500)
-        index, squared_distance = nearest_by_brute_force(x[part], y, K, device=cpu)
+        index, squared_distance = nearest_by_brute_force(x[part], rows_of_training, K)
         assert (ours[part] == index).all(), "ours differs from all distances in integers"
         assert (our_distance[part] == squared_distance).all()
     lines = []

@@ -30,7 +30,7 @@ import result
 import torch
 from photographs import random_fields
 
-from memaudit.audit.neighbors.integer_distances import nearest_by_brute_force
+from memaudit.audit.neighbors.integer_distances import TrainingRows, nearest_by_brute_force
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 
 SHAPE = (3, 64, 64)
@@ -124,7 +124,7 @@ def measure(path: Path, num_images: int, num_queries: int, memory_limit: int | N
 
     checked = queries[:: len(queries) // NUM_CHECKED]
     truth, _ = nearest_by_brute_force(
-        checked.reshape(len(checked), D), images.reshape(-1, D), 2, device=torch.device("cpu")
+        checked.reshape(len(checked), D), TrainingRows(images.reshape(-1, D), torch.device("cpu")), 2
     )
     assert (found.index[:: len(queries) // NUM_CHECKED] == truth).all(), "differs from integers"
 

@@ -26,7 +26,7 @@ FOUNDATION = {
     "wording",
 }
 DOORS = {
-    "faiss": ("audit/neighbors/pixel_index.py",),
+    "faiss": ("audit/neighbors/vector_search.py",),
     "pickle": (),
     "_pickle": (),
     "pickletools": ("unpickler.py",),

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memaudit.audit.neighbors.integer_distances import pair_distances, to_device
+from memaudit.audit.neighbors.integer_distances import TrainingRows, pair_distances
 from memaudit.audit.neighbors.results import DistinctNeighbors, Neighbors, SearchStatistics
 from memaudit.audit.neighbors.threads import map_parts
 from memaudit.audit.neighbors.units import Space, largest_squared_distance
@@ -29,7 +29,7 @@ from memaudit.errors import ConfigError, DataError
 from memaudit.models.devices import exact_device
 
 QUERY_PART = 1024
-BRUTE_FORCE_PART = 512
+BRUTE_FORCE_PART, CUDA_BRUTE_FORCE_PART = 512, 4096
 QUERY_BYTES = 64 << 20  # limits the parts if images are large
 MORE_NEIGHBORS = 16  # among them, nearly every query finds one that is not a duplicate
 LARGEST_DIMENSION = 2**22  # the error bounds are proven up to here
@@ -41,7 +41,8 @@ class ImageSearch(ABC):
     exact: bool
     """Whether neighbors and distances are proven, or only as good as float arithmetic."""
     backend: str
-    """What makes the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
+    """What makes the shortlists, "faiss-cpu", "faiss-cuda", or for features also "torch-cpu" or
+    "torch-cuda"; or what takes their place: "products-cpu" or "products-cuda"."""
 
     def __init__(self, images: np.ndarray, *, device: str | torch.device, flips: bool) -> None:
         """Check and keep what every search needs.
@@ -264,13 +265,9 @@ class ImageSearch(ABC):
         """
 
     @cached_property
-    def _pixels(self) -> np.ndarray | Tensor:
-        """Training images, uint8 [N, D]: on the GPU if they fit in half of its free memory."""
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if self._rows.nbytes <= free // 2:
-                return to_device(self._rows, self.device)
-        return self._rows
+    def _training(self) -> TrainingRows:
+        """Training images to compare with: on the GPU if they fit in half of its free memory."""
+        return TrainingRows(self._rows, self.device)
 
     def _query_rows(self, queries: np.ndarray | Tensor) -> np.ndarray:
         """Queries as uint8 [B, D], checked against the training images."""
@@ -333,7 +330,7 @@ class ImageSearch(ABC):
         def apart(part: np.ndarray) -> tuple[np.ndarray]:
             pair = np.repeat(np.arange(len(part)), k), index[part].ravel()
             S = [
-                pair_distances(x, self._pixels, *pair, device=self.device)
+                pair_distances(x, self._training, *pair, device=self.device)
                 for x in self._orientations(rows[part])
             ]
             return (np.minimum.reduce(S).reshape(-1, k),)
@@ -348,6 +345,8 @@ class ImageSearch(ABC):
         largest: int,
     ) -> tuple[np.ndarray, ...]:
         """What the function returns for parts of the queries, concatenated."""
+        if largest == BRUTE_FORCE_PART and self.device.type == "cuda":
+            largest = CUDA_BRUTE_FORCE_PART  # it may stream all images for each part
         largest = max(1, min(largest, QUERY_BYTES // self._rows.shape[1]))
         return map_parts(function, queries, largest=largest, device=self.device)
 

@@ -12,16 +12,19 @@ from functools import reduce
 from typing import get_args
 
 import numpy as np
-import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.config import Metric
 from memaudit.audit.neighbors.encoder import SAME, Encoder, check_features
 from memaudit.audit.neighbors.integer_distances import all_distances
-from memaudit.audit.neighbors.pixel_index import LONGEST_SHORTLIST, SHORTLIST, open_vector_search
-from memaudit.audit.neighbors.projection import nearest_projections
+from memaudit.audit.neighbors.pixel_index import SHORTLIST
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
 from memaudit.audit.neighbors.units import Space, feature_space
+from memaudit.audit.neighbors.vector_search import (
+    LONGEST_SHORTLIST,
+    nearest_vectors,
+    open_vector_search,
+)
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -124,8 +127,7 @@ class FeatureIndex(ImageSearch):
     def _shortlist(self, v: np.ndarray, width: int) -> np.ndarray:
         """The `width` nearest in float arithmetic, int64 [B, width]."""
         if self.device.type == "cuda" and width > LONGEST_SHORTLIST:
-            t, y = (torch.from_numpy(a).to(self.device) for a in (v, self._vectors))
-            return nearest_projections(t, y, width)[1]
+            return nearest_vectors(v, self._vectors, width, device=self.device)[1]
         return self._search_vectors(v, width)[1]
 
     def _distances(self, v: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -146,8 +148,8 @@ class FeatureIndex(ImageSearch):
         best = np.full((B, R), np.inf)
         index = np.full((B, R), -1)
         for (part, S), (_, own) in zip(
-            all_distances(first, self._pixels, self.device),
-            all_distances(x if leave_out_equal else first, self._pixels, self.device),
+            all_distances(first, self._training),
+            all_distances(x if leave_out_equal else first, self._training),
             strict=True,
         ):
             y = self._vectors[part].astype(np.float64)

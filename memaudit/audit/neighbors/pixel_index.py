@@ -3,10 +3,12 @@
 FAISS makes a shortlist by the distances of short projections, which are lower bounds. The images of
 the shortlist that may belong to the result are compared in integers, and the last bound, less its
 float error, proves that no other image can belong to it. A query without a proof is searched again
-with a longer shortlist, and finally by brute force. docs/neighbors.md has the proof.
+with a longer shortlist, and finally by brute force. docs/neighbors.md has the proof. Where FAISS is
+not installed, or does not see the GPU, all distances are computed in integers, and nothing is
+projected.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 
@@ -21,18 +23,19 @@ from memaudit.audit.neighbors.integer_distances import (
     pair_distances,
     split_keys,
 )
-from memaudit.audit.neighbors.projection import nearest_projections, project_images
+from memaudit.audit.neighbors.projection import ProjectedImages, project_images
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
 from memaudit.audit.neighbors.units import Space, pixel_space
+from memaudit.audit.neighbors.vector_search import (
+    LONGEST_SHORTLIST,
+    VectorSearch,
+    faiss_serves,
+    open_vector_search,
+)
 from memaudit.progress import Progress, silent
 
 SHORTLIST = 128
 WIDENING = 8
-LONGEST_SHORTLIST = 2048  # the most that FAISS selects on a GPU
-COPY_STEP = 65_536  # vectors copied to a GPU at a time
-
-VectorSearch = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""(queries float32 [B, R], K) → squared distances, float [B, K], ascending, and index [B, K]."""
 
 
 class NeighborIndex(ImageSearch):
@@ -47,6 +50,7 @@ class NeighborIndex(ImageSearch):
         device: str | torch.device = "cpu",
         flips: bool = False,
         memory_limit: int | None = None,
+        by_products: bool | None = None,
         progress: Progress = silent,
     ) -> None:
         """Prepare the search.
@@ -57,6 +61,8 @@ class NeighborIndex(ImageSearch):
             flips: whether a training image also counts as its mirror image.
             memory_limit: most bytes that the index may take. A limit shortens the projections,
                 which makes searches slower but not less exact.
+            by_products: whether to compute all distances for every query, without an index; None:
+                where FAISS is missing. The result is the same.
             progress: told how many images have been indexed.
 
         Raises:
@@ -65,6 +71,13 @@ class NeighborIndex(ImageSearch):
                 than the limit.
         """
         super().__init__(images, device=device, flips=flips)
+        self.projected: ProjectedImages | None = None
+        self._search_vectors: VectorSearch | None = None
+        if by_products is None:
+            by_products = not faiss_serves(self.device)
+        if by_products:
+            self.backend = f"products-{self.device.type}"
+            return
         self.projected = project_images(
             self._rows, device=self.device, memory_limit=memory_limit, progress=progress
         )
@@ -76,7 +89,7 @@ class NeighborIndex(ImageSearch):
 
     @property
     def num_bytes(self) -> int:
-        return self.projected.num_bytes
+        return 8 * len(self._rows) if self.projected is None else self.projected.num_bytes
 
     def without_flips(self) -> "NeighborIndex":
         """The same index without mirror images; it shares the projections."""
@@ -104,7 +117,7 @@ class NeighborIndex(ImageSearch):
         squared_distance = np.empty((len(x), k), dtype=np.int64)
         num_candidates = 0
         shortlist = max(SHORTLIST, 4 * k)
-        attempts = (shortlist, WIDENING * shortlist)
+        attempts = (shortlist, WIDENING * shortlist) if self.projected is not None else ()
         answered_by = np.full(len(x), len(attempts))
         for attempt, width in enumerate(attempts):
             todo = np.flatnonzero(answered_by > attempt)
@@ -118,17 +131,16 @@ class NeighborIndex(ImageSearch):
         todo = np.flatnonzero(answered_by == len(attempts))
         if len(todo):
             index[todo], squared_distance[todo] = self._map(
-                lambda part: nearest_by_brute_force(x[part], self._pixels, k, device=self.device),
+                lambda part: nearest_by_brute_force(x[part], self._training, k),
                 todo,
                 BRUTE_FORCE_PART,
             )
-        num_certified, num_widened, num_brute_forced = np.bincount(answered_by, minlength=3)
         statistics = SearchStatistics(
             self.backend,
             num_searches=len(x),
-            num_certified=int(num_certified),
-            num_widened=int(num_widened),
-            num_brute_forced=int(num_brute_forced),
+            num_certified=int((answered_by == 0).sum()) if attempts else 0,
+            num_widened=int((answered_by[answered_by < len(attempts)] > 0).sum()),
+            num_brute_forced=len(todo),
             num_candidates=num_candidates,
         )
         return Neighbors(index, squared_distance, statistics)
@@ -142,7 +154,7 @@ class NeighborIndex(ImageSearch):
         leave_out_equal: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         return nearest_distinct_by_brute_force(
-            x, first, self._pixels, limits, device=self.device, leave_out_equal=leave_out_equal
+            x, first, self._training, limits, leave_out_equal=leave_out_equal
         )
 
     def _search_shortlist(
@@ -154,6 +166,7 @@ class NeighborIndex(ImageSearch):
             index and squared distance [B, k], whether they are proven [B], and the number of
             distances computed [B].
         """
+        assert self.projected is not None and self._search_vectors is not None
         t, norm = self.projected.projection(x[part])
         float_bound, shortlist = self._search_vectors(t, width)
         error = self.projected.bound_error(norm)
@@ -179,40 +192,6 @@ class NeighborIndex(ImageSearch):
         """Keys of the shortlisted images in the mask, for the queries x[part]; int64 [M]."""
         query, column = np.nonzero(mask)
         index = shortlist[query, column]
-        S = pair_distances(x, self._pixels, part[query], index, device=self.device)
+        S = pair_distances(x, self._training, part[query], index, device=self.device)
         keys: np.ndarray = S * len(self._rows) + index
         return keys
-
-
-def open_vector_search(vectors: np.ndarray, device: torch.device) -> tuple[str, VectorSearch]:
-    """The backend's name, and a function that finds the nearest in ℓ2 of `vectors`, float32 [N, R].
-
-    On the CPU, the vectors are searched in place, without a copy.
-    """
-    # FAISS takes 0.7 s to load, and a search among at most SHORTLIST images does not need it.
-    if device.type == "cpu":
-
-        def search_cpu(t: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-            import faiss
-
-            faiss.omp_set_num_threads(1)  # for the calling thread: parts run in parallel
-            return faiss.knn(t, vectors, k)
-
-        return "faiss-cpu", search_cpu
-
-    import faiss
-
-    if faiss.get_num_gpus():
-        config = faiss.GpuIndexFlatConfig()
-        config.device = device.index or 0
-        config.use_cuvs = (
-            False  # the error bound assumes float32 products, as FAISS makes them itself
-        )
-        resources = faiss.StandardGpuResources()
-        index = faiss.GpuIndexFlatL2(resources, vectors.shape[1], config)
-        for start in range(0, len(vectors), COPY_STEP):
-            index.add(vectors[start : start + COPY_STEP])
-        return "faiss-cuda", index.search
-
-    y = torch.from_numpy(vectors).to(device)
-    return "torch-cuda", lambda t, k: nearest_projections(torch.from_numpy(t).to(device), y, k)

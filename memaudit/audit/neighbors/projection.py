@@ -241,33 +241,6 @@ def num_index_bytes(num_images: int, D: int, width: int) -> int:
     return 4 * num_images * width + 4 * D + num_rows * (4 * D + 8 * num_rows)
 
 
-def nearest_projections(t: Tensor, y: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """What FAISS does, for a GPU without FAISS; in float64, so that TF32 has no effect.
-
-    Args:
-        t, y: projections of queries and training images, float32 [B, R] and [N, R], on one device.
-        k: 1 … N.
-
-    Returns:
-        Squared distances, float64 [B, k], ascending, and index, int64 [B, k].
-    """
-    t = t.to(torch.float64)
-    squared_distance = t.new_empty(len(t), 0)
-    index = torch.empty(len(t), 0, dtype=torch.int64, device=t.device)
-    for part in row_blocks(len(y), max(y.shape[1], len(t)), y.device):
-        block = y[part].to(torch.float64)
-        product = t @ block.T
-        to_block = squared_norms(t)[:, None] + squared_norms(block) - 2 * product
-        block_index = torch.arange(part.start, part.stop, device=t.device).expand_as(product)
-        squared_distance = torch.cat([squared_distance, to_block], 1)
-        index = torch.cat([index, block_index], 1)
-        squared_distance, order = squared_distance.topk(
-            min(k, squared_distance.shape[1]), largest=False
-        )
-        index = index.gather(1, order)
-    return squared_distance.cpu().numpy(), index.cpu().numpy()
-
-
 def _principal_rows(v: Tensor, num_rows: int) -> Tensor:
     """Orthonormal rows that nearly span the first principal components of v; [num_rows, D].
 

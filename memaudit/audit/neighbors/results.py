@@ -19,7 +19,8 @@ class SearchStatistics:
     """
 
     backend: str
-    """What made the shortlists: "faiss-cpu", "faiss-cuda" or "torch-cuda"."""
+    """What made the shortlists, "faiss-cpu", "faiss-cuda", or for features also "torch-cpu" or
+    "torch-cuda"; or what took their place: "products-cpu" or "products-cuda"."""
     num_searches: int = 0
     num_certified: int = 0
     """Searches whose first shortlist provably held the answer."""

@@ -29,9 +29,10 @@ from memaudit.audit.memorization.rule import memorized
 from memaudit.audit.neighbors import base as search
 from memaudit.audit.neighbors import integer_distances as exact
 from memaudit.audit.neighbors import pixel_index as neighbors
-from memaudit.audit.neighbors import projection
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.errors import ConfigError, DataError
+
+CPU = torch.device("cpu")
 
 
 def assert_exact(images, queries, k=2):
@@ -88,14 +89,15 @@ def truth(cifar, copies):
     num_images=st.integers(2, 400),
     k=st.integers(1, 5),
     flips=st.booleans(),
+    by_products=st.booleans(),
 )
-def test_nearest_equals_all_distances(seed, kind, shape, num_images, k, flips):
+def test_nearest_equals_all_distances(seed, kind, shape, num_images, k, flips, by_products):
     rng = np.random.default_rng(seed)
     images = kind(rng, num_images, shape)
     queries = np.concatenate([noise(rng, 5, shape), kind(rng, 5, shape), images[:5]])
     k = min(k, num_images)
     assert_equal(
-        NeighborIndex(images, flips=flips).nearest(queries, k),
+        NeighborIndex(images, flips=flips, by_products=by_products).nearest(queries, k),
         brute_force(queries, images, k, flips=flips),
     )
 
@@ -112,14 +114,17 @@ def test_nearest_equals_all_distances(seed, kind, shape, num_images, k, flips):
         max_size=3,
     ),
     flips=st.booleans(),
+    by_products=st.booleans(),
 )
-def test_distinct_nearest_equals_all_distances(seed, kind, shape, num_images, duplicate_rms, flips):
+def test_distinct_nearest_equals_all_distances(
+    seed, kind, shape, num_images, duplicate_rms, flips, by_products
+):
     rng = np.random.default_rng(seed)
     images = kind(rng, num_images, shape)
     images = images[rng.integers(0, num_images, num_images)]  # some of them repeated
     images[::3] = images[::3, ..., ::-1]
     queries = np.concatenate([noise(rng, 4, shape), images[:4]])
-    index = NeighborIndex(images, flips=flips)
+    index = NeighborIndex(images, flips=flips, by_products=by_products)
     found = index.distinct_nearest(queries, duplicate_rms=duplicate_rms)
     for row, radius in enumerate(duplicate_rms):
         index, squared_distance = brute_force_distinct(queries, images, radius, flips=flips)
@@ -195,7 +200,7 @@ def test_the_result_does_not_depend_on_how_precisely_torch_multiplies(cifar, cop
         assert_equal(NeighborIndex(cifar[0]).nearest(copies, 2), truth)
         images, queries = cifar[0][:300, :, ::2, ::2], copies[:9, :, ::2, ::2]
         found = exact.nearest_by_brute_force(
-            queries.reshape(9, -1), images.reshape(300, -1), 4, device=torch.device("cpu")
+            queries.reshape(9, -1), exact.TrainingRows(images.reshape(300, -1), CPU), 4
         )
         np.testing.assert_array_equal(found[0], brute_force(queries, images, 4)[0])
     finally:
@@ -338,13 +343,13 @@ def test_a_memory_limit_that_no_index_keeps_is_refused(cifar):
 
 
 def test_images_kept_on_the_device_give_the_same_distances(cifar, copies, truth):
-    """As a GPU keeps them, here a tensor on the CPU."""
-    cpu = torch.device("cpu")
+    """As a GPU keeps them, here on the CPU."""
     rows, x = cifar[0].reshape(1500, -1), copies.reshape(len(copies), -1)
-    kept = exact.to_device(rows, cpu)
-    index, squared_distance = exact.nearest_by_brute_force(x, kept, 2, device=cpu)
+    kept = exact.TrainingRows(rows, CPU)
+    kept.rows = exact.DeviceRows(rows, CPU, resident_bytes=rows.nbytes)
+    index, squared_distance = exact.nearest_by_brute_force(x, kept, 2)
     np.testing.assert_array_equal(index, truth[0])
-    S = exact.pair_distances(x, kept, np.arange(len(x)), index[:, 1], device=cpu)
+    S = exact.pair_distances(x, kept, np.arange(len(x)), index[:, 1], device=CPU)
     np.testing.assert_array_equal(S, squared_distance[:, 1])
 
 
@@ -355,16 +360,25 @@ def test_nearest_agrees_with_the_reference_of_the_field(golden):
     np.testing.assert_array_equal(found.squared_distance, knn["squared_distance_int"])
 
 
-def test_the_search_in_torch_gives_the_same_neighbors(cifar, copies, truth, monkeypatch):
-    """What a GPU without FAISS runs, here on the CPU."""
+@pytest.mark.parametrize("are_fast", [True, False])
+def test_products_give_the_same_neighbors(cifar, copies, truth, are_fast, monkeypatch):
+    """What runs without FAISS, on a machine that is fast at int8 products or not."""
+    monkeypatch.setattr(exact, "has_fast_int8", lambda device: are_fast)
+    index = NeighborIndex(cifar[0], by_products=True)
+    assert index.backend == "products-cpu" and index.projected is None
+    statistics = assert_equal(index.nearest(copies, 2), truth)
+    assert statistics.num_brute_forced == statistics.num_searches == len(copies)
 
-    def open_vector_search(vectors, device):
-        y = torch.from_numpy(vectors)
-        return "torch", lambda t, k: projection.nearest_projections(torch.from_numpy(t), y, k)
 
-    monkeypatch.setattr(neighbors, "open_vector_search", open_vector_search)
-    statistics = assert_equal(NeighborIndex(cifar[0]).nearest(copies, 2), truth)
-    assert statistics.num_certified > 0.9 * len(copies)
+@pytest.mark.parametrize("are_fast", [True, False])
+def test_products_are_exact_where_int32_would_not_hold_the_distances(are_fast, monkeypatch):
+    monkeypatch.setattr(exact, "has_fast_int8", lambda device: are_fast)
+    images = noise(np.random.default_rng(0), 6, (3, 110, 111))  # 36,630 values
+    images[0], images[1], images[4:] = 0, 255, 0
+    images[5, 0, 0, 0] = 1
+    index = NeighborIndex(images, by_products=True)
+    assert_equal(index.nearest(images, 6), brute_force(images, images, 6))
+    assert index.nearest(images[1:2], 6).squared_distance.max() == 255**2 * 36_630 > 2**31
 
 
 @pytest.mark.gpu
@@ -373,7 +387,7 @@ def test_a_gpu_gives_the_same_neighbors(cifar, copies):
     expected = NeighborIndex(cifar[0]).distinct_nearest(copies, duplicate_rms=[8])
     np.testing.assert_array_equal(found.index, expected.index)
     np.testing.assert_array_equal(found.index_distinct, expected.index_distinct)
-    assert found.statistics.num_brute_forced == expected.statistics.num_brute_forced
+    np.testing.assert_array_equal(found.squared_distance, expected.squared_distance)
 
 
 def test_torch_tensors_are_taken_as_queries(cifar):

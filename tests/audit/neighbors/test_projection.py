@@ -8,7 +8,6 @@ from memaudit.audit.neighbors import projection
 from memaudit.audit.neighbors.projection import (
     Projection,
     fit_projection,
-    nearest_projections,
     projected_width,
 )
 
@@ -114,12 +113,3 @@ def test_rows_that_are_no_basis_are_left_alone(monkeypatch):
     images = images_of("noise", 10, 600)
     t, _ = fitted(images)(images)
     assert t.shape == (10, 600)
-
-
-def test_nearest_projections_are_those_of_all_distances():
-    rng = np.random.default_rng(0)
-    t, y = (torch.from_numpy(rng.normal(size=(n, 20)).astype(np.float32)) for n in (5, 60_000))
-    distance, index = nearest_projections(t, y, 7)
-    all_distances = all_squared_distances(t.numpy(), y.numpy())
-    np.testing.assert_array_equal(index, all_distances.argsort(1)[:, :7])
-    np.testing.assert_allclose(distance, np.sort(all_distances, 1)[:, :7], rtol=1e-12)
