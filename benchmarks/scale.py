@@ -118,17 +118,20 @@ def measure(path: Path, num_images: int, num_queries: int, memory_limit: int | N
     NeighborIndex(np.array(images[:500])).nearest(queries[:8], 2)  # warms up
     base = anonymous_bytes()
     with measured(base) as build:
-        index = NeighborIndex(images, memory_limit=memory_limit)
+        index = NeighborIndex(images, memory_limit=memory_limit, by_products=False)
     with measured(base) as search:
         found = index.nearest(queries, 2)
 
     checked = queries[:: len(queries) // NUM_CHECKED]
     truth, _ = nearest_by_brute_force(
-        checked.reshape(len(checked), D), TrainingRows(images.reshape(-1, D), torch.device("cpu")), 2
+        checked.reshape(len(checked), D),
+        TrainingRows(images.reshape(-1, D), torch.device("cpu")),
+        2,
     )
     assert (found.index[:: len(queries) // NUM_CHECKED] == truth).all(), "differs from integers"
 
     of = found.statistics
+    assert index.projected is not None
     return Row(
         num_images,
         index.projected.vectors.shape[1],

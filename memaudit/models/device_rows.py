@@ -86,8 +86,10 @@ class DeviceRows:
             yield from self._send(places)
             return
         for place in places:
-            rows = torch.from_numpy(np.bitwise_xor(self._pixels[place], 128)).view(torch.int8)
-            yield rows.to(self._device)
+            pixels = self._pixels[place]
+            rows = torch.empty(pixels.shape, dtype=torch.uint8)
+            np.bitwise_xor(pixels, 128, out=rows.numpy())
+            yield rows.view(torch.int8).to(self._device)
 
     def _send(self, places: Iterable[slice | np.ndarray]) -> Iterator[Tensor]:
         """Through two pinned buffers: one is filled while the other is on its way to the GPU."""

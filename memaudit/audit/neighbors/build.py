@@ -30,7 +30,7 @@ def build_index(
     """Build the index of a training set.
 
     It is built for every scan and never kept: whoever could change a kept one could hide copies,
-    and to check it takes about as long as to build it (docs/neighbors.md, section 7).
+    and to check it takes about as long as to build it (docs/neighbors.md, section 8).
 
     Args:
         data: training images, N ≥ 1; may be memory-mapped.
