@@ -103,6 +103,8 @@ def _of_sampling(config: ScanConfig, data: ImageSet) -> list[str]:
         value = getattr(config.sampler, name)
         if value not in (getattr(usual, name), None):
             found.append(f"{field.flag.lstrip('-')} {value}")
+    if config.execution.precision not in ("auto", "fp32"):
+        found.append(f"sampled in {config.execution.precision}, confirmed in fp32")
     if config.screening is not None:
         found.append(config.screening.text)
     if config.min_samples < ScanConfig.min_samples:

@@ -27,7 +27,7 @@ PROBE_SIZE = 512
 """Images that are sampled in both formats: with fewer, rare surprises stay unseen; with more, the
 probe costs more than it saves."""
 CONFIDENCE = 0.95
-"""Of what is said about the images after the probe."""
+"""Confidence of what is said about the images after the probe."""
 COVERED = 0.975
 """Share of images that move by no more than the limit on their distance, which is doubled."""
 SAFETY = 2
@@ -154,7 +154,7 @@ def _criteria(rule: Rule, every_cell: bool) -> Iterator[tuple[Fraction, float | 
 
 
 def _distance(squared_distance: np.ndarray) -> np.ndarray:
-    """ℓ2 distances; infinite where there is no such neighbor."""
+    """ℓ2 distances; infinite without such a neighbor."""
     found: np.ndarray = np.sqrt(np.maximum(squared_distance, 0))
     return np.where(squared_distance < 0, math.inf, found)
 

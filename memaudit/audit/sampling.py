@@ -262,8 +262,8 @@ def sample_and_match(
 
 
 def _is_fast_probe(part: Part) -> bool:
-    """Whether a kept batch has an image of the faster format where there is none: the files may be
-    anybody's."""
+    """Whether a kept batch has fast images in the place of the probe's, which are all in fp32: the
+    files may be anybody's."""
     return bool(part.batch.fast_rows[: max(0, PROBE_SIZE - part.position)].any())
 
 

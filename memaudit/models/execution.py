@@ -36,7 +36,7 @@ class Execution:
         Option(
             "Number format of the network: fp32, or a faster one whose images are sampled again in "
             "fp32 wherever their verdict could differ. auto: fp16 on NVIDIA GPUs of capability 8.0 "
-            "or more, else fp32."
+            "or more, else and under a gate fp32."
         ),
     ] = "auto"
 

@@ -79,7 +79,7 @@ def test_share_beyond_the_largest_of_a_probe():
 
 
 def test_tolerance_rank_covers_with_its_confidence():
-    """Of uniform numbers, the (k + 1)-th largest of 512 lies above 0.975 in 95 % of the cases."""
+    """The (k + 1)-th largest of 512 uniform numbers lies above 0.975 in 95 % of the cases."""
     rng = np.random.default_rng(0)
     rank = tolerance_rank(512, 0.975)
     limits = np.sort(rng.random((4_000, 512)), axis=1)[:, ::-1]

@@ -174,6 +174,16 @@ def test_kept_images_of_the_format_in_the_place_of_the_probe_are_made_anew(
     assert np.array_equal(whole.generated, again.generated)
 
 
+def test_under_a_gate_a_faster_format_has_to_be_asked_for_and_is_named(train, monkeypatch):
+    monkeypatch.setattr(confirmed_images, "resolve_precision", lambda *_: "fp16")
+    model = network(train, 0.003)
+    plain, gated = (scanned(model, train, "auto", fail_above=limit) for limit in (None, 0.9))
+    asked = scanned(model, train, "fp16", fail_above=0.9)
+    assert [each.config.execution.precision for each in (plain, gated)] == ["fp16", "fp32"]
+    assert gated.confirmation is None and gated.conclusion.choices == asked.conclusion.choices[:-1]
+    assert asked.conclusion.choices[-1] == "sampled in fp16, confirmed in fp32"
+
+
 def test_features_have_no_bound():
     config = ScanConfig(execution=Execution(precision="fp16"))
     from memaudit.audit.source import checkpoint_of

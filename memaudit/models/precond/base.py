@@ -50,7 +50,7 @@ class Preconditioner(nn.Module, ABC):
     sigma_max: float
     """Largest noise level that the model supports."""
     network_dtype: torch.dtype = torch.float32
-    """Of the features inside the network; `models/precision.py` sets another one."""
+    """Type of the features inside the network; `models/precision.py` sets another one."""
 
     def __init__(
         self, img_resolution: Resolution, img_channels: int, label_dim: int, use_fp16: bool

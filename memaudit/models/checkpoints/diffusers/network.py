@@ -34,7 +34,7 @@ class DiffusersDenoiser(nn.Module):
 
     noise_levels: Tensor | None
     network_dtype: torch.dtype = torch.float32
-    """Of the U-Net, its embeddings included; `models/precision.py` sets another one."""
+    """Type of the U-Net's numbers, embeddings included; `models/precision.py` sets another one."""
 
     def __init__(
         self,
