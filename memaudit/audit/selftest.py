@@ -21,7 +21,7 @@ from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
-from memaudit.audit.source import OPTIMUM, as_source
+from memaudit.audit.source import OPTIMUM, as_source, optimum_of
 from memaudit.audit.source_checks import check_comparable
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
@@ -31,7 +31,6 @@ from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
-from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.precision import resolve_precision, takes_formats
 from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
 from memaudit.progress import Progress, silent
@@ -144,9 +143,9 @@ def selftest(
         return Control(name, expected, tolerance, measured, passed)
 
     num_images = len(config.seeds)
-    optimum = ClosedFormOptimum(images.images, device=config.execution.device)
+    optimum = optimum_of(images, device=config.execution.device)
     with spread_over_ranks(OPTIMUM, optimum):
-        optimal = _generate(optimum, config, progress)
+        optimal = _generate(optimum.network, config, progress)
     if holdout is None:
         name, others = "mixtures of training images", _mixtures(images.images, num_images, rng)
     else:
@@ -162,7 +161,7 @@ def selftest(
     )
     model_controls: tuple[ModelControl, ...] = ()
     if source is not None and holdout is not None:
-        model = source.network if isinstance(source, Checkpoint) else None
+        model = source if isinstance(source, Checkpoint) else None
         with nullcontext() if model is None else spread_over_ranks(MODEL, model):
             controls_on = _model_controls(source, images, holdout, config, rng, progress)
             model_controls = tuple(controls_on)
@@ -181,12 +180,10 @@ def serve_selftest(
         source: the model, or images that it generated, if there is any.
         execution: where to compute.
     """
-    denoisers: dict[str, Denoiser] = {
-        OPTIMUM: ClosedFormOptimum(images.images, device=execution.device)
-    }
+    models = {OPTIMUM: optimum_of(images, device=execution.device)}
     if isinstance(source, Checkpoint):
-        denoisers[MODEL] = source.network
-    return serve_images(worker, denoisers)
+        models[MODEL] = source
+    return serve_images(worker, models)
 
 
 def _mixtures(images: np.ndarray, num_mixtures: int, rng: np.random.Generator) -> np.ndarray:

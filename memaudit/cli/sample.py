@@ -136,11 +136,11 @@ def sample(
             execution = replace(execution, precision="fp32")
         resolve_precision(checkpoint.network, execution)
         if worker is not None:
-            ctx.exit(serve_images(worker, {MODEL: checkpoint.network}))
+            ctx.exit(serve_images(worker, {MODEL: checkpoint}))
         for warning in checkpoint.warnings:
             remark(f"Warning: {warning}", "bold yellow")
         execution = settled(execution, checkpoint.network)
-        stack.enter_context(spread_over_ranks(MODEL, checkpoint.network))
+        stack.enter_context(spread_over_ranks(MODEL, checkpoint))
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
             return _named(

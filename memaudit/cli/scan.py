@@ -236,7 +236,7 @@ def scan(
                 opened = select_images(opened, Selection(size=samples))
         shards = config.index.shard_index
         if worker is not None and isinstance(opened, Checkpoint) and not shards:
-            ctx.exit(serve_images(worker, {MODEL: opened.network}))
+            ctx.exit(serve_images(worker, {MODEL: opened}))
         data = open_selected(
             data_path, selection, preparation, check_all=is_gated, progress=progress
         )
@@ -248,7 +248,7 @@ def scan(
             conditional, where = config.is_by_class, config.execution.device
             opened = as_source(opened, data, conditional=conditional, device=where)
         if worker is not None:
-            served = {MODEL: opened.network} if isinstance(opened, Checkpoint) else {}
+            served = {MODEL: opened} if isinstance(opened, Checkpoint) else {}
             device, limit = config.execution.device, config.index.memory_limit
             search = search_handler(data.images, device=device, memory_limit=limit)
             ctx.exit(serve_images(worker, served, {SEARCH: search}))
@@ -266,7 +266,7 @@ def scan(
             _show_forecast(found, as_json=as_json)
             return
         if isinstance(opened, Checkpoint):
-            stack.enter_context(spread_over_ranks(MODEL, opened.network))
+            stack.enter_context(spread_over_ranks(MODEL, opened))
         result = run_scan(
             opened,
             data,

@@ -138,12 +138,7 @@ class ImageSet:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the shape and the pixels in order; names and labels are not part of it."""
-        digest = start_fingerprint(self.images.shape)
-        # 16 MiB at a time: the images may be a map of a file larger than memory.
-        rows = max(1, (16 << 20) // max(1, self.images[:1].nbytes))
-        for start in range(0, len(self.images), rows):
-            digest.update(np.ascontiguousarray(self.images[start : start + rows]).data)
-        return digest.hexdigest()
+        return fingerprint_of(self.images)
 
     def take(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices` (int64 [M]), in that order, with all that belongs to each."""
@@ -159,6 +154,16 @@ class ImageSet:
             repeats=None if self.repeats is None else self.repeats[indices],
             indices=origin,
         )
+
+
+def fingerprint_of(images: np.ndarray) -> str:
+    """SHA-256 of the shape and the pixels of images [N, C, H, W] in order, in hex."""
+    digest = start_fingerprint(images.shape)
+    # 16 MiB at a time: the images may be a map of a file larger than memory.
+    rows = max(1, (16 << 20) // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        digest.update(np.ascontiguousarray(images[start : start + rows]).data)
+    return digest.hexdigest()
 
 
 def start_fingerprint(shape: Sequence[int]) -> hashlib._Hash:

@@ -4,15 +4,23 @@ A block is a group of images that one rank evaluates at once (models/group_size.
 process cuts it: so images are the same whatever the number of ranks, on processors of one kind.
 """
 
+import hashlib
+import json
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from types import MappingProxyType
 
 import numpy as np
+import torch
+from torch import nn
 
+import memaudit
+from memaudit.errors import CheckpointError
 from memaudit.models.arithmetic import fp32_products
-from memaudit.models.denoiser import Denoiser, image_shape
+from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.denoiser import image_shape
 from memaudit.models.execution import Execution
 from memaudit.models.generate import (
     GeneratedBatch,
@@ -35,19 +43,20 @@ MODEL = "model"
 
 
 @contextmanager
-def spread_over_ranks(name: str, denoiser: Denoiser) -> Iterator[None]:
-    """Within the context, share out the sampling of a denoiser among the ranks, if there are any.
+def spread_over_ranks(name: str, checkpoint: Checkpoint) -> Iterator[None]:
+    """Within the context, share out the sampling of a model among the ranks, if there are any.
 
     Args:
         name: what the other ranks call it (`serve_images`).
-        denoiser: this process's, which is the same.
+        checkpoint: as this process opened it. A rank that opened another one is an error.
     """
     leader = current_leader()
     if leader is None:
         yield
         return
     others = leader.handlers.get(TASK)
-    own = image_handler({name: denoiser})
+    own = image_handler({name: checkpoint})
+    denoiser = checkpoint.network
 
     def handle(message: Message, look: Callable[[], None]) -> bytes:
         if others is None or message.about["network"] == name:
@@ -57,7 +66,7 @@ def spread_over_ranks(name: str, denoiser: Denoiser) -> Iterator[None]:
     leader.handlers[TASK] = handle
     leader.is_sharing = True
     try:
-        with made_elsewhere(denoiser, _Spread(leader, name, denoiser)):
+        with made_elsewhere(denoiser, _Spread(leader, name, checkpoint)):
             yield
     finally:
         leader.is_sharing = False
@@ -65,26 +74,35 @@ def spread_over_ranks(name: str, denoiser: Denoiser) -> Iterator[None]:
 
 def serve_images(
     worker: Worker,
-    denoisers: Mapping[str, Denoiser],
+    checkpoints: Mapping[str, Checkpoint],
     others: Mapping[str, Handler] = MappingProxyType({}),
 ) -> int:
     """Make images for rank 0 until it ends, and return its exit status.
 
     Args:
         worker: this rank.
-        denoisers: those that rank 0 shares out, by the same names.
+        checkpoints: those that rank 0 shares out, by the same names.
         others: what else this rank can do, by the names of tasks.
     """
     with fp32_products(False):
-        return worker.serve({TASK: image_handler(denoisers), **others})
+        return worker.serve({TASK: image_handler(checkpoints), **others})
 
 
-def image_handler(denoisers: Mapping[str, Denoiser]) -> Handler:
-    """Make the images of a block by the denoiser that it names."""
+def image_handler(checkpoints: Mapping[str, Checkpoint]) -> Handler:
+    """Make the images of a block by the model that it names, which must be that of rank 0."""
+    identities = {name: identity_of(checkpoint) for name, checkpoint in checkpoints.items()}
 
     def handle(message: Message, look: Callable[[], None]) -> bytes:
         about, arrays = message
-        denoiser = denoisers[about["network"]]
+        name = about["network"]
+        if about["identity"] != identities[name]:
+            found = checkpoints[name]
+            raise CheckpointError(
+                f"{socket.gethostname()} opened another model than rank 0: {found.path} has "
+                f"SHA-256 {found.sha256} there, or memaudit {memaudit.__version__} is another "
+                "version. Give every machine the same files and the same version."
+            )
+        denoiser = checkpoints[name].network
         classes = arrays.get("class_index")
         groups = make_groups(
             denoiser,
@@ -109,12 +127,35 @@ def image_handler(denoisers: Mapping[str, Denoiser]) -> Handler:
     return handle
 
 
+def identity_of(checkpoint: Checkpoint) -> str:
+    """SHA-256 of what a model's images depend on, in hex: of its file, its weights in memory, which
+    a Python function may have from anywhere, and what was found beside them."""
+    network = checkpoint.network
+    about = [
+        memaudit.__version__,
+        checkpoint.sha256,
+        checkpoint.format,
+        checkpoint.arch,
+        checkpoint.config,
+        [str(fact) for fact in checkpoint.facts],
+        getattr(network, "labels_sha256", None),
+    ]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, tensor in network.state_dict().items() if isinstance(network, nn.Module) else ():
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 class _Spread:
     """Makes groups as `make_groups` does, on all ranks."""
 
-    def __init__(self, leader: Leader, name: str, denoiser: Denoiser) -> None:
+    def __init__(self, leader: Leader, name: str, checkpoint: Checkpoint) -> None:
         self._leader, self._name = leader, name
-        self._shape, self._label_dim = image_shape(denoiser), denoiser.label_dim
+        self._identity = identity_of(checkpoint)
+        network = checkpoint.network
+        self._shape, self._label_dim = image_shape(network), network.label_dim
 
     def __call__(
         self,
@@ -132,6 +173,7 @@ class _Spread:
         about = {
             "task": TASK,
             "network": self._name,
+            "identity": self._identity,
             "sampler": asdict(config),
             "class_weights": None if class_weights is None else list(class_weights),
             "group_size": group_size,

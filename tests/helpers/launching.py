@@ -32,7 +32,9 @@ def small_checkpoint(path: Path) -> Path:
     return path
 
 
-def start(*arguments: object, module: str = "memaudit") -> "subprocess.Popen[str]":
+def start(
+    *arguments: object, module: str = "memaudit", cwd: Path | None = None
+) -> "subprocess.Popen[str]":
     """Start `memaudit ARGUMENTS…`, which may start ranks."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
@@ -40,6 +42,7 @@ def start(*arguments: object, module: str = "memaudit") -> "subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=cwd,
     )
 
 

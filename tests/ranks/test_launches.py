@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from helpers.launching import (
     findings,
@@ -188,6 +190,34 @@ def test_two_machines_share_a_scan(inputs: Path, tmp_path: Path, by_one: Any):
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert ended[1][1] == ""
     assert findings(tmp_path / "r") == by_one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["model.safetensors", "train.npz"])
+def test_a_machine_with_another_file_is_refused(inputs: Path, tmp_path: Path, which: str):
+    """The same relative path names a stale file on the second of two machines."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    rendezvous = ["--nnodes", 2, "--master-addr", "localhost", "--master-port", port]
+    launches = []
+    for node in (0, 1):
+        here = tmp_path / f"machine-{node}"
+        shutil.copytree(inputs, here)
+        if node and which == "train.npz":
+            np.savez(here / which, images=np.load(here / which)["images"][::-1])
+        elif node:
+            torch.manual_seed(1)
+            small_checkpoint(here / which)
+        command = ["torchrun", *rendezvous, "--node-rank", node, "--nproc-per-node", 1, "scan"]
+        command += ["model.safetensors", "--data", "train.npz", "--samples", 300, "--device", "cpu"]
+        command += ["--without", "optimality", "--shard-index", "--out", tmp_path / "report"]
+        launches.append(start(*command, cwd=here))
+    ended = [finish(launch) for launch in launches]
+    assert [status for status, _, _ in ended] == [2, 2], ended
+    what = "model" if which == "model.safetensors" else "training images"
+    assert f"opened {'an' if what == 'model' else ''}other {what} than rank 0" in ended[0][2]
+    assert not (tmp_path / "report" / "report.json").exists()
 
 
 @pytest.mark.slow

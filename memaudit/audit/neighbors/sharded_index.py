@@ -4,6 +4,7 @@ Rank r searches the images [a_r, b_r). Distances are integers, so the k smallest
 all parts, merged, are those of the whole: ties included, to the lower index.
 """
 
+import socket
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -14,6 +15,8 @@ from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.integer_distances import FARTHEST, split_keys
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
+from memaudit.data.images import fingerprint_of
+from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 from memaudit.ranks.board import Handler
 from memaudit.ranks.leader import Leader
@@ -41,13 +44,18 @@ def search_handler(
     """
 
     @cache
-    def index_of(first: int, end: int) -> NeighborIndex:
+    def index_of(first: int, end: int, fingerprint: str) -> NeighborIndex:
+        if fingerprint_of(images[first:end]) != fingerprint:
+            raise DataError(
+                f"{socket.gethostname()} opened other training images than rank 0: images "
+                f"{first:,} to {end:,} of {len(images):,} differ. Give every machine the same ones."
+            )
         return NeighborIndex(images[first:end], device=device, memory_limit=memory_limit)
 
     def handle(message: Message, look: Callable[[], None]) -> bytes:
         about, arrays = message
         first, end = about["rows"]
-        index = index_of(first, end)
+        index = index_of(first, end, about["fingerprint"])
         if about["what"] == "build":
             return pack({"num_bytes": index.num_bytes, "backend": index.backend})
         if about["what"] == "nearest":
@@ -98,7 +106,10 @@ class ShardedIndex(NeighborIndex):
         """
         ImageSearch.__init__(self, images, device=device, flips=flips)
         self._leader = leader
-        self._parts = shard_rows(len(images), leader.num_ranks)
+        self._parts = [
+            (rows, fingerprint_of(images[rows]))
+            for rows in shard_rows(len(images), leader.num_ranks)
+        ]
         leader.handlers[TASK] = search_handler(images, device=device, memory_limit=memory_limit)
         built = self._ask({"what": "build"})
         progress("Indexing parts", len(built), len(built))
@@ -145,7 +156,10 @@ class ShardedIndex(NeighborIndex):
         """What each rank finds among its part, in the order of the parts."""
         return self._leader.ask_each(
             [
-                pack({"task": TASK, "rows": [rows.start, rows.stop], **about}, **arrays)
-                for rows in self._parts
+                pack(
+                    {"task": TASK, "rows": [rows.start, rows.stop], "fingerprint": part, **about},
+                    **arrays,
+                )
+                for rows, part in self._parts
             ]
         )

@@ -12,6 +12,7 @@ up to a constant.
 Legend: B batch, R rows of it, n training images of one class or all, K candidates, D = C·H·W.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -124,6 +125,7 @@ class ClosedFormOptimum:
 
         # Each class is a range of rows.
         self.label_dim, order = 0, np.arange(len(images))
+        self.labels_sha256: str | None = None
         if labels is not None:
             self.label_dim = label_dim or int(labels.max()) + 1
             if (
@@ -134,6 +136,7 @@ class ClosedFormOptimum:
                     f"labels are {list(labels.shape)} from {labels.min()} to {labels.max()}; "
                     f"[{len(images)}] from 0 to {self.label_dim - 1} is needed"
                 )
+            self.labels_sha256 = hashlib.sha256(labels.tobytes()).hexdigest()
             order = np.argsort(labels, kind="stable")
             self._class_bounds = np.searchsorted(labels[order], np.arange(self.label_dim + 1))
         self._training = TrainingImages(images, order, self.device, resident_bytes)

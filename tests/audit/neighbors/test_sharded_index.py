@@ -15,6 +15,7 @@ from memaudit.audit.neighbors.sharded_index import (
     search_handler,
     shard_rows,
 )
+from memaudit.errors import DataError
 from memaudit.ranks.leader import Leader
 
 RADII = (0, 2.0, 40.0)
@@ -78,3 +79,15 @@ def test_parts_are_even_and_cover_all():
     rows = shard_rows(100, 7)
     assert [i for part in rows for i in range(100)[part]] == list(range(100))
     assert {part.stop - part.start for part in rows} == {14, 15}
+
+
+def test_a_rank_with_other_training_images_is_refused():
+    train = images(30, 256)
+    other = train.copy()
+    other[20] += 1
+    store = dist.HashStore()
+    leader = Leader(store, 2)
+    with workers(store, {TASK: search_handler(other, device="cpu")}):
+        with pytest.raises(DataError, match="opened other training images than rank 0"):
+            ShardedIndex(train, leader)
+        leader.end(2)
