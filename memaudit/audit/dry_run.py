@@ -1,6 +1,7 @@
-"""What a scan would take, measured on a few evaluations of the model, without sampling.
+"""What a scan would take, step by step, measured on a small part of each, without sampling.
 
-The time of the search itself is left out: it is short beside that of sampling.
+The denoising test is made as a whole, since it is short: whether the model denoises is worth
+knowing before. Steps of about a second are left out.
 """
 
 import time
@@ -12,10 +13,20 @@ import numpy as np
 
 from memaudit.audit.augmentation import search_what_was_trained_on
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.denoising.loss_test import check_denoising
+from memaudit.audit.diagnostics import membership_inference, noise_and_return, optimality
 from memaudit.audit.diagnostics.diagnostic import Setting
 from memaudit.audit.diagnostics.registry import check_diagnostics
-from memaudit.audit.memorization.controls import LEFT_OUT_IMAGES
+from memaudit.audit.memorization.controls import (
+    LEFT_OUT_BESIDE_HOLDOUT,
+    LEFT_OUT_IMAGES,
+    most_left_out,
+)
+from memaudit.audit.memorization.matches import match_images, searched_radii
+from memaudit.audit.memorization.screened import screened_rows
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.projection import num_index_bytes, projected_width
+from memaudit.audit.screening import refuse_screening_of_images, screening_sampler
 from memaudit.audit.source import as_source
 from memaudit.audit.source_checks import check_comparable
 from memaudit.audit.statistics.floor_power import gate_power_text
@@ -25,16 +36,25 @@ from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.generate import generate_images
-from memaudit.models.group_size import group_size, settled
+from memaudit.models.generate import check_classes, generate_images
+from memaudit.models.guidance import check_guidance
 from memaudit.models.own_sampler import resolve_sampler
-from memaudit.models.sampler_config import SamplerConfig
+from memaudit.models.sampling_time import SamplingTime, time_sampling
 from memaudit.progress import Progress, automatic, silent
 
-MEASURED_STEPS = 2
-"""Sampler steps that are timed."""
-DOPRI5 = 100
-"""Evaluations of a network that dopri5 takes per image, about."""
+INDEXED = 50_000
+"""Training images of the index that is timed; one of more takes as much longer."""
+SEARCHED = 512
+"""Images that are searched for in a timing."""
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """What a step of a scan would take."""
+
+    step: str
+    """Its name, as in a report's timings."""
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -50,19 +70,24 @@ class ScanForecast:
     """Images after which it decides if all of them are copies."""
     seconds_per_image: float | None
     """Time to generate one image."""
-    optimum_images: int | None
-    """The comparison with the optimum evaluates the model as often as this many images do; its own
-    search comes on top. 0 if it is left out."""
+    steps: tuple[StepForecast, ...]
+    """The steps that take longest, in their order; sampling of all images, whatever a gate
+    decides."""
+    denoises: str | None
+    """Whether the model denoises the training images, in a sentence."""
     index_bytes: int | None
     """Memory of the index of the training images; None where features are compared."""
+    optimum_bytes: int | None
+    """Memory of the training images for the comparison with the optimum, about; None without."""
     state_bytes: int | None
     """Disk that generated images take until the report is written."""
     floor: str | None
     """What the held-out images allow the gate to show; None without a gate."""
 
-    def seconds(self, num_images: int) -> float | None:
-        """Time to generate so many images."""
-        return None if self.seconds_per_image is None else self.seconds_per_image * num_images
+    @property
+    def seconds(self) -> float:
+        """Time of all steps."""
+        return sum(each.seconds for each in self.steps)
 
 
 def forecast_scan(
@@ -109,7 +134,12 @@ def forecast_scan(
         config = search_what_was_trained_on(config, source)
     model = source.network if isinstance(source, Checkpoint) else None
     if model is not None:
+        if config.class_index is not None:
+            check_classes(model, [config.class_index])
+        check_guidance(model, config.sampler.guidance)
         config = replace(config, sampler=resolve_sampler(config.sampler, model))
+    elif config.screening is not None:
+        refuse_screening_of_images()
     check_diagnostics(
         Setting(config=config, data=data, holdout=holdout, model=model, open_index=_no_index)
     )
@@ -129,27 +159,40 @@ def forecast_scan(
             )
         )
     is_gated = gate is not None and model is not None
+    num_images = len(config.seeds) if isinstance(source, Checkpoint) else len(source)
+    steps: list[StepForecast] = []
+    denoises = sampling = None
+    if isinstance(source, Checkpoint):
+        denoises, seconds = _denoising(source, data, config, progress)
+        steps.append(StepForecast("denoising test", seconds))
+        sampling = time_sampling(
+            source.network,
+            config.sampler,
+            execution=config.execution,
+            class_index=config.class_index,
+        )
+    of_search, index = _search(data, holdout, config, num_images)
+    steps += of_search[:2]
+    if model is not None and sampling is not None:
+        steps += _sampling(model, sampling, config, index)
+    steps += of_search[2:]
+    has_optimum = model is not None and "optimality" not in config.without
+    if model is not None:
+        steps += _beside(model, data, holdout, config, sampling)
     return ScanForecast(
-        num_images=len(config.seeds) if isinstance(source, Checkpoint) else len(source),
+        num_images=num_images,
         likely_stop=_stop(0, gate, config) if is_gated else None,
         earliest_stop=_stop(1, gate, config) if is_gated else None,
-        seconds_per_image=None if model is None else _seconds_per_image(model, config),
-        optimum_images=None if model is None else _optimum_images(config, data, holdout),
+        seconds_per_image=None if sampling is None else sampling.per_image(config.sampler),
+        steps=tuple(steps),
+        denoises=denoises,
+        optimum_bytes=4 * len(data) * D if has_optimum else None,
         index_bytes=None if config.index.features else num_index_bytes(num_stored, D, width),
         state_bytes=None if model is None else len(config.seeds) * D,
         floor=None
         if gate is None
         else gate_power_text(gate.limit, gate.confidence, 0, num_control, control),
     )
-
-
-def num_evaluations(sampler: SamplerConfig) -> int:
-    """Evaluations of a network per image: 2n − 1 for n steps of Heun, n of the others; of dopri5,
-    which takes what it needs, about DOPRI5."""
-    if sampler.num_steps is None:
-        return DOPRI5
-    is_heun = (sampler.solver or "heun") == "heun"
-    return 2 * sampler.num_steps - 1 if is_heun else sampler.num_steps
 
 
 def _no_index() -> NoReturn:
@@ -162,36 +205,111 @@ def _stop(copies: int, gate: GateTest | None, config: ScanConfig) -> int | None:
     return forecast_stop(copies, copies, gate, min_samples=config.min_samples).median
 
 
-def _seconds_per_image(model: Denoiser, config: ScanConfig) -> float:
-    """Time a short sampling of one group, after a shorter one to warm up."""
-    execution = settled(config.execution, model)
-    size = group_size(model, execution)
-    evaluations, seconds = 0, 0.0
-    for steps in (1, MEASURED_STEPS):
-        sampler = replace(config.sampler.by_edm, num_steps=steps)
-        started = time.perf_counter()
-        # Their bytes come to the CPU, so that a GPU has finished.
-        for _ in generate_images(
+def _denoising(
+    checkpoint: Checkpoint, data: ImageSet, config: ScanConfig, progress: Progress
+) -> tuple[str, float]:
+    """What the denoising test says, and how long it takes."""
+    started = time.perf_counter()
+    found = check_denoising(
+        checkpoint.network,
+        data,
+        sampler=config.sampler.by_edm,
+        checkpoint=checkpoint,
+        flips=config.index.flips,
+        execution=config.execution,
+        progress=progress,
+    )
+    return found.message, time.perf_counter() - started
+
+
+def _search(
+    data: ImageSet, holdout: ImageSet | None, config: ScanConfig, num_images: int
+) -> tuple[list[StepForecast], NeighborIndex | None]:
+    """Time index, controls and search on a part of the training images; features are not timed."""
+    if config.index.features is not None:
+        return [], None
+    part = data.images[:INDEXED]
+    growth = len(data) / len(part)
+    started = time.perf_counter()
+    index = NeighborIndex(part, device=config.execution.device, flips=config.index.flips)
+    building = time.perf_counter() - started
+    rng = np.random.default_rng(0)
+    radii = searched_radii(config.rule)
+    rows = rng.choice(len(part), min(SEARCHED, len(part)), replace=False)
+    queries = rng.permuted(part[rows], axis=0)  # like training images, and equal to none
+    index.distinct_nearest(queries[:2], duplicate_rms=radii)  # loads what the first search does
+    started = time.perf_counter()
+    index.distinct_nearest(queries, duplicate_rms=radii)
+    one = (time.perf_counter() - started) / len(rows) * growth
+    started = time.perf_counter()
+    judged = min(len(data), LEFT_OUT_IMAGES if holdout is None else LEFT_OUT_BESIDE_HOLDOUT)
+    if len(part) > 2:
+        facts = index.leave_one_out(rows, duplicate_rms=radii).statistics
+        if facts is not None and facts.num_brute_forced:
+            # It stops after so many images that had to be compared with all others.
+            judged = min(judged, most_left_out(facts.num_brute_forced / len(rows)))
+    alone = (time.perf_counter() - started) / len(rows) * growth
+    controls = alone * judged + one * (0 if holdout is None else len(holdout))
+    steps = [
+        StepForecast("index", building * growth),
+        StepForecast("controls", controls),
+        StepForecast("search", one * num_images),
+    ]
+    return steps, index
+
+
+def _sampling(
+    model: Denoiser, sampling: SamplingTime, config: ScanConfig, index: NeighborIndex | None
+) -> list[StepForecast]:
+    """The steps of sampling: of all images, or of all screened ones and some in full.
+
+    How many are candidates is seen from a group of them.
+    """
+    number, screening = len(config.seeds), config.screening
+    if screening is None:
+        return [StepForecast("sampling", sampling.seconds(number, config.sampler))]
+    cheap = screening_sampler(config.sampler, screening)
+    candidates = 0.0
+    if index is not None:
+        batches = generate_images(
             model,
-            range(size),
-            config=sampler,
+            range(sampling.group),
+            config=cheap,
             class_index=config.class_index,
-            execution=execution,
+            execution=config.execution,
             progress=silent,
-        ):
-            pass
-        evaluations, seconds = num_evaluations(sampler), time.perf_counter() - started
-    return seconds / evaluations * num_evaluations(config.sampler) / size
+        )
+        images = np.concatenate([batch.images for batch in batches])
+        found = screened_rows(match_images(index, images, config.rule), np.zeros(len(images), bool))
+        candidates = float(found.is_copy(config.rule, screening.screen_below).mean())
+    drawn = screening.num_drawn(number)
+    in_full = round(drawn + candidates * (number - drawn))
+    return [
+        StepForecast("screening", sampling.seconds(number, cheap)),
+        StepForecast("sampling", sampling.seconds(in_full, config.sampler)),
+    ]
 
 
-def _optimum_images(config: ScanConfig, data: ImageSet, holdout: ImageSet | None) -> int:
-    """How many images take as many evaluations of the model as the comparison with the optimum."""
-    if "optimality" in config.without:
-        return 0
-    per_image = num_evaluations(config.sampler)
-    most = min(config.optimum_images, len(config.seeds))
-    noised = min(most, len(data)) + (0 if holdout is None else min(most, len(holdout)))
-    sampled = min(config.optimum_trajectories, len(config.seeds))
-    compared = config.sampler.by_edm  # at its levels, and along its trajectories
-    evaluated = noised * (compared.num_steps or 0) + sampled * num_evaluations(compared)
-    return -(-evaluated // per_image)
+def _beside(
+    model: Denoiser,
+    data: ImageSet,
+    holdout: ImageSet | None,
+    config: ScanConfig,
+    sampling: SamplingTime | None,
+) -> list[StepForecast]:
+    """The diagnostics that evaluate the model."""
+    found = []
+    assert sampling is not None
+    per_evaluation = sampling.per_evaluation / sampling.group
+    if "noise_and_return" in config.also:
+        evaluations = noise_and_return.forecast_evaluations(model, data, holdout, config.sampler)
+        found.append(StepForecast("noise_and_return", per_evaluation * evaluations))
+    if "membership" in config.also and holdout is not None:
+        evaluations = membership_inference.forecast_evaluations(data, holdout)
+        found.append(StepForecast("membership", per_evaluation * evaluations))
+    if "optimality" not in config.without:
+        seconds = optimality.forecast_seconds(
+            model, data, holdout, config, per_evaluation=per_evaluation
+        )
+        found.append(StepForecast("optimality", seconds))
+    return found

@@ -39,7 +39,11 @@ from memaudit.audit.sampler_control import compare_samplers, is_changed
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.scanned import Keys
-from memaudit.audit.screening import screen_and_match, screening_identity
+from memaudit.audit.screening import (
+    refuse_screening_of_images,
+    screen_and_match,
+    screening_identity,
+)
 from memaudit.audit.source import as_source, check_roles, describe_source
 from memaudit.audit.source_checks import (
     check_comparable,
@@ -155,9 +159,7 @@ def scan(
     if isinstance(source, Checkpoint) and index is None:
         config = search_what_was_trained_on(config, source)
     if config.screening is not None and isinstance(source, ImageSet):
-        raise ConfigError(
-            "{screen} is for models, but images were given. Leave it out.", field="screen"
-        )
+        refuse_screening_of_images()
     if config.nonce is not None:
         config = _with_seeds_of_nonce(config, source, data)
     if isinstance(source, Checkpoint):

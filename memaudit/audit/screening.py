@@ -8,7 +8,7 @@ towards no copy and are never counted (memorization/screened.py).
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from memaudit.audit.sampling import JudgedSamples, sample_and_match
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.screening_state import ScreeningState
 from memaudit.data.images import ImageSet
+from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.generate import generate_images
 from memaudit.models.sampler_config import SamplerConfig
@@ -49,6 +50,17 @@ class ScreenedSamples:
 def screening_sampler(sampler: SamplerConfig, config: ScreeningConfig) -> SamplerConfig:
     """What screens the seeds that `sampler` would sample: the same noise and range of levels."""
     return replace(sampler, solver="multistep", num_steps=config.screen_steps)
+
+
+def refuse_screening_of_images() -> NoReturn:
+    """Refuse to screen images that were given.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(
+        "{screen} is for models, but images were given. Leave it out.", field="screen"
+    )
 
 
 def screening_identity(config: ScanConfig, data: ImageSet) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`memaudit sample`: generate images from a checkpoint."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -107,8 +108,10 @@ def sample(
     # Only now: torch takes seconds to import.
     from memaudit.audit.source import optimum_of
     from memaudit.cli.console import progress_bars, remark
+    from memaudit.cli.forecast import say_sampling_time
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
+    from memaudit.models.denoiser import image_shape
     from memaudit.models.generate import generate_images, sampling_identity
     from memaudit.models.group_size import settled
     from memaudit.models.precision import resolve_precision
@@ -140,9 +143,17 @@ def sample(
         for warning in checkpoint.warnings:
             remark(f"Warning: {warning}", "bold yellow")
         execution = settled(execution, checkpoint.network)
-        stack.enter_context(spread_over_ranks(MODEL, checkpoint))
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
+            say_sampling_time(
+                checkpoint.network,
+                len(seeds),
+                config,
+                execution=execution,
+                class_index=chosen_class,
+                disk_bytes=len(seeds) * math.prod(image_shape(checkpoint.network)),
+            )
+            stack.enter_context(spread_over_ranks(MODEL, checkpoint))
             return _named(
                 generate_images(
                     checkpoint.network,

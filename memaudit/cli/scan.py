@@ -350,13 +350,13 @@ def _show_forecast(found: "ScanForecast", *, as_json: bool) -> None:
     from memaudit.wording import duration
 
     if as_json:
-        print_json(asdict(found))
+        print_json({**asdict(found), "seconds": found.seconds})
         return
     one = found.seconds_per_image
     if one is None:
         print_row("images given", f"{found.num_images:,}")
     else:
-        print_row("images at most", f"{found.num_images:,}, {duration(one * found.num_images)}")
+        print_row("images at most", f"{found.num_images:,}")
         print_row("seconds per image", f"{one:.2g}")
     if found.likely_stop is not None and one is not None:
         stop = (
@@ -367,17 +367,17 @@ def _show_forecast(found: "ScanForecast", *, as_json: bool) -> None:
         print_row("likely stop", stop)
     if found.earliest_stop is not None:
         print_row("earliest stop", f"{found.earliest_stop:,} images if all are copies")
-    if found.optimum_images and one is not None:
-        print_row(
-            "comparison with optimum",
-            f"as many evaluations of the model as {found.optimum_images:,} images, "
-            f"{duration(one * found.optimum_images)}, and a search beside them; "
-            "--without optimality leaves it out",
-        )
+    for each in found.steps:
+        print_row(f"time of {each.step.replace('_', '-')}", duration(each.seconds))
+    print_row("time in all", f"about {duration(found.seconds)}")
     if found.index_bytes is not None:
         print_row("memory of the index", f"{found.index_bytes / 1e6:,.1f} MB")
+    if found.optimum_bytes is not None:
+        print_row("memory of the optimum", f"{found.optimum_bytes / 1e6:,.1f} MB at most")
     if found.state_bytes is not None:
         print_row("disk for images", f"{found.state_bytes / 1e6:,.1f} MB at most, with --out")
+    if found.denoises is not None:
+        say(found.denoises)
     if found.floor is not None:
         say(found.floor)
     say("Nothing was generated. Leave out --dry-run to scan.")

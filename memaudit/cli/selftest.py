@@ -85,11 +85,13 @@ def selftest(
     from memaudit.audit.selftest import serve_selftest
     from memaudit.audit.source import open_source
     from memaudit.cli.console import print_json, progress_bars, warn_about
+    from memaudit.cli.forecast import say_sampling_time
     from memaudit.data.layout import Layout
     from memaudit.data.preparation import Preparation
     from memaudit.data.selection import Selection
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
+    from memaudit.models.checkpoints import Checkpoint
 
     selection = from_options(Selection, options)
     preparation = from_options(Preparation, options)
@@ -115,6 +117,8 @@ def selftest(
                 layout=Layout(split=holdout_split),
                 progress=progress,
             )
+        if isinstance(source, Checkpoint):
+            say_sampling_time(source.network, samples, config.sampler, execution=config.execution)
         result = run_selftest(
             images, model=source, holdout=others, config=config, progress=progress
         )

@@ -1,13 +1,22 @@
 """A forecast of a scan is that of the scan that follows."""
 
+import time
+
 import numpy as np
 import pytest
+from torch import Tensor
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.dry_run import forecast_scan, num_evaluations
+from memaudit.audit.diagnostics import membership_inference, noise_and_return
+from memaudit.audit.dry_run import forecast_scan
+from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.scan import scan
+from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
+from memaudit.models.execution import Execution
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
+from memaudit.models.sampling_time import num_evaluations, time_sampling
 
 TRAIN = np.random.default_rng(0).integers(0, 256, (80, 3, 8, 8), np.uint8)
 
@@ -21,22 +30,72 @@ def test_a_forecast_knows_what_the_scan_will_take():
     assert forecast.likely_stop == 377
     assert forecast.index_bytes == result.search.num_bytes
     assert forecast.state_bytes == 70 * TRAIN[0].size
-    assert forecast.optimum_images == 0
+    assert "optimality" not in {each.step for each in forecast.steps}
+    assert forecast.denoises is not None and result.denoising is not None
+    assert forecast.denoises == result.denoising.message
     assert forecast.seconds_per_image is not None and forecast.seconds_per_image > 0
     assert forecast.floor is not None and "each judged among the others" in forecast.floor
 
 
-def test_the_comparison_with_the_optimum_counts_as_images():
+class Slow(ClosedFormOptimum):
+    """A model whose evaluations take as long on every machine."""
+
+    SECONDS = 0.004
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        time.sleep(self.SECONDS)
+        return super().__call__(x, sigma, class_labels)
+
+
+@pytest.mark.parametrize("screening", [None, ScreeningConfig(screen_share=0.5)])
+def test_a_forecast_is_within_half_of_what_the_scan_takes(screening: ScreeningConfig | None):
+    """By the calls of a model that sleeps: those of another program do not count."""
+    model = Slow(TRAIN)
+    config = ScanConfig(seeds=range(256), screening=screening, without=("optimality",))
+    forecast = forecast_scan(model, TRAIN, config=config)
+    said = {each.step: each.seconds for each in forecast.steps}
+    least = 4 * 35 * Slow.SECONDS  # screened, too: nearly all are candidates of an optimum
+    least *= 1 if screening is None else 0.7
+    assert least < said["sampling"] < 3 * least + 1
+    if screening is not None:
+        assert 4 * screening.screen_steps * Slow.SECONDS < said["screening"]
+        assert said["screening"] < said["sampling"]
+    assert forecast.seconds == pytest.approx(sum(said.values()))
+
+
+def test_the_comparison_with_the_optimum_is_a_step_of_its_own():
     forecast = forecast_scan("optimum", TRAIN, holdout=255 - TRAIN[:50])
-    # 80 + 50 images at 18 levels, and 64 trajectories of 35 evaluations.
-    assert forecast.optimum_images == -(-130 * 18 // 35) + 64
+    steps = [each.step for each in forecast.steps]
+    assert steps == ["denoising test", "index", "controls", "sampling", "search", "optimality"]
+    assert all(each.seconds > 0 for each in forecast.steps)
+    assert forecast.optimum_bytes == 4 * TRAIN.size
     assert forecast.likely_stop is None and forecast.floor is None
+
+
+def test_diagnostics_on_request_are_counted_as_they_run():
+    """By the calls of a model that counts the images of each."""
+    model = Slow(TRAIN)
+    model.SECONDS = 0  # type: ignore[misc]
+    images, holdout = ImageSet.from_array(TRAIN), ImageSet.from_array(255 - TRAIN)
+    sampler = SamplerConfig(num_steps=2)
+    expected = noise_and_return.forecast_evaluations(model, images, holdout, sampler)
+    assert expected == (80 + 80) * 6 * 3
+    assert membership_inference.forecast_evaluations(images, holdout) == (80 + 80) * 4 * 4
+
+
+def test_the_time_of_sampling_is_that_of_whole_groups():
+    timed = time_sampling(Slow(TRAIN), SamplerConfig(), execution=Execution())
+    assert timed.group == 64
+    assert timed.seconds(65, SamplerConfig()) == 2 * timed.seconds(64, SamplerConfig())
+    assert timed.per_evaluation >= Slow.SECONDS
+    assert timed.per_image(SamplerConfig()) == timed.seconds(64, SamplerConfig()) / 64
 
 
 def test_given_images_cost_no_sampling():
     forecast = forecast_scan(TRAIN[:7], TRAIN, config=ScanConfig(fail_above=0.1))
     assert (forecast.num_images, forecast.seconds_per_image) == (7, None)
-    assert forecast.likely_stop is None and forecast.seconds(10) is None
+    assert forecast.likely_stop is None and forecast.denoises is None
+    assert [each.step for each in forecast.steps] == ["index", "controls", "search"]
 
 
 def test_what_a_scan_refuses_is_refused():

@@ -142,3 +142,13 @@ def test_a_seed_given_twice_is_refused(run: Run, checkpoint: Path, tmp_path: Pat
     result = run("sample", checkpoint, "--seeds", "1,2,1", "--out", tmp_path / "images.zip")
     assert result.exit_code == 2
     assert "--seeds repeats a seed" in result.stderr
+
+
+def test_many_images_are_forecast_before_they_are_made(
+    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("memaudit.cli.forecast.MANY_GROUPS", 1)
+    few = run("sample", checkpoint, "--samples", 5, "--steps", 1, "--out", tmp_path / "few")
+    assert "will take" not in few.stderr
+    many = run("sample", checkpoint, "--samples", 65, "--steps", 1, "--out", tmp_path / "many.npz")
+    assert "65 images will take about" in many.stderr and "MB of disk at most" in many.stderr

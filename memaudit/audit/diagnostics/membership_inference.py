@@ -201,6 +201,13 @@ def _scores(
     return torch.cat(scores).cpu().numpy()
 
 
+def forecast_evaluations(data: ImageSet, holdout: ImageSet) -> int:
+    """How many evaluations of the model, times images, the test of a scan takes."""
+    config = MembershipConfig()
+    num_images = sum(min(config.num_images, len(images)) for images in (data, holdout))
+    return num_images * config.num_noises * len(config.sigmas)
+
+
 def _run(context: Context) -> Membership:
     setting = context.setting
     return infer_membership(

@@ -43,6 +43,7 @@ from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
 from memaudit.models.sampler_config import SamplerConfig
+from memaudit.models.sampling_time import num_evaluations
 from memaudit.progress import Progress, silent
 from memaudit.wording import p_text, short
 
@@ -348,6 +349,24 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 SHOWN_ATTRACTORS = 24
 """Number of attractors that the page shows."""
+
+
+def forecast_evaluations(
+    denoiser: Denoiser, data: ImageSet, holdout: ImageSet | None, sampler: SamplerConfig
+) -> int:
+    """How many evaluations of the model, times images, the test of a scan takes.
+
+    Args:
+        denoiser: the model.
+        data: its training images.
+        holdout: images that it was not trained on, if there are any.
+        sampler: of the scan.
+    """
+    config = ReturnTestConfig(sampler=sampler.by_edm)
+    sets = [images for images in (data, holdout) if images is not None]
+    num_images = sum(min(config.num_images, len(images)) for images in sets) * config.num_noises
+    num_levels = sum(sigma <= denoiser.sigma_max for sigma in config.sigmas)
+    return num_images * num_levels * num_evaluations(config.sampler)
 
 
 def _run(context: Context) -> ReturnTest:

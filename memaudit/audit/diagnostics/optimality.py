@@ -5,16 +5,19 @@ that its sampler visits: on noised training and held-out images, and along its o
 docs/optimum.md says what each number means.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
+from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext, Setting
 from memaudit.audit.diagnostics.section import (
     STROKES,
     Block,
@@ -36,14 +39,18 @@ from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.devices import to_device, with_float64
 from memaudit.models.execution import Execution
-from memaudit.models.generate import GeneratedBatch, generate_images
-from memaudit.models.group_size import group_size
+from memaudit.models.generate import GeneratedBatch, generate_images, visited_levels
+from memaudit.models.group_size import group_size, settled
 from memaudit.models.guidance import guided
 from memaudit.models.memory import in_groups
-from memaudit.models.optimum.closed_form import ClosedFormOptimum
+from memaudit.models.optimum.closed_form import ClosedFormOptimum, Evaluation
 from memaudit.models.sampler_config import SamplerConfig
+from memaudit.models.sampling_time import num_evaluations
 from memaudit.progress import Progress, silent
 from memaudit.wording import p_text
+
+TIMED_LEVELS = 3
+"""A forecast times every so many-th noise level."""
 
 
 @dataclass(frozen=True)
@@ -451,33 +458,115 @@ def _agreement_baseline(
     return AgreementBaseline(num_images=sum(map(len, chosen[0])), train=train, holdout=held)
 
 
-def _run(context: Context) -> Optimality | None:
-    """Compare on at most as many images as were sampled, and only if the labels fit the model."""
-    setting = context.setting
+def forecast_seconds(
+    denoiser: Denoiser,
+    data: ImageSet,
+    holdout: ImageSet | None,
+    config: ScanConfig,
+    *,
+    per_evaluation: float,
+) -> float:
+    """How long the comparison of a scan will take, from one group of images at some noise levels.
+
+    Args:
+        denoiser: the model, on `config.execution.device`.
+        data: its training images.
+        holdout: images that it was not trained on, if there are any.
+        config: of the scan.
+        per_evaluation: seconds that the model takes for an image.
+    """
+    setting = Setting(config, data, holdout, denoiser, open_index=_no_index)
+    if not _fits_labels(setting):
+        return 0.0
+    compared = _config_of(setting)
+    started = time.perf_counter()
+    optimum = ClosedFormOptimum(
+        data.images,
+        data.labels if denoiser.label_dim else None,
+        label_dim=denoiser.label_dim,
+        device=compared.execution.device,
+    )
+    seconds = time.perf_counter() - started
+    group = group_size(denoiser, settled(compared.execution, denoiser))
+    levels = visited_levels(denoiser, compared.sampler).tolist()
+    timed = replace(compared, num_images=max(2, min(group, compared.num_images)))
+    spent = _Stopwatch(optimum)
+    rng = np.random.default_rng(0)
+    sigmas = levels[::TIMED_LEVELS]
+    _denoise(denoiser, spent, data, sigmas, timed, rng, silent)  # type: ignore[arg-type]
+    of_optimum = spent.seconds / len(sigmas) / min(timed.num_images, len(data))
+
+    noised = min(compared.num_images, len(data))
+    noised += 0 if holdout is None else min(compared.num_images, len(holdout))
+    sampled = -(-compared.num_trajectories // group) * group
+    evaluations = num_evaluations(compared.sampler)
+    seconds += (per_evaluation + of_optimum) * (noised * len(levels) + sampled * evaluations)
+    seconds += of_optimum * sampled * evaluations  # what the optimum makes of the same noise
+    if holdout is not None:  # and two optima of as many images as the smaller set has
+        share = min(len(data), len(holdout)) / len(data)
+        seconds += 2 * share * of_optimum * sampled * evaluations
+    return seconds
+
+
+class _Stopwatch:
+    """The optimum, and the seconds spent in it."""
+
+    def __init__(self, optimum: ClosedFormOptimum) -> None:
+        self._optimum, self.seconds = optimum, 0.0
+
+    def evaluate(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Evaluation:
+        started = time.perf_counter()
+        found = self._optimum.evaluate(x, sigma, class_labels)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        self.seconds += time.perf_counter() - started
+        return found
+
+
+def _no_index() -> NoReturn:
+    raise RuntimeError("a forecast builds no index")
+
+
+def _fits_labels(setting: Setting) -> bool:
+    """Whether the labels fit the model, as the comparison needs them to."""
     config, model = setting.config, setting.given_model
     data, holdout = setting.data, setting.holdout
     sets = [images for images in (data, holdout) if images is not None]
     if model.label_dim and any(not 0 < images.num_classes <= model.label_dim for images in sets):
-        return None
+        return False
     if model.label_dim and config.class_index is not None:
         assert data.labels is not None
         if config.class_index not in data.labels:  # without training images there is no optimum
-            return None
+            return False
+    return True
+
+
+def _config_of(setting: Setting) -> OptimalityConfig:
+    """How a scan compares: on at most as many images as it samples."""
+    config, model = setting.config, setting.given_model
     at_most = max(2, len(config.seeds))
+    return OptimalityConfig(
+        num_images=min(config.optimum_images, at_most),
+        num_trajectories=min(config.optimum_trajectories, at_most),
+        sampler=config.sampler.by_edm,
+        class_index=config.class_index,
+        class_weights=weigh_classes(model, setting.data, config.class_frequencies),
+        confidence=config.rule.confidence,
+        execution=config.execution,
+    )
+
+
+def _run(context: Context) -> Optimality | None:
+    """Compare on at most as many images as were sampled, and only if the labels fit the model."""
+    setting = context.setting
+    if not _fits_labels(setting):
+        return None
     return compare_with_optimum(
-        model,
-        data,
-        holdout=holdout,
+        setting.given_model,
+        setting.data,
+        holdout=setting.holdout,
         index=setting.open_index(),
-        config=OptimalityConfig(
-            num_images=min(config.optimum_images, at_most),
-            num_trajectories=min(config.optimum_trajectories, at_most),
-            sampler=config.sampler.by_edm,
-            class_index=config.class_index,
-            class_weights=weigh_classes(model, data, config.class_frequencies),
-            confidence=config.rule.confidence,
-            execution=config.execution,
-        ),
+        config=_config_of(setting),
         progress=setting.progress,
     )
 

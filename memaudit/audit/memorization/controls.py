@@ -255,6 +255,12 @@ def _leave_one_out(
     return Matches(DistinctNeighbors.concatenate(parts), rule)
 
 
+def most_left_out(share_brute_forced: float) -> int:
+    """After about how many images leave-one-out stops, where that share is compared with all."""
+    parts = -(-MOST_BRUTE_FORCED // (share_brute_forced * PART))
+    return int(parts) * PART
+
+
 def _floor(control: Control, judged: Matches) -> Floor:
     confidence = judged.rule.confidence
 

@@ -23,7 +23,7 @@ class ScreeningConfig:
             above=0,
             below=1,
         ),
-    ] = Fraction(4, 5)
+    ] = Fraction(1, 2)
     screen_share: Annotated[
         float,
         Option(
