@@ -117,7 +117,7 @@ def test_ranks_end_with_a_launcher_that_was_killed(inputs: Path, tmp_path: Path,
     wait_for_parts(tmp_path / "r", 2)
     ranks = list(rank_pids(launch.pid).values())
     launch.kill()
-    launch.wait()
+    assert finish(launch)[0] == -signal.SIGKILL  # when the ranks have closed what they print to
     end = time.monotonic() + 30
     while any(map(is_running, ranks)):
         assert time.monotonic() < end
