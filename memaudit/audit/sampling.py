@@ -24,9 +24,10 @@ from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import image_shape
 from memaudit.models.execution import Precision
-from memaudit.models.generate import GeneratedBatch, generate_images
+from memaudit.models.generate import GeneratedBatch, OnGroup, generate_images, ignore_group
 from memaudit.models.group_size import group_size
 from memaudit.progress import Progress
+from memaudit.ranks.joined import num_sharing
 
 REFRESH = 1.05
 """The stop is forecast anew after each copy, and when this many times as many images are judged."""
@@ -231,8 +232,7 @@ def sample_and_match(
 
     batches: list[GeneratedBatch] = []
     waiting: list[GeneratedBatch] = []
-    confirmed, made = _generate(checkpoint, config, class_weights, index, gate, kept, noted)
-    made = _stored(made, state)
+    confirmed, made = _generate(checkpoint, config, class_weights, index, gate, kept, state, noted)
     for batch in _in_order(kept, made, len(config.seeds)):
         batches.append(batch)
         waiting.append(batch)
@@ -298,15 +298,22 @@ def _generate(
     index: ImageSearch,
     gate: Gate | None,
     kept: Sequence[Part],
+    state: ScanState | None,
     progress: Progress,
 ) -> tuple[ConfirmedImages | None, Iterator[Part]]:
-    """Images of the seeds that no earlier run kept, in their order, and how they are confirmed."""
+    """Images of the seeds that no earlier run kept, in their order, and how they are confirmed.
+
+    Each is stored before it is handed on, if there is a state.
+    """
     missing = missing_positions(kept, len(config.seeds))
     num_kept = len(config.seeds) - len(missing)
     execution = config.execution
 
     def generate(
-        seeds: Sequence[int], precision: Precision, task: str | None = None
+        seeds: Sequence[int],
+        precision: Precision,
+        task: str | None = None,
+        on_group: OnGroup = ignore_group,
     ) -> Iterator[GeneratedBatch]:
         named = task
 
@@ -323,11 +330,20 @@ def _generate(
             class_weights=class_weights,
             execution=replace(execution, precision=precision),
             progress=told,
+            on_group=on_group,
         )
 
     if execution.precision in ("auto", "fp32"):
         seeds = [config.seeds[position] for position in missing]
-        return None, _placed(missing, generate(seeds, "fp32"))
+        if state is None or num_sharing() == 1:
+            return None, _stored(_placed(missing, generate(seeds, "fp32")), state)
+
+        def store(place: int, group: GeneratedBatch) -> None:
+            for part in _runs(missing[place : place + len(group.seeds)], group):
+                state.store(part.position, part.batch)
+
+        # Ranks end groups in any order: what waits for its turn is to outlive this process, too.
+        return None, _placed(missing, generate(seeds, "fp32", on_group=store))
     confirmed = ConfirmedImages(
         generate,
         config.seeds,
@@ -338,7 +354,8 @@ def _generate(
         group_size=group_size(checkpoint.network, execution),
     )
     made = confirmed.batches(missing, kept)
-    return confirmed, (part for positions, batch in made for part in _runs(positions, batch))
+    parts = (part for positions, batch in made for part in _runs(positions, batch))
+    return confirmed, _stored(parts, state)
 
 
 def _placed(positions: Sequence[int], batches: Iterator[GeneratedBatch]) -> Iterator[Part]:
