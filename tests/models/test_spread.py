@@ -1,5 +1,8 @@
 """Ranks, here threads, that share out the images of a model."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch.distributed as dist
@@ -8,12 +11,16 @@ from helpers.rank_threads import workers
 from memaudit.audit.source import optimum_of
 from memaudit.data.images import ImageSet
 from memaudit.errors import CheckpointError
+from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.execution import Execution
-from memaudit.models.generate import generate_images
+from memaudit.models.generate import GeneratedBatch, generate_images
+from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.models.spread import MODEL, TASK, identity_of, image_handler, spread_over_ranks
 from memaudit.ranks import joined
+from memaudit.ranks.board import Handler
 from memaudit.ranks.leader import Leader
+from memaudit.ranks.message import Message, pack, unpack
 
 STEPS = SamplerConfig(num_steps=2)
 
@@ -51,3 +58,92 @@ def test_models_are_told_apart_by_their_labels_and_weights():
     others = [optimum_of(images), optimum_of(relabeled, conditional=True)]
     assert len({identity_of(each) for each in (by_class, *others)}) == 3
     assert identity_of(optimum_of(images, conditional=True)) == identity_of(by_class)
+
+
+def optimum_by_class() -> Checkpoint:
+    """Of images with four classes; each rank has its own, which no two threads may share."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4), np.uint8)
+    return optimum_of(ImageSet.from_array(images, labels=np.arange(20) % 4), conditional=True)
+
+
+@pytest.fixture
+def optimum() -> Checkpoint:
+    return optimum_by_class()
+
+
+@contextmanager
+def ranks(
+    monkeypatch: pytest.MonkeyPatch, optimum: Checkpoint, *handlers: Handler
+) -> Iterator[Leader]:
+    store = dist.HashStore()
+    leader = Leader(store, 1 + len(handlers))
+    monkeypatch.setattr(joined, "_leader", leader)
+    with workers(store, *({TASK: handler} for handler in handlers)):
+        with spread_over_ranks(MODEL, optimum):
+            yield leader
+        leader.end(0)
+
+
+def together(batches: Iterator[GeneratedBatch]) -> tuple[list[int], bytes, list[int]]:
+    whole = GeneratedBatch.concatenate(list(batches))
+    assert whole.class_index is not None
+    return whole.seeds.tolist(), whole.images.tobytes(), whole.class_index.tolist()
+
+
+@pytest.mark.parametrize("asked", ["drawn", "given", "weights", "start"])
+def test_ranks_make_what_one_process_makes(
+    monkeypatch: pytest.MonkeyPatch, optimum: Checkpoint, asked: str
+):
+    seeds = [*range(100, 230), 7]
+    options = {
+        "drawn": {},
+        "given": {"class_index": [seed % 3 for seed in seeds]},
+        "weights": {"class_weights": [0, 1, 2, 0.1]},
+        "start": {"start": np.random.default_rng(1).integers(0, 256, (131, 1, 4, 4), np.uint8)},
+    }[asked]
+    options |= {"config": SamplerConfig(num_steps=2, S_churn=1), "execution": Execution(10)}
+    alone = together(generate_images(optimum.network, seeds, **options))
+    groups: dict[int, int] = {}
+
+    def note(place: int, group: GeneratedBatch) -> None:
+        groups[place] = len(group.seeds)
+
+    with ranks(monkeypatch, optimum, image_handler({MODEL: optimum_by_class()})) as leader:
+        assert joined.num_sharing() == leader.num_ranks == 2
+        assert together(generate_images(optimum.network, seeds, on_group=note, **options)) == alone
+    assert groups == {0: 64, 64: 64, 128: 3}
+    assert joined.num_sharing() == 1
+
+
+@pytest.mark.parametrize("wrong", ["seeds", "dtype", "shape", "classes", "nothing"])
+def test_what_a_rank_may_not_send_is_refused(
+    monkeypatch: pytest.MonkeyPatch, optimum: Checkpoint, wrong: str
+):
+    own = image_handler({MODEL: optimum})
+
+    def lie(message: Message, look: Callable[[], None]) -> bytes:
+        about, arrays = unpack(own(message, look))
+        if wrong == "nothing":
+            return b""
+        if wrong == "classes":
+            del arrays["class_index"]
+        elif wrong == "seeds":
+            arrays["seeds"] = arrays["seeds"] + 1
+        elif wrong == "dtype":
+            arrays["images"] = arrays["images"].astype(np.int16)
+        else:
+            arrays["images"] = arrays["images"][:, :, :2]
+        return pack(about, **arrays)
+
+    config = SamplerConfig(num_steps=1)
+    with ranks(monkeypatch, optimum) as leader:
+        leader.handlers[TASK] = lie  # as if another rank had sent it
+        with pytest.raises(ValueError, match=r"a rank sent (other images than|0 bytes that)"):
+            list(generate_images(optimum.network, range(3), config=config))
+
+
+def test_another_denoiser_is_not_shared(monkeypatch: pytest.MonkeyPatch, optimum: Checkpoint):
+    other = ClosedFormOptimum(np.zeros((2, 1, 4, 4), np.uint8))
+    with ranks(monkeypatch, optimum) as leader:
+        leader.handlers.clear()
+        assert len(list(generate_images(other, range(3), config=SamplerConfig(num_steps=1)))) == 1
