@@ -142,9 +142,12 @@ def _cast_where_used(denoiser: Preconditioner, dtype: torch.dtype) -> None:
     def cast(module: nn.Module, given: tuple[Any, ...]) -> None:
         if not given or not isinstance(given[0], Tensor) or given[0].dtype != dtype:
             return
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            if tensor.ndim and tensor.dtype == torch.float32:
-                tensor.data = tensor.data.to(dtype)
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.ndim and weight.dtype == torch.float32:
+                setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.ndim and buffer.dtype == torch.float32:
+                setattr(module, name, buffer.to(dtype))
 
     hooks = [
         module.register_forward_pre_hook(cast)
