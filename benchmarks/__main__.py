@@ -30,11 +30,13 @@ ON_CPU = {
     "leave_one_out": ["--rounds", "2"],
     "loading": [TRAIN, "--rounds", "1"],
     "scale": ["--sizes", "5000", "20000", "--queries", "64"],
+    "sampling": ["--rounds", "1", "--networks", "0", "1"],
     "ranks": ["--samples", "500", "--rounds", "1"],
 }
 """Arguments with which all benchmarks together take less than the promised time."""
 ON_GPU = {
     "ceilings": [],
+    "sampling": ["--rounds", "2"],
     "optimum": [TRAIN, "--rounds", "3"],
     "neighbors": [TRAIN, QUERIES, "--rounds", "2"],
 }

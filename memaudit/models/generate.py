@@ -25,6 +25,7 @@ from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.devices import device_name, to_device, with_float64
 from memaudit.models.execution import HANDED_OUT, Execution, Precision
+from memaudit.models.graphs import Graphed, takes_graphs
 from memaudit.models.group_size import group_size
 from memaudit.models.guidance import check_guidance, guided
 from memaudit.models.memory import GroupSize
@@ -404,6 +405,8 @@ def make_groups(
     job = _Job(denoiser, seeds, config, class_index, class_weights, start, device, progress)
     precision = "fp32" if execution.precision == "auto" else execution.precision
     fast = in_format(denoiser, precision)
+    if device.type == "cuda" and takes_graphs(fast):
+        fast = Graphed(fast, -(-len(seeds) // group_size) * (config.num_steps or 1))
     group, first, is_gpu = GroupSize(group_size, device), 0, device.type == "cuda"
     under_way: _UnderWay | None = None
     with Ahead(beside=is_gpu) as ahead:
