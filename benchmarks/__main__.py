@@ -32,6 +32,7 @@ ON_CPU = {
     "scale": ["--sizes", "5000", "20000", "--queries", "64"],
     "sampling": ["--rounds", "1", "--networks", "0", "1"],
     "ranks": ["--samples", "500", "--rounds", "1"],
+    "training": ["--rounds", "3"],
 }
 """Arguments with which all benchmarks together take less than the promised time."""
 ON_GPU = {
@@ -39,6 +40,7 @@ ON_GPU = {
     "sampling": ["--rounds", "2"],
     "optimum": [TRAIN, "--rounds", "3"],
     "neighbors": [TRAIN, QUERIES, "--rounds", "2"],
+    "training": ["--rounds", "3"],
 }
 NUM_TRAIN = {"cpu": 20_000, "cuda": 50_000}
 NUM_QUERIES = 4_000
