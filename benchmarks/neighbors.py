@@ -7,6 +7,7 @@ The two nearest training images of 1,000 and of 10,000 queries, from uint8 to in
 - the paper's method: torch.cdist and topk over batches of queries, float32;
 - faiss.IndexFlatL2 on the pixels, float32;
 - all distances in integers as an int8 matrix product (torch._int_mm), exact by construction;
+- memaudit's NeighborIndex without FAISS, which does that for any size, and settles ties;
 - memaudit's NeighborIndex: exact, with proof.
 
 The methods alternate, and the fastest round of each is shown, since other work on the machine only
@@ -18,9 +19,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
-import faiss
 import numpy as np
 import result
 import torch
@@ -76,6 +77,8 @@ def build_cdist(batch_size: int) -> Callable[[np.ndarray, torch.device], Search]
 
 def build_faiss(images: np.ndarray, device: torch.device) -> Search:
     """Build FAISS alone: on the GPU if it sees one, else on the CPU."""
+    import faiss
+
     index: faiss.Index = faiss.IndexFlatL2(images[0].size)
     if device.type == "cuda" and faiss.get_num_gpus():
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
@@ -109,12 +112,22 @@ def build_ours(images: np.ndarray, device: torch.device) -> Search:
     return lambda queries: index.nearest(queries, K).index
 
 
+def build_products(images: np.ndarray, device: torch.device) -> Search:
+    """Build a NeighborIndex that computes all distances."""
+    index = NeighborIndex(images, device=device, by_products=True)
+    return lambda queries: index.nearest(queries, K).index
+
+
 def methods() -> list[Method]:
+    flat = Method("faiss.IndexFlatL2", build_faiss)
+    if find_spec("faiss") is None:
+        flat = Method("torch.cdist + topk, batch 2,000 (FAISS is missing)", build_cdist(2000))
     return [
         Method("torch.cdist + topk, batch 64 (the paper's)", build_cdist(64)),
         Method("torch.cdist + topk, batch 500", build_cdist(500)),
-        Method("faiss.IndexFlatL2", build_faiss),
+        flat,
         Method("int8 product + topk, batch 500", build_int8),
+        Method("memaudit, all products", build_products),
         Method("memaudit, exact", build_ours),
     ]
 
@@ -181,17 +194,28 @@ def timing_table(contenders: list[Method]) -> list[str]:
     return lines
 
 
-def growth_table(images: np.ndarray, queries: np.ndarray, device: torch.device) -> list[str]:
-    """Tabulate seconds for 1,000 queries as the training set grows."""
-    lines = ["| N | faiss.IndexFlatL2, search | ours, build | ours, search |", "|---|---|---|---|"]
-    for num_images in (len(images) // 8, len(images) // 4, len(images) // 2, len(images)):
-        _, _, flat, _, ours = methods()
-        contenders = [flat, ours]
-        measure(contenders, images[:num_images], queries, device, rounds=3)
-        lines.append(
-            f"| {num_images:,} | {flat.searching:.2f} s "
-            f"| {min(ours.build_seconds):.2f} s | {ours.searching:.2f} s |"
-        )
+def growth_table(
+    sets: list[tuple[str, np.ndarray, np.ndarray]], sizes: list[int], device: torch.device
+) -> list[str]:
+    """Tabulate seconds as the training set or its images grow, and the fitted exponents.
+
+    Args:
+        sets: a name, training images and queries of each size.
+        sizes: N or D of each.
+        device: where to search.
+    """
+    lines = [
+        "| | FAISS flat | all products | exact, build | exact, search |",
+        "|---|---|---|---|---|",
+    ]
+    rows = []
+    for name, images, queries in sets:
+        _, _, flat, _, products, ours = methods()
+        measure([flat, products, ours], images, queries, device, rounds=2)
+        rows.append([flat.searching, products.searching, min(ours.build_seconds), ours.searching])
+        lines.append(f"| {name} | " + " | ".join(f"{seconds:.3f} s" for seconds in rows[-1]) + " |")
+    slopes = np.polyfit(np.log(sizes), np.log(rows), 1)[0]
+    lines.append("| exponent | " + " | ".join(f"{slope:.2f}" for slope in slopes) + " |")
     return lines
 
 
@@ -250,7 +274,18 @@ def main() -> None:
         report += ["", f"## {num_queries:,} queries", "", *timing_table(contenders), ""]
         report += [f"- {line}" for line in check(found, images, batch)]
     report += ["", "## 1,000 queries, growing N", ""]
-    report += growth_table(images, queries[:1000], device)
+    sizes = [len(images) // 8, len(images) // 4, len(images) // 2, len(images)]
+    sets = [(f"N = {size:,}", images[:size], queries[:1000]) for size in sizes]
+    report += growth_table(sets, sizes, device)
+    report += ["", "## 1,000 queries, growing D", ""]
+    sides = [images.shape[3] // 4, images.shape[3] // 2, images.shape[3]]
+    cut = [(a[..., :side, :side] for a in (images, queries[:1000])) for side in sides]
+    sizes = [images.shape[1] * side**2 for side in sides]
+    sets = [
+        (f"D = {size:,}", *map(np.ascontiguousarray, pair))
+        for size, pair in zip(sizes, cut, strict=True)
+    ]
+    report += growth_table(sets, sizes, device)
     report += ["", "## How much is proven", "", *proof_table(images, queries, device)]
 
     result.write_record("neighbors", report, device)

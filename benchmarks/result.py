@@ -7,9 +7,9 @@ import platform
 import re
 import shlex
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import faiss
 import numpy as np
 import torch
 
@@ -38,6 +38,16 @@ def describe_hardware(device: torch.device) -> str:
     return f"{cores} {'core' if cores == 1 else 'cores'} of {name}"
 
 
+def version_of_faiss() -> str:
+    """Version of whichever distribution is installed, or "not installed"."""
+    for name in ("faiss-gpu", "faiss-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "not installed"
+
+
 def make_heading(title: str, device: torch.device) -> list[str]:
     """Make the first lines of a record: machine, command, threads, versions."""
     arguments = shlex.join(
@@ -49,8 +59,8 @@ def make_heading(title: str, device: torch.device) -> list[str]:
         "",
         f"`python benchmarks/{Path(sys.argv[0]).name} {arguments}".rstrip() + "`",
         f"with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '(not set)')}{load}.",
-        f"Python {platform.python_version()}, torch {torch.__version__}, FAISS {faiss.__version__},"
-        f" NumPy {np.__version__}.",
+        f"Python {platform.python_version()}, torch {torch.__version__}, FAISS "
+        f"{version_of_faiss()}, NumPy {np.__version__}.",
     ]
 
 

@@ -16,6 +16,7 @@ from typing import TextIO
 import click
 
 import memaudit
+from memaudit.cli.threads import leave_busy_cores
 from memaudit.errors import CacheWarning, ConfigError, MemauditError
 from memaudit.escapes import terminal
 from memaudit.ranks.joined import current_leader, current_worker, join
@@ -42,6 +43,8 @@ COMMANDS = {
 }
 """Name and first help line of each command, whose code is in the file of that name."""
 
+COMPUTING = ("scan", "train", "emm", "reproduce", "sample", "selftest", "demo")
+"""Commands whose time is that of networks and searches."""
 SHARED = ("scan", "sample", "selftest", "emm", "reproduce")
 """Commands that ranks share."""
 COULD_NOT_RUN = 2
@@ -229,6 +232,10 @@ def main() -> None:
     place, status_file = launched_place(), os.environ.get(STATUS_FILE)
     try:
         if place is None:
+            if next(iter(sys.argv[1:]), "") in COMPUTING and "--help" not in sys.argv:
+                chosen = leave_busy_cores(os.environ)
+                if chosen is not None:
+                    click.echo(chosen, err=True)
             _run()
         else:
             _run_as_rank(place)
