@@ -277,3 +277,23 @@ def test_progress_lets_no_task_steer_the_terminal(
         progress(f"Reading {STEERS}", 2, 2, note=f"[bold]{STEERS}")
     assert foreign(stream.getvalue()) == []
     assert r"\x1b]0;owned" in stream.getvalue()
+
+
+def test_a_task_that_starts_again_has_a_bar_with_a_clock_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    started: list[object] = []
+    reset = console.Bars.reset
+
+    def noted(self: console.Bars, task: object, **options: object) -> None:
+        started.append(task)
+        reset(self, task, **options)
+
+    monkeypatch.setattr(console.Bars, "reset", noted)
+    bars = console._Console(file=io.StringIO(), force_terminal=True, width=300)
+    monkeypatch.setattr(console, "err", bars)
+    with console.progress_bars() as progress:
+        for done in (0, 5, 10, 0, 5, 10):
+            progress("Sampling", done, 10)
+        progress("Searching", 0, 10)
+    assert started == [0]
