@@ -108,10 +108,9 @@ class Confirmation:
 def choose_precision(
     config: ScanConfig, checkpoint: Checkpoint, *, compares_features: bool
 ) -> ScanConfig:
-    """The configuration with the number format that its images begin in.
+    """The configuration with the number format that its images may be made in.
 
-    A faster one is not used where it saves nothing: for no more than twice as many images as the
-    probe has. Under a gate it has to be asked for: a network could be made so that half precision
+    Under a gate a faster one has to be asked for: a network could be made so that half precision
     hides its copies, on a share of the seeds that a probe overlooks and a PASS would exclude.
 
     Args:
@@ -140,10 +139,17 @@ def choose_precision(
                 field=("precision", "screen"),
             )
         precision = "fp32"
-    is_asked = config.execution.precision != "auto"
-    if len(config.seeds) <= 2 * PROBE_SIZE or (config.fail_above is not None and not is_asked):
+    if config.fail_above is not None and config.execution.precision == "auto":
         precision = "fp32"
     return replace(config, execution=replace(config.execution, precision=precision))
+
+
+def precision_that_pays(config: ScanConfig) -> ScanConfig:
+    """The configuration with fp32 where a faster format saves nothing: for no more than twice as
+    many images as the probe has. More seeds may follow later, and begin in the faster one."""
+    if len(config.seeds) > 2 * PROBE_SIZE:
+        return config
+    return replace(config, execution=replace(config.execution, precision="fp32"))
 
 
 class ConfirmedImages:
@@ -179,6 +185,31 @@ class ConfirmedImages:
         self._margin = 0.0
         self._num_changed = 0
 
+    def are_certain(self, kept: Sequence[tuple[int, GeneratedBatch]]) -> list[np.ndarray]:
+        """Which kept images stand: not those of the faster format that would be sampled again here.
+
+        The files may be anybody's, or of a machine on which the margin was another one.
+
+        Args:
+            kept: as for `batches`.
+
+        Returns:
+            bool [B] for each batch.
+        """
+        certain = [~batch.fast_rows for _, batch in kept]
+        if all(each.all() for each in certain):
+            return certain
+        probe = [batch.images[: max(0, PROBE_SIZE - place)] for place, batch in kept]
+        if sum(map(len, probe)) < PROBE_SIZE:
+            return certain
+        self._compare(np.concatenate(probe))
+        assert self._probe is not None
+        if self._probe.pays:
+            for (_, batch), rows in zip(kept, certain, strict=True):
+                if not rows.all():
+                    rows |= self._margins(batch.images)[1].certain > self._margin
+        return certain
+
     def batches(
         self, missing: Sequence[int], kept: Sequence[tuple[int, GeneratedBatch]]
     ) -> Iterator[tuple[Sequence[int], GeneratedBatch]]:
@@ -199,7 +230,8 @@ class ConfirmedImages:
         rest = list(missing[len(in_probe) :])
         if not rest:
             return
-        self._compare(np.stack([exact[position] for position in range(num_probed)]))
+        if self._probe is None:
+            self._compare(np.stack([exact[position] for position in range(num_probed)]))
         assert self._probe is not None
         yield from self._confirmed(rest) if self._probe.pays else self._plain(rest)
 

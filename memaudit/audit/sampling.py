@@ -212,7 +212,8 @@ def sample_and_match(
     network = checkpoint.network
     kept = [] if state is None else state.load(image_shape(network), network.label_dim)
     kept = [part for part in kept if not _is_fast_probe(part)]
-    num_kept = sum(len(part.batch.seeds) for part in kept)
+    if config.execution.precision in ("auto", "fp32"):
+        kept = _standing(kept, [~part.batch.fast_rows for part in kept])
     num_regenerated = 0
     if state is not None and kept and config.fail_above is not None:
         recipe = Recipe(config.sampler, config.class_index, class_weights, config.execution)
@@ -224,6 +225,8 @@ def sample_and_match(
             raise
         clock.lap("test of kept images")
 
+    num_kept = 0
+
     def noted(task: str, done: int, total: int | None, note: str = "") -> None:
         if judge.likely_stop is not None and total is not None:
             # The time left is that to the likely stop, which may have been too early a guess.
@@ -232,7 +235,10 @@ def sample_and_match(
 
     batches: list[GeneratedBatch] = []
     waiting: list[GeneratedBatch] = []
-    confirmed, made = _generate(checkpoint, config, class_weights, index, gate, kept, state, noted)
+    confirmed, kept, made = _generate(
+        checkpoint, config, class_weights, index, gate, kept, state, noted
+    )
+    num_kept = sum(len(part.batch.seeds) for part in kept)
     for batch in _in_order(kept, made, len(config.seeds)):
         batches.append(batch)
         waiting.append(batch)
@@ -300,14 +306,14 @@ def _generate(
     kept: Sequence[Part],
     state: ScanState | None,
     progress: Progress,
-) -> tuple[ConfirmedImages | None, Iterator[Part]]:
-    """Images of the seeds that no earlier run kept, in their order, and how they are confirmed.
+) -> tuple[ConfirmedImages | None, list[Part], Iterator[Part]]:
+    """How images are confirmed, the kept ones that stand, and those of all other seeds.
 
-    Each is stored before it is handed on, if there is a state.
+    The latter are in the order of seeds, and each is stored before it is handed on, if there is a
+    state.
     """
-    missing = missing_positions(kept, len(config.seeds))
-    num_kept = len(config.seeds) - len(missing)
     execution = config.execution
+    num_kept = 0
 
     def generate(
         seeds: Sequence[int],
@@ -334,16 +340,18 @@ def _generate(
         )
 
     if execution.precision in ("auto", "fp32"):
+        missing = missing_positions(kept, len(config.seeds))
+        num_kept = len(config.seeds) - len(missing)
         seeds = [config.seeds[position] for position in missing]
         if state is None or num_sharing() == 1:
-            return None, _stored(_placed(missing, generate(seeds, "fp32")), state)
+            return None, list(kept), _stored(_placed(missing, generate(seeds, "fp32")), state)
 
         def store(place: int, group: GeneratedBatch) -> None:
             for part in _runs(missing[place : place + len(group.seeds)], group):
                 state.store(part.position, part.batch)
 
         # Ranks end groups in any order: what waits for its turn is to outlive this process, too.
-        return None, _placed(missing, generate(seeds, "fp32", on_group=store))
+        return None, list(kept), _placed(missing, generate(seeds, "fp32", on_group=store))
     confirmed = ConfirmedImages(
         generate,
         config.seeds,
@@ -353,9 +361,22 @@ def _generate(
         gated=gate is not None,
         group_size=group_size(checkpoint.network, execution),
     )
+    kept = _standing(kept, confirmed.are_certain(kept))
+    missing = missing_positions(kept, len(config.seeds))
+    num_kept = len(config.seeds) - len(missing)
     made = confirmed.batches(missing, kept)
     parts = (part for positions, batch in made for part in _runs(positions, batch))
-    return confirmed, _stored(parts, state)
+    return confirmed, kept, _stored(parts, state)
+
+
+def _standing(kept: Sequence[Part], rows: Sequence[np.ndarray]) -> list[Part]:
+    """The images of some rows of each part, bool [B]."""
+    found: list[Part] = []
+    for part, chosen in zip(kept, rows, strict=True):
+        if chosen.any():
+            places = part.position + np.flatnonzero(chosen)
+            found.extend(_runs(places.tolist(), part.batch[chosen]))
+    return found
 
 
 def _placed(positions: Sequence[int], batches: Iterator[GeneratedBatch]) -> Iterator[Part]:

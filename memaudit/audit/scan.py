@@ -17,7 +17,7 @@ import numpy as np
 from memaudit.audit.augmentation import augmentation_warnings, search_what_was_trained_on
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.confirmed_images import choose_precision
+from memaudit.audit.confirmed_images import choose_precision, precision_that_pays
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.noise_range import check_noise_range
 from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
@@ -169,6 +169,8 @@ def scan(
         config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
         compares_features = config.index.features is not None or isinstance(index, FeatureIndex)
         config = choose_precision(config, source, compares_features=compares_features)
+        with_more_seeds = config.execution.precision
+        config = precision_that_pays(config)
     network = source.network if isinstance(source, Checkpoint) else None
     config = replace(config, execution=settled(config.execution, network))
     clock = Clock()
@@ -244,7 +246,7 @@ def scan(
                 config.sampler,
                 class_index=config.class_index,
                 class_weights=class_weights,
-                execution=config.execution,
+                execution=replace(config.execution, precision=with_more_seeds),
             )
             identity |= _gate_identity(config, data, holdout)
             identity |= screening_identity(config, data)

@@ -146,14 +146,52 @@ def test_a_killed_scan_resumes_with_the_same_images(train, tmp_path: Path, monke
     whole = scanned(model, train, "fp16", folder=tmp_path / "whole")
     parts = sorted((tmp_path / "whole" / "scan-state").glob("part-*.npz"))
     assert len(parts) >= 8
-    for path in (parts[1], parts[-2], parts[-1]):  # one in the probe, two behind it
+    for path in parts[-2:]:
         path.unlink()
     again = scanned(model, train, "fp16", folder=tmp_path / "whole")
     assert np.array_equal(whole.generated, again.generated)
-    assert again.num_kept == 160 - 48
+    assert again.num_kept == 160 - 32
     assert again.confirmation.fast_seeds == whole.confirmation.fast_seeds
+    assert again.confirmation.probe == whole.confirmation.probe
     with pytest.raises(ConfigError, match="another precision"):
         scanned(model, train, "bf16", folder=tmp_path / "whole")
+
+
+def test_a_scan_killed_after_its_last_image_says_what_was_confirmed(train, tmp_path: Path):
+    model = network(train, 0.003)
+    whole, again = (scanned(model, train, "bf16", folder=tmp_path) for _ in range(2))
+    assert again.num_kept == 160 and whole.confirmation.fast_seeds is not None
+    assert again.confirmation == replace(whole.confirmation, num_changed=0)
+
+
+def test_kept_images_within_the_margin_of_this_machine_are_made_anew(train, tmp_path: Path):
+    whole = scanned(network(train, 0.003), train, "fp16", folder=tmp_path)
+    again = scanned(network(train, 0.05), train, "fp16", folder=tmp_path)  # the same weights
+    num_fast, num_fast_now = (
+        len(parse_ranges(each.confirmation.fast_seeds)) for each in (whole, again)
+    )
+    assert again.confirmation.probe.rms_margin > whole.confirmation.probe.rms_margin
+    assert num_fast_now < num_fast and again.num_kept == 160 - num_fast + num_fast_now
+
+
+def test_more_seeds_continue_in_the_format_that_was_asked_for(train, tmp_path: Path):
+    model = network(train, 0.003)
+    few = scanned(model, train, "fp16", samples=2 * NUM_PROBED, folder=tmp_path)
+    more = scanned(model, train, "fp16", folder=tmp_path)
+    assert few.confirmation is None and more.num_kept == 2 * NUM_PROBED
+    assert min(parse_ranges(more.confirmation.fast_seeds)) >= 2 * NUM_PROBED
+    fewer = scanned(model, train, "fp16", samples=2 * NUM_PROBED, folder=tmp_path)
+    assert fewer.confirmation is None and fewer.num_kept == 2 * NUM_PROBED
+
+
+def test_images_of_the_format_do_not_stand_where_all_are_in_fp32(train, tmp_path: Path):
+    model = network(train, 0.003)
+    whole = scanned(model, train, "fp16", folder=tmp_path)
+    num_fast = sum(seed < 2 * NUM_PROBED for seed in parse_ranges(whole.confirmation.fast_seeds))
+    fewer = scanned(model, train, "fp16", samples=2 * NUM_PROBED, folder=tmp_path)
+    assert fewer.confirmation is None and fewer.num_kept == 2 * NUM_PROBED - num_fast
+    exact = scanned(model, train, "fp32", samples=2 * NUM_PROBED)
+    assert np.array_equal(fewer.generated, exact.generated)
 
 
 def test_kept_images_of_the_format_in_the_place_of_the_probe_are_made_anew(
@@ -170,7 +208,8 @@ def test_kept_images_of_the_format_in_the_place_of_the_probe_are_made_anew(
 
     monkeypatch.setattr(ScanState, "load", forged)
     again = scanned(model, train, "fp16", folder=tmp_path)
-    assert again.num_kept == 160 - 16
+    num_fast = len(parse_ranges(whole.confirmation.fast_seeds))
+    assert again.num_kept == 160 - 16 - num_fast  # they need the probe
     assert np.array_equal(whole.generated, again.generated)
 
 
