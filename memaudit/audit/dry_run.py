@@ -44,8 +44,8 @@ from memaudit.progress import Progress, automatic, silent
 
 INDEXED = 50_000
 """Training images of the index that is timed; one of more takes as much longer."""
-SEARCHED = 512
-"""Images that are searched for in a timing."""
+SEARCHED = 1024
+"""Images that are searched for in a timing: as many as a scan searches for at a time."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _search(
     if len(part) > 2:
         facts = index.leave_one_out(rows, duplicate_rms=radii).statistics
         if facts is not None and facts.num_brute_forced:
-            # It stops after so many images that had to be compared with all others.
+            # It stops once enough images had to be compared with all others.
             judged = min(judged, most_left_out(facts.num_brute_forced / len(rows)))
     alone = (time.perf_counter() - started) / len(rows) * growth
     controls = alone * judged + one * (0 if holdout is None else len(holdout))
