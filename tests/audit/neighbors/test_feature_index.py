@@ -203,9 +203,9 @@ def test_a_file_that_is_no_torchscript_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Maps(), r"returns float32 \[4, 3, 8, 8\] for 4 images; .* \[4, F\]"),
-        (Several(), "returns a tuple for 4 images"),
-        (Bands(77), r"cannot encode images of float32 \[4, 3, 8, 8\]: .*shapes"),
+        (Maps(), r"returns float32 \[64, 3, 8, 8\] for 64 images; .* \[64, F\]"),
+        (Several(), "returns a tuple for 64 images"),
+        (Bands(77), r"cannot encode images of float32 \[64, 3, 8, 8\]: .*shapes"),
         (Logarithm(), "not finite"),
     ],
 )
