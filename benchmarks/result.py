@@ -7,6 +7,7 @@ import platform
 import re
 import shlex
 import sys
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -66,7 +67,11 @@ def make_heading(title: str, device: torch.device) -> list[str]:
 
 def write_record(question: str, lines: list[str], device: torch.device) -> None:
     """Print a record and write it to results/QUESTION_HARDWARE_DATE.md."""
-    text = "\n".join(lines) + "\n"
+    wrapped = [
+        line if line.startswith("|") else textwrap.fill(line, 100, break_on_hyphens=False)
+        for line in lines
+    ]
+    text = "\n".join(wrapped) + "\n"
     print(text)
     slug = re.sub(r"[^a-z0-9]+", "-", describe_hardware(device).lower()).strip("-")
     today = datetime.date.today().isoformat()
