@@ -61,7 +61,7 @@ def test_models_are_told_apart_by_their_labels_and_weights():
 
 
 def optimum_by_class() -> Checkpoint:
-    """Optimum of images with four classes; each rank has its own, which no two threads may share."""
+    """Optimum of images with four classes; each rank has its own, as threads may not share it."""
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4), np.uint8)
     return optimum_of(ImageSet.from_array(images, labels=np.arange(20) % 4), conditional=True)
 
