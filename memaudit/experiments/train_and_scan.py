@@ -153,6 +153,7 @@ def _scan_snapshot(
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         sampled = None if report.sampling is None else report.sampling.seeds
         same = report.source.sha256 == sha256 and sampled == ranges(seeds)
+        same &= report.screening is None
         if same and shows_no_more(report.pictures, config.pictures):
             return _Scan(read_snapshot(folder, snapshot.images_seen), report.timings.total)
     check_output_folder(folder, overwrite=True)

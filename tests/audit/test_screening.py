@@ -18,6 +18,7 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import drawn_positions, screening_key
 from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.report.ci import junit_xml, markdown_summary
+from memaudit.audit.report.comparison import compare_reports
 from memaudit.audit.report.folder import SCREENING, write_report
 from memaudit.audit.report.schema import read_report
 from memaudit.audit.result import ScanResult
@@ -27,7 +28,8 @@ from memaudit.audit.verification.policy import as_policy, check_policy
 from memaudit.audit.verification.verify import verify_report
 from memaudit.cli.main import cli
 from memaudit.data.images import ImageSet
-from memaudit.errors import ConfigError
+from memaudit.errors import ConfigError, DataError
+from memaudit.experiments.emm.search import estimate_emm_from_reports
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 
@@ -241,6 +243,15 @@ def test_draws_are_uniform_and_nobody_s_choice():
 def test_what_another_solver_does_not_find_is_refused(options: dict[str, Any], message: str):
     with pytest.raises((ConfigError, ValueError), match=message):
         config(**options)
+
+
+def test_a_screened_report_is_not_taken_for_one_of_all_seeds(whole, screened, tmp_path: Path):
+    for name, result in (("whole", whole), ("screened", screened)):
+        write_report(result, tmp_path / name)
+    told = compare_reports([tmp_path]).differences
+    assert [each.split(":")[0] for each in told] == ["seeds"] and "screened, and" in told[0]
+    with pytest.raises(DataError, match="report of a screened scan"):
+        estimate_emm_from_reports([tmp_path / "screened"])
 
 
 def test_given_images_are_not_screened():

@@ -115,6 +115,9 @@ def _compared(file: Path) -> ComparedReport:
             "distances": report.space.unit,
             "mirror images": "searched" if report.search.flips else "not searched",
             "confidence": f"{100 * report.confidence:g} %",
+            "seeds": "all sampled in full"
+            if report.screening is None
+            else "screened, and those drawn at random counted",
         },
     )
 

@@ -231,9 +231,9 @@ def estimate_emm_from_reports(
         epsilon: EMM's ε, in (0, 1).
 
     Raises:
-        DataError: there is no readable report, or the reports do not belong to one setup: they
-            have different thresholds or shapes, two training sets with one seed at one size, or
-            sizes have different seeds.
+        DataError: there is no readable report, or one is of a screened scan; or the reports do not
+            belong to one setup: they have different thresholds or shapes, two training sets with
+            one seed at one size, or sizes have different seeds.
     """
     files = sorted({file for path in paths for file in reports_in(path)})
     runs: dict[int, dict[int, list[SnapshotRatio]]] = {}  # by size and by seed
@@ -241,6 +241,11 @@ def estimate_emm_from_reports(
     shared: dict[str, dict[Any, Path]] = {}
     for file in files:
         report = read_report(file)
+        if report.screening is not None:
+            raise DataError(
+                f"{file} is the report of a screened scan, whose images sampled in full are mostly "
+                "those likely to be copies. Scan the model without screening."
+            )
         size, model = report.data.num_images, report.source.model
         provenance = {} if model is None else model.provenance
         seen = (None if model is None else model.images_seen) or 0
