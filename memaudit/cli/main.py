@@ -20,7 +20,7 @@ from memaudit.cli.threads import leave_busy_cores
 from memaudit.errors import CacheWarning, ConfigError, MemauditError
 from memaudit.escapes import terminal
 from memaudit.ranks.joined import current_leader, current_worker, join
-from memaudit.ranks.launch import leave_status
+from memaudit.ranks.launch import leave_status, status_of_ended
 from memaudit.ranks.place import STATUS_FILE, Place, launched_place
 from memaudit.time_limit import end_process, is_abandoned
 from memaudit.wording import short
@@ -231,6 +231,10 @@ def main() -> None:
     _stop_on_signals()
     place, status_file = launched_place(), os.environ.get(STATUS_FILE)
     try:
+        if place is not None and place.restarts and status_file is not None:
+            # A rank that dies while it ends has all started again, with nothing left to do.
+            if (ended_with := status_of_ended(Path(status_file))) is not None:
+                sys.exit(ended_with)
         if place is None:
             if next(iter(sys.argv[1:]), "") in COMPUTING and "--help" not in sys.argv:
                 chosen = leave_busy_cores(os.environ)
@@ -241,7 +245,10 @@ def main() -> None:
             _run_as_rank(place)
     except SystemExit as exit_:
         if status_file is not None:
-            leave_status(Path(status_file), _status(exit_))
+            status = _status(exit_)
+            leads = place is not None and not place.rank and sys.argv[1] in SHARED
+            has_ended = leads and status != STOPPED
+            leave_status(Path(status_file), status, has_ended=has_ended)
             exit_.code = 0
         if is_abandoned():
             end_process(_status(exit_))

@@ -8,6 +8,8 @@ otherwise has died, and only that is started again.
 import importlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,9 @@ from memaudit.ranks.place import STATUS_FILE
 
 RESTARTS = 3
 """How often the ranks are started again after one died, by default."""
+GRACE = 30.0
+"""Seconds that ranks have to end after rank 0 has. One that hangs would hold up the verdict."""
+_ENDED = "ended"
 
 
 def launch_here(
@@ -60,8 +65,11 @@ def launch(arguments: Sequence[str]) -> int:
         given.module, given.training_script = True, "memaudit"
         with _variables({STATUS_FILE: str(status)}):
             try:
-                torchrun.run(given)
+                with _no_rank_outlives(status):
+                    torchrun.run(given)
             except SignalException as stopped:
+                if (ended_with := status_of_ended(status)) is not None:
+                    return ended_with
                 raise KeyboardInterrupt from stopped
             except ChildFailedError as failed:
                 rank, failure = failed.get_first_failure()
@@ -74,15 +82,52 @@ def launch(arguments: Sequence[str]) -> int:
                     "command resumes with what is kept there, also with fewer ranks."
                 ) from failed
         with suppress(OSError, ValueError):
-            return int(status.read_text())
+            return int(status.read_text().split()[0])
     raise MemauditError("The ranks ended without a status: rank 0 did not answer any more.")
 
 
-def leave_status(path: Path, status: int) -> None:
-    """Leave the exit status of a rank for `launch`."""
+def leave_status(path: Path, status: int, *, has_ended: bool) -> None:
+    """Leave the exit status of a rank for `launch`.
+
+    Args:
+        path: where.
+        status: the exit status.
+        has_ended: whether it is rank 0's, so that the job has ended. No other one replaces it.
+    """
+    if not has_ended and status_of_ended(path) is not None:
+        return
     part = path.with_name(f"status-{os.getpid()}")
-    part.write_text(str(status))
+    part.write_text(f"{status} {_ENDED}" if has_ended else str(status))
     part.replace(path)
+
+
+def status_of_ended(path: Path) -> int | None:
+    """The exit status of a job whose rank 0 has ended, as a rank left it; None before that."""
+    try:
+        number, _, rest = path.read_text().partition(" ")
+        return int(number) if rest == _ENDED else None
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _no_rank_outlives(status: Path) -> Iterator[None]:
+    """Within the context, stop the launch a while after rank 0 has ended, if ranks hang."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            if status_of_ended(status) is not None:
+                if not over.wait(GRACE):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=watch, name="ranks that hang", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def choose_ranks(devices: str) -> tuple[str, int, dict[str, str]]:

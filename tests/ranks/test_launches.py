@@ -142,6 +142,31 @@ def test_a_rank_that_stands_still_for_a_while_changes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_rank_that_hangs_or_dies_at_the_end_changes_no_status(
+    inputs: Path, tmp_path: Path, dies: bool
+):
+    command = ["scan", "optimum", "--data", inputs / "train.npz", "--samples", 600, "--json"]
+    command += ["--fail-above", "0.01", "--holdout", inputs / "holdout.npz"]
+    command += ["--without", "optimality", "--out", tmp_path / "r", "--devices", "cpu:2"]
+    launch = start(*command)
+    end = time.monotonic() + 120
+    while len(rank_pids(launch.pid)) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    still = kill_rank(launch.pid, 1, signal.SIGSTOP)
+    while not (tmp_path / "r" / "report.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    if dies:
+        time.sleep(5)  # until rank 0 has ended
+        os.kill(still, signal.SIGKILL)
+    status, out, said = finish(launch)
+    assert status == 1 and json.loads(out)["verdict"] == "FAIL", said
+    assert not is_running(still)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "limit", "samples", "expected"),
     [("optimum", "0.01", 1000, 1), ("model", "0.01", 2000, 0), ("model", "0.001", 200, 3)],
