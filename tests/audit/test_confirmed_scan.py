@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.forged_reports import seal_again
 from helpers.tiny_networks import SMALLEST
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.noise_and_return import ReturnTestConfig, return_test
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.scan_state import ScanState
+from memaudit.audit.verification.rows import ROWS
 from memaudit.audit.verification.verify import verify_report
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import open_images
@@ -258,6 +260,18 @@ def test_verify_makes_images_again_in_the_format_that_made_them(train, tmp_path:
     given: Any = {"source": tmp_path / "model.safetensors", "data": tmp_path / "train.npz"}
     found = verify_report(folder, **given, spot_check=160)
     assert [check for check in found.checks if not check.passed] == []
+    report = json.loads((folder / "report.json").read_text())
+    sampling, confirmation = report["sampling"], report["sampling"]["confirmation"]
+    for forged in (
+        sampling | {"precision": "fp32"},
+        sampling | {"confirmation": None},
+        sampling | {"confirmation": confirmation | {"probe": None}},
+        sampling | {"confirmation": confirmation | {"fast_seeds": "150-170"}},
+    ):
+        (folder / "report.json").write_text(json.dumps(report | {"sampling": forged}))
+        seal_again(folder)
+        failed = [check.name for check in verify_report(folder).checks if not check.passed]
+        assert ROWS in failed, forged
 
 
 @pytest.mark.parametrize("seeds", ["", "1-", "a", "1,,2", "1" * 11])

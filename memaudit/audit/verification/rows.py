@@ -12,7 +12,7 @@ from memaudit.audit.report.schema import Report
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
 from memaudit.audit.verification.check import Check, check
-from memaudit.wording import ranges, shown
+from memaudit.wording import parse_ranges, ranges, shown
 
 ROWS = "rows of matches.csv"
 SCREENED = "rows of screening.csv"
@@ -72,6 +72,13 @@ def _wrong_keys(table: MatchTable, report: Report) -> Iterator[str]:
     # As texts: ranges may stand for more numbers than fit into memory.
     if ranges(key for key in keys if isinstance(key, int)) != sampling.seeds:
         yield "their seeds are not those of sampling.seeds, in their order"
+    found = sampling.confirmation
+    if sampling.precision != ("fp32" if found is None else found.precision):
+        yield "sampling.precision and sampling.confirmation contradict each other"
+    elif found is not None and found.fast_seeds is not None:
+        fast = parse_ranges(found.fast_seeds, most=len(keys))
+        if found.probe is None or not found.probe.pays or not set(fast) <= set(keys):
+            yield "sampling.confirmation names other seeds than can be of the faster format"
     if len(keys) > sampling.most_seeds:
         yield f"there are more than the {sampling.most_seeds:,} seeds that were asked for"
     if screening is not None:
