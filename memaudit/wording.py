@@ -115,6 +115,18 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
+def file_size(num_bytes: float) -> str:
+    """A number of bytes in words: "12 kB", "31.2 MB".
+
+    Examples:
+        >>> file_size(480), file_size(12_288), file_size(31_200_000)
+        ('480 bytes', '12 kB', '31.2 MB')
+    """
+    if num_bytes < 1e3:
+        return f"{num_bytes:,.0f} bytes"
+    return f"{num_bytes / 1e3:,.0f} kB" if num_bytes < 999_500 else f"{num_bytes / 1e6:,.1f} MB"
+
+
 def parse_fraction(text: str) -> Fraction:
     """The exact number that a text such as `1/3`, `0.25`, `-2` or `1e-3` stands for.
 

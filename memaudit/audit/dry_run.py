@@ -13,6 +13,8 @@ import numpy as np
 
 from memaudit.audit.augmentation import search_what_was_trained_on
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmation import LEAST_RESAMPLED, PROBE_SIZE
+from memaudit.audit.confirmed_images import choose_precision, precision_that_pays
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.diagnostics import membership_inference, noise_and_return, optimality
 from memaudit.audit.diagnostics.diagnostic import Setting
@@ -65,11 +67,11 @@ class ScanForecast:
     """Images to generate at most, or given."""
     likely_stop: int | None
     """Images after which a gate decides if none of them is a copy, which may be more than
-    `num_images`. None without a gate, and where images are given."""
+    `num_images`. None without a gate, where images are given, and where seeds are screened."""
     earliest_stop: int | None
     """Images after which it decides if all of them are copies."""
     seconds_per_image: float | None
-    """Time to generate one image."""
+    """Time to generate one image with the full sampler, sampled twice or not."""
     steps: tuple[StepForecast, ...]
     """The steps that take longest, in their order; sampling of all images, whatever a gate
     decides."""
@@ -138,6 +140,11 @@ def forecast_scan(
             check_classes(model, [config.class_index])
         check_guidance(model, config.sampler.guidance)
         config = replace(config, sampler=resolve_sampler(config.sampler, model))
+        assert isinstance(source, Checkpoint)
+        config = choose_precision(
+            config, source, compares_features=config.index.features is not None
+        )
+        config = precision_that_pays(config)
     elif config.screening is not None:
         refuse_screening_of_images()
     check_diagnostics(
@@ -158,23 +165,29 @@ def forecast_scan(
                 0, 0, limit=config.fail_above, confidence=config.rule.confidence, floor=floor
             )
         )
-    is_gated = gate is not None and model is not None
+    # Screened seeds give no PASS, and are screened to the last one.
+    is_gated = gate is not None and model is not None and config.screening is None
     num_images = len(config.seeds) if isinstance(source, Checkpoint) else len(source)
     steps: list[StepForecast] = []
-    denoises = sampling = None
+    denoises = sampling = per_image = None
+    in_fp32 = replace(config.execution, precision="fp32")
     if isinstance(source, Checkpoint):
         denoises, seconds = _denoising(source, data, config, progress)
         steps.append(StepForecast("denoising test", seconds))
         sampling = time_sampling(
             source.network,
             config.sampler,
-            execution=config.execution,
+            execution=in_fp32,
             class_index=config.class_index,
         )
+        per_image = sampling.per_image(config.sampler)
     of_search, index = _search(data, holdout, config, num_images)
     steps += of_search[:2]
     if model is not None and sampling is not None:
-        steps += _sampling(model, sampling, config, index)
+        of_sampling = _sampling(model, sampling, config, index)
+        if config.execution.precision not in ("auto", "fp32"):
+            per_image = sum(step.seconds for step in of_sampling) / num_images
+        steps += of_sampling
     steps += of_search[2:]
     has_optimum = model is not None and "optimality" not in config.without
     if model is not None:
@@ -183,7 +196,7 @@ def forecast_scan(
         num_images=num_images,
         likely_stop=_stop(0, gate, config) if is_gated else None,
         earliest_stop=_stop(1, gate, config) if is_gated else None,
-        seconds_per_image=None if sampling is None else sampling.per_image(config.sampler),
+        seconds_per_image=per_image,
         steps=tuple(steps),
         denoises=denoises,
         optimum_bytes=4 * len(data) * D if has_optimum else None,
@@ -263,9 +276,17 @@ def _sampling(
 ) -> list[StepForecast]:
     """The steps of sampling: of all images, or of all screened ones and some in full.
 
-    How many are candidates is seen from a group of them.
+    How many are candidates is seen from a group of them. In a faster format than fp32 the probe is
+    sampled in both, and of the other images at least those with the smallest margins.
     """
     number, screening = len(config.seeds), config.screening
+    if screening is None and config.execution.precision not in ("auto", "fp32"):
+        fast = time_sampling(
+            model, config.sampler, execution=config.execution, class_index=config.class_index
+        )
+        again = PROBE_SIZE + round(LEAST_RESAMPLED * (number - PROBE_SIZE))
+        seconds = sampling.seconds(again, config.sampler) + fast.seconds(number, config.sampler)
+        return [StepForecast("sampling", seconds)]
     if screening is None:
         return [StepForecast("sampling", sampling.seconds(number, config.sampler))]
     cheap = screening_sampler(config.sampler, screening)

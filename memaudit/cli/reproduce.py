@@ -159,8 +159,6 @@ def reproduce(
         recipe = recipe.for_laptop()
         remark(NOT_COMPARABLE)
     points = choose_points(recipe, selection)
-    if worker is None:
-        _say_forecast(points, config)
 
     def show(result: "RecipeResult") -> None:
         copied = percent(result.another.value)
@@ -177,10 +175,12 @@ def reproduce(
 
         first = source(data_path)
         second = None if second_data is None else source(second_data)
+        # What cannot be trained is refused before anything is timed.
+        planned = plan_runs(points, first, out=out, second=second)
         if worker is not None:
-            planned = plan_runs(points, first, out=out, second=second)
             by_folder = {str(plan.out): plan for plan, _ in planned}
             ctx.exit(serve_runs(worker, lambda folder, size: by_folder[folder], config))
+        _say_forecast(points, config)
         results = run_recipe(
             points,
             first,

@@ -174,7 +174,7 @@ def scan(
     memaudit scan ./generated --data ./train
     # in CI: fail if more than 0.1 % are copies, stop as soon as that is certain
     memaudit scan model.safetensors --data ./train --fail-above 0.001 --out report
-    # a long scan in a third of the time: an estimate, and the copies themselves, but no PASS
+    # a long scan in a third of the time: an estimate, the copies, but no PASS
     memaudit scan model.safetensors --data ./train --screen --out report
     # what copying everything looks like
     memaudit scan optimum --data ./train --samples 500
@@ -194,6 +194,7 @@ def scan(
     from memaudit.data.subsets import open_selected, select_images
     from memaudit.models.checkpoints import Checkpoint
     from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
+    from memaudit.wording import file_size
 
     worker = current_worker()
     if dry_run or worker is not None:
@@ -263,7 +264,7 @@ def scan(
             )
         if dry_run:
             found = forecast_scan(opened, data, holdout=others, config=config, progress=progress)
-            _show_forecast(found, as_json=as_json)
+            _show_forecast(found, as_json=as_json, is_screened=screen)
             return
         if isinstance(opened, Checkpoint):
             stack.enter_context(spread_over_ranks(MODEL, opened))
@@ -284,7 +285,7 @@ def scan(
     _show(result, page, pictures, as_json=as_json)
     if kept:
         remark(
-            f"The {len(result.keys):,} images are kept beside it ({kept / 1e6:,.1f} MB): the same "
+            f"The {len(result.keys):,} images are kept beside it ({file_size(kept)}): the same "
             "command with more --samples continues after them."
         )
     ctx.exit(EXIT_STATUS[result.verdict])
@@ -344,10 +345,10 @@ def _show(result: "ScanResult", page: Path | None, pictures: Pictures, *, as_jso
         remark(f"Report: {page}")
 
 
-def _show_forecast(found: "ScanForecast", *, as_json: bool) -> None:
+def _show_forecast(found: "ScanForecast", *, as_json: bool, is_screened: bool) -> None:
     """Print what a scan would take, one line for each thing."""
     from memaudit.cli.console import print_json, print_row, say
-    from memaudit.wording import duration
+    from memaudit.wording import duration, file_size
 
     if as_json:
         print_json({**asdict(found), "seconds": found.seconds})
@@ -365,17 +366,19 @@ def _show_forecast(found: "ScanForecast", *, as_json: bool) -> None:
         if found.likely_stop > found.num_images:
             stop += ": more than the samples asked for, so that no model could pass"
         print_row("likely stop", stop)
+    elif is_screened and found.floor is not None:
+        print_row("likely stop", "none: screened seeds can FAIL, but give no PASS")
     if found.earliest_stop is not None:
         print_row("earliest stop", f"{found.earliest_stop:,} images if all are copies")
     for each in found.steps:
         print_row(f"time of {each.step.replace('_', '-')}", duration(each.seconds))
     print_row("time in all", f"about {duration(found.seconds)}")
     if found.index_bytes is not None:
-        print_row("memory of the index", f"{found.index_bytes / 1e6:,.1f} MB")
+        print_row("memory of the index", file_size(found.index_bytes))
     if found.optimum_bytes is not None:
-        print_row("memory of the optimum", f"{found.optimum_bytes / 1e6:,.1f} MB at most")
+        print_row("memory of the optimum", f"{file_size(found.optimum_bytes)} at most")
     if found.state_bytes is not None:
-        print_row("disk for images", f"{found.state_bytes / 1e6:,.1f} MB at most, with --out")
+        print_row("disk for images", f"{file_size(found.state_bytes)} at most, with --out")
     if found.denoises is not None:
         say(found.denoises)
     if found.floor is not None:

@@ -86,6 +86,7 @@ def train(
             field="resume",
         )
     device = choose_device(device)
+    RunFolder(out).prepare(resume=resume)  # a folder that is refused is not worth a forecast
     with join_torchrun(device) as where, progress_bars() as progress:
         is_first = current_ranks().rank == 0
         if not is_first:

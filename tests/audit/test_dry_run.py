@@ -4,8 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from helpers.tiny_networks import tiny
 from torch import Tensor
 
+from memaudit.audit import dry_run
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics import membership_inference, noise_and_return
 from memaudit.audit.dry_run import forecast_scan
@@ -13,10 +15,10 @@ from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
-from memaudit.models.execution import Execution
+from memaudit.models.execution import Execution, Precision
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.models.sampling_time import num_evaluations, time_sampling
+from memaudit.models.sampling_time import SamplingTime, num_evaluations, time_sampling
 
 TRAIN = np.random.default_rng(0).integers(0, 256, (80, 3, 8, 8), np.uint8)
 
@@ -98,7 +100,46 @@ def test_given_images_cost_no_sampling():
     assert [each.step for each in forecast.steps] == ["index", "controls", "search"]
 
 
+def test_a_faster_format_is_forecast_with_its_probe_and_what_is_sampled_again(monkeypatch):
+    timed = {"fp32": SamplingTime(0.02, 0.0, 64), "bf16": SamplingTime(0.01, 0.0, 64)}
+    monkeypatch.setattr(
+        dry_run,
+        "time_sampling",
+        lambda *_, execution, **__: timed[execution.precision],
+    )
+    source = tiny("EDMPrecond", img_resolution=8, label_dim=0).eval()
+
+    def seconds(number: int, precision: Precision) -> float:
+        config = ScanConfig(
+            seeds=range(number),
+            execution=Execution(precision=precision),
+            without=("optimality",),
+        )
+        forecast = forecast_scan(source, TRAIN, config=config)
+        (sampling,) = (each.seconds for each in forecast.steps if each.step == "sampling")
+        if precision == "bf16":
+            assert forecast.seconds_per_image == sampling / number
+        return sampling
+
+    groups = 512 // 64 + 2  # the probe, and 15 % of the 512 images after it
+    assert seconds(1024 + 64, "bf16") == pytest.approx(35 * (17 * 0.01 + groups * 0.02))
+    assert seconds(1024, "bf16") == seconds(1024, "fp32")
+
+
+def test_a_gate_that_screens_has_no_likely_stop():
+    config = ScanConfig(
+        seeds=range(64), fail_above=0.01, screening=ScreeningConfig(), without=("optimality",)
+    )
+    forecast = forecast_scan(Slow(TRAIN), TRAIN, config=config)
+    assert forecast.likely_stop is None and forecast.earliest_stop is None
+    assert forecast.floor is not None
+
+
 def test_what_a_scan_refuses_is_refused():
+    faster = ScanConfig(screening=ScreeningConfig(), execution=Execution(precision="bf16"))
+    network = tiny("EDMPrecond", img_resolution=8, label_dim=0).eval()
+    with pytest.raises(ConfigError, match="leaves a faster format nothing to save"):
+        forecast_scan(network, TRAIN, config=faster)
     with pytest.raises(ConfigError, match="none are given"):
         forecast_scan("optimum", TRAIN, config=ScanConfig(also=("membership",)))
     with pytest.raises(DataError):
