@@ -17,6 +17,7 @@ import numpy as np
 from memaudit.audit.augmentation import augmentation_warnings, search_what_was_trained_on
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmation import PROBE_SIZE
 from memaudit.audit.confirmed_images import choose_precision, precision_that_pays
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.noise_range import check_noise_range
@@ -168,9 +169,15 @@ def scan(
         check_guidance(source.network, config.sampler.guidance)
         config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
         compares_features = config.index.features is not None or isinstance(index, FeatureIndex)
+        asked = config.execution.precision
         config = choose_precision(config, source, compares_features=compares_features)
         with_more_seeds = config.execution.precision
         config = precision_that_pays(config)
+        if asked == with_more_seeds != config.execution.precision:
+            tell(
+                f"All images are sampled in fp32: {asked} begins after {2 * PROBE_SIZE:,} images, "
+                f"since {PROBE_SIZE:,} of them are sampled in both."
+            )
     network = source.network if isinstance(source, Checkpoint) else None
     config = replace(config, execution=settled(config.execution, network))
     clock = Clock()

@@ -13,7 +13,8 @@ def dataset() -> None:
     """Build training sets, inspect and compare them, find duplicates.
 
     \b
-    memaudit dataset build --data cifar10.zip --size 1000 --balanced --out cifar10-1000.zip
+    memaudit dataset build --data cifar10.zip --size 1000 --balanced \\
+        --out cifar10-1000.zip
     memaudit dataset inspect cifar10-1000.zip
     memaudit dataset duplicates cifar10.zip --out duplicates
     memaudit dataset compare ./train cifar10.zip

@@ -100,7 +100,8 @@ def emm(
 
     \b
     # what the paper's base setup costs on this machine, from 500 to 4,000 images
-    memaudit emm --data cifar10.zip --balanced --min-size 500 --max-size 4000 --dry-run
+    memaudit emm --data cifar10.zip --balanced --min-size 500 --max-size 4000 \\
+        --dry-run
     # a small network at 8x8
     memaudit emm --data cifar10.zip --resolution 8 --balanced --preset laptop \\
         --min-size 20 --max-size 320 --samples 500 --out emm-8

@@ -107,9 +107,11 @@ def reproduce(
     \b
     memaudit reproduce
     # one point of a recipe: 8x8 images, 1,000 of them
-    memaudit reproduce data-dimension --resolution 8 --size 1000 --data cifar10.zip --out results
+    memaudit reproduce data-dimension --resolution 8 --size 1000 \\
+        --data cifar10.zip --out results
     # a recipe for which minutes on a CPU are enough
-    memaudit reproduce conditioning --laptop --size 80 --data cifar10.zip --samples 500 --out out
+    memaudit reproduce conditioning --laptop --size 80 --data cifar10.zip \\
+        --samples 500 --out out
     memaudit reproduce --report results
     """
     from memaudit.cli.console import out as console

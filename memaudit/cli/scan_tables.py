@@ -39,7 +39,10 @@ def render(result: "ScanResult") -> None:
     if result.screening is not None:
         say(result.screening.agreement_text)
         out.print(_both_samplers(result))
-        say("The ratios by other rules and what follows are of the seeds drawn at random.")
+        say(
+            "Leaks and pairs are of all seeds sampled in full, everything else that follows of "
+            "those drawn at random."
+        )
     _other_rules(result)
     if result.findings.num_degenerate:
         say(
@@ -135,7 +138,7 @@ def _both_samplers(result: "ScanResult") -> Table:
     rows, matches, rule = result.screened, result.matches, result.config.rule
     assert rows is not None
     table = Table(
-        title="Both samplers (screening.csv has all)",
+        title="Both samplers (in a report, screening.csv has all)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -19,10 +19,11 @@ def torchrun(ctx: click.Context, /, arguments: tuple[str, ...]) -> None:
 
     \b
     # eight GPUs of this machine
-    memaudit torchrun --nproc-per-node 8 scan model.safetensors --data ./train --out report
-    # the first of two machines; the other one is given --node-rank 1
-    memaudit torchrun --nnodes 2 --node-rank 0 --master-addr node0 --nproc-per-node 8 \\
+    memaudit torchrun --nproc-per-node 8 \\
         scan model.safetensors --data ./train --out report
+    # the first of two machines; the other one is given --node-rank 1
+    memaudit torchrun --nnodes 2 --node-rank 0 --master-addr node0 \\
+        --nproc-per-node 8 scan model.safetensors --data ./train --out report
     """
     from memaudit.ranks.launch import launch
 

@@ -57,9 +57,9 @@ def train(
     memaudit train --data cifar10.zip --size 1000 --balanced --out runs/base-1000
     # a network for a laptop: 8x8 images, minutes on a CPU
     memaudit train --data cifar10.zip --resolution 8 --size 64 --subset random \\
-        --precond edm --model-channels 24 --channel-mult 1,2 --num-blocks 1 --dropout 0 \\
-        --batch-size 64 --lr 2e-3 --lr-rampup-epochs 0 --ema-mode plain --ema-decay 0.999 \\
-        --epochs 2000 --out runs/small-64
+        --precond edm --model-channels 24 --channel-mult 1,2 --num-blocks 1 \\
+        --dropout 0 --batch-size 64 --lr 2e-3 --lr-rampup-epochs 0 \\
+        --ema-mode plain --ema-decay 0.999 --epochs 2000 --out runs/small-64
     """
     from memaudit.cli.console import progress_bars, remark, warn_about
     from memaudit.data.preparation import Preparation
@@ -86,7 +86,7 @@ def train(
             field="resume",
         )
     device = choose_device(device)
-    RunFolder(out).prepare(resume=resume)  # a folder that is refused is not worth a forecast
+    RunFolder(out).check(resume=resume)  # before the forecast, which takes its time
     with join_torchrun(device) as where, progress_bars() as progress:
         is_first = current_ranks().rank == 0
         if not is_first:

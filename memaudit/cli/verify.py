@@ -96,7 +96,8 @@ def verify(
     # images generated elsewhere: search all of them again
     memaudit verify report --source ./generated --data ./train
     # a checkpoint: generate 16 images again, which nobody could know beforehand
-    memaudit verify report --source model.safetensors --data ./train --spot-check 16
+    memaudit verify report --source model.safetensors --data ./train \\
+        --spot-check 16
     # in CI: accept only the audit that was agreed on
     memaudit verify report --policy policy.toml
     """

@@ -34,9 +34,10 @@ class Execution:
     precision: Annotated[
         Precision,
         Option(
-            "Number format of the network: fp32, or a faster one whose images are sampled again in "
-            "fp32 wherever their verdict could differ. auto: fp16 on NVIDIA GPUs of capability 8.0 "
-            "or more, else and under a gate fp32."
+            "Number format of the network: fp32, or a faster one. A scan takes it for more than "
+            "1,024 images, and samples again in fp32 those whose verdict could differ. auto: fp16 "
+            "on NVIDIA GPUs of capability 8.0 or more, or where the checkpoint asks for it; fp32 "
+            "elsewhere, under a gate and in sample."
         ),
     ] = "auto"
 

@@ -33,15 +33,14 @@ class RunFolder:
         """Whether a run got as far as its first snapshot in this folder."""
         return self.state.exists() or bool(self.snapshots())
 
-    def prepare(self, *, resume: bool) -> None:
-        """Make sure that a run can write here; create the folder if it is missing.
+    def check(self, *, resume: bool) -> None:
+        """Refuse a folder that a run must not write to.
 
         Args:
             resume: whether the folder may hold a run already.
 
         Raises:
-            ConfigError: it holds a run that is not to be resumed or a model of another origin, or
-                it cannot be written.
+            ConfigError: it holds a run that is not to be resumed, or a model of another origin.
         """
         if not resume and self.holds_run:
             raise ConfigError(
@@ -54,6 +53,17 @@ class RunFolder:
                 f"{self.model} already exists and is not from a training run; it would be "
                 "overwritten. Choose another folder for the run."
             )
+
+    def prepare(self, *, resume: bool) -> None:
+        """Make sure that a run can write here; create the folder if it is missing.
+
+        Args:
+            resume: whether the folder may hold a run already.
+
+        Raises:
+            ConfigError: it is refused by `check`, or cannot be written.
+        """
+        self.check(resume=resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             append(self.log, b"")

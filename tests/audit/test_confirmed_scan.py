@@ -133,7 +133,10 @@ def test_groups_that_are_not_finite_are_sampled_in_fp32(train):
 
 
 def test_few_images_are_all_sampled_in_fp32(train):
-    result = scanned(network(train, 0.01), train, "fp16", samples=2 * NUM_PROBED)
+    said: list[str] = []
+    model = network(train, 0.01)
+    result = scanned(model, train, "fp16", samples=2 * NUM_PROBED, tell=said.append)
+    assert said and said[0].startswith("All images are sampled in fp32: fp16 begins after")
     assert result.confirmation is None and result.config.execution.precision == "fp32"
 
 

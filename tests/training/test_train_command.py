@@ -69,6 +69,13 @@ def test_there_must_be_a_run_to_resume(data: Path, tmp_path: Path):
     assert not (tmp_path / "nothing").exists()
 
 
+def test_a_folder_that_is_refused_is_not_worth_a_forecast(data: Path, tmp_path: Path):
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    result = run("--data", data, "--out", tmp_path, *SMALL)
+    assert result.exit_code == 2
+    assert "Forecast" not in result.stderr
+
+
 def test_audits_are_shown_and_logged(data: Path, tmp_path: Path):
     options = "--duration-images 16 --num-snapshots 2 --audit-every 1 --audit-samples 3".split()
     result = run("--data", data, "--out", tmp_path / "run", *SMALL, *options)
