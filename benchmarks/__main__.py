@@ -68,7 +68,7 @@ def main() -> None:
     chosen = ON_CPU if options.device == "cpu" else ON_GPU
     for name in options.only or ():
         if name not in chosen:
-            parser.error(f"{name} is none of those for {options.device}: {', '.join(chosen)}")
+            parser.error(f"there is no {name} for {options.device}, but {', '.join(chosen)}")
     outcomes = []
     with tempfile.TemporaryDirectory() as scratch:
         train, queries = options.data or write_photographs(Path(scratch), options.device)

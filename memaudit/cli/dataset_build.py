@@ -47,12 +47,15 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
 
     \b
     # a class-balanced subset of 1,000 images, at 16x16
-    memaudit dataset build --data cifar10.zip --size 1000 --balanced --resolution 16 --out a.zip
+    memaudit dataset build --data cifar10.zip --size 1000 --balanced \\
+        --resolution 16 --out a.zip
     # the paper's random labels of 10 classes; a class of its own for each image
-    memaudit dataset build --data a.zip --labels random --num-classes 10 --out b.zip
+    memaudit dataset build --data a.zip --labels random --num-classes 10 \\
+        --out b.zip
     memaudit dataset build --data a.zip --labels unique --out c.zip
     # dogs of two sources, a fifth of them from the second
-    memaudit dataset build --data cifar10.zip --label dog --mix ./dogs --share 0.2 --size 1000 \\
+    memaudit dataset build --data cifar10.zip --label dog --mix ./dogs \\
+        --share 0.2 --size 1000 \\
         --resolution 32 --out dogs.zip
     """
     is_scheme = labels is None or labels in config_fields(SetRecipe)["labels"].choices
