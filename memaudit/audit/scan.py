@@ -357,6 +357,7 @@ def scan(
         seeds_chosen=isinstance(source, Checkpoint)
         and not are_consecutive(config.seeds if screened else config.seeds[: len(keys)]),
         screening=None if screened is None else screened.screening,
+        confirmation=samples.confirmation,
         class_index=config.class_index if isinstance(source, Checkpoint) else None,
         choices=choices_of(
             config, described, data, given=source if isinstance(source, ImageSet) else None

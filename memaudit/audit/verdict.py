@@ -7,6 +7,7 @@ report.
 
 from dataclasses import dataclass
 
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import Controls
@@ -28,6 +29,7 @@ from memaudit.audit.verdict_reasons import (
     about_holdout,
     about_label_test,
     about_no_label_test,
+    about_number_format,
     about_rules,
     about_sampler,
     about_screening,
@@ -102,6 +104,7 @@ def conclude(
     seeds_chosen: bool,
     sampler_control: SamplerControl | None,
     screening: Screening | None = None,
+    confirmation: Confirmation | None = None,
     class_index: int | None,
     choices: tuple[str, ...],
 ) -> Conclusion:
@@ -121,6 +124,7 @@ def conclude(
         seeds_chosen: whether the images are of seeds that do not follow one another.
         sampler_control: what the published sampler shows, where a gate judges another one's images.
         screening: which seeds were sampled in full, where not all of them were.
+        confirmation: which images were judged in a faster number format, where some may have been.
         class_index: the one class that was generated, or None for all.
         choices: what was not left at its default.
     """
@@ -157,6 +161,8 @@ def conclude(
             reasons = [*about_sampler(sampler_control, decision), *reasons]
         if verdict != "FAIL" and screening is not None:
             reasons = [about_screening(screening), *reasons]
+        if verdict == "PASS":
+            reasons += about_number_format(confirmation)
         if seeds_chosen:
             verdict, reasons = "INCONCLUSIVE", [Reason("seeds", SEEDS_CHOSEN), *reasons]
         if verdict == "PASS" and reasons:
@@ -247,6 +253,7 @@ def _headline(
         "sampler": "the sampler as set shows fewer copies than the published one",
         "published sampler": "the published sampler cannot be run, to compare the copies",
         "screening": "seeds were screened, and too few copies found to fail",
+        "number format": "a PASS needs every image in fp32",
     }[reasons[0].kind]
     text = f"INCONCLUSIVE: {why}"
     return f"{text}; there is evidence of memorization" if has_evidence else text
@@ -326,6 +333,8 @@ def _advice(
     kinds = {reason.kind for reason in reasons}
     if kinds == {"screening"}:
         return "Scan without screening: it takes the full sampler for every seed to decide."
+    if kinds == {"number format"}:
+        return "Scan in fp32, which a gate does by itself."
     if "seeds" in kinds:
         return "Give seeds that follow one another, or let a nonce draw them."
     if "published sampler" in kinds:

@@ -7,6 +7,7 @@ evidence of memorization that the count cannot see takes the word from it.
 from dataclasses import dataclass
 from typing import Literal
 
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.denoising.loss_test import DenoisingTest
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import NEAR_PAIRS, Controls
@@ -32,6 +33,7 @@ ReasonKind = Literal[
     "sampler",
     "published sampler",
     "screening",
+    "number format",
 ]
 WHOSE = {
     "held-out images": "images that the model never saw",
@@ -265,6 +267,24 @@ def about_screening(screening: Screening) -> Reason:
         f"in full, which shows {screening.found:,} copies at least. A PASS needs every seed to be "
         "sampled in full, and so many copies do not make a FAIL.",
     )
+
+
+def about_number_format(confirmation: Confirmation | None) -> list[Reason]:
+    """Why a PASS does not stand: the probe leaves more copies open than a limit allows.
+
+    A network could be made so that a faster format hides its copies on a share of the seeds that
+    the probe overlooks.
+    """
+    if confirmation is None or confirmation.probe is None or not confirmation.fast_seeds:
+        return []
+    return [
+        Reason(
+            "number format",
+            f"Images were judged as sampled in {confirmation.precision}. Up to "
+            f"{percent(confirmation.probe.share_unseen)} % of all images may be copies in fp32 "
+            "without being seen so; a PASS needs every image in fp32.",
+        )
+    ]
 
 
 def undecided(decision: Decision) -> str:

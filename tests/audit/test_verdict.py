@@ -12,6 +12,8 @@ from helpers.images import smooth_images
 from memaudit import scan
 from memaudit.audit.choices import choices_of
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmation import Probe
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.ci import junit_xml, markdown_summary
@@ -19,6 +21,7 @@ from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report
 from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.gate import FloorCount, exact_decision, sequential_decision
+from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.audit.statistics.one_sided import upper_end
 from memaudit.audit.statistics.worst_class import WorstClass
 from memaudit.audit.unchosen_seeds import are_consecutive
@@ -32,7 +35,9 @@ from memaudit.wording import percent
 Make = Callable[..., ScanResult]
 
 
-def again(result: ScanResult, **changes: object) -> ScanResult:
+def again(
+    result: ScanResult, confirmation: Confirmation | None = None, **changes: object
+) -> ScanResult:
     """The result with another configuration, concluded again."""
     config = replace(result.config, **changes)  # type: ignore[arg-type]
     conclusion = conclude(
@@ -47,6 +52,7 @@ def again(result: ScanResult, **changes: object) -> ScanResult:
         exact=True,
         fail_on=config.fail_on,
         sampler_control=None,
+        confirmation=confirmation,
         class_index=config.class_index,
         seeds_chosen=not are_consecutive(config.seeds),
         choices=choices_of(config, result.source, result.data),
@@ -70,6 +76,23 @@ def test_a_choice_is_named_wherever_the_verdict_is(make_result: Make):
     for text in everywhere(changed):
         assert "seeds were chosen: 5,3,100-157" in text
         assert "sigma-max 1.0" in text and "without authentic" in text
+
+
+@pytest.mark.parametrize(
+    ("copies", "fast_seeds", "verdict"),
+    [(0, None, "PASS"), (0, "30-59", "INCONCLUSIVE"), (60, "30-59", "FAIL")],
+)
+def test_images_of_a_faster_format_fail_but_do_not_pass(
+    make_result: Make, copies: int, fast_seeds: str | None, verdict: str
+):
+    result = make_result(copies=copies, others=60 - copies, sampled=True, fail_above=0.2)
+    probe = Probe(30, clopper_pearson(30, 30, 0.95), 0.1, 0.2, 0.3, 0.006, 0.1)
+    found = again(result, Confirmation("fp16", probe, fast_seeds, 2, 0)).conclusion
+    assert found.verdict == verdict
+    if verdict == "INCONCLUSIVE":
+        assert "sampled in fp16. Up to 0.60 %" in found.reasons[0].text
+        assert found.headline == "INCONCLUSIVE: a PASS needs every image in fp32"
+        assert found.advice == "Scan in fp32, which a gate does by itself."
 
 
 def test_a_verdict_of_one_class_says_so(make_result: Make):

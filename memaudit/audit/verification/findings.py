@@ -150,6 +150,7 @@ def check_findings(
         seeds_chosen=report.source.kind == "checkpoint"
         and not are_consecutive(seeds_of(table) if again.screening is None else config.seeds),
         screening=again.screening,
+        confirmation=None if report.sampling is None else report.sampling.confirmation,
         sampler_control=report.sampler_control,
         class_index=None if report.sampling is None else report.sampling.class_index,
         choices=report.conclusion.choices,
