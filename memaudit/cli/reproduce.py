@@ -206,7 +206,7 @@ def _say_forecast(points: "Sequence[RecipePoint]", config: RunConfig) -> None:
     from memaudit.experiments.paper.reproduce import predict_point_cost
     from memaudit.experiments.timing import measure_throughput
 
-    seconds = 0.0
+    seconds, trainings = 0.0, sum(point.replicates for point in points)
     for level in dict.fromkeys(point.level.value for point in points):
         same = [point for point in points if point.level.value == level]
         images = _noise(same[0].level.data.resolution, min(same[0].size, 2000))
@@ -217,7 +217,7 @@ def _say_forecast(points: "Sequence[RecipePoint]", config: RunConfig) -> None:
             seconds += speed.seconds(predict_point_cost(point, num_samples=config.num_samples))
     remark(
         f"Forecast: {wording.duration(seconds / config.parallel)} on {config.device} for "
-        f"{sum(point.replicates for point in points):,} trainings and the scans of their "
+        f"{wording.counted(trainings, 'training', 'trainings')} and the scans of their "
         "snapshots, less what is already done."
     )
 
