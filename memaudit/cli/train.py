@@ -130,8 +130,9 @@ def train(
         return
     remark(
         f"{'Stopped' if result.interrupted else 'Trained'} after {result.images_seen:,} images "
-        f"({format_epochs(result.images_seen / len(data))} epochs). Model: {result.model}"
-        + (" Continue with the same command and --resume." if result.interrupted else "")
+        f"({format_epochs(result.images_seen / len(data))} epochs). "
+        + ("Continue with the same command and --resume. " if result.interrupted else "")
+        + f"Model: {result.model}"
     )
 
 
