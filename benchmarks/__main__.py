@@ -50,7 +50,11 @@ LONGEST = 300
 
 def main() -> None:
     """Run what was asked for, print what each took, and fail if one failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Run the benchmarks. Each writes its record to benchmarks/results/, over one "
+        "of the same day and machine.",
+    )
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="under 15 minutes, or under 8"
     )
