@@ -5,7 +5,7 @@ what a GPU refuses (operands on two devices, `.numpy()`), and `counted` has ever
 between host and device, and synchronization, by the line of the package that caused it. Not
 pretended: CUDA graphs, NCCL, autocast's lists, rounding of a GPU's kernels, and limits of memory.
 
-Importing this changes torch for the rest of the process.
+As a plugin of pytest it changes torch for the rest of the process.
 """
 
 import os
@@ -351,8 +351,8 @@ def _made_there(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 _AS_TENSOR = torch.as_tensor
 
 
-def _install() -> None:
-    """Make torch believe in a GPU."""
+def pytest_configure() -> None:
+    """Make torch believe in a GPU, before tests are collected."""
     torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]
     cuda: Any = torch.cuda
     answers = {
@@ -393,6 +393,3 @@ def _install() -> None:
     torch.autograd.set_multithreading_enabled(False)
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     _Mode().__enter__()
-
-
-_install()
