@@ -67,7 +67,8 @@ class ScanForecast:
     """Images to generate at most, or given."""
     likely_stop: int | None
     """Images after which a gate decides if none of them is a copy, which may be more than
-    `num_images`. None without a gate, where images are given, and where seeds are screened."""
+    `num_images`. None without a gate, where images are given, and where no PASS can follow: with
+    screened seeds, or a faster number format that has begun by then."""
     earliest_stop: int | None
     """Images after which it decides if all of them are copies."""
     seconds_per_image: float | None
@@ -167,6 +168,10 @@ def forecast_scan(
         )
     # Screened seeds give no PASS, and are screened to the last one.
     is_gated = gate is not None and model is not None and config.screening is None
+    likely_stop = _stop(0, gate, config) if is_gated else None
+    is_fast = config.execution.precision not in ("auto", "fp32")
+    if is_fast and likely_stop is not None and likely_stop > PROBE_SIZE:
+        likely_stop = None  # images judged in a faster format give no PASS
     num_images = len(config.seeds) if isinstance(source, Checkpoint) else len(source)
     steps: list[StepForecast] = []
     denoises = sampling = per_image = None
@@ -194,7 +199,7 @@ def forecast_scan(
         steps += _beside(model, data, holdout, config, sampling)
     return ScanForecast(
         num_images=num_images,
-        likely_stop=_stop(0, gate, config) if is_gated else None,
+        likely_stop=likely_stop,
         earliest_stop=_stop(1, gate, config) if is_gated else None,
         seconds_per_image=per_image,
         steps=tuple(steps),

@@ -366,8 +366,9 @@ def _show_forecast(found: "ScanForecast", *, as_json: bool, is_screened: bool) -
         if found.likely_stop > found.num_images:
             stop += ": more than the samples asked for, so that no model could pass"
         print_row("likely stop", stop)
-    elif is_screened and found.floor is not None:
-        print_row("likely stop", "none: screened seeds can FAIL, but give no PASS")
+    elif one is not None and found.floor is not None:
+        judged = "screened seeds" if is_screened else "images of a faster format"
+        print_row("likely stop", f"none: {judged} can FAIL, but give no PASS")
     if found.earliest_stop is not None:
         print_row("earliest stop", f"{found.earliest_stop:,} images if all are copies")
     for each in found.steps:

@@ -134,6 +134,21 @@ def test_a_gate_that_screens_has_no_likely_stop():
     assert forecast.floor is not None
 
 
+@pytest.mark.parametrize(("limit", "has_likely_stop"), [(0.1, True), (0.001, False)])
+def test_a_gate_passes_no_images_of_a_faster_format(monkeypatch, limit, has_likely_stop):
+    monkeypatch.setattr(dry_run, "time_sampling", lambda *_, **__: SamplingTime(0.01, 0.0, 64))
+    source = tiny("EDMPrecond", img_resolution=8, label_dim=0).eval()
+    config = ScanConfig(
+        seeds=range(5000),
+        fail_above=limit,
+        execution=Execution(precision="bf16"),
+        without=("optimality",),
+    )
+    forecast = forecast_scan(source, TRAIN, config=config)
+    assert (forecast.likely_stop is not None) == has_likely_stop
+    assert forecast.earliest_stop is not None
+
+
 def test_what_a_scan_refuses_is_refused():
     faster = ScanConfig(screening=ScreeningConfig(), execution=Execution(precision="bf16"))
     network = tiny("EDMPrecond", img_resolution=8, label_dim=0).eval()
