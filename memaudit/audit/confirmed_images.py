@@ -207,7 +207,7 @@ class ConfirmedImages:
         if self._probe.pays:
             for (_, batch), rows in zip(kept, certain, strict=True):
                 if not rows.all():
-                    rows |= self._margins(batch.images)[1].certain > self._margin
+                    rows |= self._stand(*self._margins(batch.images))
         return certain
 
     def batches(
@@ -270,6 +270,14 @@ class ConfirmedImages:
     def _margins(self, images: np.ndarray) -> tuple[Matches, Margins]:
         return match_with_margins(self._index, images, self._rule, every_cell=self._gated)
 
+    def _stand(self, matches: Matches, margins: Margins) -> np.ndarray:
+        """Which fast images count as they are, bool [M].
+
+        Under a gate no copy does, so that a FAIL rests on images of fp32 alone.
+        """
+        stand: np.ndarray = margins.certain > self._margin
+        return stand & ~matches.is_copy if self._gated else stand
+
     def _confirmed(
         self, positions: Sequence[int]
     ) -> Iterator[tuple[Sequence[int], GeneratedBatch]]:
@@ -285,7 +293,7 @@ class ConfirmedImages:
             places = positions[done : done + len(batch.seeds)]
             waiting = _Waiting(places, final, matches.is_copy)
             done += len(batch.seeds)
-            rows = np.flatnonzero(batch.fast_rows & (margins.certain <= self._margin))
+            rows = np.flatnonzero(batch.fast_rows & ~self._stand(matches, margins))
             waiting.num_unsure = len(rows)
             queue.append(waiting)
             unsure.extend((waiting, int(row)) for row in rows)

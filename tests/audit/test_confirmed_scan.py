@@ -228,6 +228,17 @@ def test_under_a_gate_a_faster_format_has_to_be_asked_for_and_is_named(train, mo
     assert asked.conclusion.choices[-1] == "sampled in fp16, confirmed in fp32"
 
 
+def test_no_copy_of_a_faster_format_counts_under_a_gate(train):
+    plain, gated = (
+        scanned(network(train, 0.0003), train, "fp16", fail_above=limit) for limit in (None, 0.5)
+    )
+    for found, any_copies in ((plain, True), (gated, False)):
+        fast = [found.confirmation.is_fast(seed) for seed in found.keys]
+        assert any(fast)
+        assert bool(found.matches.is_copy[fast].any()) == any_copies
+    assert (plain.matches.is_copy[: len(gated.keys)] == gated.matches.is_copy).all()
+
+
 def test_features_have_no_bound():
     config = ScanConfig(execution=Execution(precision="fp16"))
     from memaudit.audit.source import checkpoint_of
