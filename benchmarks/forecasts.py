@@ -9,7 +9,8 @@ that of the training images, a random choice of TRAIN; without --models, the opt
 
 import time
 
-from benchmarks.result import make_heading, make_parser, write_record
+from result import make_heading, make_parser, write_record
+
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.dry_run import forecast_scan
 from memaudit.audit.memorization.screening_config import ScreeningConfig

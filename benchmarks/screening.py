@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from result import make_heading, make_parser, write_record
 
-from benchmarks.result import make_heading, make_parser, write_record
 from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import drawn_positions, screened_rows
