@@ -1,8 +1,8 @@
 """Screen all seeds with a cheap sampler, and sample those in full that it finds, and a few others.
 
 DPM-Solver++(2M) with eight evaluations comes near the image for which Heun's method takes 35. Where
-few images are copies, that finds nearly all of them in a third of the time. Its own verdicts lean
-towards no copy and are never counted (memorization/screened.py).
+few images are copies, that finds nearly all of them with a third of the evaluations. Its own
+verdicts lean towards no copy and are never counted (memorization/screened.py).
 """
 
 from collections.abc import Iterator, Sequence

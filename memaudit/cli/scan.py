@@ -174,7 +174,7 @@ def scan(
     memaudit scan ./generated --data ./train
     # in CI: fail if more than 0.1 % are copies, stop as soon as that is certain
     memaudit scan model.safetensors --data ./train --fail-above 0.001 --out report
-    # a long scan in a third of the time: an estimate, the copies, but no PASS
+    # a third of the evaluations if few are copies: an estimate, but no PASS
     memaudit scan model.safetensors --data ./train --screen --out report
     # what copying everything looks like
     memaudit scan optimum --data ./train --samples 500

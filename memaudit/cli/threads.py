@@ -1,8 +1,7 @@
 """How many threads to compute with beside other programs.
 
 Threads that share an operation wait for each other at its every step. Where another program takes
-the core of one, all wait for it: two threads on two cores of which one is busy sampled at a third
-of the speed of one thread.
+the core of one, all wait for it, and fewer threads are faster (docs/performance.md).
 """
 
 import os

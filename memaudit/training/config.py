@@ -228,7 +228,7 @@ class TrainingConfig:
     save_minutes: Annotated[
         float,
         Option(
-            "Minutes between two copies of the training state: at most so much work is lost.",
+            "Minutes between two copies of the training state: at most that much work is lost.",
             above=0,
             metavar="N",
         ),
