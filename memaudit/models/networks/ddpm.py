@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
-from memaudit.models.networks.levels import check_per_level, go_down, go_up
+from memaudit.models.networks.levels import Level, check_per_level, go_down, go_up
 from memaudit.models.networks.time_embedding import sin_cos
 from memaudit.models.resolution import Resolution
 
@@ -162,9 +162,7 @@ class _DownStage(_Stage):
         self.downsample: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        return go_down(
-            x, emb, skips, blocks=self.block, attentions=self.attn, change=self.downsample
-        )
+        return go_down(x, emb, skips, Level(self.block, self.attn, self.downsample))
 
 
 class _UpStage(_Stage):
@@ -175,7 +173,7 @@ class _UpStage(_Stage):
         self.upsample: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        return go_up(x, emb, skips, blocks=self.block, attentions=self.attn, change=self.upsample)
+        return go_up(x, emb, skips, Level(self.block, self.attn, self.upsample))
 
 
 class _Middle(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memaudit.models.networks.layers import level_resolutions
-from memaudit.models.networks.levels import check_per_level, go_down, go_up
+from memaudit.models.networks.levels import Level, check_per_level, go_down, go_up
 from memaudit.models.networks.time_embedding import cos_sin
 from memaudit.models.resolution import Resolution
 
@@ -180,9 +180,7 @@ class _DownStage(_Stage):
         self.downsampler: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        return go_down(
-            x, emb, skips, blocks=self.resnets, attentions=self.attentions, change=self.downsampler
-        )
+        return go_down(x, emb, skips, Level(self.resnets, self.attentions, self.downsampler))
 
 
 class _UpStage(_Stage):
@@ -193,9 +191,7 @@ class _UpStage(_Stage):
         self.upsampler: nn.Module | None = None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        return go_up(
-            x, emb, skips, blocks=self.resnets, attentions=self.attentions, change=self.upsampler
-        )
+        return go_up(x, emb, skips, Level(self.resnets, self.attentions, self.upsampler))
 
 
 class _Middle(nn.Module):
