@@ -22,7 +22,17 @@ ALLOWED = {
     "data": set(),
 }
 FOUNDATION = {
-    *("errors", "escapes", "files", "options", "progress", "ranks", "time_limit", "unpickler"),
+    *(
+        "cores",
+        "errors",
+        "escapes",
+        "files",
+        "options",
+        "progress",
+        "ranks",
+        "time_limit",
+        "unpickler",
+    ),
     "wording",
 }
 DOORS = {

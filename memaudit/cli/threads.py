@@ -4,9 +4,10 @@ Threads that share an operation wait for each other at its every step. Where ano
 the core of one, all wait for it, and fewer threads are faster (docs/performance.md).
 """
 
-import os
 from collections.abc import MutableMapping
 from pathlib import Path
+
+from memaudit.cores import num_cores
 
 VARIABLE = "OMP_NUM_THREADS"
 LOAD = Path("/proc/loadavg")
@@ -32,18 +33,18 @@ def leave_busy_cores(environment: MutableMapping[str, str], *, load: Path = LOAD
     Returns:
         What was chosen and why, or None where all cores are free.
     """
-    if VARIABLE in environment or not hasattr(os, "sched_getaffinity"):
+    if VARIABLE in environment:
         return None
-    num_cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     try:
-        busy = min(num_busy(load.read_text()), num_cores - 1)
+        busy = min(num_busy(load.read_text()), cores - 1)
     except (OSError, ValueError):
         return None
     if busy < 1:
         return None
-    num_threads = num_cores - busy
+    num_threads = cores - busy
     environment[VARIABLE] = str(num_threads)
     return (
-        f"Other programs keep {busy} of {num_cores} cores busy: computing with {num_threads} "
-        f"thread{'s' if num_threads > 1 else ''}. {VARIABLE}={num_cores} takes all."
+        f"Other programs keep {busy} of {cores} cores busy: computing with {num_threads} "
+        f"thread{'s' if num_threads > 1 else ''}. {VARIABLE}={cores} takes all."
     )

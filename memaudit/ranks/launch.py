@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from memaudit.cores import num_cores
 from memaudit.errors import ConfigError, MemauditError
 from memaudit.ranks.place import STATUS_FILE
 
@@ -36,7 +37,7 @@ def launch_here(
         num_ranks: processes, at least 1.
         environment: variables that the ranks get beside those of this process.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    threads = max(1, num_cores() // num_ranks)
     with _variables({"OMP_NUM_THREADS": str(threads), **os.environ, **(environment or {})}):
         own = ["--standalone", "--nproc-per-node", str(num_ranks), "--max-restarts", str(RESTARTS)]
         return launch([*own, *command])

@@ -4,7 +4,6 @@ Threads are not used: they share one lock, which costs more than decoding a smal
 """
 
 import multiprocessing
-import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from memaudit.cores import num_cores
 from memaudit.data.fitting import FIT_FIELDS, HOW_TO_FIT, UnlikeError
 from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.data.readers.decoding import decode_image
@@ -85,7 +85,7 @@ def choose_num_processes(num_bytes: int, first: bytes) -> int:
     enough = num_bytes >= (_PROCESSES_FROM_JPEG if is_jpeg(first) else _PROCESSES_FROM)
     if not enough or multiprocessing.current_process().daemon:  # a daemon may not start any
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cores()
 
 
 def _decode_batch(
