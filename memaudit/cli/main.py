@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -236,7 +236,7 @@ def main() -> None:
             if (ended_with := status_of_ended(Path(status_file))) is not None:
                 sys.exit(ended_with)
         if place is None:
-            if next(iter(sys.argv[1:]), "") in COMPUTING and "--help" not in sys.argv:
+            if computes_here(sys.argv[1:]):
                 chosen = leave_busy_cores(os.environ)
                 if chosen is not None:
                     click.echo(chosen, err=True)
@@ -253,6 +253,12 @@ def main() -> None:
         if is_abandoned():
             end_process(_status(exit_))
         raise
+
+
+def computes_here(arguments: Sequence[str]) -> bool:
+    """Whether a command computes in this process, and not in ranks that it starts."""
+    options = {argument.partition("=")[0] for argument in arguments}
+    return next(iter(arguments), "") in COMPUTING and not options & {"--help", "--devices"}
 
 
 def _status(exit_: SystemExit) -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from memaudit.cli.main import computes_here
 from memaudit.cli.threads import leave_busy_cores, num_busy
 
 
@@ -46,3 +47,11 @@ def test_a_number_that_was_set_is_kept(tmp_path):
     assert leave_busy_cores(environment, load=load) is None
     assert environment == {"OMP_NUM_THREADS": "2"}
     assert leave_busy_cores({}, load=tmp_path / "missing") is None
+
+
+def test_the_processes_of_a_launch_divide_the_cores_themselves():
+    assert computes_here(["scan", "model.pt", "--data", "train"])
+    for elsewhere in (["--devices", "cpu:2"], ["--devices=cpu:2"], ["--help"]):
+        assert not computes_here(["scan", "model.pt", *elsewhere])
+    assert not computes_here(["inspect", "model.pt"])
+    assert not computes_here([])
