@@ -333,8 +333,15 @@ def _launch_ranks(ctx: click.Context, param: click.Parameter, devices: str | Non
     """Run the same command in several processes, and exit with its status."""
     if devices is None or ctx.resilient_parsing:
         return
+    from memaudit.ranks.joined import joined_place
     from memaudit.ranks.launch import choose_ranks, launch_here
 
+    if (place := joined_place()) is not None:
+        raise ConfigError(
+            f"{{devices}} starts processes, but {place.num_ranks} of them run this command "
+            "already. Leave it out.",
+            field="devices",
+        )
     kind, num_ranks, environment = choose_ranks(devices)
     given = _without(sys.argv[1:], "--devices")
     ctx.exit(launch_here([*given, "--device", kind], num_ranks, environment=environment))

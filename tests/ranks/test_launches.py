@@ -28,7 +28,9 @@ from helpers.launching import (
 
 from memaudit.cli.main import cli
 from memaudit.errors import ConfigError
+from memaudit.ranks import joined
 from memaudit.ranks.launch import choose_ranks
+from memaudit.ranks.place import Place
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -377,6 +379,14 @@ def test_an_error_of_a_launch_is_said_once(inputs: Path, tmp_path: Path):
 def test_devices_that_mean_nothing_are_refused(devices: str):
     with pytest.raises(ConfigError, match="write all, the numbers of GPUs such as 0,1, or cpu:4"):
         choose_ranks(devices)
+
+
+def test_a_rank_starts_no_others(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(joined, "_place", Place(0, 2, 0, 0))
+    command = map(str, scan_of(inputs, tmp_path / "r", "--devices", "cpu:2"))
+    refused = CliRunner().invoke(cli, list(command))
+    assert refused.exit_code == 2
+    assert "2 of them run this command already. Leave it out" in " ".join(refused.stderr.split())
 
 
 def test_processes_on_the_cpu_are_counted():
