@@ -86,13 +86,15 @@ def in_format(denoiser: Denoiser, precision: Precision) -> Denoiser:
     Args:
         denoiser: a network in evaluation mode, in float32; for fp32 and tf32 anything.
         precision: fp32 and tf32 have the same weights, and leave the denoiser as it is. Only EDM2's
-            are normalized once, in place of in every evaluation, with the same bits.
+            are normalized once, in place of in every evaluation, with the same bits, unless they
+            were at opening.
 
     Raises:
         ConfigError: its network cannot be evaluated in that format.
     """
-    is_edm2 = isinstance(denoiser, Preconditioner) and isinstance(denoiser.model, EDM2UNet)
-    dtype = DTYPES.get(precision, torch.float32 if is_edm2 else None)
+    network = denoiser.model if isinstance(denoiser, Preconditioner) else None
+    is_loose = isinstance(network, EDM2UNet) and not network.are_weights_fixed
+    dtype = DTYPES.get(precision, torch.float32 if is_loose else None)
     if dtype is None:
         return denoiser
     assert isinstance(denoiser, Preconditioner | DiffusersDenoiser)

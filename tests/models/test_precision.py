@@ -179,6 +179,13 @@ def test_edm2_is_evaluated_in_fp32_with_weights_that_are_normalized_once(precisi
     assert torch.equal(copy(*inputs_of(network)), network(*inputs_of(network)))
 
 
+def test_edm2_as_it_is_opened_is_not_copied():
+    network = network_of("EDM2UNet")
+    network.model.fix_weights(torch.float32)
+    assert in_format(network, "fp32") is network and in_format(network, "tf32") is network
+    assert in_format(network, "fp16") is not network
+
+
 def test_what_cannot_be_cast_is_refused():
     optimum = ClosedFormOptimum(torch.zeros(3, 1, 4, 4, dtype=torch.uint8).numpy())
     assert not takes_formats(optimum)

@@ -337,6 +337,11 @@ class EDM2UNet(nn.Module):
         out: Tensor = self.out_conv(x, gain=self.out_gain)
         return out
 
+    @property
+    def are_weights_fixed(self) -> bool:
+        """Whether `fix_weights` was called since the weights were loaded or trained."""
+        return self.out_conv._fixed is not None
+
     def fix_weights(self, dtype: torch.dtype) -> None:
         """Normalize all weights once: those of the embeddings in float32, the others in `dtype`."""
         for module in self.modules():
