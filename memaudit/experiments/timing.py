@@ -43,8 +43,8 @@ LARGE_ENOUGH = 1.0
 """Seconds of a step after which larger batches would hardly be faster per image."""
 SHORTEST = 0.1
 """Seconds that calls take together, at least."""
-WARM_UPS = {"cpu": 1, "cuda": 3}
-"""Calls before those that are timed."""
+WARM_UPS = 3
+"""Calls on a GPU before those that are timed; a CPU is warm after one."""
 GROWTH = 4
 """How much larger the next batch is."""
 PARENT_CHECK_SECONDS = 0.5
@@ -287,13 +287,13 @@ def _time_call(call: Callable[[], object], device: torch.device) -> float:
     def time_once() -> float:
         started = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _synchronize(device)
         return time.perf_counter() - started
 
-    for _ in range(WARM_UPS[device.type]):
+    is_cpu = device.type == "cpu"
+    for _ in range(1 if is_cpu else WARM_UPS):
         first = time_once()
-    if first > LONG_ENOUGH and device.type == "cpu":  # which is warm at once
+    if first > LONG_ENOUGH and is_cpu:
         return first
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) < SHORTEST:
@@ -301,3 +301,11 @@ def _time_call(call: Callable[[], object], device: torch.device) -> float:
         if sum(seconds) > LONG_ENOUGH:
             break
     return sum(seconds) / len(seconds)
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until a device has computed what it was given."""
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)

@@ -19,13 +19,17 @@ from memaudit.training.trainer import Trainer
 CPU = torch.device("cpu")
 
 
-def test_a_slow_first_call_is_not_the_speed_of_a_gpu(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_a_slow_first_call_is_not_the_speed_of_a_gpu(monkeypatch: pytest.MonkeyPatch, kind: str):
     """Loading kernels takes seconds once; a forecast that counted it was 1,700 times too long."""
     monkeypatch.setattr(timing, "LONG_ENOUGH", 0.05)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    waits: list[object] = []
+    module = torch.get_device_module(kind)
+    monkeypatch.setattr(module, "synchronize", lambda *device: waits.append(device))
     calls = iter([0.2, 0.1, 0.1] + [0.001] * 1000)
-    seconds = timing._time_call(lambda: time.sleep(next(calls)), torch.device("cuda"))
+    seconds = timing._time_call(lambda: time.sleep(next(calls)), torch.device(kind))
     assert 0.001 <= seconds < 0.02
+    assert len(waits) > 3
 
 
 def test_batches_grow_until_they_are_those_of_the_training(monkeypatch: pytest.MonkeyPatch):
@@ -47,15 +51,18 @@ def test_batches_grow_until_they_are_those_of_the_training(monkeypatch: pytest.M
 
 
 def test_a_batch_that_does_not_fit_is_left_at_the_one_that_did(monkeypatch: pytest.MonkeyPatch):
+    sizes: list[int] = []
     compute = Trainer.compute_gradients
 
     def limited(self: Trainer) -> None:
+        sizes.append(self.config.batch_size)
         if self.config.batch_size > 4:
             raise torch.OutOfMemoryError
         compute(self)
 
     monkeypatch.setattr(Trainer, "compute_gradients", limited)
-    assert time_step(dataclasses.replace(TINY, batch_size=40), noise_images(), device="cpu")
+    time_step(dataclasses.replace(TINY, batch_size=40), noise_images(), device="cpu")
+    assert list(dict.fromkeys(sizes)) == [1, 4, 16] and sizes[-1] == 4
 
 
 def test_a_scan_costs_more_than_its_sampling():
