@@ -219,7 +219,7 @@ class ScanTime(NamedTuple):
 
 @_gives_memory_back
 def time_scan(config: TrainingConfig, images: ImageSet, *, device: str) -> ScanTime:
-    """Time a scan of a new network: a group of images, of which each takes a few steps.
+    """Time a scan of a new network: a group of images, with a few steps for each.
 
     Args:
         config: the network.

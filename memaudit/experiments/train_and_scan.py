@@ -239,7 +239,7 @@ def serve_runs(worker: Worker, find: FindPlan, config: RunConfig) -> int:
 
 
 def _run_handler(find: FindPlan, config: RunConfig) -> Handler:
-    """Do a run, of which nothing comes back but that it is done: its files are in its folder."""
+    """Do a run, whose files are in its folder; the message that comes back is empty."""
 
     def handle(message: Message, look: Callable[[], None]) -> bytes:
         about = message.about

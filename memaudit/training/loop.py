@@ -81,7 +81,7 @@ def train(
 
     Writes into `out`: `snapshot-<images seen>.safetensors` on the configuration's schedule, and
     `model.safetensors`, the last of them, both with the averaged weights;
-    `training-state.safetensors`, from which a run is resumed, also written every so many minutes;
+    `training-state.safetensors`, from which a run is resumed, also every `save_minutes`;
     `log.jsonl`. Ctrl-C and SIGTERM let the step at hand end, then write a snapshot and the state.
 
     On a CPU the weights depend only on the images, the configuration and the number of threads,

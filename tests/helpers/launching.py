@@ -74,7 +74,7 @@ def rank_pids(launcher: int) -> dict[int, int]:
 
 
 def wait_for_parts(folder: Path, count: int) -> None:
-    """Return when a scan into the folder has kept so many parts."""
+    """Return when a scan into the folder has kept at least this many parts."""
     end = time.monotonic() + TIMEOUT
     while len(list((folder / "scan-state").glob("part-*"))) < count:
         assert time.monotonic() < end, "nothing was sampled"
