@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memaudit.audit.neighbors.integer_distances import TrainingRows, pair_distances
+from memaudit.audit.neighbors.integer_distances import DistinctQuery, TrainingRows, pair_distances
 from memaudit.audit.neighbors.results import DistinctNeighbors, Neighbors, SearchStatistics
 from memaudit.audit.neighbors.threads import map_parts
 from memaudit.audit.neighbors.units import Space, largest_squared_distance
@@ -144,10 +144,14 @@ class ImageSearch(ABC):
             first = found.index[:, 0]
             index[missing], squared_distance[missing] = self._map(
                 lambda part: self._search_all_distinct(
-                    self._orientations(x[part]), self._orientations(self._rows[first[part]]), limits
+                    DistinctQuery(
+                        self._orientations(x[part]),
+                        self._orientations(self._rows[first[part]]),
+                        limits,
+                    )
                 ),
                 missing,
-                BRUTE_FORCE_PART,
+                self._brute_force_part,
             )
             statistics += SearchStatistics(
                 self.backend, num_searches=len(missing), num_brute_forced=len(missing)
@@ -201,13 +205,15 @@ class ImageSearch(ABC):
             )
             found = self._map(
                 lambda part: self._search_all_distinct(
-                    self._orientations(rows[part]),
-                    self._orientations(first[part]),
-                    apart,
-                    leave_out_equal=True,
+                    DistinctQuery(
+                        self._orientations(rows[part]),
+                        self._orientations(first[part]),
+                        apart,
+                        leave_out_equal=True,
+                    )
                 ),
                 np.arange(len(rows)),
-                BRUTE_FORCE_PART,
+                self._brute_force_part,
             )
             return found[0], found[1]
 
@@ -244,21 +250,8 @@ class ImageSearch(ABC):
         """The k nearest training images, not mirrored, of queries uint8 [B, D]."""
 
     @abstractmethod
-    def _search_all_distinct(
-        self,
-        x: Sequence[np.ndarray],
-        first: Sequence[np.ndarray],
-        limits: Sequence[int],
-        *,
-        leave_out_equal: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest y with S(first, y) > limit, from all N distances, for R limits.
-
-        Args:
-            x, first: orientations of the queries and of their nearest images, uint8 [B, D] each;
-                the smaller distance counts.
-            limits: the largest S of a duplicate, one per radius.
-            leave_out_equal: whether images that equal x do not count either.
+    def _search_all_distinct(self, query: DistinctQuery) -> tuple[np.ndarray, np.ndarray]:
+        """Answer a query for each of its limits, from all N distances.
 
         Returns:
             index int64 [B, R] and squared distance [B, R]; -1 if every image is a duplicate.
@@ -268,6 +261,14 @@ class ImageSearch(ABC):
     def _training(self) -> TrainingRows:
         """Training images to compare with: on the GPU if they fit in half of its free memory."""
         return TrainingRows(self._rows, self.device)
+
+    @property
+    def _brute_force_part(self) -> int:
+        """Most queries that are compared with all images at a time.
+
+        More on a GPU, to which all images may be sent again for each part.
+        """
+        return CUDA_BRUTE_FORCE_PART if self.device.type == "cuda" else BRUTE_FORCE_PART
 
     def _query_rows(self, queries: np.ndarray | Tensor) -> np.ndarray:
         """Queries as uint8 [B, D], checked against the training images."""
@@ -345,8 +346,6 @@ class ImageSearch(ABC):
         largest: int,
     ) -> tuple[np.ndarray, ...]:
         """What the function returns for parts of the queries, concatenated."""
-        if largest == BRUTE_FORCE_PART and self.device.type == "cuda":
-            largest = CUDA_BRUTE_FORCE_PART  # it may stream all images for each part
         largest = max(1, min(largest, QUERY_BYTES // self._rows.shape[1]))
         return map_parts(function, queries, largest=largest, device=self.device)
 

@@ -7,7 +7,6 @@ and the encoder make them, and nothing is proven. Duplicates are still judged in
 Legend: B queries, N training images, F features, K neighbors, R radii.
 """
 
-from collections.abc import Sequence
 from functools import reduce
 from typing import get_args
 
@@ -16,7 +15,7 @@ import numpy as np
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.config import Metric
 from memaudit.audit.neighbors.encoder import SAME, Encoder, check_features
-from memaudit.audit.neighbors.integer_distances import all_distances
+from memaudit.audit.neighbors.integer_distances import DistinctQuery, all_distances
 from memaudit.audit.neighbors.pixel_index import SHORTLIST
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
 from memaudit.audit.neighbors.units import Space, feature_space
@@ -135,29 +134,22 @@ class FeatureIndex(ImageSearch):
         x, y = v.astype(np.float64), self._vectors[index]
         return _without_noise(np.square(x - y).sum(-1), x, y)
 
-    def _search_all_distinct(
-        self,
-        x: Sequence[np.ndarray],
-        first: Sequence[np.ndarray],
-        limits: Sequence[int],
-        *,
-        leave_out_equal: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        vectors = [self._encode(rows) for rows in x]
-        B, R = len(vectors[0]), len(limits)
+    def _search_all_distinct(self, query: DistinctQuery) -> tuple[np.ndarray, np.ndarray]:
+        vectors = [self._encode(rows) for rows in query.x]
+        B, R = len(vectors[0]), len(query.limits)
         best = np.full((B, R), np.inf)
         index = np.full((B, R), -1)
         for (part, S), (_, own) in zip(
-            all_distances(first, self._training),
-            all_distances(x if leave_out_equal else first, self._training),
+            all_distances(query.first, self._training),
+            all_distances(query.x if query.leave_out_equal else query.first, self._training),
             strict=True,
         ):
             y = self._vectors[part].astype(np.float64)
             distance = reduce(np.minimum, (_squared_distances(v, y) for v in vectors))  # [B, n]
-            if leave_out_equal:
+            if query.leave_out_equal:
                 distance = np.where(own.cpu().numpy() == 0, np.inf, distance)
             apart = S.cpu().numpy()
-            for r, limit in enumerate(limits):
+            for r, limit in enumerate(query.limits):
                 distinct = np.where(apart <= limit, np.inf, distance)
                 nearest = distinct.argmin(1)  # ties: the first
                 smallest = distinct[np.arange(B), nearest]

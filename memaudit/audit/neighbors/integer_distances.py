@@ -13,6 +13,7 @@ Legend: B queries, N training images, M pairs, D pixel values per image, K neigh
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import numpy as np
@@ -173,33 +174,40 @@ def _smallest(keys: Tensor, k: int) -> Tensor:
     return keys.topk(min(k, keys.shape[1]), largest=False).values
 
 
+@dataclass(frozen=True)
+class DistinctQuery:
+    """Which training image y is nearest to each x, of those with S(first, y) > limit?"""
+
+    x: Sequence[np.ndarray]
+    """Queries in one or more orientations, uint8 [B, D] each; the smaller distance counts."""
+    first: Sequence[np.ndarray]
+    """Images whose duplicates do not count, in the same orientations."""
+    limits: Sequence[int]
+    """The largest S of a duplicate, R values."""
+    leave_out_equal: bool = False
+    """Whether images that equal x do not count either."""
+
+
 def nearest_distinct_by_brute_force(
-    x: Sequence[np.ndarray],
-    first: Sequence[np.ndarray],
-    images: TrainingRows,
-    limits: Sequence[int],
-    *,
-    leave_out_equal: bool = False,
+    query: DistinctQuery, images: TrainingRows
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest training image y to each x with S(first, y) > limit, for R limits.
+    """Answer a query for each of its limits, from all distances.
 
     Args:
-        x: queries in one or more orientations, uint8 [B, D] each; the smaller S counts.
-        first: images whose duplicates do not count, in the same orientations.
+        query: what is searched for.
         images: the training images; the result is computed on their device.
-        limits: the largest S of a duplicate, R values.
-        leave_out_equal: whether images that equal x do not count either.
 
     Returns:
         index int64 [B, R] and squared distance int64 [B, R], ties to the lower index; -1 if all
         images are duplicates.
     """
-    best = torch.full((len(x[0]), len(limits)), FARTHEST, device=images.device)
+    limits = query.limits
+    best = torch.full((len(query.x[0]), len(limits)), FARTHEST, device=images.device)
     for (part, S), (_, apart) in zip(
-        all_distances(x, images), all_distances(first, images), strict=True
+        all_distances(query.x, images), all_distances(query.first, images), strict=True
     ):
         keys = _keys(S, part, images)
-        if leave_out_equal:
+        if query.leave_out_equal:
             keys = keys.masked_fill(keys < len(images), FARTHEST)  # S = 0
         nearest = [keys.masked_fill(apart <= limit, FARTHEST).amin(1) for limit in limits]
         best = torch.minimum(best, torch.stack(nearest, 1))

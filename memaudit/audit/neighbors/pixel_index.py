@@ -8,16 +8,16 @@ not installed, or does not see the GPU, all distances are computed in integers, 
 projected.
 """
 
-from collections.abc import Sequence
 from copy import copy
 from functools import partial
 
 import numpy as np
 import torch
 
-from memaudit.audit.neighbors.base import BRUTE_FORCE_PART, QUERY_PART, ImageSearch
+from memaudit.audit.neighbors.base import QUERY_PART, ImageSearch
 from memaudit.audit.neighbors.integer_distances import (
     FARTHEST,
+    DistinctQuery,
     nearest_by_brute_force,
     nearest_distinct_by_brute_force,
     pair_distances,
@@ -101,16 +101,9 @@ class NeighborIndex(ImageSearch):
         """The k nearest of rows uint8 [B, D], not mirrored: a part of a larger search."""
         return self._search(x, k)
 
-    def search_part_distinct(
-        self,
-        x: Sequence[np.ndarray],
-        first: Sequence[np.ndarray],
-        limits: Sequence[int],
-        *,
-        leave_out_equal: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search_part_distinct(self, query: DistinctQuery) -> tuple[np.ndarray, np.ndarray]:
         """As `_search_all_distinct`: a part of a larger search."""
-        return self._search_all_distinct(x, first, limits, leave_out_equal=leave_out_equal)
+        return self._search_all_distinct(query)
 
     def _search(self, x: np.ndarray, k: int) -> Neighbors:
         index = np.empty((len(x), k), dtype=np.int64)
@@ -133,7 +126,7 @@ class NeighborIndex(ImageSearch):
             index[todo], squared_distance[todo] = self._map(
                 lambda part: nearest_by_brute_force(x[part], self._training, k),
                 todo,
-                BRUTE_FORCE_PART,
+                self._brute_force_part,
             )
         statistics = SearchStatistics(
             self.backend,
@@ -145,17 +138,8 @@ class NeighborIndex(ImageSearch):
         )
         return Neighbors(index, squared_distance, statistics)
 
-    def _search_all_distinct(
-        self,
-        x: Sequence[np.ndarray],
-        first: Sequence[np.ndarray],
-        limits: Sequence[int],
-        *,
-        leave_out_equal: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return nearest_distinct_by_brute_force(
-            x, first, self._training, limits, leave_out_equal=leave_out_equal
-        )
+    def _search_all_distinct(self, query: DistinctQuery) -> tuple[np.ndarray, np.ndarray]:
+        return nearest_distinct_by_brute_force(query, self._training)
 
     def _search_shortlist(
         self, x: np.ndarray, k: int, width: int, part: np.ndarray

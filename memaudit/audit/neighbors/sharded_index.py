@@ -5,14 +5,14 @@ all parts, merged, are those of the whole: ties included, to the lower index.
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.neighbors.integer_distances import FARTHEST, split_keys
+from memaudit.audit.neighbors.integer_distances import FARTHEST, DistinctQuery, split_keys
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
 from memaudit.data.images import fingerprint_of
@@ -65,12 +65,13 @@ def search_handler(
                 index=found.index + first,
                 squared_distance=found.squared_distance,
             )
-        position, squared_distance = index.search_part_distinct(
+        query = DistinctQuery(
             [arrays[f"x{i}"] for i in range(about["orientations"])],
             [arrays[f"first{i}"] for i in range(about["orientations"])],
             about["limits"],
             leave_out_equal=about["leave_out_equal"],
         )
+        position, squared_distance = index.search_part_distinct(query)
         position = np.where(position < 0, -1, position + first)
         return pack({}, index=position, squared_distance=squared_distance)
 
@@ -130,22 +131,15 @@ class ShardedIndex(NeighborIndex):
             *split_keys(keys, len(self.images)), sum(statistics[1:], start=statistics[0])
         )
 
-    def _search_all_distinct(
-        self,
-        x: Sequence[np.ndarray],
-        first: Sequence[np.ndarray],
-        limits: Sequence[int],
-        *,
-        leave_out_equal: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _search_all_distinct(self, query: DistinctQuery) -> tuple[np.ndarray, np.ndarray]:
         about = {
             "what": "distinct",
-            "orientations": len(x),
-            "limits": [int(limit) for limit in limits],
-            "leave_out_equal": leave_out_equal,
+            "orientations": len(query.x),
+            "limits": [int(limit) for limit in query.limits],
+            "leave_out_equal": query.leave_out_equal,
         }
-        arrays = {f"x{i}": rows for i, rows in enumerate(x)}
-        arrays |= {f"first{i}": rows for i, rows in enumerate(first)}
+        arrays = {f"x{i}": rows for i, rows in enumerate(query.x)}
+        arrays |= {f"first{i}": rows for i, rows in enumerate(query.first)}
         found = self._ask(about, **arrays)
         index = np.stack([each.arrays["index"] for each in found])
         S = np.stack([each.arrays["squared_distance"] for each in found])
