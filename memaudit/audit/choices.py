@@ -5,6 +5,7 @@ A reader who was not there must be able to tell a plain audit from one that was 
 
 from memaudit.audit.augmentation import augmentation_of
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.source import Source
 from memaudit.audit.unchosen_seeds import are_consecutive
@@ -16,7 +17,12 @@ from memaudit.wording import ranges, short
 
 
 def choices_of(
-    config: ScanConfig, source: Source, data: ImageSet, *, given: ImageSet | None = None
+    config: ScanConfig,
+    source: Source,
+    data: ImageSet,
+    *,
+    given: ImageSet | None = None,
+    confirmation: Confirmation | None = None,
 ) -> tuple[str, ...]:
     """Everything that bears on the verdict and was not left at its default.
 
@@ -25,10 +31,11 @@ def choices_of(
         source: what was audited.
         data: the training images.
         given: the images that were judged, where they were given.
+        confirmation: which images were judged in a faster number format, where some may have been.
     """
     found = [*_of_rule(config), *_of_search(config, source), *_of_data(source, data)]
     if given is None:
-        found += _of_sampling(config, data)
+        found += _of_sampling(config, data, confirmation)
     elif given.indices is not None:
         found.append(f"only a part of the generated images was judged: {len(given):,}")
     return tuple(found)
@@ -83,7 +90,9 @@ def _of_data(source: Source, data: ImageSet) -> list[str]:
     return found
 
 
-def _of_sampling(config: ScanConfig, data: ImageSet) -> list[str]:
+def _of_sampling(
+    config: ScanConfig, data: ImageSet, confirmation: Confirmation | None
+) -> list[str]:
     found = []
     if not are_consecutive(config.seeds):
         found.append(f"seeds were chosen: {short(ranges(config.seeds), 60)}")
@@ -103,8 +112,8 @@ def _of_sampling(config: ScanConfig, data: ImageSet) -> list[str]:
         value = getattr(config.sampler, name)
         if value not in (getattr(usual, name), None):
             found.append(f"{field.flag.lstrip('-')} {value}")
-    if config.execution.precision not in ("auto", "fp32"):
-        found.append(f"sampled in {config.execution.precision}, confirmed in fp32")
+    if confirmation is not None and confirmation.fast_seeds is not None:
+        found.append(f"sampled in {confirmation.precision}, confirmed in fp32")
     if config.screening is not None:
         found.append(config.screening.text)
     if config.min_samples < ScanConfig.min_samples:

@@ -360,7 +360,11 @@ def scan(
         confirmation=samples.confirmation,
         class_index=config.class_index if isinstance(source, Checkpoint) else None,
         choices=choices_of(
-            config, described, data, given=source if isinstance(source, ImageSet) else None
+            config,
+            described,
+            data,
+            given=source if isinstance(source, ImageSet) else None,
+            confirmation=samples.confirmation,
         ),
     )
     return ScanResult(

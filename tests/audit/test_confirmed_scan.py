@@ -144,6 +144,7 @@ def test_a_gate_that_ends_within_the_probe_never_uses_the_format(train):
     result = scanned(network(train, 0.01), train, "fp16", fail_above=0.01)
     assert result.verdict == "FAIL" and len(result.keys) <= NUM_PROBED + 16
     assert result.confirmation.num_resampled == 0
+    assert result.conclusion.choices == ("without optimality, recall", "steps 4")
 
 
 def test_a_killed_scan_resumes_with_the_same_images(train, tmp_path: Path, monkeypatch):

@@ -34,7 +34,8 @@ def check_choices(report: Report, config: ScanConfig) -> Check:
         labels_from=report.data.labels_from,
     )
     given = None if report.sampling is not None else ImageSet(data.images, data.names)
-    found = choices_of(config, report.source, data, given=given)
+    confirmation = None if report.sampling is None else report.sampling.confirmation
+    found = choices_of(config, report.source, data, given=given, confirmation=confirmation)
     stated = report.conclusion.choices
     hidden = [each for each in found if each not in stated and not _is_told(each, stated)]
     invented = [each for each in stated if each not in found and not each.startswith(UNKNOWN)]
