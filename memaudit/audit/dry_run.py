@@ -169,8 +169,7 @@ def forecast_scan(
     # Screened seeds give no PASS, and are screened to the last one.
     is_gated = gate is not None and model is not None and config.screening is None
     likely_stop = _stop(0, gate, config) if is_gated else None
-    is_fast = config.execution.precision not in ("auto", "fp32")
-    if is_fast and likely_stop is not None and likely_stop > PROBE_SIZE:
+    if config.execution.is_faster and likely_stop is not None and likely_stop > PROBE_SIZE:
         likely_stop = None  # images judged in a faster format give no PASS
     num_images = len(config.seeds) if isinstance(source, Checkpoint) else len(source)
     steps: list[StepForecast] = []
@@ -190,7 +189,7 @@ def forecast_scan(
     steps += of_search[:2]
     if model is not None and sampling is not None:
         of_sampling = _sampling(model, sampling, config, index)
-        if config.execution.precision not in ("auto", "fp32"):
+        if config.execution.is_faster:
             per_image = sum(step.seconds for step in of_sampling) / num_images
         steps += of_sampling
     steps += of_search[2:]
@@ -285,7 +284,7 @@ def _sampling(
     sampled in both, and of the other images at least those with the smallest margins.
     """
     number, screening = len(config.seeds), config.screening
-    if screening is None and config.execution.precision not in ("auto", "fp32"):
+    if screening is None and config.execution.is_faster:
         fast = time_sampling(
             model, config.sampler, execution=config.execution, class_index=config.class_index
         )

@@ -212,7 +212,7 @@ def sample_and_match(
     network = checkpoint.network
     kept = [] if state is None else state.load(image_shape(network), network.label_dim)
     kept = [part for part in kept if not _is_fast_probe(part)]
-    if config.execution.precision in ("auto", "fp32"):
+    if not config.execution.is_faster:
         kept = _standing(kept, [~part.batch.fast_rows for part in kept])
     num_regenerated = 0
     if state is not None and kept and config.fail_above is not None:
@@ -339,7 +339,7 @@ def _generate(
             on_group=on_group,
         )
 
-    if execution.precision in ("auto", "fp32"):
+    if not execution.is_faster:
         missing = missing_positions(kept, len(config.seeds))
         num_kept = len(config.seeds) - len(missing)
         seeds = [config.seeds[position] for position in missing]

@@ -43,3 +43,8 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether a faster format than fp32 was chosen; auto has not been resolved to one."""
+        return self.precision not in ("auto", "fp32")
