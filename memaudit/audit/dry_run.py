@@ -16,8 +16,10 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.confirmation import LEAST_RESAMPLED, PROBE_SIZE
 from memaudit.audit.confirmed_images import choose_precision, precision_that_pays
 from memaudit.audit.denoising.loss_test import check_denoising
+from memaudit.audit.denoising.noise_range import check_noise_range
 from memaudit.audit.diagnostics import membership_inference, noise_and_return, optimality
 from memaudit.audit.diagnostics.diagnostic import Setting
+from memaudit.audit.diagnostics.holdout import check_disjoint
 from memaudit.audit.diagnostics.registry import check_diagnostics
 from memaudit.audit.memorization.controls import (
     LEFT_OUT_BESIDE_HOLDOUT,
@@ -30,7 +32,7 @@ from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.projection import num_index_bytes, projected_width
 from memaudit.audit.screening import refuse_screening_of_images, screening_sampler
 from memaudit.audit.source import as_source
-from memaudit.audit.source_checks import check_comparable
+from memaudit.audit.source_checks import check_comparable, check_may_pass
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.statistics.forecast import GateTest, forecast_stop
 from memaudit.audit.statistics.gate import Control, FloorCount, sequential_decision
@@ -133,6 +135,10 @@ def forecast_scan(
     for images in (data, holdout):
         if images is not None:
             check_comparable(source, images)
+    if holdout is not None:
+        check_disjoint(data, holdout)
+    if config.fail_above is not None:
+        check_may_pass(source, data)
     if isinstance(source, Checkpoint):
         config = search_what_was_trained_on(config, source)
     model = source.network if isinstance(source, Checkpoint) else None
@@ -236,6 +242,8 @@ def _denoising(
         execution=config.execution,
         progress=progress,
     )
+    if config.fail_above is not None:
+        check_noise_range(found.noise_range)
     return found.message, time.perf_counter() - started
 
 

@@ -48,8 +48,7 @@ from memaudit.audit.screening import (
 from memaudit.audit.source import as_source, check_roles, describe_source
 from memaudit.audit.source_checks import (
     check_comparable,
-    check_knows_classes,
-    check_orientation,
+    check_may_pass,
     class_warnings,
     weigh_classes,
 )
@@ -153,10 +152,7 @@ def scan(
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
     if config.fail_above is not None:
-        if isinstance(source, ImageSet):
-            check_orientation(source)
-        else:
-            check_knows_classes(source.network, data)
+        check_may_pass(source, data)
     if isinstance(source, Checkpoint) and index is None:
         config = search_what_was_trained_on(config, source)
     if config.screening is not None and isinstance(source, ImageSet):

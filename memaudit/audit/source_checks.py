@@ -49,6 +49,18 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
         )
 
 
+def check_may_pass(source: Checkpoint | ImageSet, data: ImageSet) -> None:
+    """Refuse what under a limit would hide copies.
+
+    Raises:
+        ConfigError: images that are stored turned; a model that lacks classes of the images.
+    """
+    if isinstance(source, ImageSet):
+        check_orientation(source)
+    else:
+        check_knows_classes(source.network, data)
+
+
 def check_orientation(source: ImageSet) -> None:
     """Refuse images to be judged under a limit that their files say are stored turned.
 

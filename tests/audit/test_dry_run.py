@@ -156,6 +156,16 @@ def test_what_a_scan_refuses_is_refused():
         forecast_scan(network, TRAIN, config=faster)
     with pytest.raises(ConfigError, match="none are given"):
         forecast_scan("optimum", TRAIN, config=ScanConfig(also=("membership",)))
+    with pytest.raises(DataError, match="held-out"):
+        forecast_scan("optimum", TRAIN, holdout=TRAIN[:5])
+    classes = np.arange(80) % 3
+    labeled = ImageSet(TRAIN, [f"{i}.png" for i in range(80)], source="train", labels=classes)
+    with pytest.raises(ConfigError, match="have 3 classes, but the model 2"):
+        forecast_scan(
+            tiny("EDMPrecond", img_resolution=8, label_dim=2).eval(),
+            labeled,
+            config=ScanConfig(fail_above=0.1),
+        )
     with pytest.raises(DataError):
         forecast_scan(np.zeros((3, 3, 4, 4), np.uint8), TRAIN)
 
