@@ -47,7 +47,7 @@ from memaudit.models.sampling_time import SamplingTime, time_sampling
 from memaudit.progress import Progress, automatic, silent
 
 INDEXED = 50_000
-"""Training images of the index that is timed; one of more takes as much longer."""
+"""Training images of the index that is timed; the time of a larger one grows with their number."""
 SEARCHED = 1024
 """Images that are searched for in a timing: as many as a scan searches for at a time."""
 

@@ -274,16 +274,17 @@ def _about(
     if exact:
         kinds = ("a near-exact pixel copy", "near-exact pixel copies")
     level = f"{100 * ratio.confidence:g} %"
-    verb, kind = ("counts", kinds[0]) if ratio.count == 1 else ("count", kinds[1])
+    count = ratio.count if screening is None else screening.found
+    verb, kind = ("counts", kinds[0]) if count == 1 else ("count", kinds[1])
     found = (
         f"{ratio.count:,} of {ratio.total:,} generated images {verb} as {kind} of one of the "
         f"{num_train:,} training images given"
     )
     if screening is not None:
         found = (
-            f"{screening.sentence} {screening.found:,} of them count as {kinds[1]} of one of the "
-            f"{num_train:,} training images given, from which {screening.share_text} of {made} "
-            "are such copies"
+            f"{screening.sentence} By these, {screening.share_text} of {made} are copies; "
+            f"{screening.found:,} {verb} as {kind} of one of the {num_train:,} training images "
+            "given"
         )
     if decision is None or decision.verdict != verdict or verdict == "INCONCLUSIVE":
         return f"{found}."

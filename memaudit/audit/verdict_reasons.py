@@ -263,14 +263,14 @@ def about_screening(screening: Screening) -> Reason:
     """Why a screened scan does not pass, and may not fail."""
     return Reason(
         "screening",
-        f"Seeds were screened: of {screening.num_seeds:,}, {screening.num_sampled:,} were sampled "
-        f"in full, which shows {screening.found:,} copies at least. A PASS needs every seed to be "
-        "sampled in full, and so many copies do not make a FAIL.",
+        f"Seeds were screened: {screening.num_sampled:,} of {screening.num_seeds:,} were sampled "
+        f"in full, and copies found among them: {screening.found:,}. That is not enough for a "
+        "FAIL, and a PASS needs every seed to be sampled in full.",
     )
 
 
 def about_number_format(confirmation: Confirmation | None) -> list[Reason]:
-    """Why a PASS does not stand: the probe leaves more copies open than a limit allows.
+    """Why a PASS does not stand: the probe may overlook copies.
 
     A network could be made so that a faster format hides its copies on a share of the seeds that
     the probe overlooks.
@@ -281,8 +281,8 @@ def about_number_format(confirmation: Confirmation | None) -> list[Reason]:
         Reason(
             "number format",
             f"Images were judged as sampled in {confirmation.precision}. Up to "
-            f"{percent(confirmation.probe.share_unseen)} % of all images may be copies in fp32 "
-            "without being seen so; a PASS needs every image in fp32.",
+            f"{percent(confirmation.probe.share_unseen)} % of all images may be copies that only "
+            "fp32 would show; a PASS needs every image in fp32.",
         )
     ]
 

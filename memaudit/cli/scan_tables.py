@@ -40,8 +40,8 @@ def render(result: "ScanResult") -> None:
         say(result.screening.agreement_text)
         out.print(_both_samplers(result))
         say(
-            "Leaks and pairs are of all seeds sampled in full, everything else that follows of "
-            "those drawn at random."
+            "Leaks and pairs are those of all seeds sampled in full; everything else below is of "
+            "the seeds drawn at random."
         )
     _other_rules(result)
     if result.findings.num_degenerate:
@@ -83,8 +83,8 @@ def _evidence_of_gate(decision: Decision, *, is_screened: bool) -> None:
             f"At least {decision.count:,} of {decision.total:,} seeds give a copy. Evidence "
             f"(e-value) for more than {percent(decision.fail_limit)} (limit and floor): "
             f"{exponential(decision.evidence_above)}, where "
-            f"{exponential(decision.required_above)} fails; screened seeds are no evidence for "
-            "less."
+            f"{exponential(decision.required_above)} fails. A screened scan cannot show that there "
+            "are fewer."
         )
         return
     above, below = decision.evidence_above, decision.evidence_below

@@ -50,7 +50,7 @@ from memaudit.progress import Progress, silent
 from memaudit.wording import p_text
 
 TIMED_LEVELS = 3
-"""A forecast times every so many-th noise level."""
+"""A forecast times one in this many noise levels."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class ScreeningConfig:
     screen_share: Annotated[
         float,
         Option(
-            "Share of all seeds that chance draws to be sampled in full, whatever screening says.",
+            "Share of all seeds, drawn at random, that is sampled in full whatever screening says.",
             above=0,
             at_most=1,
             is_share=True,
@@ -47,5 +47,5 @@ class ScreeningConfig:
         )
 
     def num_drawn(self, num_seeds: int) -> int:
-        """Seeds that chance draws among so many, at least one."""
+        """How many of `num_seeds` seeds chance draws, at least one."""
         return min(num_seeds, max(1, round(self.screen_share * num_seeds)))
