@@ -104,7 +104,8 @@ def screen_and_match(
         config: with a screening.
         index: searches the training images.
         class_weights: how often each class is drawn, or None for all alike.
-        key: what draws seeds at random, unless an earlier run of this scan began with another.
+        key: what draws seeds at random, unless an earlier run of this scan began with another. With
+            a nonce it is the same at every run, whatever the folder says.
         folder: where an open `ScanState` of this identity keeps what was done, or None.
         identity: what the images of the full sampler, and the screening, depend on.
         clock: told the time spent.
@@ -115,7 +116,8 @@ def screen_and_match(
     screening_state = None
     if folder is not None:
         screening_state = ScreeningState(folder, config.seeds)
-        key = screening_state.key(key)
+        if config.nonce is None:
+            key = screening_state.key(key)
     drawn = drawn_positions(key, config.seeds, screening.num_drawn(len(config.seeds)))
     is_drawn = np.zeros(len(config.seeds), dtype=bool)
     is_drawn[drawn] = True

@@ -214,8 +214,13 @@ def test_a_nonce_draws_what_anybody_can_draw_again(tmp_path: Path):
     two = scan(Model(IMAGES), TRAIN, config=config(60, nonce="release 7"))
     assert one.screening is not None and one.screening == two.screening
     assert one.screening.key == screening_key("release 7", one.source.sha256, TRAIN.fingerprint)
-    write_report(one, tmp_path)
-    assert verify_report(tmp_path).passed
+    state = tmp_path / "state"
+    scan(Model(IMAGES), TRAIN, config=config(60, nonce="release 7"), folder=state)
+    (state / STATE / "screening-key").write_text("0" * 32)
+    kept = scan(Model(IMAGES), TRAIN, config=config(60, nonce="release 7"), folder=state)
+    assert kept.num_kept and kept.screening == one.screening
+    write_report(one, tmp_path / "report")
+    assert verify_report(tmp_path / "report").passed
     assert screening_key(None, None, "") != screening_key(None, None, "")
 
 
