@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -179,7 +179,8 @@ def generate_images(
     config = resolve_sampler(config or SamplerConfig(), denoiser)
     check_guidance(denoiser, config.guidance)
     size = group_size(denoiser, execution)
-    groups = _maker_of(denoiser)(
+    job = Job(
+        denoiser,
         seeds,
         config=config,
         class_index=class_index,
@@ -190,12 +191,36 @@ def generate_images(
         progress=progress,
         on_group=on_group,
     )
+    groups = _maker_of(denoiser)(job)
     on_cpu = torch.device(execution.device).type == "cpu"
     return _batches(groups, execution.batch_size or (HANDED_OUT if on_cpu else size))
 
 
-MakeGroups = Callable[..., Iterator[GeneratedBatch]]
-"""Takes what `make_groups` takes, but for the denoiser."""
+@dataclass(frozen=True)
+class Job:
+    """Seeds and what their images are made with, as `generate_images` has it."""
+
+    denoiser: Denoiser
+    seeds: Sequence[int]
+    _: KW_ONLY
+    config: SamplerConfig
+    class_index: Sequence[int] | None
+    class_weights: Sequence[float] | None
+    start: np.ndarray | None
+    group_size: int
+    """Images that are evaluated at once."""
+    execution: Execution
+    progress: Progress
+    on_group: OnGroup = ignore_group
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return torch.device(self.execution.device)
+
+
+MakeGroups = Callable[[Job], Iterator[GeneratedBatch]]
+"""As `make_groups`."""
 _made_elsewhere: list[tuple[Denoiser, MakeGroups]] = []
 
 
@@ -211,7 +236,7 @@ def made_elsewhere(denoiser: Denoiser, make: MakeGroups) -> Iterator[None]:
 
 def _maker_of(denoiser: Denoiser) -> MakeGroups:
     elsewhere = (make for known, make in _made_elsewhere if known is denoiser)
-    return next(elsewhere, partial(make_groups, denoiser))
+    return next(elsewhere, make_groups)
 
 
 def sample(
@@ -368,46 +393,20 @@ def _batches(groups: Iterator[GeneratedBatch], batch_size: int) -> Iterator[Gene
         yield GeneratedBatch.concatenate(waiting)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Seeds and what their images are made with, as `generate_images` has it."""
-
-    denoiser: Denoiser
-    seeds: Sequence[int]
-    config: SamplerConfig
-    class_index: Sequence[int] | None
-    class_weights: Sequence[float] | None
-    start: np.ndarray | None
-    device: torch.device
-    progress: Progress
-
-
-def make_groups(
-    denoiser: Denoiser,
-    seeds: Sequence[int],
-    *,
-    config: SamplerConfig,
-    class_index: Sequence[int] | None,
-    class_weights: Sequence[float] | None,
-    start: np.ndarray | None,
-    group_size: int,
-    execution: Execution,
-    progress: Progress,
-    on_group: OnGroup = ignore_group,
-) -> Iterator[GeneratedBatch]:
+def make_groups(job: Job) -> Iterator[GeneratedBatch]:
     """The images of all seeds, in groups that are evaluated at once, in this process.
 
     A GPU has the next group in its queue when one is handed out, so that it does not wait for what
     is done with that, and a thread draws the noise of the one after. All of it is in the order of
     the seeds. Groups are halved where the memory of a GPU runs out.
     """
-    device = torch.device(execution.device)
-    job = _Job(denoiser, seeds, config, class_index, class_weights, start, device, progress)
-    precision = "fp32" if execution.precision == "auto" else execution.precision
+    denoiser, seeds, progress = job.denoiser, job.seeds, job.progress
+    precision = "fp32" if job.execution.precision == "auto" else job.execution.precision
     fast = in_format(denoiser, precision)
-    if device.type == "cuda" and takes_graphs(fast):
-        fast = Graphed(fast, -(-len(seeds) // group_size) * (config.num_steps or 1))
-    group, first, is_gpu = GroupSize(group_size, device), 0, device.type == "cuda"
+    is_gpu = job.device.type == "cuda"
+    if is_gpu and takes_graphs(fast):
+        fast = Graphed(fast, -(-len(seeds) // job.group_size) * (job.config.num_steps or 1))
+    group, first = GroupSize(job.group_size, job.device), 0
     under_way: _UnderWay | None = None
     with Ahead(beside=is_gpu) as ahead:
 
@@ -417,7 +416,7 @@ def make_groups(
                 group = _queue(job, denoiser, again, ahead, "fp32")
             made = group.images()
             made = made if precision != "fp32" else replace(made, is_fast=None)
-            on_group(group.first, made)
+            job.on_group(group.first, made)
             return made
 
         drawn = ahead.call(_draw, job, first, group.size)
@@ -457,7 +456,7 @@ class _Drawn(NamedTuple):
     """uint8 [B, C, H, W]."""
 
 
-def _draw(job: _Job, first: int, size: int) -> _Drawn:
+def _draw(job: Job, first: int, size: int) -> _Drawn:
     seeds = job.seeds
     # A last group that is not full is filled up with copies of its last image.
     rows = [min(first + i, len(seeds) - 1) for i in range(size)]
@@ -527,7 +526,7 @@ class _UnderWay:
 
 
 def _queue(
-    job: _Job,
+    job: Job,
     denoiser: Denoiser,
     drawn: Callable[[], _Drawn],
     ahead: Ahead,

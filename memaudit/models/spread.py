@@ -24,13 +24,11 @@ from memaudit.models.denoiser import image_shape
 from memaudit.models.execution import Execution
 from memaudit.models.generate import (
     GeneratedBatch,
-    OnGroup,
-    ignore_group,
+    Job,
     made_elsewhere,
     make_groups,
 )
 from memaudit.models.sampler_config import SamplerConfig
-from memaudit.progress import Progress
 from memaudit.ranks.board import Handler
 from memaudit.ranks.joined import current_leader
 from memaudit.ranks.leader import Leader
@@ -104,7 +102,7 @@ def image_handler(checkpoints: Mapping[str, Checkpoint]) -> Handler:
             )
         denoiser = checkpoints[name].network
         classes = arrays.get("class_index")
-        groups = make_groups(
+        job = Job(
             denoiser,
             arrays["seeds"].tolist(),
             config=SamplerConfig(**about["sampler"]),
@@ -115,7 +113,7 @@ def image_handler(checkpoints: Mapping[str, Checkpoint]) -> Handler:
             execution=Execution(**about["execution"]),
             progress=lambda task, done, total, note="": look(),
         )
-        group = GeneratedBatch.concatenate(list(groups))  # several where memory ran out
+        group = GeneratedBatch.concatenate(list(make_groups(job)))  # several where memory ran out
         return pack(
             {"group_size": group.group_size},
             seeds=group.seeds,
@@ -157,38 +155,29 @@ class _Spread:
         network = checkpoint.network
         self._shape, self._label_dim = image_shape(network), network.label_dim
 
-    def __call__(
-        self,
-        seeds: Sequence[int],
-        *,
-        config: SamplerConfig,
-        class_index: Sequence[int] | None,
-        class_weights: Sequence[float] | None,
-        start: np.ndarray | None,
-        group_size: int,
-        execution: Execution,
-        progress: Progress,
-        on_group: OnGroup = ignore_group,
-    ) -> Iterator[GeneratedBatch]:
+    def __call__(self, job: Job) -> Iterator[GeneratedBatch]:
+        seeds, group_size = job.seeds, job.group_size
         about = {
             "task": TASK,
             "network": self._name,
             "identity": self._identity,
-            "sampler": asdict(config),
-            "class_weights": None if class_weights is None else list(class_weights),
+            "sampler": asdict(job.config),
+            "class_weights": None if job.class_weights is None else list(job.class_weights),
             "group_size": group_size,
-            "execution": asdict(execution),
+            "execution": asdict(job.execution),
         }
         num_done = 0
 
         def block(first: int) -> bytes:
             rows = slice(first, first + group_size)
-            classes = None if class_index is None else np.array(class_index[rows], np.int64)
+            classes = None
+            if job.class_index is not None:
+                classes = np.array(job.class_index[rows], np.int64)
             return pack(
                 about,
                 seeds=np.array(seeds[rows], np.int64),
                 class_index=classes,
-                start=None if start is None else start[rows],
+                start=None if job.start is None else job.start[rows],
             )
 
         def on_arrival(place: int, message: Message) -> None:
@@ -196,8 +185,8 @@ class _Spread:
             first = place * group_size
             group = self._group(message, seeds[first : first + group_size])
             num_done += len(group.seeds)
-            progress("Sampling", num_done, len(seeds))
-            on_group(first, group)
+            job.progress("Sampling", num_done, len(seeds))
+            job.on_group(first, group)
 
         firsts = range(0, len(seeds), group_size)
         spread = self._leader.spread(map(block, firsts), on_arrival=on_arrival)
