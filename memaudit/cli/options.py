@@ -17,7 +17,7 @@ from memaudit.data.selection import Selection
 from memaudit.errors import ConfigError
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import ConfigField, Option, config_fields
-from memaudit.wording import MAX_NUMBERS, parse_fraction, shown
+from memaudit.wording import MAX_NUMBERS, counted, parse_fraction, shown
 
 if TYPE_CHECKING:
     from memaudit.data.images import ImageSet
@@ -487,8 +487,8 @@ def choose_device(name: str) -> str:
         )
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"--device {name} was asked for, but there are only {torch.cuda.device_count()} GPUs, "
-            "counted from 0."
+            f"--device {name} was asked for, but torch sees only "
+            f"{counted(torch.cuda.device_count(), 'GPU', 'GPUs')} here, counted from 0."
         )
     is_there = {"mps": torch.backends.mps, "xpu": torch.xpu}
     if kind in is_there and not is_there[kind].is_available():

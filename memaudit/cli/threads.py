@@ -18,7 +18,7 @@ def num_busy(load: str) -> int:
 
     Args:
         load: what Linux says in /proc/loadavg, "0.20 0.18 0.12 1/80 11206": averages, threads that
-            run now (of which one reads this) of all, and the last process.
+            run now (one of them reads this) of all, and the last process.
     """
     average, _, _, threads, *_ = load.split()
     running = int(threads.partition("/")[0]) - 1

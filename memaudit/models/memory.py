@@ -32,7 +32,7 @@ class GroupSize:
         self._device = torch.device(device)
 
     def attempt(self, evaluate: Callable[[], T]) -> T | None:
-        """Evaluate; None if that took too much memory, and is to be tried with the new size.
+        """Evaluate; None if that took too much memory: then try again, with the new size.
 
         Raises:
             OutOfMemoryError: also for a single image.

@@ -31,7 +31,7 @@ class SamplingTime:
     """Images of a group."""
 
     def seconds(self, num_images: int, sampler: SamplerConfig) -> float:
-        """How long it takes to sample so many images."""
+        """How long sampling that many images takes."""
         groups = -(-num_images // self.group)
         return groups * (self.others + self.per_evaluation * num_evaluations(sampler))
 

@@ -29,7 +29,7 @@ def test_other_names_of_architectures_say_nothing():
     assert is_supported((9, 0), [])
 
 
-def test_searches_and_the_optimum_compute_on_the_cpu_where_integers_or_float64_lack():
+def test_searches_and_the_optimum_compute_on_the_cpu_where_integers_or_float64_are_missing():
     assert NeighborIndex(IMAGES, device="mps").device == torch.device("cpu")
     optimum = ClosedFormOptimum(IMAGES, device="xpu:0")
     assert optimum.device == torch.device("cpu") == exact_device("mps")

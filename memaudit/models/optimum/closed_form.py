@@ -485,7 +485,7 @@ class ClosedFormOptimum:
         return posterior
 
     def _pays_off(self, num_columns: int, part: slice) -> bool:
-        """Whether so many images in float64 take less time than all of `part`."""
+        """Whether that many images in float64 take less time than all of `part`."""
         num_images: int = part.stop - part.start
         return (8 if self._training.in_integers else 4) * num_columns < num_images + 2000
 
