@@ -174,7 +174,7 @@ class Screening:
     candidate_copies: int
     """Candidates whose image by the full sampler is a copy."""
     missed_copies: int
-    """Drawn seeds that are no candidates, and whose image by the full sampler is a copy."""
+    """Drawn seeds that are not candidates, and whose image by the full sampler is a copy."""
     copies: ScreenedShare
     """The estimated share of copies among all that the model makes."""
     agreement: Agreement

@@ -48,7 +48,7 @@ def screened_share(
     Args:
         candidate_copies: a, candidates whose image is a copy, 0 … screened.
         screened: n, seeds that were screened, ≥ 1.
-        missed_copies: b, drawn seeds that are no candidates and whose image is a copy, 0 … drawn.
+        missed_copies: b, drawn seeds that are not candidates and whose image is a copy, 0 … drawn.
         drawn: m, seeds drawn at random among the n, without regard to being candidates, ≥ 1.
         confidence: 1 − α, in (0, 1).
 
