@@ -177,12 +177,10 @@ def reproduce(
 
         first = source(data_path)
         second = None if second_data is None else source(second_data)
-        # What cannot be trained is refused before anything is timed.
-        planned = plan_runs(points, first, out=out, second=second)
         if worker is not None:
+            planned = plan_runs(points, first, out=out, second=second)
             by_folder = {str(plan.out): plan for plan, _ in planned}
             ctx.exit(serve_runs(worker, lambda folder, size: by_folder[folder], config))
-        _say_forecast(points, config)
         results = run_recipe(
             points,
             first,
@@ -190,6 +188,7 @@ def reproduce(
             second=second,
             config=config,
             progress=progress,
+            on_planned=lambda: _say_forecast(points, config),
             on_result=show,
         )
     console.print(_make_table(results, is_laptop=is_laptop))

@@ -65,6 +65,7 @@ def test_a_recipe_at_laptop_scale_says_that_it_is_not_the_papers_setting(
     )
     assert result.exit_code == 0, result.stderr
     assert "This is not the paper's setting" in result.stderr
+    assert " on cpu for 2 trainings and the scans of their snapshots" in result.stderr
     assert "random compared with none: not told apart." in result.stdout
     assert "verdict" not in result.stdout
 

@@ -350,6 +350,7 @@ def reproduce(
     second: Callable[[int], ImageSet] | None = None,
     config: RunConfig | None = None,
     progress: Progress = silent,
+    on_planned: Callable[[], None] = lambda: None,
     on_result: Callable[[RecipeResult], None] = lambda result: None,
 ) -> list[RecipeResult]:
     """Train and scan each point as often as it has replicates, or read what is already done.
@@ -364,6 +365,7 @@ def reproduce(
         second: returns the second source of mixtures at a resolution.
         config: how points are scanned; by default as published, on the CPU.
         progress: called with the progress of each step.
+        on_planned: called before the first training, once all points are known to be possible.
         on_result: called with each result as its run ends.
 
     Raises:
@@ -374,6 +376,7 @@ def reproduce(
     planned = plan_runs(points, images, out=out, second=second)
     todo = [plan for plan, _ in planned]
     point_of = {plan.out: point for plan, point in planned}
+    on_planned()
 
     known = {result.key: result for result in read_results(out)}
     done: dict[Path, list[RunResult]] = {}

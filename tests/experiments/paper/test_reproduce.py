@@ -198,7 +198,15 @@ def test_every_value_of_every_recipe_is_trained_and_scanned(name: str, tmp_path:
 def test_results_are_written_once_and_read(tmp_path: Path):
     recipe = find_recipe("conditioning").for_laptop()
     points = choose_points(recipe, PointSelection(values=("none", "unique"), sizes=(10,), epochs=1))
-    first = reproduce(points, source, out=tmp_path, config=RunConfig(num_samples=3))
+    begun: list[bool] = []
+    first = reproduce(
+        points,
+        source,
+        out=tmp_path,
+        config=RunConfig(num_samples=3),
+        on_planned=lambda: begun.append(any(tmp_path.iterdir())),
+    )
+    assert begun == [False]
     tasks: list[str] = []
     again = reproduce(
         points,
