@@ -8,14 +8,18 @@ With `flips`, the distance to a training image is the smaller of those to it and
 image. A horizontally flipped query finds the latter in the same index: S'(x, y) = min(S(x, y),
 S(flip x, y)).
 
+With `groups` (all images of a person, a video, a product), what is not a duplicate must also belong
+to another group than the first neighbor: the slices of one patient are near each other without
+being duplicates, and a copy of one of them lies about as near to the next.
+
 Legend: B queries, N training images, D pixel values per image, K neighbors, R radii.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +36,7 @@ QUERY_PART = 1024
 BRUTE_FORCE_PART, CUDA_BRUTE_FORCE_PART = 512, 4096
 QUERY_BYTES = 64 << 20  # limits the parts if images are large
 MORE_NEIGHBORS = 16  # among them, nearly every query finds one that is not a duplicate
+MOST_NEIGHBORS = 128  # among them, one of another group, unless groups are large
 LARGEST_DIMENSION = 2**22  # the error bounds are proven up to here
 
 
@@ -44,17 +49,26 @@ class ImageSearch(ABC):
     """What makes the shortlists, "faiss-cpu", "faiss-cuda", or for features also "torch-cpu" or
     "torch-cuda"; or what takes their place: "products-cpu" or "products-cuda"."""
 
-    def __init__(self, images: np.ndarray, *, device: str | torch.device, flips: bool) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        *,
+        device: str | torch.device,
+        flips: bool,
+        groups: np.ndarray | None = None,
+    ) -> None:
         """Check and keep what every search needs.
 
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             device: "cuda" to search on a GPU; on others the CPU searches.
             flips: whether a training image also counts as its mirror image.
+            groups: int64 [N]: images with the same number belong together; None: each is its own.
 
         Raises:
             DataError: there are no images, they are too large, or not uint8 [N, C, H, W].
             ConfigError: the device is "cuda", but there is no GPU.
+            ValueError: groups are not one integer per image.
         """
         _check_images("Training", images)
         if not len(images):
@@ -64,6 +78,11 @@ class ImageSearch(ABC):
             raise ConfigError("device is cuda, but this machine shows no CUDA GPU; use cpu.")
         self.images = images
         self.flips = flips
+        self.groups = groups
+        if groups is not None and (groups.dtype != np.int64 or groups.shape != (len(images),)):
+            raise ValueError(
+                f"groups are {groups.dtype} {list(groups.shape)}; int64 [{len(images)}] is needed"
+            )
         self._rows = images.reshape(len(images), -1)
         if self._rows.shape[1] > LARGEST_DIMENSION:
             raise DataError(
@@ -113,6 +132,9 @@ class ImageSearch(ABC):
         A duplicate of the nearest image y₁ is any training image y within a radius of it in gray
         levels, the root mean square over D values: S(y₁, y) ≤ radius²·D, compared exactly.
 
+        With groups, the nearest in another group than y₁; where all that are in one are duplicates,
+        the nearest that is not, whatever its group. So groups never bring a second neighbor nearer.
+
         Args:
             queries: uint8 [B, C, H, W].
             duplicate_rms: radii in gray levels, each ≥ 0; at 0, only exact copies are duplicates.
@@ -129,54 +151,30 @@ class ImageSearch(ABC):
             raise ValueError("duplicate_rms holds no radius; at least 1 is needed")
         limits = [largest_squared_distance(radius, image_shape) for radius in duplicate_rms]
         x = self._query_rows(queries)
-        found = self._nearest(x, 2)
-        statistics = found.statistics
-        index, squared_distance = self._first_distinct(found, limits)
-
-        missing = np.flatnonzero((index < 0).any(1))
-        if len(missing):
-            near = self._nearest(x[missing], min(MORE_NEIGHBORS, num_images))
-            index[missing], squared_distance[missing] = self._first_distinct(near, limits)
-            statistics += near.statistics
-
-        missing = np.flatnonzero((index < 0).any(1))
-        if len(missing):
-            first = found.index[:, 0]
-            index[missing], squared_distance[missing] = self._map(
-                lambda part: self._search_all_distinct(
-                    DistinctQuery(
-                        self._orientations(x[part]),
-                        self._orientations(self._rows[first[part]]),
-                        limits,
-                    )
-                ),
-                missing,
-                self._brute_force_part,
-            )
-            statistics += SearchStatistics(
-                self.backend, num_searches=len(missing), num_brute_forced=len(missing)
-            )
-        return DistinctNeighbors(
-            tuple(duplicate_rms),
-            found.index,
-            found.squared_distance,
-            index.T,
-            squared_distance.T,
-            statistics,
-            num_values=self._num_values,
+        index, S, statistics = self._widening(
+            x, (2, MORE_NEIGHBORS), limits, lambda missing, near: np.ones(near.shape, dtype=bool)
         )
+        missing = np.flatnonzero((index < 0).any(1))
+        if len(missing):
+            index[missing, 2:], S[missing, 2:], more = self._distinct_among_all(
+                x[missing], index[missing, 0], limits
+            )
+            statistics += more
+        return self._distinct_neighbors(index, S, duplicate_rms, statistics)
 
     def leave_one_out(
         self, positions: np.ndarray, *, duplicate_rms: Sequence[float | Fraction]
     ) -> DistinctNeighbors:
         """`distinct_nearest` of training images, each among those that differ from it in a pixel.
 
+        With groups, those of its own group do not count either.
+
         Args:
             positions: int64 [B], positions in the training set.
             duplicate_rms: radii in gray levels, each ≥ 0.
 
         Returns:
-            The neighbors of those images from which at least two others differ, in their order.
+            The neighbors of those images that have at least two such others, in their order.
 
         Raises:
             ValueError: a radius is negative or not finite, or none is given.
@@ -185,58 +183,155 @@ class ImageSearch(ABC):
             largest_squared_distance(radius, self.images.shape[1:]) for radius in duplicate_rms
         ]
         x = self._rows[positions]
-        index = np.full((len(x), 2 + len(limits)), -1, dtype=np.int64)
-        S = np.full(index.shape, -1, dtype=np.int64 if self.space.exact else np.float64)
-        statistics = SearchStatistics(self.backend)
-        for k in (3, 1 + MORE_NEIGHBORS):  # each image finds itself
-            missing = np.flatnonzero((index < 0).any(1))
-            if len(missing):
-                near = self._nearest(x[missing], min(k, len(self.images)))
-                others = self._pixel_distances(x[missing], near.index) > 0
-                index[missing], S[missing] = self._two_and_distinct(near, others, limits)
-                statistics += near.statistics
+        own = None if self.groups is None else self.groups[positions]
 
-        def search_all(
-            rows: np.ndarray, first: np.ndarray, apart: Sequence[int]
-        ) -> tuple[Any, Any]:
+        def others(rows: np.ndarray, near: np.ndarray) -> np.ndarray:
+            counted: np.ndarray = self._pixel_distances(x[rows], near) > 0
+            if own is not None and self.groups is not None:
+                counted &= self.groups[near] != own[rows, None]
+            return counted
+
+        # Each image finds itself.
+        index, S, statistics = self._widening(x, (3, 1 + MORE_NEIGHBORS), limits, others)
+
+        def nearest_of_all(rows: np.ndarray, but: np.ndarray | None) -> None:
             nonlocal statistics
-            statistics += SearchStatistics(
-                self.backend, num_searches=len(rows), num_brute_forced=len(rows)
+            column = 0 if but is None else 1
+            found = self._search_all(
+                DistinctQuery(
+                    self._orientations(x[rows]),
+                    self._orientations(x[rows]),
+                    [0],
+                    but=but,
+                    groups=self.groups,
+                    left_out=None if own is None else own[rows, None],
+                )
             )
-            found = self._map(
-                lambda part: self._search_all_distinct(
-                    DistinctQuery(
-                        self._orientations(rows[part]),
-                        self._orientations(first[part]),
-                        apart,
-                        leave_out_equal=True,
-                    )
-                ),
-                np.arange(len(rows)),
-                self._brute_force_part,
-            )
-            return found[0], found[1]
+            index[rows, column], S[rows, column] = found[0][:, 0], found[1][:, 0]
+            statistics += found[2]
 
         lonely = np.flatnonzero((index[:, :2] < 0).any(1))  # many images equal them
         if len(lonely):
-            nearest, distance = search_all(x[lonely], x[lonely], [0])
-            index[lonely, 0], S[lonely, 0] = nearest[:, 0], distance[:, 0]
+            nearest_of_all(lonely, None)
             some = lonely[index[lonely, 0] >= 0]
             if len(some):
-                nearest, distance = search_all(x[some], self._rows[index[some, 0]], [0])
-                index[some, 1], S[some, 1] = nearest[:, 0], distance[:, 0]
+                nearest_of_all(some, index[some, 0])
         judged = np.flatnonzero((index[:, :2] >= 0).all(1))
         missing = judged[(index[judged] < 0).any(1)]
         if len(missing):
-            index[missing, 2:], S[missing, 2:] = search_all(
-                x[missing], self._rows[index[missing, 0]], limits
+            index[missing, 2:], S[missing, 2:], more = self._distinct_among_all(
+                x[missing],
+                index[missing, 0],
+                limits,
+                own=None if own is None else own[missing],
+                leave_out_equal=True,
             )
+            statistics += more
+        return self._distinct_neighbors(index[judged], S[judged], duplicate_rms, statistics)
+
+    def _widening(
+        self,
+        x: np.ndarray,
+        steps: tuple[int, int],
+        limits: Sequence[int],
+        counted: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, SearchStatistics]:
+        """Search ever more neighbors, until those wanted are among them or there are many.
+
+        Args:
+            x: queries, uint8 [B, D].
+            steps: neighbors to search for, first and then.
+            limits: the largest S of a duplicate, one per radius.
+            counted: (which queries [b], their neighbors [b, k]) → which of these count, bool.
+
+        Returns:
+            index and distance as from `_two_and_distinct`, [B, 2 + R]; and how the searches went.
+        """
+        index = np.full((len(x), 2 + len(limits)), -1, dtype=np.int64)
+        S = np.full(index.shape, -1, dtype=np.int64 if self.space.exact else np.float64)
+        statistics = SearchStatistics(self.backend)
+        if self.groups is not None:  # a group has several images, which are near each other
+            steps = (steps[1], MOST_NEIGHBORS)
+        for k in steps:
+            missing = np.flatnonzero((index < 0).any(1))
+            if len(missing) or not len(x):
+                near = self._nearest(x[missing], min(k, len(self.images)))
+                index[missing], S[missing] = self._two_and_distinct(
+                    near, counted(missing, near.index), limits
+                )
+                statistics += near.statistics
+        return index, S, statistics
+
+    def _distinct_among_all(
+        self,
+        x: np.ndarray,
+        first: np.ndarray,
+        limits: Sequence[int],
+        *,
+        own: np.ndarray | None = None,
+        leave_out_equal: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray, SearchStatistics]:
+        """The nearest outside the first one's duplicates and group, from all N distances.
+
+        Args:
+            x: queries, uint8 [B, D].
+            first: their nearest images, int64 [B].
+            limits: the largest S of a duplicate, one per radius.
+            own: groups of the queries, int64 [B], which do not count either.
+            leave_out_equal: whether images that equal a query do not count either.
+
+        Returns:
+            index and distance, [B, R], -1 where every image is a duplicate; and how it went.
+        """
+        query = DistinctQuery(
+            self._orientations(x),
+            self._orientations(self._rows[first]),
+            limits,
+            leave_out_equal=leave_out_equal,
+        )
+        if self.groups is None:
+            return self._search_all(query)
+        near = self.groups[first, None]
+        left_out = near if own is None else np.stack([own, self.groups[first]], 1)
+        query = replace(query, groups=self.groups, left_out=left_out)
+        index, S, statistics = self._search_all(query)
+        alone = np.flatnonzero((index < 0).any(1))
+        if len(alone):  # no other group has one
+            query = replace(query, left_out=None if own is None else own[:, None]).take(alone)
+            anywhere, distance, more = self._search_all(query)
+            none = index[alone] < 0
+            index[alone] = np.where(none, anywhere, index[alone])
+            S[alone] = np.where(none, distance, S[alone])
+            statistics += more
+        return index, S, statistics
+
+    def _search_all(self, query: DistinctQuery) -> tuple[np.ndarray, np.ndarray, SearchStatistics]:
+        """`_search_all_distinct` part by part."""
+        num_queries = len(query.x[0])
+        index, S = self._map(
+            lambda part: self._search_all_distinct(query.take(part)),
+            np.arange(num_queries),
+            self._brute_force_part,
+        )
+        statistics = SearchStatistics(
+            self.backend, num_searches=num_queries, num_brute_forced=num_queries
+        )
+        return index, S, statistics
+
+    def _distinct_neighbors(
+        self,
+        index: np.ndarray,
+        S: np.ndarray,
+        duplicate_rms: Sequence[float | Fraction],
+        statistics: SearchStatistics,
+    ) -> DistinctNeighbors:
+        """What is found, from index and distance [B, 2 + R]."""
         return DistinctNeighbors(
             tuple(duplicate_rms),
-            index[judged, :2],
-            S[judged, :2],
-            index[judged, 2:].T,
-            S[judged, 2:].T,
+            index[:, :2],
+            S[:, :2],
+            index[:, 2:].T,
+            S[:, 2:].T,
             statistics,
             num_values=self._num_values,
         )
@@ -293,13 +388,6 @@ class ImageSearch(ABC):
         found = [self._search(rows, k) for rows in self._orientations(x)]
         return found[0] if len(found) == 1 else _nearer_of_both(*found)
 
-    def _first_distinct(
-        self, near: Neighbors, limits: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """index and distance of the nearest that is not a duplicate of the first, or -1; [B, R]."""
-        found = self._two_and_distinct(near, np.ones(near.index.shape, dtype=bool), limits)
-        return found[0][:, 2:], found[1][:, 2:]
-
     def _two_and_distinct(
         self, near: Neighbors, counted: np.ndarray, limits: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -313,10 +401,12 @@ class ImageSearch(ABC):
         """
         first = counted.argmax(1)
         others = counted & (np.arange(counted.shape[1]) > first[:, None])
-        S = self._pixel_distances(
-            self._rows[np.take_along_axis(near.index, first[:, None], 1)[:, 0]], near.index
-        )
-        is_distinct = counted[:, None] & (S[:, None] > np.array(limits)[:, None])  # [B, R, k]
+        nearest = np.take_along_axis(near.index, first[:, None], 1)  # [B, 1]
+        S = self._pixel_distances(self._rows[nearest[:, 0]], near.index)
+        apart = counted
+        if self.groups is not None:
+            apart = counted & (self.groups[near.index] != self.groups[nearest])
+        is_distinct = apart[:, None] & (S[:, None] > np.array(limits)[:, None])  # [B, R, k]
         wanted = np.concatenate([counted[:, None], others[:, None], is_distinct], 1)
         rank, some = wanted.argmax(2), np.any(wanted, 2)
         return (

@@ -43,6 +43,7 @@ class FeatureIndex(ImageSearch):
         *,
         metric: Metric = "cosine",
         flips: bool = False,
+        groups: np.ndarray | None = None,
         progress: Progress = silent,
     ) -> None:
         """Encode the training images.
@@ -53,6 +54,7 @@ class FeatureIndex(ImageSearch):
             metric: "l2" for the squared distance of the vectors, or "cosine" for that of the
                 vectors scaled to length 1, 2 - 2·cos.
             flips: whether a training image also counts as its mirror image.
+            groups: int64 [N]: images with the same number belong together; None: each is its own.
             progress: told how many images have been encoded.
 
         Raises:
@@ -61,7 +63,7 @@ class FeatureIndex(ImageSearch):
             CheckpointError: the encoder fails, returns anything but a finite vector per image, or
                 features that could not find a copy (`check_features`).
         """
-        super().__init__(images, device=encoder.device, flips=flips)
+        super().__init__(images, device=encoder.device, flips=flips, groups=groups)
         if metric not in get_args(Metric):
             raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}; got {metric!r}")
         self.encoder = encoder
@@ -148,6 +150,9 @@ class FeatureIndex(ImageSearch):
             distance = reduce(np.minimum, (_squared_distances(v, y) for v in vectors))  # [B, n]
             if query.leave_out_equal:
                 distance = np.where(own.cpu().numpy() == 0, np.inf, distance)
+            never = query.never_counted(part)
+            if never is not None:
+                distance = np.where(never, np.inf, distance)
             apart = S.cpu().numpy()
             for r, limit in enumerate(query.limits):
                 distinct = np.where(apart <= limit, np.inf, distance)

@@ -13,7 +13,7 @@ Legend: B queries, N training images, M pairs, D pixel values per image, K neigh
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -186,6 +186,38 @@ class DistinctQuery:
     """The largest S of a duplicate, R values."""
     leave_out_equal: bool = False
     """Whether images that equal x do not count either."""
+    but: np.ndarray | None = None
+    """One training image per query that does not count, int64 [B]."""
+    groups: np.ndarray | None = None
+    """The groups of the training images, int64 [N]."""
+    left_out: np.ndarray | None = None
+    """Groups whose images do not count, int64 [B, G]."""
+
+    def take(self, queries: np.ndarray) -> "DistinctQuery":
+        """The same question for some of the queries, int64 [b]."""
+
+        def some(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[queries]
+
+        return replace(
+            self,
+            x=[rows[queries] for rows in self.x],
+            first=[rows[queries] for rows in self.first],
+            but=some(self.but),
+            left_out=some(self.left_out),
+        )
+
+    def never_counted(self, part: slice) -> np.ndarray | None:
+        """Which of these training images do not count whatever their distance: bool [B, n]."""
+        found = None
+        if self.but is not None:
+            found = self.but[:, None] == np.arange(part.start, part.stop)
+        if self.groups is not None and self.left_out is not None:
+            groups = self.groups[part]
+            for column in self.left_out.T:
+                among = column[:, None] == groups
+                found = among if found is None else found | among
+        return found
 
 
 def nearest_distinct_by_brute_force(
@@ -209,6 +241,9 @@ def nearest_distinct_by_brute_force(
         keys = _keys(S, part, images)
         if query.leave_out_equal:
             keys = keys.masked_fill(keys < len(images), FARTHEST)  # S = 0
+        never = query.never_counted(part)
+        if never is not None:
+            keys = keys.masked_fill(send(never, images.device), FARTHEST)
         nearest = [keys.masked_fill(apart <= limit, FARTHEST).amin(1) for limit in limits]
         best = torch.minimum(best, torch.stack(nearest, 1))
     return split_keys(best.cpu().numpy(), len(images))

@@ -49,6 +49,7 @@ class NeighborIndex(ImageSearch):
         *,
         device: str | torch.device = "cpu",
         flips: bool = False,
+        groups: np.ndarray | None = None,
         memory_limit: int | None = None,
         by_products: bool | None = None,
         progress: Progress = silent,
@@ -59,6 +60,7 @@ class NeighborIndex(ImageSearch):
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
             device: "cpu", or "cuda" to search on a GPU.
             flips: whether a training image also counts as its mirror image.
+            groups: int64 [N]: images with the same number belong together; None: each is its own.
             memory_limit: most bytes that the index may take. A limit shortens the projections,
                 which makes searches slower but not less exact.
             by_products: whether to compute all distances for every query, without an index; None:
@@ -70,7 +72,7 @@ class NeighborIndex(ImageSearch):
             ConfigError: the device is "cuda", but there is no GPU; or the index takes more memory
                 than the limit.
         """
-        super().__init__(images, device=device, flips=flips)
+        super().__init__(images, device=device, flips=flips, groups=groups)
         self.projected: ProjectedImages | None = None
         self._search_vectors: VectorSearch | None = None
         if by_products is None:

@@ -70,6 +70,9 @@ def search_handler(
             [arrays[f"first{i}"] for i in range(about["orientations"])],
             about["limits"],
             leave_out_equal=about["leave_out_equal"],
+            but=arrays["but"] - first if "but" in arrays else None,
+            groups=arrays.get("groups"),
+            left_out=arrays.get("left_out"),
         )
         position, squared_distance = index.search_part_distinct(query)
         position = np.where(position < 0, -1, position + first)
@@ -88,6 +91,7 @@ class ShardedIndex(NeighborIndex):
         *,
         device: str | torch.device = "cpu",
         flips: bool = False,
+        groups: np.ndarray | None = None,
         memory_limit: int | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -98,6 +102,7 @@ class ShardedIndex(NeighborIndex):
             leader: shares out the work; the others serve with `search_handler`.
             device: "cpu", or "cuda" to search on GPUs.
             flips: whether a training image also counts as its mirror image.
+            groups: int64 [N]: images with the same number belong together; None: each is its own.
             memory_limit: most bytes that the index of a part may take.
             progress: told how many parts are indexed.
 
@@ -105,7 +110,7 @@ class ShardedIndex(NeighborIndex):
             DataError: there are no images, they are too large, or not uint8 [N, C, H, W].
             ConfigError: there is no GPU; or the index takes more memory than the limit.
         """
-        ImageSearch.__init__(self, images, device=device, flips=flips)
+        ImageSearch.__init__(self, images, device=device, flips=flips, groups=groups)
         self._leader = leader
         self._parts = [
             (rows, fingerprint_of(images[rows]))
@@ -140,19 +145,32 @@ class ShardedIndex(NeighborIndex):
         }
         arrays = {f"x{i}": rows for i, rows in enumerate(query.x)}
         arrays |= {f"first{i}": rows for i, rows in enumerate(query.first)}
-        found = self._ask(about, **arrays)
+        if query.but is not None:
+            arrays["but"] = query.but
+        if query.left_out is not None:
+            arrays["left_out"] = query.left_out
+        found = self._ask(about, groups=query.groups, **arrays)
         index = np.stack([each.arrays["index"] for each in found])
         S = np.stack([each.arrays["squared_distance"] for each in found])
         keys = np.where(index < 0, FARTHEST, S * len(self.images) + index)
         return split_keys(keys.min(0), len(self.images))
 
-    def _ask(self, about: dict[str, object], **arrays: np.ndarray) -> list[Message]:
-        """What each rank finds among its part, in the order of the parts."""
+    def _ask(
+        self, about: dict[str, object], *, groups: np.ndarray | None = None, **arrays: np.ndarray
+    ) -> list[Message]:
+        """What each rank finds among its part, in the order of the parts.
+
+        Args:
+            about: what is asked for.
+            groups: of all training images, int64 [N]; each rank is sent those of its part.
+            arrays: sent to every rank.
+        """
         return self._leader.ask_each(
             [
                 pack(
                     {"task": TASK, "rows": [rows.start, rows.stop], "fingerprint": part, **about},
                     **arrays,
+                    **({} if groups is None else {"groups": groups[rows]}),
                 )
                 for rows, part in self._parts
             ]
