@@ -9,9 +9,10 @@ from .audit.memorization.rule import Rule as Rule
 from .audit.memorization.rule import memorized as memorized
 from .audit.neighbors.config import IndexConfig as IndexConfig
 from .audit.neighbors.duplicates import find_duplicates as find_duplicates
-from .audit.neighbors.encoder import open_encoder as open_encoder
+from .audit.neighbors.encoder import Encoder as Encoder
 from .audit.neighbors.feature_index import FeatureIndex as FeatureIndex
 from .audit.neighbors.pixel_index import NeighborIndex as NeighborIndex
+from .audit.neighbors.published_encoders import open_encoder as open_encoder
 from .audit.report.figures import plot_snapshots as plot_snapshots
 from .audit.report.folder import write_report as write_report
 from .audit.report.schema import Report as Report

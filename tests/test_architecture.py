@@ -40,7 +40,8 @@ DOORS = {
     "pickle": (),
     "_pickle": (),
     "pickletools": ("unpickler.py",),
-    "torchvision": ("data/",),
+    "torchvision": ("data/", "models/encoders/"),
+    "timm": ("models/encoders/",),
     "click": ("cli/",),
     "rich": ("cli/",),
 }

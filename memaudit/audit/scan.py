@@ -419,10 +419,13 @@ def _encoder_warnings(index: ImageSearch, *, gated: bool) -> tuple[str, ...]:
     """What a gate that compares features cannot know."""
     if not gated or not isinstance(index, FeatureIndex):
         return ()
+    encoder = index.encoder
+    hashed = "" if encoder.sha256 is None else f" (SHA-256 {encoder.sha256[:16]}…)"
+    what = "which is a program: one" if encoder.is_program else "whose weights a file gave: some"
     return (
-        f"The verdict is as good as the encoder {index.encoder.path} (SHA-256 "
-        f"{index.encoder.sha256[:16]}…), which is a program: one made to hide copies does. Agree "
-        "on the encoder, and audit the pixels as well.",
+        f"The verdict is as good as the encoder {encoder.name}{hashed}, {what} made to hide copies "
+        f"{'does' if encoder.is_program else 'do'}. Agree on the encoder, and audit the pixels as "
+        "well.",
     )
 
 
@@ -433,19 +436,12 @@ def _gate_identity(config: ScanConfig, data: ImageSet, holdout: ImageSet | None)
     """
     if config.fail_above is None:
         return {"limit": None}
-    index = config.index
     return {
         "limit": config.fail_above,
         "fail_on": list(config.fail_on),
         "confidence": config.rule.confidence,
         "rule": [str(config.rule.threshold), config.rule.duplicate_rms],
-        "search": [
-            index.flips,
-            None if index.features is None else str(index.features),
-            index.feature_metric,
-            index.preprocessing,
-            index.encoder_size,
-        ],
+        "search": config.index.identity,
         "training set": data.fingerprint,
         "held-out set": None if holdout is None else holdout.fingerprint,
     }

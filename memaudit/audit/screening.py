@@ -67,19 +67,13 @@ def screening_identity(config: ScanConfig, data: ImageSet) -> dict[str, Any]:
     """What the candidates of a screening depend on besides the images, as JSON values."""
     if config.screening is None:
         return {"screening": None}
-    rule, index = config.rule, config.index
+    rule = config.rule
     return {
         "screening": {
             **{name: str(value) for name, value in asdict(config.screening).items()},
             "seeds": ranges(config.seeds),
             "rule": [str(rule.threshold), rule.duplicate_rms],
-            "search": [
-                index.flips,
-                None if index.features is None else str(index.features),
-                index.feature_metric,
-                index.preprocessing,
-                index.encoder_size,
-            ],
+            "search": config.index.identity,
             "training set": data.fingerprint,
         }
     }

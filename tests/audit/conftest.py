@@ -15,8 +15,8 @@ from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.other_options import OtherOption
 from memaudit.audit.memorization.findings import Gate, summarize_matches
 from memaudit.audit.memorization.screening_config import ScreeningConfig
-from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
+from memaudit.audit.neighbors.published_encoders import open_encoder
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.source import ModelFacts, Source, optimum_of

@@ -5,12 +5,14 @@ import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.config import IndexConfig
-from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.preprocessing import Preprocessing
+from memaudit.audit.neighbors.published_encoders import open_encoder
 from memaudit.audit.neighbors.results import (
     DistinctNeighbors,
     EncoderFacts,
+    PreprocessingFacts,
     SearchFacts,
     SearchStatistics,
 )
@@ -62,9 +64,11 @@ def build_index(
             memory_limit=config.memory_limit,
             progress=progress,
         )
+    is_file = config.encoder_weights is None
     encoder = open_encoder(
         config.features,
-        preprocessing=config.preprocessing or "imagenet",
+        config.encoder_weights,
+        preprocessing=(config.preprocessing or "imagenet") if is_file else None,
         resize=config.encoder_size,
         device=device,
     )
@@ -133,11 +137,21 @@ def describe_search(index: ImageSearch, found: DistinctNeighbors) -> SearchFacts
     if isinstance(index, FeatureIndex):
         used = index.encoder
         encoder = EncoderFacts(
+            name=used.name,
             path=used.path,
             sha256=used.sha256,
+            is_program=used.is_program,
             metric=index.metric,
-            mean=used.preprocessing.mean,
-            std=used.preprocessing.std,
-            resize=used.preprocessing.resize,
+            preprocessing=None if used.preprocessing is None else _facts_of(used.preprocessing),
         )
     return SearchFacts(encoder, index.flips, index.num_bytes, statistics)
+
+
+def _facts_of(preprocessing: Preprocessing) -> PreprocessingFacts:
+    return PreprocessingFacts(
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        resize=preprocessing.resize,
+        crop=preprocessing.crop,
+        interpolation=preprocessing.interpolation,
+    )

@@ -1,32 +1,22 @@
-"""Image encoders that the user provides as TorchScript files: images → feature vectors.
+"""Encoders: images → feature vectors. An encoder may be any callable of the user's own.
 
-Unlike checkpoints, which are read without running anything in them, a TorchScript file *is* a
-program: loading and calling it runs its code. Open only files that you trust. What is run are the
-very bytes that were hashed, and a call that never ends is given up after a time limit.
+Two come ready-made: networks of published weights, which are read without running anything in them
+(`published_encoders.py`), and TorchScript files, which are programs (`torchscript.py`).
 
 Legend: B images, F features.
 """
 
-import hashlib
-import io
-import subprocess
-import sys
-import warnings
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from memaudit.audit.neighbors.config import PreprocessingName
-from memaudit.data.room import free_memory
-from memaudit.errors import CheckpointError, DataError
-from memaudit.files import read_regular
+from memaudit.audit.neighbors.preprocessing import Preprocessing
+from memaudit.errors import CheckpointError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.memory import GroupSize, is_out_of_memory
 from memaudit.time_limit import call_within
@@ -35,10 +25,6 @@ ENCODING_BATCH = 64
 MAX_SECONDS = 600
 """Longest time for the encoding of ENCODING_BATCH images, or for loading. The largest encoders in
 use need a quarter of it on one core of a CPU."""
-MAX_BYTES = 16 << 30
-"""Largest file, all of it read into memory."""
-MAX_SOURCE = 64 << 20
-"""Most bytes of source code that are searched for what runs when a file is loaded."""
 CHECKED = 32
 """Training images that an encoder is tried on; fewer if they are large."""
 CHECKED_VALUES = 1 << 24
@@ -52,39 +38,58 @@ NEAR = 8
 """RMS distance in gray levels within which an image is found as well as the one sought."""
 
 
+@runtime_checkable
+class Encoder(Protocol):
+    """Describes images by vectors, and says what it is."""
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+
+    @property
+    def path(self) -> str | None:
+        """The file that it was read from; None for a function."""
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 of the bytes that decide its features; None where they are not known."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What it does to images first; None where only it knows."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs, and the search with it."""
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is code of the user's, not weights of a network that is known."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Encode images uint8 [B, C, H, W]; float32 [B, F], one finite vector per image."""
+
+
 @dataclass(frozen=True)
-class Preprocessing:
-    """What an encoder is given: (u/255 - mean) / std for bytes u, after resizing."""
+class NetworkEncoder:
+    """A network with the preprocessing that it was made for."""
 
-    mean: tuple[float, ...]
-    """One number, or one per channel."""
-    std: tuple[float, ...]
-    resize: int | None = None
-    """Pixels of the shorter edge; None keeps the images' own size."""
-
-
-IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-PREPROCESSING: dict[PreprocessingName, Preprocessing] = {
-    "unit": Preprocessing(mean=(0.0,), std=(1.0,)),  # [0, 1]
-    "signed": Preprocessing(mean=(0.5,), std=(0.5,)),  # [-1, 1]
-    "imagenet": IMAGENET,
-    # Pizzi et al., "A self-supervised descriptor for image copy detection", arXiv:2202.10261.
-    "sscd": replace(IMAGENET, resize=288),
-}
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """A TorchScript module with the preprocessing that it was made for."""
-
+    name: str
+    """That of published weights, or the path of a program."""
     path: str
+    """The file that it was read from."""
     sha256: str
     """SHA-256 of the bytes that were loaded."""
     preprocessing: Preprocessing
     device: torch.device
-    module: torch.jit.ScriptModule
-    group: GroupSize
+    module: Callable[[Tensor], object]
+    """float32 [B, C, H, W] on the device → floats [B, F]."""
+    is_program: bool
+    group: GroupSize = field(init=False)
     """Images that are encoded at a time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", GroupSize(ENCODING_BATCH, self.device))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Encode.
@@ -99,13 +104,6 @@ class Encoder:
             DataError: the images have another number of channels than the preprocessing.
             CheckpointError: the encoder fails, or returns anything but a finite vector per image.
         """
-        channels = images.shape[1]
-        if len(self.preprocessing.mean) not in (1, channels):
-            raise DataError(
-                f"The images have {channels} channel(s), but the preprocessing is for "
-                f"{len(self.preprocessing.mean)}. Use unit or signed, with an encoder for such "
-                "images."
-            )
         if not len(images):
             return self._encode(images)
         first, features = 0, []
@@ -123,7 +121,7 @@ class Encoder:
         return self._encode(images[rows])[: len(images)]
 
     def _encode(self, images: np.ndarray) -> np.ndarray:
-        x = self._preprocess(images)
+        x = self.preprocessing(images, self.device)
         try:
             with fp32_products(False):
                 features = call_within(MAX_SECONDS, self._call, x)
@@ -141,100 +139,97 @@ class Encoder:
                 f"{_last_line(error)}. Check the size and the preprocessing that "
                 "it needs."
             ) from error
-        if (
-            not isinstance(features, Tensor)
-            or not features.is_floating_point()
-            or features.ndim != 2
-            or len(features) != len(images)
-        ):
-            raise CheckpointError(
-                f"{self.path} returns {_form(features)} for {len(images)} images; one vector per "
-                f"image is needed, floats [{len(images)}, F]."
-            )
-        if not features.isfinite().all():
-            raise CheckpointError(
-                f"{self.path} returns numbers that are not finite. Check the preprocessing."
-            )
-        return features.to(torch.float32).cpu().numpy()
+        return checked_features(features, len(images), self.path)
 
     def _call(self, x: Tensor) -> object:
         with torch.no_grad():
             return self.module(x)
 
-    def _preprocess(self, images: np.ndarray) -> Tensor:
-        """uint8 → float32 [B, C, H, W], as the encoder needs it."""
-        x = torch.from_numpy(np.array(images)).to(self.device).to(torch.float32) / 255
-        if self.preprocessing.resize is not None:
-            H, W = x.shape[2:]
-            scale = self.preprocessing.resize / min(H, W)
-            size = (round(H * scale), round(W * scale))
-            x = interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
-        mean, std = (
-            torch.tensor(values, device=self.device).view(-1, 1, 1)
-            for values in (self.preprocessing.mean, self.preprocessing.std)
-        )
-        return (x - mean) / std
+
+@dataclass(frozen=True)
+class FunctionEncoder:
+    """A callable of the user's own as an encoder."""
+
+    function: Callable[[np.ndarray], object]
+    """uint8 [B, C, H, W] → floats [B, F], an array or a tensor."""
+    device: torch.device = torch.device("cpu")
+    """Where the search runs."""
+    path: None = None
+    sha256: None = None
+    preprocessing: None = None
+    is_program: bool = True
+
+    @property
+    def name(self) -> str:
+        """The function's own name."""
+        module = getattr(self.function, "__module__", None) or type(self.function).__module__
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"{module}.{name}"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Encode images uint8 [B, C, H, W]; float32 [B, F].
+
+        Raises:
+            CheckpointError: the function fails, or returns anything but a finite vector per image.
+        """
+        parts = []
+        for first in range(0, max(1, len(images)), ENCODING_BATCH):
+            part = np.array(images[first : first + ENCODING_BATCH])
+            try:
+                features = self.function(part)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                raise CheckpointError(
+                    f"{self.name} cannot encode images uint8 {list(part.shape)}: "
+                    f"{_last_line(error)}."
+                ) from error
+            if isinstance(features, np.ndarray):
+                features = torch.from_numpy(features)
+            parts.append(checked_features(features, len(part), self.name))
+        return np.concatenate(parts)
 
 
-def open_encoder(
-    path: str | Path,
-    *,
-    preprocessing: PreprocessingName = "unit",
-    resize: int | None = None,
-    device: str | torch.device = "cpu",
+def as_encoder(
+    encoder: Encoder | Callable[[np.ndarray], object], *, device: str | torch.device = "cpu"
 ) -> Encoder:
-    """Open a TorchScript file (`torch.jit.save`). **This runs code of the file.**
+    """An encoder as it is, or a callable as one.
 
     Args:
-        path: the file. Called with float32 [B, C, H, W], the encoder returns floats [B, F].
-        preprocessing: "unit" for values in [0, 1], "signed" for [-1, 1], "imagenet" for ImageNet's
-            mean and standard deviation, "sscd" for the same at 288 pixels.
-        resize: pixels of the shorter edge; None leaves this to the preprocessing.
-        device: where to run the encoder.
+        encoder: an encoder, or any callable uint8 [B, C, H, W] → floats [B, F].
+        device: where the search runs for a callable.
+    """
+    if isinstance(encoder, Encoder):
+        return encoder
+    return FunctionEncoder(encoder, torch.device(device))
+
+
+def checked_features(features: object, number: int, name: str) -> np.ndarray:
+    """What an encoder returned, as float32 [number, F].
 
     Raises:
-        CheckpointError: the file is missing, not a regular one, not TorchScript, or does not load
-            within MAX_SECONDS.
-        ValueError: the preprocessing is unknown, or the size is below 1.
+        CheckpointError: it is anything but a finite vector per image.
     """
-    if preprocessing not in PREPROCESSING:
-        raise ValueError(
-            f"preprocessing must be one of {', '.join(PREPROCESSING)}; got {preprocessing!r}"
+    if (
+        not isinstance(features, Tensor)
+        or not features.is_floating_point()
+        or features.ndim != 2
+        or len(features) != number
+    ):
+        raise CheckpointError(
+            f"{name} returns {_form(features)} for {number} images; one vector per image is "
+            f"needed, floats [{number}, F]."
         )
-    if resize is not None and resize < 1:
-        raise ValueError(f"resize must be at least 1, got {resize}")
-    chosen = PREPROCESSING[preprocessing]
-    try:
-        free = free_memory()
-        content = read_regular(path, MAX_BYTES if free is None else min(MAX_BYTES, free))
-        if _runs_when_loaded(content):
-            _try_loading(content)
-        module = _load(content, device)
-    except subprocess.TimeoutExpired as error:
+    features = features.detach().to(torch.float32)
+    if not features.isfinite().all():
         raise CheckpointError(
-            f"{path} has not loaded within {MAX_SECONDS:,} seconds: its code may never end."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # the file's code may raise anything
-        if is_out_of_memory(error):
-            raise
-        raise CheckpointError(
-            f"{path} is not a TorchScript file ({_last_line(error, 0)}). Save the encoder "
-            "with torch.jit.trace(encoder, example).save(path)."
-        ) from error
-    return Encoder(
-        str(path),
-        hashlib.sha256(content).hexdigest(),
-        chosen if resize is None else replace(chosen, resize=resize),
-        torch.device(device),
-        module,
-        GroupSize(ENCODING_BATCH, device),
-    )
+            f"{name} returns numbers that are not finite. Check the preprocessing."
+        )
+    return features.cpu().numpy()
 
 
 def check_features(
-    images: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], path: str
+    images: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], name: str
 ) -> None:
     """Refuse features that could not find a copy: random ones, constant ones, hashes.
 
@@ -243,7 +238,7 @@ def check_features(
     Args:
         images: training images, uint8 [N, C, H, W]; some are tried.
         encode: their vectors [B, F], as the search compares them.
-        path: the encoder's name, for messages.
+        name: the encoder's, for messages.
 
     Raises:
         CheckpointError: the vectors of an image do not repeat, most images have the same one, or
@@ -257,7 +252,7 @@ def check_features(
     size = np.square(vectors).sum(1) + np.square(again).sum(1)
     if (np.square(vectors - again).sum(1) > REPEATS * size).any():
         raise CheckpointError(
-            f"{path} returns other features when it is given the same images again, in another "
+            f"{name} returns other features when it is given the same images again, in another "
             "order: copies would not be found. Save it in evaluation mode, without random parts."
         )
     rng = np.random.default_rng(0)
@@ -269,13 +264,13 @@ def check_features(
     same = _squared_distances(vectors, vectors) <= SAME * (size[:, None] + size) / 2
     if (different & same).sum() > 0.5 * different.sum():
         raise CheckpointError(
-            f"{path} returns the same features for images that differ: every image would be as "
+            f"{name} returns the same features for images that differ: every image would be as "
             "near as a copy. Check the preprocessing that it needs."
         )
     nearest = distance.argmin(1)
     if 2 * different[np.arange(len(chosen)), nearest].sum() > len(chosen):
         raise CheckpointError(
-            f"{path} does not recognize images with noise of one gray level: of {len(chosen)} "
+            f"{name} does not recognize images with noise of one gray level: of {len(chosen)} "
             "training images, most are then nearer to another one than to themselves. Copies would "
             "not be found. Check the preprocessing that it needs."
         )
@@ -286,52 +281,9 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack([np.square(b - vector).sum(1) for vector in a])
 
 
-def _load(content: bytes, device: str | torch.device) -> torch.jit.ScriptModule:
-    """Run the code in a file that makes its module."""
-    with warnings.catch_warnings():
-        # Deprecated in favor of torch.export, but what published encoders are stored as.
-        warnings.simplefilter("ignore", FutureWarning)
-        load: Callable[..., torch.jit.ScriptModule] = torch.jit.load
-        return load(io.BytesIO(content), map_location=device).eval()
-
-
-def _runs_when_loaded(content: bytes) -> bool:
-    """Whether loading a file may run code in it: methods named `__setstate__` alone do."""
-    if b"PK\5\6" not in content:  # no archive, hence nothing that torch loads
-        return False
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            sources = [entry for entry in archive.infolist() if entry.filename.endswith(".py")]
-            return sum(entry.file_size for entry in sources) > MAX_SOURCE or any(
-                b"__setstate__" in archive.read(entry) for entry in sources
-            )
-    except Exception:  # a damaged file raises many kinds; torch reads archives in its own way
-        return True
-
-
-def _try_loading(content: bytes) -> None:
-    """Load a file in another process, since torch holds Python's lock while its code runs.
-
-    Raises:
-        RuntimeError: it does not load.
-        subprocess.TimeoutExpired: it does not load within MAX_SECONDS.
-    """
-    code = "import io, sys, torch; torch.jit.load(io.BytesIO(sys.stdin.buffer.read()), 'cpu')"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        input=content,
-        capture_output=True,
-        timeout=MAX_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"loading ended with {done.returncode}")
-
-
-def _last_line(error: Exception, line: int = -1) -> str:
-    """A line of an error's message, the last where the file's own code raised it."""
-    return (str(error).strip() or type(error).__name__).splitlines()[line]
+def _last_line(error: Exception) -> str:
+    """The last line of an error's message, where the failing code's own is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _form(value: object) -> str:

@@ -7,6 +7,7 @@ and the encoder make them, and nothing is proven. Duplicates are still judged in
 Legend: B queries, N training images, F features, K neighbors, R radii.
 """
 
+from collections.abc import Callable
 from functools import reduce
 from typing import get_args
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.config import Metric
-from memaudit.audit.neighbors.encoder import SAME, Encoder, check_features
+from memaudit.audit.neighbors.encoder import SAME, Encoder, as_encoder, check_features
 from memaudit.audit.neighbors.integer_distances import DistinctQuery, all_distances
 from memaudit.audit.neighbors.pixel_index import SHORTLIST
 from memaudit.audit.neighbors.results import Neighbors, SearchStatistics
@@ -39,22 +40,25 @@ class FeatureIndex(ImageSearch):
     def __init__(
         self,
         images: np.ndarray,
-        encoder: Encoder,
+        encoder: Encoder | Callable[[np.ndarray], object],
         *,
         metric: Metric = "cosine",
         flips: bool = False,
         groups: np.ndarray | None = None,
+        features: np.ndarray | None = None,
         progress: Progress = silent,
     ) -> None:
         """Encode the training images.
 
         Args:
             images: training images, uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
-            encoder: turns images into vectors; the search runs on its device.
+            encoder: turns images into vectors, and the search runs on its device; or any callable
+                uint8 [B, C, H, W] → floats [B, F], with a search on the CPU.
             metric: "l2" for the squared distance of the vectors, or "cosine" for that of the
                 vectors scaled to length 1, 2 - 2·cos.
             flips: whether a training image also counts as its mirror image.
             groups: int64 [N]: images with the same number belong together; None: each is its own.
+            features: what the encoder gives for the images, float32 [N, F], if that is known.
             progress: told how many images have been encoded.
 
         Raises:
@@ -63,18 +67,16 @@ class FeatureIndex(ImageSearch):
             CheckpointError: the encoder fails, returns anything but a finite vector per image, or
                 features that could not find a copy (`check_features`).
         """
+        encoder = as_encoder(encoder)
         super().__init__(images, device=encoder.device, flips=flips, groups=groups)
         if metric not in get_args(Metric):
             raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}; got {metric!r}")
         self.encoder = encoder
         self.metric: Metric = metric
-        check_features(self.images, self._encode_images, encoder.path)
-        num_features = self._encode(self._rows[:1]).shape[1]
-        self._vectors = np.empty((len(images), num_features), dtype=np.float32)
-        for start in range(0, len(images), ENCODING_STEP):
-            step = slice(start, min(start + ENCODING_STEP, len(images)))
-            self._vectors[step] = self._encode(self._rows[step])
-            progress("Encoding training images", step.stop, len(images))
+        check_features(self.images, self._encode_images, self.encoder.name)
+        if features is None:
+            features = encode_images(images, encoder, progress=progress)
+        self._vectors = self._scaled(features)
         self.backend, self._search_vectors = open_vector_search(self._vectors, self.device)
 
     @property
@@ -91,13 +93,16 @@ class FeatureIndex(ImageSearch):
 
     def _encode_images(self, images: np.ndarray) -> np.ndarray:
         """Vectors, float32 [B, F], of images uint8 [B, C, H, W]."""
-        features = self.encoder(images)
+        return self._scaled(self.encoder(images))
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        """Vectors as the metric compares them, float32 [B, F]."""
         if self.metric == "l2":
-            return features
+            return np.asarray(features)
         length = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
         if not length.all():
             raise DataError(
-                f"{self.encoder.path} returns the zero vector for an image. It has no direction, "
+                f"{self.encoder.name} returns the zero vector for an image. It has no direction, "
                 "so the cosine is not defined. Use the metric l2."
             )
         unit: np.ndarray = (features / length).astype(np.float32)
@@ -163,6 +168,31 @@ class FeatureIndex(ImageSearch):
                 index[nearer, r] = part.start + nearest[nearer]
         precisely = reduce(np.minimum, (self._distances(v[:, None], index) for v in vectors))
         return index, np.where(index < 0, -1.0, precisely)
+
+
+def encode_images(
+    images: np.ndarray, encoder: Encoder, *, progress: Progress = silent
+) -> np.ndarray:
+    """What an encoder gives for images, float32 [N, F].
+
+    Args:
+        images: uint8 [N, C, H, W], N ≥ 1; may be memory-mapped.
+        encoder: turns them into vectors.
+        progress: told how many have been encoded.
+
+    Raises:
+        CheckpointError: the encoder fails, or returns anything but a finite vector per image.
+    """
+    features = None
+    for start in range(0, len(images), ENCODING_STEP):
+        step = slice(start, min(start + ENCODING_STEP, len(images)))
+        part = encoder(images[step])
+        if features is None:
+            features = np.empty((len(images), part.shape[1]), dtype=np.float32)
+        features[step] = part
+        progress("Encoding training images", step.stop, len(images))
+    assert features is not None
+    return features
 
 
 def _squared_distances(v: np.ndarray, y: np.ndarray) -> np.ndarray:

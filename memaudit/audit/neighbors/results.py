@@ -105,20 +105,37 @@ class DistinctNeighbors:
 
 
 @dataclass(frozen=True)
-class EncoderFacts:
-    """What a report says of the encoder whose features were compared."""
+class PreprocessingFacts:
+    """What a report says of what an encoder was given."""
 
-    path: str
-    sha256: str
-    """SHA-256 of the file."""
-    metric: str
-    """Distance between features."""
     mean: tuple[float, ...]
     """The encoder was given (u/255 − mean) / std for pixel values u: one number, or one per
     channel."""
     std: tuple[float, ...]
     resize: int | None
     """Pixels of the shorter edge that images were resized to, or None for their own size."""
+    crop: int | None
+    """Height and width that were cut from the middle, or None."""
+    interpolation: str
+    """How images were resized."""
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What a report says of the encoder whose features were compared."""
+
+    name: str
+    """A published name, the path of a program, or a function's name."""
+    path: str | None
+    """The file of the weights or of the program; None for a function."""
+    sha256: str | None
+    """SHA-256 of the file; None for a function."""
+    is_program: bool
+    """Whether it is code of the user's, not weights of a network that memaudit knows."""
+    metric: str
+    """Distance between features."""
+    preprocessing: PreprocessingFacts | None
+    """None for a function, which does its own."""
 
 
 @dataclass(frozen=True)

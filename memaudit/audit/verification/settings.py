@@ -27,12 +27,10 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
     Raises:
         ConfigError: no scan could have had these settings.
     """
-    encoder, sampling = report.search.encoder, report.sampling
+    sampling = report.sampling
     config = ScanConfig(
         rule=Rule(report.threshold_fraction, report.duplicate_rms, report.confidence),
-        index=IndexConfig(
-            flips=report.search.flips, features=None if encoder is None else Path(encoder.path)
-        ),
+        index=_index(report),
         fail_above=report.fail_above,
         fail_on=report.fail_on,
         without=report.without,
@@ -50,6 +48,17 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
         class_frequencies=sampling.class_frequencies,
         min_samples=sampling.min_samples,
         execution=Execution(sampling.batch_size, sampling.device, sampling.precision),
+    )
+
+
+def _index(report: Report) -> IndexConfig:
+    encoder = report.search.encoder
+    if encoder is None:
+        return IndexConfig(flips=report.search.flips)
+    if encoder.is_program or encoder.path is None:
+        return IndexConfig(flips=report.search.flips, features=encoder.path or encoder.name)
+    return IndexConfig(
+        flips=report.search.flips, features=encoder.name, encoder_weights=Path(encoder.path)
     )
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.neighbors.config import IndexConfig
-from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
+from memaudit.audit.neighbors.published_encoders import open_encoder
 from memaudit.audit.scan import scan
 from memaudit.data.images import ImageSet
 from memaudit.errors import CheckpointError
@@ -173,8 +173,8 @@ def test_a_file_that_is_no_program_is_refused(tmp_path, content):
 
 GIVES_UP = """
 import sys
-from memaudit.audit.neighbors import encoder
-encoder.MAX_SECONDS = float(sys.argv.pop())
+from memaudit.audit.neighbors import encoder, torchscript
+encoder.MAX_SECONDS = torchscript.MAX_SECONDS = float(sys.argv.pop())
 from memaudit.cli.main import main
 sys.argv[1:] = ["scan", sys.argv[2], "--data", sys.argv[2], "--features", sys.argv[1],
     "--out", sys.argv[3]]

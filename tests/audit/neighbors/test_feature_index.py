@@ -8,8 +8,9 @@ import torch
 from helpers.all_distances import all_distances, near_duplicates, noise, smooth
 from torch import Tensor, nn
 
-from memaudit.audit.neighbors.encoder import PREPROCESSING, open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
+from memaudit.audit.neighbors.preprocessing import PREPROCESSING
+from memaudit.audit.neighbors.published_encoders import open_encoder
 from memaudit.errors import CheckpointError, DataError
 
 SHAPE = (3, 8, 8)
@@ -224,7 +225,7 @@ def test_the_cosine_of_a_zero_vector_is_refused(saved):
 
 
 def test_gray_images_are_refused_where_the_preprocessing_is_for_color(saved):
-    encoder = open_encoder(saved(Means()), preprocessing="sscd")
+    encoder = open_encoder(saved(Means()), preprocessing="imagenet")
     with pytest.raises(DataError, match=r"1 channel\(s\), .* 3\. Use unit or signed"):
         encoder(np.zeros((1, 1, 8, 8), dtype=np.uint8))
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors import base
-from memaudit.audit.neighbors.encoder import open_encoder
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.published_encoders import open_encoder
 from memaudit.audit.neighbors.sharded_index import TASK, ShardedIndex, search_handler
 from memaudit.ranks.leader import Leader
 
