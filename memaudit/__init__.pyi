@@ -4,6 +4,8 @@ from .audit.config import ScanConfig as ScanConfig
 from .audit.denoising.loss_test import DenoisingTest as DenoisingTest
 from .audit.denoising.loss_test import check_denoising as check_denoising
 from .audit.diagnostics.optimality import compare_with_optimum as compare_with_optimum
+from .audit.image_check.check import check_images as check_images
+from .audit.image_check.config import CheckConfig as CheckConfig
 from .audit.memorization.ratio import memorization_ratio as memorization_ratio
 from .audit.memorization.rule import Rule as Rule
 from .audit.memorization.rule import memorized as memorized
@@ -13,6 +15,7 @@ from .audit.neighbors.encoder import Encoder as Encoder
 from .audit.neighbors.feature_index import FeatureIndex as FeatureIndex
 from .audit.neighbors.pixel_index import NeighborIndex as NeighborIndex
 from .audit.neighbors.published_encoders import open_encoder as open_encoder
+from .audit.report.check_page import write_check as write_check
 from .audit.report.figures import plot_snapshots as plot_snapshots
 from .audit.report.folder import write_report as write_report
 from .audit.report.schema import Report as Report

@@ -101,7 +101,7 @@ FLOORS = (
     {"report"},
     {"scanned"},
     {"choices", "verdict"},
-    {"screening", "verdict_reasons"},
+    {"image_check", "screening", "verdict_reasons"},
     {"augmentation", "sampling", "screening_state", "diagnostics"},
     {"confirmed_images"},
     {

@@ -18,6 +18,22 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
     Raises:
         DataError: before anything is sampled; with both shapes if they differ.
     """
+    check_same_shape(source, data)
+    if isinstance(source, ImageSet) and not len(source):
+        raise DataError(f"{source.source} holds no images. At least 1 generated image is needed.")
+    if len(data) < 2:
+        raise DataError(
+            f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbor, "
+            "and a control more than one image, so at least 2 are required."
+        )
+
+
+def check_same_shape(source: Checkpoint | ImageSet, data: ImageSet) -> None:
+    """Refuse images of another shape than those of a source.
+
+    Raises:
+        DataError: with both shapes, and what makes them alike.
+    """
     if isinstance(source, ImageSet):
         name, shape = source.source, source.image_shape
     else:
@@ -39,13 +55,6 @@ def check_comparable(source: Checkpoint | ImageSet, data: ImageSet) -> None:
             f"{name} gives images of {_described(shape)} but the images in {data.source} are "
             f"{_described(data.image_shape)}. They must be alike. {advice}",
             field=("resolution", "fit", "mode"),
-        )
-    if isinstance(source, ImageSet) and not len(source):
-        raise DataError(f"{name} holds no images. At least 1 generated image is needed.")
-    if len(data) < 2:
-        raise DataError(
-            f"{data.source} holds {len(data)} image. The distance ratio needs a second neighbor, "
-            "and a control more than one image, so at least 2 are required."
         )
 
 

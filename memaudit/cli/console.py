@@ -94,6 +94,11 @@ def say(text: str, style: str = "") -> None:
     out.print(styled(text, style), soft_wrap=True)
 
 
+def say_in_lines(text: str, style: str = "") -> None:
+    """Print text on stdout, on a terminal in lines that break between words."""
+    out.print(styled(text, style), soft_wrap=not out.file.isatty())
+
+
 def print_row(name: str, value: str) -> None:
     """Print a name and its value on one line, or as a column of lines on a terminal.
 

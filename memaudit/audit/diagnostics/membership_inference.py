@@ -170,19 +170,41 @@ def _scores(
     first_seed: int,
     progress: Progress,
 ) -> np.ndarray:
-    """Scores of some of the images, float64 [T]. Each image has its own noises."""
+    """Scores of some of the images, float64 [T]."""
     size = min(config.num_images, len(images))
     chosen = images.take(np.sort(rng.choice(len(images), size, replace=False)))
-    group = group_size(denoiser, config.execution)
+    return loss_scores(denoiser, chosen, config=config, first_seed=first_seed, progress=progress)
+
+
+def loss_scores(
+    denoiser: Denoiser,
+    images: ImageSet,
+    *,
+    config: MembershipConfig,
+    first_seed: int = 0,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Minus the mean loss of a model on each image, as in `infer_membership`: float64 [T].
+
+    Each image has its own noises.
+
+    Args:
+        denoiser: the model, on `config.execution.device`.
+        images: T images, with labels if the model has classes.
+        config: noise levels, number of noises, seed.
+        first_seed: added to `config.seed` for the noises of the first image.
+        progress: told how many images are scored.
+    """
+    size, group = len(images), group_size(denoiser, config.execution)
     denoiser, device = with_float64(denoiser, torch.device(config.execution.device))
 
     def scores_of(rows: slice) -> Tensor:
-        images = torch.from_numpy(chosen.images[rows])
-        y = uint8_to_float(to_device(images, device)).to(torch.float64)
+        pixels = torch.from_numpy(np.array(images.images[rows]))
+        y = uint8_to_float(to_device(pixels, device)).to(torch.float64)
         random = PerImageRandom([config.seed + first_seed + i for i in range(size)[rows]])
         class_labels = None
-        if denoiser.label_dim and chosen.labels is not None:
-            labels = one_hot(torch.from_numpy(chosen.labels[rows]), denoiser.label_dim)
+        if denoiser.label_dim and images.labels is not None:
+            labels = one_hot(torch.from_numpy(images.labels[rows]), denoiser.label_dim)
             class_labels = to_device(labels.to(torch.float32), device)
         loss = torch.zeros(len(y), dtype=torch.float64, device=device)
         for _ in range(config.num_noises):

@@ -1,12 +1,14 @@
-"""The JSON Schema of report.json, made from the dataclasses in schema.py. To write it again:
+"""The JSON Schemas of report.json and check.json, made from their dataclasses. To write them again:
 
 python -m memaudit.audit.report.json_schema > docs/report.schema.json
+python -m memaudit.audit.report.json_schema check > docs/check.schema.json
 """
 
 import ast
 import inspect
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -16,6 +18,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from memaudit.audit.diagnostics.registry import DIAGNOSTICS, Diagnostics
+from memaudit.audit.image_check.result import CheckReport
 from memaudit.audit.report.schema import CHECKSUM, FRACTION, NOT_FINITE, Report
 from memaudit.options import config_fields
 
@@ -43,19 +46,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of report.json; descriptions are the docstrings of classes and fields."""
-    definitions = msgspec.json.schema(Report, schema_hook=_custom_schema)["$defs"]
-    for kind in _dataclasses_of(Report):
-        definition, docs = definitions[kind.__name__], field_docs(kind)
-        properties = definition["properties"]
-        for name, stated in properties.items():
-            form = FORMS.get(f"{kind.__name__}.{name}", FORMS.get(name))
-            properties[name] = stated if form is None else _narrowed(stated, form)
-            properties[name].pop("default", None)  # a report holds every field
-            if name in docs:
-                properties[name]["description"] = docs[name]
-        definition["description"] = _one_line(definition["description"])
-        definition["required"] = list(properties)
-        definition["additionalProperties"] = False
+    definitions = _definitions(Report)
     report = definitions["Report"]
     report["properties"][CHECKSUM] = {**HASH, "description": "SHA-256 of the rest of the file."}
     report["required"].append(CHECKSUM)
@@ -69,6 +60,41 @@ def json_schema() -> dict[str, Any]:
             {"space": {"properties": {"name": {"const": "features"}}}}, {"search": {"encoder": {}}}
         ),
     ]
+    return _schema("report.json of a memaudit scan", Report, definitions)
+
+
+def check_schema() -> dict[str, Any]:
+    """The JSON Schema of check.json, likewise."""
+    definitions = _definitions(CheckReport)
+    definitions["CheckReport"]["allOf"] = [
+        _null_unless({"holdout": {"type": "object"}}, {"controls": {}}),
+        _null_unless(
+            {"source": {"properties": {"kind": {"const": "checkpoint"}}}},
+            {"source": {"sampler": {}, "seeds": {}}},
+        ),
+    ]
+    return _schema("check.json of memaudit check", CheckReport, definitions)
+
+
+def _definitions(root: type) -> dict[str, Any]:
+    """The schemas of a dataclass and of all that its fields hold, by name."""
+    definitions: dict[str, Any] = msgspec.json.schema(root, schema_hook=_custom_schema)["$defs"]
+    for kind in _dataclasses_of(root):
+        definition, docs = definitions[kind.__name__], field_docs(kind)
+        properties = definition["properties"]
+        for name, stated in properties.items():
+            form = FORMS.get(f"{kind.__name__}.{name}", FORMS.get(name))
+            properties[name] = stated if form is None else _narrowed(stated, form)
+            properties[name].pop("default", None)  # a report holds every field
+            if name in docs:
+                properties[name]["description"] = docs[name]
+        definition["description"] = _one_line(definition["description"])
+        definition["required"] = list(properties)
+        definition["additionalProperties"] = False
+    return definitions
+
+
+def _schema(title: str, root: type, definitions: dict[str, Any]) -> dict[str, Any]:
     definitions = _generalized(definitions)
     definitions["Number"] = {
         "description": "A number; those that JSON lacks are strings.",
@@ -76,8 +102,8 @@ def json_schema() -> dict[str, Any]:
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "report.json of a memaudit scan",
-        "$ref": "#/$defs/Report",
+        "title": title,
+        "$ref": f"#/$defs/{root.__name__}",
         "$defs": definitions,
     }
 
@@ -172,4 +198,5 @@ def _generalized(schema: Any) -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=2, ensure_ascii=False, allow_nan=False))
+    asked = check_schema() if sys.argv[1:] == ["check"] else json_schema()
+    print(json.dumps(asked, indent=2, ensure_ascii=False, allow_nan=False))

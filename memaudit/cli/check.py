@@ -1,0 +1,273 @@
+"""`memaudit check`: does a model give certain images back?"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memaudit.audit.image_check.config import CheckConfig
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.config import IndexConfig
+from memaudit.cli.options import (
+    ImagesPath,
+    SeedList,
+    SourcePath,
+    arch_option,
+    choose_class,
+    choose_device,
+    choose_pictures,
+    choose_seeds,
+    class_option,
+    config_options,
+    device_option,
+    from_options,
+    holdout_split_option,
+    pictures_options,
+)
+from memaudit.data.layout import Layout
+from memaudit.data.preparation import Preparation
+from memaudit.data.selection import Selection
+from memaudit.errors import ConfigError
+from memaudit.models.execution import Execution
+from memaudit.models.sampler_config import SamplerConfig
+from memaudit.options import config_fields
+
+if TYPE_CHECKING:
+    from memaudit.audit.image_check.result import CheckedImage, CheckResult
+
+FOR_MODELS = (
+    *config_fields(SamplerConfig),
+    "samples",
+    "seeds",
+    "arch",
+    "class_index",
+    "sigmas",
+    "num_noises",
+)
+"""Options that apply only to a model."""
+STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold yellow"}
+
+
+@click.command()
+@click.argument("source", type=SourcePath(), metavar="SOURCE")
+@click.option(
+    "--image",
+    "images",
+    type=ImagesPath(),
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="An image to ask about, or a folder of some; may be given several times.",
+)
+@click.option(
+    "--data",
+    "data_path",
+    type=ImagesPath(),
+    metavar="PATH",
+    help="The training images, if they are at hand: says whether they hold the image.",
+)
+@config_options(Selection)
+@config_options(Preparation)
+@click.option(
+    "--holdout",
+    type=ImagesPath(),
+    metavar="PATH",
+    help="Images of the same kind that the model never saw, which exclude coincidence.",
+)
+@holdout_split_option
+@click.option(
+    "--samples",
+    type=int,
+    metavar="N",
+    help="Images to generate, with seeds 0 to N-1.  [default: 1000]",
+)
+@click.option(
+    "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
+)
+@class_option
+@config_options(CheckConfig, "num_controls", "sigmas", "num_noises")
+@config_options(SamplerConfig)
+@config_options(Rule)
+@config_options(
+    IndexConfig, *(name for name in config_fields(IndexConfig) if name != "shard_index")
+)
+@config_options(Execution, "batch_size")
+@device_option
+@arch_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write check.html and check.json into DIR.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a check that is already in DIR.")
+@pictures_options
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    /,
+    source: Path,
+    images: tuple[Path, ...],
+    data_path: Path | None,
+    holdout: Path | None,
+    holdout_split: str | None,
+    samples: int | None,
+    seeds: tuple[int, ...] | None,
+    class_index: str | None,
+    device: str,
+    arch: str | None,
+    out: Path | None,
+    overwrite: bool,
+    no_images: bool,
+    blur: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find out whether a model gives certain images back.
+
+    The question of an owner, or of a person who is shown. For each image: is it in the training
+    set, do generated images copy it, does sampling return to it from noise, and is the loss on it
+    low? Each is a rank among held-out images, so that the answer has an error rate. SOURCE is a
+    checkpoint, or a folder, .zip or .npz of images that any generator made. Give --data, --holdout,
+    or best both.
+
+    \b
+    # of somebody who has the training images
+    memaudit check model.safetensors --image photo.png --data ./train \\
+        --holdout ./test --out check
+    # of an owner who suspects: images of the same kind that were never published
+    memaudit check model.safetensors --image ./mine --holdout ./unpublished
+    # only generated images are at hand
+    memaudit check ./generated --image photo.png --holdout ./unpublished
+
+    Exit status: 0 done, whatever was found, 2 could not run.
+    """
+    from memaudit.audit.image_check.asked import open_asked
+    from memaudit.audit.image_check.check import check_images
+    from memaudit.audit.report.check_page import check_dict, check_no_report, write_check
+    from memaudit.audit.source import OPTIMUM, check_roles, open_source
+    from memaudit.cli.console import print_json, progress_bars, remark
+    from memaudit.data.images import ImageSet
+    from memaudit.data.sources import open_images
+    from memaudit.data.subsets import open_selected
+    from memaudit.data.writers import check_writable
+
+    selection = from_options(Selection, options)
+    preparation = from_options(Preparation, options)
+    chosen_seeds = (
+        range(1000) if samples is None and seeds is None else choose_seeds(samples, seeds)
+    )
+    where = choose_device(device)
+    config = from_options(
+        CheckConfig,
+        options,
+        seeds=chosen_seeds,
+        sampler=from_options(SamplerConfig, options),
+        rule=from_options(Rule, options),
+        index=from_options(IndexConfig, options),
+        execution=from_options(Execution, options, device=where),
+    )
+    pictures = choose_pictures(no_images, blur)
+    if data_path is None:
+        _refuse(ctx, tuple(config_fields(Selection)), "data_path", "training images")
+    if out is not None:
+        check_writable(out, {"": "a folder"})
+        check_no_report(out, overwrite=overwrite)
+    with progress_bars() as progress:
+        for path in (data_path, holdout):
+            if path is not None:
+                check_roles(source, path)
+        opened: Any = OPTIMUM
+        if str(source) != OPTIMUM:
+            opened = open_source(
+                source, preparation=preparation, device=where, arch=arch, progress=progress
+            )
+        if isinstance(opened, ImageSet):
+            _refuse(ctx, FOR_MODELS, "source", "a model; SOURCE holds images")
+        asked = open_asked(images, preparation, progress=progress)
+        data = others = None
+        if data_path is not None:
+            data = open_selected(data_path, selection, preparation, progress=progress)
+        if holdout is not None:
+            layout = Layout(split=holdout_split)
+            others = open_images(holdout, preparation, layout=layout, progress=progress)
+        labeled = data if data is not None else others
+        config = replace(config, class_index=choose_class(class_index, labeled))
+        result = check_images(
+            opened, asked, data=data, holdout=others, config=config, progress=progress
+        )
+        page = None if out is None else write_check(result, out, pictures=pictures)
+    for warning in result.report.warnings:
+        remark(f"Warning: {warning}")
+    if as_json:
+        print_json(check_dict(result))
+    else:
+        _show(result)
+    if page is not None:
+        remark(f"Page: {page}")
+
+
+def _refuse(ctx: click.Context, names: tuple[str, ...], field: str, what: str) -> None:
+    """Refuse options that apply only to something that is not given."""
+    default = click.core.ParameterSource.DEFAULT
+    given = [name for name in names if ctx.get_parameter_source(name) not in (None, default)]
+    if given:
+        raise ConfigError(f"{{{given[0]}}} is for {what}. Leave it out.", field=(given[0], field))
+
+
+def _show(result: "CheckResult") -> None:
+    """Print the answers on stdout, with the numbers behind each."""
+    from memaudit.cli.console import print_row, say, say_in_lines
+
+    say_in_lines(result.report.headline, "bold")
+    for image in result.images:
+        say("")
+        say(image.name, STYLES.get(image.finding, "bold"))
+        say_in_lines(image.answer)
+        for name, value in _rows(image):
+            print_row(name, value)
+
+
+def _rows(image: "CheckedImage") -> list[tuple[str, str]]:
+    """The numbers behind an answer."""
+    from memaudit.wording import p_text, some
+
+    rows = []
+    place, copies = image.in_training, image.copies
+    if place is not None:
+        kind = {
+            "equal": f"yes: {some(list(place.names))}",
+            "near": f"a near copy: {some(list(place.names))}",
+            "no": "no",
+        }[place.kind]
+        rows.append(("in the training set", kind))
+        rows.append(
+            (
+                "nearest training image",
+                f"{place.nearest}, distance {place.distance:.2f}, ratio {place.distance_ratio:.2f}",
+            )
+        )
+    what = "copies of the latter" if place is not None and place.kind == "near" else "copies"
+    rows.append((what, str(copies.share)))
+    if copies.closest:
+        close = copies.closest[0]
+        rows.append(
+            (
+                "closest generated image",
+                f"{close.key}, distance {close.distance:.2f}, ratio {close.distance_ratio:.2f}",
+            )
+        )
+    if image.returns is not None:
+        back = [
+            f"{level.returned} of {level.num_noises} at {level.sigma:g}"
+            for level in image.returns.levels
+        ]
+        rows.append(("returns from sigma", ", ".join(back)))
+    if image.membership is not None:
+        lower = f"lower than on {image.membership.percentile:.1f} % of the held-out images"
+        rows.append(("loss", f"{lower}, {p_text(image.membership.p_adjusted)}"))
+    if image.p_adjusted is not None:
+        rows.append(("rank among held-out", f"{p_text(image.p_adjusted)}, corrected"))
+    return rows
