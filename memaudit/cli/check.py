@@ -62,7 +62,7 @@ STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold y
 )
 @click.option(
     "--data",
-    "data_path",
+    "data",
     type=ImagesPath(),
     metavar="PATH",
     help="The training images, if they are at hand: says whether they hold the image.",
@@ -110,7 +110,7 @@ def check(
     /,
     source: Path,
     images: tuple[Path, ...],
-    data_path: Path | None,
+    data: Path | None,
     holdout: Path | None,
     holdout_split: str | None,
     samples: int | None,
@@ -146,13 +146,12 @@ def check(
     """
     from memaudit.audit.image_check.asked import open_asked
     from memaudit.audit.image_check.check import check_images
-    from memaudit.audit.report.check_page import check_dict, check_no_report, write_check
+    from memaudit.audit.report.check_page import check_dict, check_folder, write_check
     from memaudit.audit.source import OPTIMUM, check_roles, open_source
     from memaudit.cli.console import print_json, progress_bars, remark
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
-    from memaudit.data.writers import check_writable
 
     selection = from_options(Selection, options)
     preparation = from_options(Preparation, options)
@@ -170,13 +169,12 @@ def check(
         execution=from_options(Execution, options, device=where),
     )
     pictures = choose_pictures(no_images, blur)
-    if data_path is None:
-        _refuse(ctx, tuple(config_fields(Selection)), "data_path", "training images")
+    if data is None:
+        _refuse(ctx, tuple(config_fields(Selection)), "data", "training images")
     if out is not None:
-        check_writable(out, {"": "a folder"})
-        check_no_report(out, overwrite=overwrite)
+        check_folder(out, overwrite=overwrite)
     with progress_bars() as progress:
-        for path in (data_path, holdout):
+        for path in (data, holdout):
             if path is not None:
                 check_roles(source, path)
         opened: Any = OPTIMUM
@@ -187,16 +185,16 @@ def check(
         if isinstance(opened, ImageSet):
             _refuse(ctx, FOR_MODELS, "source", "a model; SOURCE holds images")
         asked = open_asked(images, preparation, progress=progress)
-        data = others = None
-        if data_path is not None:
-            data = open_selected(data_path, selection, preparation, progress=progress)
+        train = others = None
+        if data is not None:
+            train = open_selected(data, selection, preparation, progress=progress)
         if holdout is not None:
             layout = Layout(split=holdout_split)
             others = open_images(holdout, preparation, layout=layout, progress=progress)
-        labeled = data if data is not None else others
+        labeled = train if train is not None else others
         config = replace(config, class_index=choose_class(class_index, labeled))
         result = check_images(
-            opened, asked, data=data, holdout=others, config=config, progress=progress
+            opened, asked, data=train, holdout=others, config=config, progress=progress
         )
         page = None if out is None else write_check(result, out, pictures=pictures)
     for warning in result.report.warnings:

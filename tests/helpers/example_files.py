@@ -14,7 +14,7 @@ from memaudit.models.checkpoints import save_checkpoint
 
 
 def make_example_files(folder: Path, *, image_folders: Iterable[str]) -> None:
-    """A checkpoint `model.safetensors`, and folders of 12 images of 8×8 that fit it."""
+    """A checkpoint `model.safetensors`, folders of 12 images of 8×8 that fit it, and a photo."""
     torch.manual_seed(0)
     save_checkpoint(folder / "model.safetensors", build_network(SMALLEST), SMALLEST)
     rng = np.random.default_rng(0)
@@ -22,6 +22,8 @@ def make_example_files(folder: Path, *, image_folders: Iterable[str]) -> None:
         (folder / name).mkdir()
         for i, image in enumerate(rng.integers(0, 256, (12, 8, 8, 3), np.uint8)):
             Image.fromarray(image).save(folder / name / f"{i:02}.png")
+    photo = rng.integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(photo).save(folder / "photo.png")
 
 
 def python_examples(page: Path) -> list[str]:

@@ -16,7 +16,7 @@ class Ranking:
     """What an image's rank among the controls says."""
 
     p_value: float | None
-    """Of copies and returns together; None without controls."""
+    """For copies and returns together; None without controls."""
     p_adjusted: float | None
     """The same, corrected for the number of images."""
     num_controls: int

@@ -21,7 +21,7 @@ class Measured:
     """What was measured of the images asked about and of the controls."""
 
     names: tuple[str, ...]
-    """Of the Q images asked about."""
+    """Names of the Q images asked about."""
     pool: Pool
     in_training: tuple[InTraining, ...] | None
     """None without training images."""
@@ -148,7 +148,7 @@ def _unlike(likeness: Likeness | None) -> str:
 
 
 def _differing(measured: Measured, q: int) -> str:
-    """Why a training image is no match for held-out ones: the sets differ."""
+    """Why a training image cannot be ranked among held-out ones: the sets differ."""
     blind, places = measured.blind, measured.in_training
     if blind is None or not blind.differs or places is None or places[q].kind == "no":
         return ""

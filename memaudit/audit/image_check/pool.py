@@ -42,12 +42,9 @@ class Closeness:
     def ratio(self) -> np.ndarray:
         """float64 [B, P]: sqrt(S/reference), as a distance ratio; 1 without a reference or where
         both are 0."""
-        squared = np.divide(
-            self.squared_distance,
-            self.reference,
-            out=np.ones(self.reference.shape),
-            where=self.reference > 0,
-        )
+        S, reference = self.squared_distance, self.reference
+        squared = np.where((reference == 0) & (S > 0), np.inf, 1.0)
+        np.divide(S, reference, out=squared, where=reference > 0)
         ratio: np.ndarray = np.sqrt(squared)
         return ratio
 
@@ -57,11 +54,11 @@ class Pool:
     """Images whose place among generated images is compared."""
 
     index: ImageSearch
-    """Of the P images, those asked about first."""
+    """The index of the P images, those asked about first."""
     num_asked: int
     alike: np.ndarray
-    """bool [P, P]: whether one is no second neighbor of a copy of the other: they are duplicates,
-    or near to one training image. Every image is like itself."""
+    """bool [P, P]: whether one cannot be the second neighbor of a copy of the other: they are
+    duplicates, or near to one training image. Every image is like itself."""
     distance_to_other: np.ndarray
     """float64 [P]: in RMS gray levels, to the nearest of the pool that is not like the image."""
     training: ImageSearch | None

@@ -137,7 +137,7 @@ class CheckedImage:
     membership: MembershipRank | None
     """Null without a model or without held-out images."""
     likeness: Likeness | None
-    """Whether it is of the kind of the controls; null where there are fewer than 19."""
+    """Whether it is of the kind of the controls; null if there are fewer than 19."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class CheckedSource:
     kind: Literal["checkpoint", "images"]
     path: str
     sha256: str | None
-    """Of the checkpoint's bytes or of the images' pixels."""
+    """SHA-256 of the checkpoint's bytes or of the images' pixels."""
     num_images: int
     """Images generated, or given."""
     seeds: str | None
@@ -179,7 +179,7 @@ class ControlFacts:
     num_examined: int
     """Held-out images that were compared with the training set and the images."""
     near_training: Proportion | None
-    """Of those, copies of a training image by the rule; null without training images."""
+    """Examined images that are copies of a training image by the rule; null without any."""
     num_set_apart: int
     """Held-out images that are no controls, since they are like an image asked about or copies of a
     training image."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.audit.image_check.result import CheckedImage, CheckResult, CloseImage
-from memaudit.audit.report.folder import encoded
+from memaudit.audit.report.folder import encoded, make_folder
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import plain
@@ -49,15 +49,16 @@ def check_dict(result: CheckResult) -> dict[str, Any]:
     return content
 
 
-def check_no_report(folder: str | Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds the report of another check.
+def check_folder(folder: str | Path, *, overwrite: bool) -> None:
+    """Create the folder that a check is to be written into, or refuse it before any work is done.
 
     Raises:
-        ConfigError: it does, and may not be replaced.
+        ConfigError: it cannot be written, or holds a check that may not be replaced.
     """
+    make_folder(folder)
     if (Path(folder) / REPORT).exists() and not overwrite:
         raise ConfigError(
-            f"{folder} already holds the report of a check. Name another folder, or replace it "
+            f"{folder} already holds a check. Name another folder, or replace it "
             "with {overwrite}.",
             field="overwrite",
         )

@@ -62,14 +62,24 @@ def check_output_folder(
         ConfigError: a file, a folder that cannot be written, or one that holds a report.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; a report needs a folder. Name another one.")
+    _refuse_file(folder)
     if (folder / REPORT).exists() and not overwrite and not _continues(folder, seeds, nonce):
         raise ConfigError(
             f"{folder} already holds a report. Name another folder, or replace it with "
             "{overwrite}.",
             field="overwrite",
         )
+    make_folder(folder)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Create a folder to write into, or refuse it before any work is done.
+
+    Raises:
+        ConfigError: a file, or a folder that cannot be written.
+    """
+    folder = Path(folder)
+    _refuse_file(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -77,6 +87,11 @@ def check_output_folder(
         raise ConfigError(
             f"{folder} cannot be written: {error.strerror}. Name a folder that can."
         ) from error
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; a report needs a folder. Name another one.")
 
 
 def _continues(folder: Path, seeds: Sequence[int] | None, nonce: str | None) -> bool:
