@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.images import smooth_images
 
+from memaudit.audit.image_check.check import check_images
 from memaudit.audit.neighbors.duplicates import find_duplicates
+from memaudit.audit.report.check_page import write_check
 from memaudit.audit.report.comparison import compare_reports
 from memaudit.audit.report.comparison_page import write_comparison
 from memaudit.audit.report.duplicates_page import write_duplicates
@@ -36,7 +39,7 @@ NAME = "".join(ATTACKS)
 
 
 def hostile_pages(make_result: Make, tmp_path: Path) -> list[Path]:
-    """Every kind of page that shows names: a report, duplicates, a comparison of reports."""
+    """Every kind of page that shows names: report, duplicates, check, comparison of reports."""
     result = make_result(name=NAME.replace("{", "{{").replace("}", "}}") + "{}", fail_above=0.01)
     source = replace(result.source, path=NAME, warnings=(NAME,))
     result = replace(result, source=source, keys=tuple(f"{NAME}{key}" for key in result.keys))
@@ -46,6 +49,11 @@ def hostile_pages(make_result: Make, tmp_path: Path) -> list[Path]:
     pixels = np.zeros([3, 3, 8, 8], np.uint8)
     images = ImageSet(pixels, [f"{NAME}{i}" for i in range(3)], source=NAME)
     pages.append(write_duplicates(find_duplicates(images), images, tmp_path / "duplicates"))
+
+    names = [f"{NAME}{i}" for i in range(9)]
+    others = ImageSet(smooth_images(9, 8, seed=0), names, source=NAME)
+    found = check_images(others, others, data=others.take(np.arange(5)))
+    pages.append(write_check(found, tmp_path / "check"))
 
     folders = []
     for attack in ATTACKS:
