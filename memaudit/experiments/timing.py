@@ -1,6 +1,5 @@
 """How fast trainings and scans are on the device at hand: a few seconds of each, timed."""
 
-import gc
 import multiprocessing
 import os
 import threading
@@ -28,6 +27,7 @@ from memaudit.models.checkpoints import open_checkpoint, save_checkpoint
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
 from memaudit.models.group_size import group_size, settled
+from memaudit.models.memory import give_memory_back
 from memaudit.models.precond import Preconditioner
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.training.config import TrainingConfig
@@ -136,9 +136,7 @@ def _gives_memory_back(measure: Callable[..., T]) -> Callable[..., T]:
     @wraps(measure)
     def measured(*args: Any, device: str, **options: Any) -> T:
         result = measure(*args, device=device, **options)
-        gc.collect()
-        if torch.device(device).type == "cuda":
-            torch.cuda.empty_cache()
+        give_memory_back(device)
         return result
 
     return measured
@@ -176,6 +174,11 @@ def time_step(config: TrainingConfig, images: ImageSet, *, device: str) -> StepT
             if num_images >= largest or seconds > LARGE_ENOUGH:
                 break
             num_images = min(GROWTH * num_images, largest)
+        if where.type == "cuda":
+            # As a training does it. Whether compiling pays depends on the length of the run.
+            trainer.config = replace(trainer.config, compile="off")
+            trainer.accelerate()
+            seconds = _time_call(trainer.compute_gradients, where)
         result = StepTime(
             per_image=seconds / num_images,
             others=_time_call(trainer.update_weights, where),

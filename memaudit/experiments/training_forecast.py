@@ -7,6 +7,7 @@ from pathlib import Path
 from memaudit.data.images import ImageSet
 from memaudit.experiments.config import EarlyWarningConfig
 from memaudit.experiments.timing import time_scan, time_step
+from memaudit.training.acceleration import COMPILED_SHARE, COMPILING_SECONDS, compiling_pays
 from memaudit.training.config import TrainingConfig
 from memaudit.training.run_folder import RunFolder
 from memaudit.training.schedule import Schedule
@@ -67,7 +68,15 @@ def forecast_training(
 
     step = time_step(config, images, device=device)
     share = config.batch_size / num_ranks
-    seconds = num_steps * step.seconds(share)
+    of_gradients, compiling = step.per_image * share, 0.0
+    may = device != "cpu" and config.compile == "auto"
+    if config.compile == "on" or (
+        may and compiling_pays(of_gradients, num_steps, config.precision)
+    ):
+        of_gradients *= 1 - COMPILED_SHARE[config.precision]
+        compiling = COMPILING_SECONDS
+    one_step = of_gradients + step.others
+    seconds = compiling + num_steps * one_step
     audit_seconds = 0.0
     if audits is not None and audits.every is not None and num_snapshots:
         one = time_scan(config, images, device=device)
@@ -78,7 +87,7 @@ def forecast_training(
     at_a_time = min(config.batch_gpu or share, share)
     return TrainingForecast(
         seconds=seconds + audit_seconds,
-        images_per_second=config.batch_size / step.seconds(share),
+        images_per_second=config.batch_size / one_step,
         audit_seconds=audit_seconds,
         num_snapshots=num_snapshots,
         disk_bytes=weights * (num_snapshots + 1 + STATE),

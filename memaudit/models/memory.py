@@ -1,5 +1,6 @@
 """Out of memory: what it looks like, and evaluating fewer images at a time."""
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -17,6 +18,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def give_memory_back(device: str | torch.device) -> None:
+    """Return to a GPU what torch keeps for later, and what networks out of use still hold.
+
+    CUDA graphs have memory of their own, which is free once nothing refers to them any more.
+    """
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 class GroupSize:

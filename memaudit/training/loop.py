@@ -13,6 +13,7 @@ from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import save_checkpoint
+from memaudit.models.memory import give_memory_back
 from memaudit.progress import Progress, silent
 from memaudit.training.config import TrainingConfig
 from memaudit.training.distributed import (
@@ -117,10 +118,26 @@ def train(
     if tensorboard:
         import_summary_writer()  # to fail before anything is written
 
+    try:
+        return _train(images, config, Path(out), device, resume, progress, on_snapshot, tensorboard)
+    finally:
+        give_memory_back(device)
+
+
+def _train(
+    images: ImageSet,
+    config: TrainingConfig,
+    out: Path,
+    device: torch.device,
+    resume: bool,
+    progress: Progress,
+    on_snapshot: OnSnapshot | None,
+    tensorboard: bool,
+) -> TrainingResult:
     # Steps seed torch's generators, which are restored for the caller afterwards.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         trainer = Trainer(images, config, device=device)
-        folder = RunFolder(Path(out))
+        folder = RunFolder(out)
         folder.prepare(resume=resume)
         if folder.state.exists():
             load_state(folder.state, trainer, images)

@@ -63,7 +63,7 @@ def test_training_lowers_the_loss(tmp_path: Path):
     config = dataclasses.replace(TINY, dropout=0.0, duration_images=16 * 150, batch_size=16)
     result = train(noise_images(), config, out=tmp_path)
     losses = [entry.loss for entry in result.log]
-    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
 
 
 def test_a_network_trained_on_one_image_denoises_to_it(tmp_path: Path):
@@ -474,4 +474,4 @@ def test_training_on_a_gpu_lowers_the_loss(tmp_path: Path):
     config = dataclasses.replace(TINY, dropout=0.0, duration_images=16 * 150, batch_size=16)
     result = train(noise_images(), config, out=tmp_path, device="cuda")
     losses = [entry.loss for entry in result.log]
-    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from memaudit.data.set_recipe import DrawRule
 from memaudit.options import Option, check_options
+from memaudit.training.config import Precision
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class PointSelection:
             metavar="R",
         ),
     ] = 1
+    precision: Annotated[
+        Precision,
+        Option(
+            "Format of the networks' products in training. The paper's is fp32; a GPU trains "
+            "several times as fast in bf16."
+        ),
+    ] = "fp32"
+    tf32: Annotated[
+        bool, Option("Let a GPU round the factors of fp32 products in training to 10 bits.")
+    ] = False
     rule: Annotated[
         DrawRule,
         Option(

@@ -98,6 +98,9 @@ def _make_row(result: RecipeResult) -> dict[str, str]:
         row["z"] = "–" if result.deviation is None else f"{result.deviation:.1f}"
         row["verdict"] = result.verdict
     row["epochs"] = f"{result.epochs:,g}"
+    row["trained in"] = result.products
+    trained = result.images_seen * len(result.highest)
+    row["images/s"] = f"{trained / max(result.training_seconds, 1e-9):,.0f}"
     row["time"] = duration(result.training_seconds + result.scan_seconds)
     return row
 
@@ -112,6 +115,11 @@ def explain_verdict(results: Sequence[RecipeResult]) -> str:
         "logits, in standard deviations that include τ, the generated images and a reading error "
         "of one percentage point."
     )
+    others = sorted({result.products for result in results} - {"fp32"})
+    if others:
+        text += (
+            f" Trained in {' and in '.join(others)}, which is faster; the paper's runs had fp32."
+        )
     if single:
         text += (
             f" One training does not show τ, so {' and '.join(single)} is assumed, which was "

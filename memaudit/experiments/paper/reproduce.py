@@ -33,7 +33,7 @@ from memaudit.experiments.train_and_scan import (
 )
 from memaudit.files import atomic_write
 from memaudit.progress import Progress, silent
-from memaudit.training.config import TrainingConfig
+from memaudit.training.config import Precision, TrainingConfig
 from memaudit.training.network import configure_network
 
 RESULTS = "results.jsonl"
@@ -57,11 +57,16 @@ class RecipePoint:
     """Budget that replaces the recipe's."""
     replicates: int = 1
     """Number of trainings."""
+    precision: Precision = "fp32"
+    """Format of the network's products in training."""
+    tf32: bool = False
+    """Whether the factors of fp32 products are rounded in training."""
 
     @property
     def config(self) -> TrainingConfig:
         """The complete training configuration of the first replicate."""
         config = self.recipe.configure_training(self.level)
+        config = replace(config, precision=self.precision, tf32=self.tf32)
         return config if self.epochs is None else replace(config, epochs=self.epochs)
 
     @property
@@ -98,6 +103,10 @@ class RecipeResult:
     rule: DrawRule
     """Whether it was done as the paper's runs were, or as its text describes."""
     epochs: float
+    precision: Precision
+    """Format of the network's products in training; the paper's is fp32."""
+    tf32: bool
+    """Whether the factors of fp32 products were rounded in training."""
     published: float | None
     """Published ratio in [0, 1], or None if there is no such number."""
     highest: tuple[Proportion, ...]
@@ -127,6 +136,12 @@ class RecipeResult:
         return self.recipe, self.value, self.size, self.is_laptop, self.rule
 
     @property
+    def products(self) -> str:
+        """The formats of the network's products in training: "fp32", or such as "bf16 and tf32"."""
+        kinds = [self.precision] * (self.precision != "fp32") + ["tf32"] * self.tf32
+        return " and ".join(kinds) or "fp32"
+
+    @property
     def trainings(self) -> Replicates:
         """The ratios `highest`, to compare with those of other points."""
         return Replicates(self.highest, self.spread)
@@ -152,7 +167,15 @@ def choose_points(recipe: Recipe, selection: PointSelection | None = None) -> li
                 f"{recipe.name} has no value {value!r}; its values are {', '.join(known)}."
             )
     points = [
-        RecipePoint(recipe, level, size, selection.epochs, selection.replicates)
+        RecipePoint(
+            recipe,
+            level,
+            size,
+            selection.epochs,
+            selection.replicates,
+            selection.precision,
+            selection.tf32,
+        )
         for size in selection.sizes or recipe.sizes
         for level in recipe.levels
         if (not selection.values or level.value in selection.values)
@@ -416,6 +439,8 @@ def _make_result(point: RecipePoint, runs: Sequence[RunResult], device: str) -> 
         is_laptop=point.recipe.is_laptop,
         rule=point.recipe.rule,
         epochs=point.config.epochs,
+        precision=point.precision,
+        tf32=point.tf32,
         published=point.published,
         highest=highest,
         last=tuple(run.last for run in runs),

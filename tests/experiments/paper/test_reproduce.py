@@ -19,7 +19,11 @@ from memaudit.data.set_recipe import DrawRule
 from memaudit.errors import ConfigError, DataError
 from memaudit.experiments.config import RunConfig
 from memaudit.experiments.paper.config import PointSelection
-from memaudit.experiments.paper.page import NOT_COMPARABLE, write_results_page
+from memaudit.experiments.paper.page import (
+    NOT_COMPARABLE,
+    explain_verdict,
+    write_results_page,
+)
 from memaudit.experiments.paper.recipes import (
     BASE_PUBLISHED,
     DEVIATIONS,
@@ -395,6 +399,15 @@ def test_one_resolution_is_one_level_of_the_data_dimension():
     assert [point.level.value for point in points] == ["8x8"]
 
 
+def test_a_faster_format_is_trained_in_and_told():
+    selection = PointSelection(values=("8x8",), sizes=(1000,), precision="bf16", tf32=True)
+    (point,) = choose_points(find_recipe("data-dimension"), selection)
+    assert (point.config.precision, point.config.tf32) == ("bf16", True)
+    told = explain_verdict([make_result("8x8", 50, precision="bf16", tf32=True)])
+    assert "Trained in bf16 and tf32" in told
+    assert "Trained in" not in explain_verdict([make_result("8x8", 50)])
+
+
 def make_result(value: str, *counts: int, **changes: object) -> RecipeResult:
     found = trainings(*counts)
     given = RecipeResult(
@@ -404,6 +417,8 @@ def make_result(value: str, *counts: int, **changes: object) -> RecipeResult:
         is_laptop=True,
         rule="published",
         epochs=2000,
+        precision="fp32",
+        tf32=False,
         published=None,
         highest=found.ratios,
         last=found.ratios,
