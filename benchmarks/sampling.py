@@ -7,7 +7,7 @@ For networks of the paper's kind from small to large, untrained, the same seeds 
 
 - the published form: the eager fp32 network at batch 64, in a loop over 18 Heun steps in float64,
   noise drawn image by image, bytes at the end; on a GPU without TF32;
-- `generate_images`, in fp32 and on a GPU also in fp16;
+- `generate_images`, in fp32, and on a GPU also in fp16, of the larger networks compiled, too;
 - on a CPU, `generate_images` with the network's weights in the layout channels_last.
 
 All must make the same images: at most one byte in a thousand turned by fp32's rounding. The ways
@@ -28,7 +28,7 @@ import torch
 from memaudit.data.images import float_to_uint8
 from memaudit.models.build import build_network
 from memaudit.models.denoiser import image_shape
-from memaudit.models.execution import Execution
+from memaudit.models.execution import Compile, Execution, Precision
 from memaudit.models.generate import generate_images
 from memaudit.models.sampler_config import SamplerConfig
 
@@ -39,7 +39,11 @@ NETWORKS = {
     "base, 8×8": (8, {"channel_mult": [2, 2], "num_blocks": 2}),
     "4 blocks, 32×32": (32, {"channel_mult": [2, 2, 2], "num_blocks": 4}),
 }
-SAMPLES = {"cpu": (64, 64, 64, 64, 8), "cuda": (4096, 4096, 2048, 2048, 512)}
+SAMPLES = {"cpu": (64, 64, 64, 64, 8), "cuda": (2048, 2048, 1024, 1024, 128)}
+COMPILED = ("base, 8×8", "4 blocks, 32×32")
+"""Networks that are also compiled on a GPU, which takes most of a minute for each."""
+WARM_UP = 64
+"""Images of the first round, which is not timed."""
 TURNED = 1e-3
 """Share of bytes that fp32's rounding may turn; weights of an untrained network turn fewer."""
 
@@ -78,9 +82,14 @@ def sample_plainly(network: torch.nn.Module, seeds: range, device: torch.device)
 
 
 def sample_by_memaudit(
-    network: torch.nn.Module, seeds: range, device: torch.device, precision: str = "fp32"
+    network: torch.nn.Module,
+    seeds: range,
+    device: torch.device,
+    precision: Precision = "fp32",
+    compile: Compile = "off",
 ) -> np.ndarray:
-    execution = Execution(device=str(device), precision=precision)  # type: ignore[arg-type]
+    at_a_time = None if device.type == "cpu" or len(seeds) >= 512 else 128
+    execution = Execution(at_a_time, str(device), precision, compile)
     batches = generate_images(network, seeds, config=SamplerConfig(), execution=execution)
     return np.concatenate([batch.images for batch in batches])
 
@@ -95,7 +104,8 @@ def main() -> None:
     device = options.device
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
-    ways = ["plain", "fp32", "channels_last" if device.type == "cpu" else "fp16"]
+    on_cpu = device.type == "cpu"
+    ways = ["plain", "fp32", *(["channels_last"] if on_cpu else ["fp16", "compiled"])]
     lines = result.make_heading("Sampling", device)
     lines += ["", f"| network | images | plain, images/s | {' | '.join(ways[1:])} | bytes turned |"]
     lines += ["|---|---|---|" + "---|" * len(ways)]
@@ -108,20 +118,26 @@ def main() -> None:
             "plain": lambda seeds, n=network: sample_plainly(n, seeds, device),
             "fp32": lambda seeds, n=network: sample_by_memaudit(n, seeds, device),
             "fp16": lambda seeds, n=network: sample_by_memaudit(n, seeds, device, "fp16"),
+            "compiled": lambda seeds, n=network: sample_by_memaudit(n, seeds, device, "fp16", "on"),
             "channels_last": lambda seeds, n=other: sample_by_memaudit(n, seeds, device),
         }
         num_images = SAMPLES[device.type][place]
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        timed = [way for way in ways if way != "compiled" or name in COMPILED]
+        seconds: dict[str, list[float]] = {way: [] for way in timed}
         images = {}
-        for round_ in range(options.rounds + 1):
-            for way in ways:
+        for way in timed:
+            calls[way](range(min(num_images, WARM_UP)))
+        for _ in range(options.rounds):
+            for way in timed:
                 started = time.perf_counter()
                 images[way] = calls[way](range(num_images))
-                if round_:  # the first warms up
-                    seconds[way].append(time.perf_counter() - started)
+                seconds[way].append(time.perf_counter() - started)
         plain = statistics.median(seconds["plain"])
-        ratios = [f"{plain / statistics.median(seconds[way]):.2f} ×" for way in ways[1:]]
-        turned = {way: float((images[way] != images["plain"]).mean()) for way in ways[1:]}
+        ratios = [
+            f"{plain / statistics.median(seconds[way]):.2f} ×" if way in timed else "–"
+            for way in ways[1:]
+        ]
+        turned = {way: float((images[way] != images["plain"]).mean()) for way in timed[1:]}
         failed |= turned["fp32"] > TURNED
         shares = ", ".join(f"{share:.1e}" for share in turned.values())
         rate = num_images / plain

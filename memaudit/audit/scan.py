@@ -62,6 +62,7 @@ from memaudit.data.sources import as_images
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.compile_choice import settle_compile
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.generate import check_classes, sampling_identity
 from memaudit.models.group_size import settled
@@ -175,7 +176,13 @@ def scan(
                 f"since {PROBE_SIZE:,} of them are sampled in both."
             )
     network = source.network if isinstance(source, Checkpoint) else None
-    config = replace(config, execution=settled(config.execution, network))
+    execution = settle_compile(
+        settled(config.execution, network),
+        network,
+        num_images=len(config.seeds),
+        sampler=config.sampler,
+    )
+    config = replace(config, execution=execution)
     clock = Clock()
 
     def open_pixel_index() -> NeighborIndex:

@@ -28,6 +28,7 @@ from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.compile_choice import settle_compile
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import generate_images
@@ -210,6 +211,9 @@ def _generate(denoiser: Denoiser, config: ScanConfig, progress: Progress) -> np.
     execution = config.execution
     if takes_formats(denoiser):
         execution = replace(execution, precision=resolve_precision(denoiser, execution))
+        execution = settle_compile(
+            execution, denoiser, num_images=len(config.seeds), sampler=config.sampler
+        )
     else:
         execution = replace(execution, precision="fp32")
     batches = generate_images(

@@ -111,6 +111,7 @@ def sample(
     from memaudit.cli.forecast import say_sampling_time
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
+    from memaudit.models.compile_choice import settle_compile
     from memaudit.models.denoiser import image_shape
     from memaudit.models.generate import generate_images, sampling_identity
     from memaudit.models.group_size import settled
@@ -142,7 +143,12 @@ def sample(
             ctx.exit(serve_images(worker, {MODEL: checkpoint}))
         for warning in checkpoint.warnings:
             remark(f"Warning: {warning}", "bold yellow")
-        execution = settled(execution, checkpoint.network)
+        execution = settle_compile(
+            settled(execution, checkpoint.network),
+            checkpoint.network,
+            num_images=len(chosen),
+            sampler=config,
+        )
 
         def images(seeds: Sequence[int]) -> "Iterator[NamedImage]":
             say_sampling_time(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from memaudit.options import Option, check_options
 
 Precision = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
+Compile = Literal["auto", "on", "off"]
 
 HANDED_OUT = 64
 """Images that a CPU hands out at a time by default."""
@@ -38,6 +39,14 @@ class Execution:
             "1,024 images, and samples again in fp32 those whose verdict could differ. auto: fp16 "
             "on NVIDIA GPUs of capability 8.0 or more, or where the checkpoint asks for it; fp32 "
             "elsewhere, under a gate and in sample."
+        ),
+    ] = "auto"
+
+    compile: Annotated[
+        Compile,
+        Option(
+            "torch.compile the network where it is evaluated in fp16 or bf16; auto: on a GPU, for "
+            "so many images that it saves more than the minute it takes."
         ),
     ] = "auto"
 

@@ -371,6 +371,7 @@ def sampling_identity(
         "device": "cpu" if on_cpu else device_name(execution.device),
         "batch size": None if on_cpu else execution.batch_size,
         "precision": "fp32" if execution.precision == "auto" else execution.precision,
+        "compiled": execution.compile == "on",
     }
 
 
@@ -402,10 +403,11 @@ def make_groups(job: Job) -> Iterator[GeneratedBatch]:
     """
     denoiser, seeds, progress = job.denoiser, job.seeds, job.progress
     precision = "fp32" if job.execution.precision == "auto" else job.execution.precision
-    fast = in_format(denoiser, precision)
+    fast = in_format(denoiser, precision, compiled=job.execution.compile == "on")
     is_gpu = job.device.type == "cuda"
     if is_gpu and takes_graphs(fast):
-        fast = Graphed(fast, -(-len(seeds) // job.group_size) * (job.config.num_steps or 1))
+        evaluations = 2 * (job.config.num_steps or 1) - 1  # by Heun; another solver takes fewer
+        fast = Graphed(fast, -(-len(seeds) // job.group_size) * evaluations)
     group, first = GroupSize(job.group_size, job.device), 0
     under_way: _UnderWay | None = None
     with Ahead(beside=is_gpu) as ahead:

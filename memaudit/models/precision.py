@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.diffusers.network import DiffusersDenoiser
+from memaudit.models.compiler import compile_kernels
 from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.execution import Execution, Precision
 from memaudit.models.networks.edm2 import EDM2UNet, MPConv
@@ -24,7 +25,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfl
 CAPABILITY = (8, 0)
 """CUDA capability from which GPUs have TF32 and bf16, and fp16 pays throughout: Ampere, 2020."""
 
-_copies: "WeakKeyDictionary[nn.Module, dict[torch.dtype, tuple[object, nn.Module]]]"
+_copies: "WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype, bool], tuple[object, nn.Module]]]"
 _copies = WeakKeyDictionary()
 
 
@@ -78,7 +79,7 @@ def asks_for_fp16(denoiser: Denoiser) -> bool:
     return bool(getattr(denoiser, "use_fp16", False))
 
 
-def in_format(denoiser: Denoiser, precision: Precision) -> Denoiser:
+def in_format(denoiser: Denoiser, precision: Precision, *, compiled: bool = False) -> Denoiser:
     """The denoiser, or a copy of it whose network computes in another format.
 
     The copy is kept as long as the denoiser is, and made anew if its weights have changed.
@@ -88,6 +89,7 @@ def in_format(denoiser: Denoiser, precision: Precision) -> Denoiser:
         precision: fp32 and tf32 have the same weights, and leave the denoiser as it is. Only EDM2's
             are normalized once, in place of in every evaluation, with the same bits, unless they
             were at opening.
+        compiled: whether torch.compile makes its kernels, in fp16 and bf16.
 
     Raises:
         ConfigError: its network cannot be evaluated in that format.
@@ -101,9 +103,13 @@ def in_format(denoiser: Denoiser, precision: Precision) -> Denoiser:
     weights = [*denoiser.parameters(), *denoiser.buffers()]
     version = [(tensor.data_ptr(), _version(tensor)) for tensor in weights]
     copies = _copies.setdefault(denoiser, {})
-    if dtype not in copies or copies[dtype][0] != version:
-        copies[dtype] = version, _cast(denoiser, dtype)
-    return copies[dtype][1]  # type: ignore[return-value]
+    kind = dtype, compiled and precision in DTYPES
+    if kind not in copies or copies[kind][0] != version:
+        cast = _cast(denoiser, dtype)
+        if kind[1]:
+            compile_kernels(cast)
+        copies[kind] = version, cast
+    return copies[kind][1]  # type: ignore[return-value]
 
 
 def _version(tensor: Tensor) -> int:

@@ -6,7 +6,6 @@ says, and a network is compiled only where it says so: the bits of a run do not 
 
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -98,11 +97,6 @@ def norms_keep_channels_last(device: torch.device) -> bool:
     """Return whether a device normalizes groups without copying images to another layout."""
     x = torch.zeros(1, 8, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
     return F.group_norm(x, 8).is_contiguous(memory_format=torch.channels_last)
-
-
-def quiet_compiler() -> None:
-    """Ignore the compiler's advice to allow TF32, which the configuration decides."""
-    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
 
 
 class GraphedRound:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 from memaudit.models.build import build_network
+from memaudit.models.compiler import quiet_compiler
 from memaudit.training.acceleration import (
     GraphedRound,
     Round,
     compiling_pays,
     find_batch_gpu,
     norms_keep_channels_last,
-    quiet_compiler,
     record_graph,
     time_steps,
 )

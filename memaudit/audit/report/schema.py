@@ -108,6 +108,8 @@ class Sampling:
     precision: Literal["fp32", "tf32", "fp16", "bf16"]
     """Number format of the network; of a faster one than fp32, `confirmation` says which images
     were judged in it."""
+    compiled: bool
+    """Whether the faster format's kernels were made by torch.compile."""
     confirmation: Confirmation | None
     """How images of a faster format were confirmed in fp32; null if that was the only format."""
 
@@ -204,6 +206,7 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
             batch_size=config.execution.batch_size or HANDED_OUT,
             device=config.execution.device,
             precision=_precision_of(config),
+            compiled=config.execution.compile == "on",
             confirmation=result.confirmation,
         )
     return Report(

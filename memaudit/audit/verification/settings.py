@@ -47,7 +47,12 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
         class_index=sampling.class_index,
         class_frequencies=sampling.class_frequencies,
         min_samples=sampling.min_samples,
-        execution=Execution(sampling.batch_size, sampling.device, sampling.precision),
+        execution=Execution(
+            sampling.batch_size,
+            sampling.device,
+            sampling.precision,
+            "on" if sampling.compiled else "off",
+        ),
     )
 
 
