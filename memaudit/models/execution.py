@@ -45,8 +45,8 @@ class Execution:
     compile: Annotated[
         Compile,
         Option(
-            "torch.compile the network where it is evaluated in fp16 or bf16; auto: on a GPU, for "
-            "so many images that it saves more than the minute it takes."
+            "torch.compile the network where it is evaluated in fp16 or bf16; auto: on a GPU, "
+            "where the number of images makes up for the minute that it takes."
         ),
     ] = "auto"
 
