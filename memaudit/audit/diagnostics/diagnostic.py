@@ -19,6 +19,7 @@ from memaudit.audit.memorization.findings import Findings
 from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.data.images import ImageSet
@@ -27,7 +28,9 @@ from memaudit.progress import Progress, silent
 
 Result = TypeVar("Result")
 
-Need = Literal["training", "images", "model", "pixels", "holdout", "classes", "conformal"]
+Need = Literal[
+    "training", "images", "model", "pixels", "features", "holdout", "classes", "conformal"
+]
 """What a diagnostic may need:
 
 - `images`: the generated and the training images.
@@ -35,6 +38,7 @@ Need = Literal["training", "images", "model", "pixels", "holdout", "classes", "c
   only matches.csv, and `memaudit verify` computes its result again from a report.
 - `model`: a model, as opposed to images generated elsewhere.
 - `pixels`: distances between pixels, as opposed to features.
+- `features`: similarities of an encoder's features, by the cosine.
 - `holdout`: images like the training images that the model never saw.
 - `classes`: the class that each image was generated for.
 - `conformal`: each image's p-value among the held-out images, which is in matches.csv, too.
@@ -86,6 +90,12 @@ class Images:
     """How often images are counted as copies that cannot be copies."""
     judged_holdout: Matches | None
     """All held-out images, judged by the scan's rule; None without any."""
+
+    @property
+    def features(self) -> FeatureIndex | None:
+        """The index of the training images' features, if they are compared by the cosine."""
+        index = self.index
+        return index if isinstance(index, FeatureIndex) and index.metric == "cosine" else None
 
     @property
     def generated(self) -> np.ndarray:
@@ -223,4 +233,6 @@ class Diagnostic(Generic[Result]):
                 at_hand.add("holdout")
             if images.index.exact:
                 at_hand.add("pixels")
+            if images.features is not None:
+                at_hand.add("features")
         return self.requires <= at_hand

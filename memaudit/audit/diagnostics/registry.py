@@ -17,6 +17,7 @@ from memaudit.audit.diagnostics import (
     c_t,
     classes,
     discoveries,
+    feature_similarity,
     holdout,
     label_test,
     leak_coverage,
@@ -43,6 +44,9 @@ class Diagnostics:
     holdout: Annotated[holdout.HoldoutFloor | None, holdout.DIAGNOSTIC] = None
     label_test: Annotated[label_test.LabelTest | None, label_test.DIAGNOSTIC] = None
     blind_baseline: Annotated[blind_baseline.BlindBaseline | None, blind_baseline.DIAGNOSTIC] = None
+    feature_similarity: Annotated[
+        feature_similarity.FeatureSimilarity | None, feature_similarity.DIAGNOSTIC
+    ] = None
     discoveries: Annotated[discoveries.Discoveries | None, discoveries.DIAGNOSTIC] = None
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None

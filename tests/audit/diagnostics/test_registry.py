@@ -104,14 +104,18 @@ def test_a_name_may_be_written_with_hyphens():
 # Which of them run
 
 
+OF_PIXELS = set(DIAGNOSTICS) - {"feature_similarity"}
+"""Those that may run where no encoder is used."""
+
+
 def test_all_run_where_everything_is_given_and_asked_for():
-    assert ran(scan_optimum(holdout=HOLDOUT, also=tuple(REQUESTED))) == set(DIAGNOSTICS)
+    assert ran(scan_optimum(holdout=HOLDOUT, also=tuple(REQUESTED))) == OF_PIXELS
 
 
 def test_what_costs_much_runs_by_request_only():
-    assert ran(scan_optimum(holdout=HOLDOUT)) == set(DIAGNOSTICS) - REQUESTED
+    assert ran(scan_optimum(holdout=HOLDOUT)) == OF_PIXELS - REQUESTED
     one = ran(scan_optimum(holdout=HOLDOUT, also=("membership",)))
-    assert one == set(DIAGNOSTICS) - {"noise_and_return"}
+    assert one == OF_PIXELS - {"noise_and_return"}
 
 
 def test_what_would_run_anyhow_may_be_asked_for():
@@ -122,7 +126,7 @@ def test_what_would_run_anyhow_may_be_asked_for():
 def test_each_can_be_left_out(name: str):
     also = {"noise_and_return"} - {name}
     result = scan_optimum(holdout=HOLDOUT, also=tuple(also), without=(name,))
-    assert ran(result) == set(DIAGNOSTICS) - {"noise_and_return", "membership", name} | also
+    assert ran(result) == OF_PIXELS - {"noise_and_return", "membership", name} | also
     assert getattr(result.diagnostics, name) is None
 
 
@@ -132,7 +136,7 @@ def test_what_is_asked_for_and_left_out_at_once_is_refused():
 
 
 def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run():
-    assert ran(scan_optimum()) == set(DIAGNOSTICS) - REQUESTED - AGAINST_HOLDOUT
+    assert ran(scan_optimum()) == OF_PIXELS - REQUESTED - AGAINST_HOLDOUT
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
     assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
@@ -247,7 +251,7 @@ def test_each_result_is_told_as_it_is_there(monkeypatch: pytest.MonkeyPatch):
     context = context_of(monkeypatch)
     names: list[str] = []
     found = run_diagnostics(context, on_done=names.append)
-    assert names == [name for name in DIAGNOSTICS if name not in REQUESTED]
+    assert names == [name for name in DIAGNOSTICS if name in OF_PIXELS - REQUESTED]
     assert [name for name, _, _ in found.results()] == names
 
 
@@ -337,12 +341,12 @@ def test_every_result_has_something_to_show_and_to_say(whole_result: ScanResult)
         shown[name] = blocks
         for line in diagnostic.lines(result):
             assert isinstance(line, Table) or line.endswith(".")
-    assert shown.keys() == DIAGNOSTICS.keys()
+    assert shown.keys() == OF_PIXELS
 
 
 def test_timings_name_the_diagnostics_that_ran(whole_result: ScanResult):
     steps = {step.step for step in whole_result.timings.steps}
-    assert steps >= set(DIAGNOSTICS)
+    assert steps >= OF_PIXELS
 
 
 def test_options_of_a_scan_reach_its_diagnostics():

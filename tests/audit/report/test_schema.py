@@ -17,6 +17,7 @@ import pytest
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.confirmation import Probe
 from memaudit.audit.confirmed_images import Confirmation
+from memaudit.audit.diagnostics.feature_similarity import CutCounts, FeatureSimilarity
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.json_schema import field_docs, json_schema
@@ -33,7 +34,7 @@ from memaudit.audit.report.schema import (
 )
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
-from memaudit.audit.statistics.intervals import clopper_pearson
+from memaudit.audit.statistics.intervals import Estimate, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
 
@@ -114,7 +115,8 @@ def test_a_report_with_everything_follows_it(validator: Any, whole: bytes):
         "without",
         "fail_on",
     ]
-    assert [name for name, value in report["diagnostics"].items() if not value] == []
+    without = [name for name, value in report["diagnostics"].items() if not value]
+    assert without == ["feature_similarity"]
 
 
 def test_a_report_with_held_out_images_follows_it(
@@ -182,8 +184,11 @@ def test_every_docstring_is_a_description(
     confirmed = replace(
         decode(whole).sampling, confirmation=Confirmation("fp16", probe, "513", 0, 0)
     )
+    share = clopper_pearson(1, 2)
+    cuts = (CutCounts(0.75, "DISC2021", share, share),)
+    similarity = FeatureSimilarity("sscd", Estimate(0.5, 0.4, 0.6), 9, 0.1, 0.1, share, 1, 0, cuts)
     reports = [decode(whole), *map(make_report, results)]
-    for report in (*reports, replace(decode(whole), sampling=confirmed)):
+    for report in (*reports, replace(decode(whole), sampling=confirmed), similarity):
         for value in dataclasses_in(report):
             kind = type(value)
             definition = definitions[kind.__name__]
