@@ -39,7 +39,7 @@ ON_CPU = {
 ON_GPU = {
     "ceilings": [],
     "optimum": [TRAIN, "--rounds", "2"],
-    "neighbors": [TRAIN, QUERIES, "--rounds", "2"],
+    "neighbors": [TRAIN, QUERIES, "--rounds", "1"],
     "training": ["--rounds", "2"],
     "sampling": ["--rounds", "1"],
 }
