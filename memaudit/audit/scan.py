@@ -214,7 +214,9 @@ def scan(
             check_noise_range(denoising.noise_range)
         clock.lap("denoising test")
     if index is None:
-        index = build_index(data, config.index, device=device, progress=progress)
+        index = build_index(
+            data, config.index, device=device, keep_features=not is_gated, progress=progress
+        )
     clock.lap("index")
     controls, holdout_matches = measure_controls(
         index,

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
 @click.pass_context
 def cache(ctx: click.Context, as_json: bool) -> None:
-    """List the decoded images that are kept, and remove them.
+    """List the decoded images and features that are kept, and remove them.
 
     Images of large sets are decoded once and kept in the cache folder, MEMAUDIT_CACHE or the
-    system's: of 64 MiB of pixels or files, or of 10,000 images, and more. Only what belongs to you
-    and what nobody else can write is used.
+    system's: of 64 MiB of pixels or files, or of 10,000 images, and more. So are features of an
+    encoder that took more than 10 seconds. Only what belongs to you and what nobody else can write
+    is used.
 
     \b
     memaudit cache

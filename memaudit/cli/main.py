@@ -33,7 +33,7 @@ COMMANDS = {
     "reproduce": "Train what the paper trained, and compare the ratios with the published ones.",
     "sample": "Generate images from a checkpoint.",
     "dataset": "Build training sets, inspect and compare them, find duplicates.",
-    "cache": "List the decoded images that are kept, and remove them.",
+    "cache": "List the decoded images and features that are kept, and remove them.",
     "inspect": "Show what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",
     "report": "Compare reports side by side: snapshots of a run, models of a sweep.",

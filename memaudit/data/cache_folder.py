@@ -29,13 +29,16 @@ CacheDir = str | Path | Literal[False] | None
 """The folder of a cache; None means `default_cache_dir`, and False that none is read or written."""
 
 IMAGES = "images"
-"""The folder of decoded images, the only kind that is kept."""
+"""The folder of decoded images."""
+FEATURES = "features"
+"""The folder of what encoders gave for images."""
 ABOUT = "about.json"
 PIXELS = "images.npy"
+VECTORS = "features.bin"
 JOURNAL = "journal.jsonl"
 """How far a part is filled."""
 _ENTRY = re.compile(r"[0-9a-f]{32}")
-_PART = "part-"
+PART = "part-"
 _MAX_ABOUT_BYTES = 1 << 16
 _OTHERS_MAY_WRITE = 0o022
 _ABANDONED = 24 * 3600
@@ -193,7 +196,7 @@ def locked_part(root: Path, name: str) -> Iterator["Part | None"]:
     Raises:
         NotPrivateError, OSError: as `private_folder`.
     """
-    part = root / IMAGES / f"{_PART}{name}"
+    part = root / IMAGES / f"{PART}{name}"
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(private_folder(root, IMAGES, part.name, create=True))
@@ -205,7 +208,7 @@ def locked_part(root: Path, name: str) -> Iterator["Part | None"]:
             with suppress(OSError):
                 part.rmdir()
             images = stack.enter_context(private_folder(root, IMAGES))
-            own = Path(tempfile.mkdtemp(dir=part.parent, prefix=_PART))
+            own = Path(tempfile.mkdtemp(dir=part.parent, prefix=PART))
             stack.callback(shutil.rmtree, own, ignore_errors=True)
             inner = _open_private(own.name, own, root, images, os.O_DIRECTORY)
             stack.callback(os.close, inner)
@@ -241,7 +244,7 @@ class Part:
 
 def part_state(root: Path, name: str) -> tuple[float, int]:
     """When a process that fills an entry was last alive, and how many bytes of pixels it wrote."""
-    part = root / IMAGES / f"{_PART}{name}"
+    part = root / IMAGES / f"{PART}{name}"
     try:
         alive = part.stat().st_mtime
         return alive, (part / PIXELS).stat().st_size
@@ -264,7 +267,7 @@ def remove_abandoned_parts(folder: Path, *, unused_for: float = _ABANDONED) -> N
         folder: that of the entries.
         unused_for: seconds for which nothing was written into it.
     """
-    for part in folder.glob(f"{_PART}*"):
+    for part in folder.glob(f"{PART}*"):
         with suppress(OSError):
             _remove_abandoned(part, unused_for)
 
@@ -288,14 +291,15 @@ def _remove_abandoned(part: Path, unused_for: float) -> None:
 
 @dataclass(frozen=True)
 class CachedSet:
-    """One entry: the decoded images of one source at one resolution, or a part of a killed run."""
+    """One entry: the decoded images of one source at one resolution, their features by one encoder,
+    or a part of a killed run."""
 
     name: str
-    """Its name in the cache, `images/…`."""
+    """Its name in the cache, `images/…` or `features/…`."""
     source: str | None
     """The path of the source; None for a part, or an entry that cannot be read."""
     shape: tuple[int, ...] | None
-    """[N, C, H, W], or None likewise."""
+    """[N, C, H, W] of the images, or None likewise."""
     num_bytes: int
     """Bytes of its files."""
     stored: float
@@ -311,10 +315,10 @@ def list_cache(cache_dir: CacheDir = None) -> list[CachedSet]:
         OSError: it cannot be read.
     """
     root = cache_root(cache_dir)
-    folder = None if root is None else root / IMAGES
-    if folder is None or not folder.is_dir():
+    if root is None:
         return []
-    entries = [_describe(path) for path in folder.iterdir() if _is_entry(path)]
+    folders = [folder for kind in (IMAGES, FEATURES) if (folder := root / kind).is_dir()]
+    entries = [_describe(path) for each in folders for path in each.iterdir() if _is_entry(path)]
     return sorted(entries, key=lambda entry: -entry.used)
 
 
@@ -340,7 +344,7 @@ def clear_cache(
     root = cache_root(cache_dir)
     if root is None or not root.exists():
         return []
-    for place in (root, root / IMAGES):
+    for place in (root, root / IMAGES, root / FEATURES):
         found = place.lstat() if os.path.lexists(place) else None
         if found is not None and (stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid()):
             kind = "a link" if stat.S_ISLNK(found.st_mode) else "somebody else's"
@@ -373,11 +377,16 @@ def _named(name: str, entries: Sequence[CachedSet]) -> CachedSet:
 
 def _is_entry(path: Path) -> bool:
     """Whether a path has the name and the content of what `CacheEntry` makes."""
-    if not _ENTRY.fullmatch(path.name) and not path.name.startswith(_PART):
+    if not _ENTRY.fullmatch(path.name) and not path.name.startswith(PART):
         return False
     if path.is_symlink():
         return True
-    return path.is_dir() and {file.name for file in path.iterdir()} <= {ABOUT, PIXELS, JOURNAL}
+    return path.is_dir() and {file.name for file in path.iterdir()} <= {
+        ABOUT,
+        PIXELS,
+        JOURNAL,
+        VECTORS,
+    }
 
 
 def _describe(path: Path) -> CachedSet:
@@ -391,7 +400,7 @@ def _describe(path: Path) -> CachedSet:
     stats = [] if path.is_symlink() else [file.lstat() for file in path.iterdir()]
     stats = stats or [path.lstat()]
     return CachedSet(
-        name=f"{IMAGES}/{path.name}",
+        name=f"{path.parent.name}/{path.name}",
         source=source if isinstance(source, str) else None,
         shape=_as_shape(shape),
         num_bytes=sum(found.st_size for found in stats if stat.S_ISREG(found.st_mode)),

@@ -1,10 +1,13 @@
 """The index that a configuration asks for, and the plain pixel index beside it."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.config import IndexConfig
+from memaudit.audit.neighbors.feature_cache import kept_features
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.preprocessing import Preprocessing
@@ -27,17 +30,20 @@ def build_index(
     config: IndexConfig | None = None,
     *,
     device: str | torch.device = "cpu",
+    keep_features: bool = False,
     progress: Progress = silent,
 ) -> ImageSearch:
     """Build the index of a training set.
 
     It is built for every scan and never kept: whoever could change a kept one could hide copies,
-    and to check it takes about as long as to build it (docs/neighbors.md, section 8).
+    and to check it takes about as long as to build it (docs/neighbors.md, section 8). Only features
+    may be kept, of which a random part is encoded again.
 
     Args:
         data: training images, N ≥ 1; may be memory-mapped.
         config: what to compare; None means pixels, as they are.
         device: "cpu", or "cuda" to search and encode on a GPU.
+        keep_features: whether features are taken from the cache, and kept there.
         progress: told how many images are indexed.
 
     Raises:
@@ -64,6 +70,33 @@ def build_index(
             memory_limit=config.memory_limit,
             progress=progress,
         )
+    return build_feature_index(
+        data, config, device=device, keep_features=keep_features, progress=progress
+    )
+
+
+def build_feature_index(
+    data: ImageSet,
+    config: IndexConfig,
+    *,
+    device: str | torch.device = "cpu",
+    keep_features: bool = False,
+    progress: Progress = silent,
+) -> FeatureIndex:
+    """Build the index of the features that a configuration names.
+
+    Args:
+        data: training images, N ≥ 1; may be memory-mapped.
+        config: names the encoder.
+        device: where to encode and search.
+        keep_features: whether features are taken from the cache, and kept there.
+        progress: told how many images are encoded.
+
+    Raises:
+        DataError: the images do not suit the encoder.
+        CheckpointError: the encoder cannot be opened, or fails.
+    """
+    assert config.features is not None
     is_file = config.encoder_weights is None
     encoder = open_encoder(
         config.features,
@@ -72,11 +105,13 @@ def build_index(
         resize=config.encoder_size,
         device=device,
     )
+    encode_all = partial(kept_features, data, encoder, progress=progress)
     return FeatureIndex(
         data.images,
         encoder,
         metric=config.feature_metric or "cosine",
         flips=config.flips,
+        encode_all=encode_all if keep_features else None,
         progress=progress,
     )
 

@@ -8,7 +8,7 @@ Legend: B queries, N training images, F features, K neighbors, R radii.
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import get_args
 
 import numpy as np
@@ -45,7 +45,7 @@ class FeatureIndex(ImageSearch):
         metric: Metric = "cosine",
         flips: bool = False,
         groups: np.ndarray | None = None,
-        features: np.ndarray | None = None,
+        encode_all: Callable[[], np.ndarray] | None = None,
         progress: Progress = silent,
     ) -> None:
         """Encode the training images.
@@ -58,7 +58,8 @@ class FeatureIndex(ImageSearch):
                 vectors scaled to length 1, 2 - 2·cos.
             flips: whether a training image also counts as its mirror image.
             groups: int64 [N]: images with the same number belong together; None: each is its own.
-            features: what the encoder gives for the images, float32 [N, F], if that is known.
+            encode_all: gives what the encoder makes of the images, float32 [N, F], where it may be
+                kept; called once the encoder was tried.
             progress: told how many images have been encoded.
 
         Raises:
@@ -74,8 +75,9 @@ class FeatureIndex(ImageSearch):
         self.encoder = encoder
         self.metric: Metric = metric
         check_features(self.images, self._encode_images, self.encoder.name)
-        if features is None:
-            features = encode_images(images, encoder, progress=progress)
+        if encode_all is None:
+            encode_all = partial(encode_images, images, encoder, progress=progress)
+        features = encode_all()
         self._vectors = self._scaled(features)
         self.backend, self._search_vectors = open_vector_search(self._vectors, self.device)
 
