@@ -6,6 +6,7 @@ from .audit.denoising.loss_test import check_denoising as check_denoising
 from .audit.diagnostics.optimality import compare_with_optimum as compare_with_optimum
 from .audit.image_check.check import check_images as check_images
 from .audit.image_check.config import CheckConfig as CheckConfig
+from .audit.image_check.self_repeats import check_repeats as check_repeats
 from .audit.memorization.ratio import memorization_ratio as memorization_ratio
 from .audit.memorization.rule import Rule as Rule
 from .audit.memorization.rule import memorized as memorized

@@ -145,7 +145,18 @@ class Scanned:
     @property
     def page_context(self) -> PageContext:
         """What the sections of diagnostics refer to."""
-        return PageContext(self.data, self.findings, self.config.rule, self.config.fail_above)
+        generated, keys = self.generated, self.keys
+        if self.screened is not None:
+            drawn = np.flatnonzero(self.screened.is_drawn)
+            generated, keys = generated[drawn], tuple(keys[row] for row in drawn.tolist())  # type: ignore[assignment]
+        return PageContext(
+            self.data,
+            self.findings,
+            self.config.rule,
+            self.config.fail_above,
+            generated,
+            keys,
+        )
 
     def __repr__(self) -> str:
         verdict = "" if self.verdict is None else f"{self.verdict}, "

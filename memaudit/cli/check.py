@@ -24,11 +24,11 @@ from memaudit.cli.options import (
     from_options,
     holdout_split_option,
     pictures_options,
+    refuse_options,
 )
 from memaudit.data.layout import Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
-from memaudit.errors import ConfigError
 from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
@@ -170,7 +170,7 @@ def check(
     )
     pictures = choose_pictures(no_images, blur)
     if data is None:
-        _refuse(ctx, tuple(config_fields(Selection)), "data", "training images")
+        refuse_options(ctx, tuple(config_fields(Selection)), "training images")
     if out is not None:
         check_folder(out, overwrite=overwrite)
     with progress_bars() as progress:
@@ -183,7 +183,7 @@ def check(
                 source, preparation=preparation, device=where, arch=arch, progress=progress
             )
         if isinstance(opened, ImageSet):
-            _refuse(ctx, FOR_MODELS, "source", "a model; SOURCE holds images")
+            refuse_options(ctx, FOR_MODELS, "a model; SOURCE holds images")
         asked = open_asked(images, preparation, progress=progress)
         train = others = None
         if data is not None:
@@ -205,14 +205,6 @@ def check(
         _show(result)
     if page is not None:
         remark(f"Page: {page}")
-
-
-def _refuse(ctx: click.Context, names: tuple[str, ...], field: str, what: str) -> None:
-    """Refuse options that apply only to something that is not given."""
-    default = click.core.ParameterSource.DEFAULT
-    given = [name for name in names if ctx.get_parameter_source(name) not in (None, default)]
-    if given:
-        raise ConfigError(f"{{{given[0]}}} is for {what}. Leave it out.", field=(given[0], field))
 
 
 def _show(result: "CheckResult") -> None:

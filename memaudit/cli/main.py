@@ -28,6 +28,7 @@ from memaudit.wording import short
 COMMANDS = {
     "scan": "Measure how many generated images copy a training image.",
     "check": "Find out whether a model gives certain images back.",
+    "repeats": "Find near-equal images among those that a model generates.",
     "train": "Train a diffusion model on a set of images.",
     "emm": "Measure how many training images a setup memorizes.",
     "reproduce": "Train what the paper trained, and compare the ratios with the published ones.",
@@ -44,7 +45,7 @@ COMMANDS = {
 }
 """Name and first help line of each command, whose code is in the file of that name."""
 
-COMPUTING = ("scan", "check", "train", "emm", "reproduce", "sample", "selftest", "demo")
+COMPUTING = ("scan", "check", "repeats", "train", "emm", "reproduce", "sample", "selftest", "demo")
 """Commands whose time is that of networks and searches."""
 SHARED = ("scan", "sample", "selftest", "emm", "reproduce")
 """Commands that ranks share."""

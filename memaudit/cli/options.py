@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
@@ -447,6 +447,20 @@ def choose_pictures(no_images: bool, blur: bool) -> Pictures:
     if no_images and blur:
         raise ConfigError("--no-images and --blur both say what the page shows; give one.")
     return "none" if no_images else "blurred" if blur else "full"
+
+
+def refuse_options(ctx: click.Context, names: Iterable[str], what: str) -> None:
+    """Refuse options that apply only to something that is not given.
+
+    Args:
+        ctx: of the command.
+        names: of their parameters.
+        what: what they are for.
+    """
+    unset = (None, click.core.ParameterSource.DEFAULT)
+    for name in names:
+        if ctx.get_parameter_source(name) not in unset:
+            raise ConfigError(f"{{{name}}} is for {what}. Leave it out.", field=name)
 
 
 def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -73,6 +73,7 @@ GOOD = [
     ("scan net$.safetensors --data tr$ --samples 64 --steps 2 --fail-above 0.5 --out sampled$", 3),
     ("check gen$.npz --image gen$.npz --data tr$ --out check$", 0),
     ("check gen$.npz --image gen$.npz --data tr$ --json", 0),
+    ("repeats gen$.npz --out repeats$", 0),
     ("verify report$", 0),
     ("verify report$ --data tr$ --source gen$.npz", 0),
     ("verify report$ --json", 0),

@@ -6,7 +6,7 @@ in the terminal, on the page and in `memaudit verify`.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -161,6 +161,10 @@ class PageContext:
     rule: Rule
     fail_above: float | None
     """The gate's limit, or None without a gate."""
+    generated: np.ndarray
+    """uint8 [M, C, H, W]: the images that were judged."""
+    keys: Sequence[int | str]
+    """Their seeds or names."""
 
 
 def _nothing_to_check(setting: Setting) -> None:

@@ -25,6 +25,7 @@ from memaudit.audit.diagnostics import (
     noise_and_return,
     optimality,
     recall,
+    repeats,
     worst_class,
 )
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, Setting
@@ -51,6 +52,7 @@ class Diagnostics:
     copying: Annotated[c_t.CopyingStatistic | None, c_t.DIAGNOSTIC] = None
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
     richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
+    repeats: Annotated[repeats.ScanRepeats | None, repeats.DIAGNOSTIC] = None
     classes: Annotated[tuple[ClassRatio, ...] | None, classes.DIAGNOSTIC] = None
     worst_class: Annotated[WorstClass | None, worst_class.DIAGNOSTIC] = None
     noise_and_return: Annotated[noise_and_return.ReturnTest | None, noise_and_return.DIAGNOSTIC] = (

@@ -5,13 +5,13 @@ about single images, which the training set may hold or not. docs/check.md says 
 it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from memaudit.audit.augmentation import augmentation_of, augmentation_warnings
+from memaudit.audit.augmentation import augmentation_warnings
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.diagnostics.blind_baseline import compare_blindly
 from memaudit.audit.diagnostics.holdout import check_disjoint
@@ -21,16 +21,21 @@ from memaudit.audit.image_check.asked import Asked, as_asked
 from memaudit.audit.image_check.conclude import Measured, conclude
 from memaudit.audit.image_check.config import CheckConfig
 from memaudit.audit.image_check.controls import ChosenControls, choose_controls
+from memaudit.audit.image_check.generator import (
+    describe_generator,
+    generated_batches,
+    open_generator,
+    prepared_for,
+)
 from memaudit.audit.image_check.pool import make_pool
 from memaudit.audit.image_check.result import (
     SCHEMA,
     CheckedSet,
-    CheckedSource,
     CheckReport,
     CheckResult,
     ControlFacts,
 )
-from memaudit.audit.image_check.sampled import Keyed, collect_copies, try_returns
+from memaudit.audit.image_check.sampled import collect_copies, try_returns
 from memaudit.audit.image_check.training_place import (
     find_in_training,
     find_places,
@@ -39,7 +44,7 @@ from memaudit.audit.image_check.training_place import (
 from memaudit.audit.memorization.controls import NAMED
 from memaudit.audit.neighbors.build import build_index, pixel_index, similar_index
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.source import OPTIMUM, as_source, check_roles, describe_source
+from memaudit.audit.source import check_roles, describe_source
 from memaudit.audit.source_checks import check_same_shape
 from memaudit.audit.statistics.intervals import clopper_pearson
 from memaudit.data.doubts import doubts_about
@@ -49,15 +54,8 @@ from memaudit.errors import ConfigError, DataError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
-from memaudit.models.generate import check_classes, generate_images
-from memaudit.models.group_size import settled
-from memaudit.models.guidance import check_guidance
-from memaudit.models.own_sampler import resolve_sampler
 from memaudit.progress import Progress, automatic
-from memaudit.wording import ranges, short
-
-BLOCK = 1024
-"""Given images compared at a time."""
+from memaudit.wording import short
 
 
 @fp32_products(False)
@@ -117,12 +115,12 @@ def check_images(
     asked = as_asked(images, progress=progress)
     train = None if data is None else as_images(data, progress=progress)
     held = None if holdout is None else as_images(holdout, progress=progress)
-    opened = _open(source, train, config, progress)
+    opened = open_generator(source, train, config, progress)
     for each in (asked, train, held):
         if each is not None:
             check_same_shape(opened, each)
     _check_sets(opened, train, held)
-    config = _prepared(config, opened)
+    config = prepared_for(config, opened)
     network = opened.network if isinstance(opened, Checkpoint) else None
 
     # Where the images stand in the training set, and the controls
@@ -196,7 +194,7 @@ def check_images(
         )
         clock.lap("denoising test")
     space = pool.index.space
-    collected = collect_copies(pool, _generated(opened, config, progress), space.num_values)
+    collected = collect_copies(pool, generated_batches(opened, config, progress), space.num_values)
     clock.lap("generated images")
     tried = None
     if network is not None:
@@ -224,7 +222,7 @@ def check_images(
         schema=SCHEMA,
         headline=said,
         images=found,
-        source=_described(opened, collected.total, config),
+        source=describe_generator(opened, collected.total, config),
         data=None if train is None else CheckedSet.of(train),
         holdout=None if held is None else CheckedSet.of(held),
         controls=None if controls is None else _control_facts(controls, measured, config),
@@ -241,32 +239,6 @@ def check_images(
     if train is not None and in_training is not None:
         nearest = np.stack([train.images[place.index] for place in in_training])
     return CheckResult(report, np.asarray(asked.images), nearest, collected.pictures)
-
-
-def _open(
-    source: str | Path | np.ndarray | ImageSet | Checkpoint | Denoiser,
-    data: ImageSet | None,
-    config: CheckConfig,
-    progress: Progress,
-) -> Checkpoint | ImageSet:
-    """Open what is asked.
-
-    Raises:
-        ConfigError: the optimum of training images that are not given.
-    """
-    if data is None and isinstance(source, str | Path) and str(source) == OPTIMUM:
-        raise ConfigError(
-            "The optimum is that of training images; give them with {data}.", field="data"
-        )
-    # Only the optimum asks for the training images.
-    nothing = ImageSet.from_array(np.zeros((1, 1, 8, 8), np.uint8)) if data is None else data
-    return as_source(
-        source,
-        nothing,
-        conditional=config.class_index is not None,
-        device=config.execution.device,
-        progress=progress,
-    )
 
 
 def _check_sets(
@@ -287,32 +259,6 @@ def _check_sets(
         )
     if data is not None and holdout is not None:
         check_disjoint(data, holdout)
-
-
-def _prepared(config: CheckConfig, source: Checkpoint | ImageSet) -> CheckConfig:
-    """The configuration with what depends on the source.
-
-    Raises:
-        ConfigError: a class, a sampler or a guidance that the model does not have.
-    """
-    if isinstance(source, ImageSet):
-        if config.class_index is not None:
-            raise ConfigError(
-                "{class_index} says what to generate, but images were given. Leave it out.",
-                field="class_index",
-            )
-        return config
-    network = source.network
-    if config.class_index is not None:
-        check_classes(network, [config.class_index])
-    check_guidance(network, config.sampler.guidance)
-    if augmentation_of(source.config, source.provenance).mirrored:
-        config = replace(config, index=replace(config.index, flips=True))
-    return replace(
-        config,
-        sampler=resolve_sampler(config.sampler, network),
-        execution=settled(replace(config.execution, precision="fp32"), network),
-    )
 
 
 def _labels(
@@ -358,41 +304,6 @@ def _labels(
             field="holdout",
         )
     return np.concatenate([labels, controls.labels])
-
-
-def _generated(
-    source: Checkpoint | ImageSet, config: CheckConfig, progress: Progress
-) -> Iterator[Keyed]:
-    """The generated images, as they come."""
-    if isinstance(source, Checkpoint):
-        for batch in generate_images(
-            source.network,
-            config.seeds,
-            config=config.sampler,
-            class_index=config.class_index,
-            execution=config.execution,
-            progress=progress,
-        ):
-            yield batch.seeds.tolist(), batch.images
-        return
-    for start in range(0, len(source), BLOCK):
-        rows = slice(start, start + BLOCK)
-        yield source.names[rows], source.images[rows]
-        progress("Comparing generated images", min(rows.stop, len(source)), len(source))
-
-
-def _described(source: Checkpoint | ImageSet, total: int, config: CheckConfig) -> CheckedSource:
-    if isinstance(source, ImageSet):
-        return CheckedSource("images", source.source, source.fingerprint, total, None, None, None)
-    return CheckedSource(
-        kind="checkpoint",
-        path=source.path,
-        sha256=source.sha256,
-        num_images=total,
-        seeds=ranges(config.seeds),
-        sampler=config.sampler.resolved(),
-        class_index=config.class_index,
-    )
 
 
 def _control_facts(

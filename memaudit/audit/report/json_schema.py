@@ -33,6 +33,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "fingerprint": HASH,
     "seeds": RANGES,
     "indices": RANGES,
+    "repeated": RANGES,
     "confidence": SHARE,
     "limit": SHARE,
     "fail_above": SHARE,

@@ -168,20 +168,21 @@ def sections(result: Scanned, *, has_edge: bool, shown: Pictures = "full") -> li
         "edge": has_edge,
     }
     listed = [
-        Section(id, title, id, _rendered(blocks.pop(title, ()), shown))
+        Section(id, title, id, rendered(blocks.pop(title, ()), shown))
         for id, title in BEFORE_DIAGNOSTICS
         if has_template.get(id, True)
     ]
     last = [Section(id, title, id, ()) for id, title in AFTER_DIAGNOSTICS]
     others = [
-        Section(title.lower().replace(" ", "-"), title, None, _rendered(section, shown))
+        Section(title.lower().replace(" ", "-"), title, None, rendered(section, shown))
         for title, section in blocks.items()
         if section
     ]
     return [*listed, *others, *last]
 
 
-def _rendered(blocks: Iterable[Block], shown: Pictures) -> tuple[RenderedBlock, ...]:
+def rendered(blocks: Iterable[Block], shown: Pictures) -> tuple[RenderedBlock, ...]:
+    """Blocks, ready for templates/blocks.html.j2."""
     return tuple(_render(block, shown) for block in join_tables(list(blocks)))
 
 

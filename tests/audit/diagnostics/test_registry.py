@@ -138,14 +138,21 @@ def test_what_is_asked_for_and_left_out_at_once_is_refused():
 def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run():
     assert ran(scan_optimum()) == OF_PIXELS - REQUESTED - AGAINST_HOLDOUT
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
-    assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness"}
+    assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness", "repeats"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
         "recall",
         "authentic",
         "richness",
+        "repeats",
         *AGAINST_HOLDOUT,
     }
-    assert ran(scan(GENERATED, TRAIN)) == {"recall", "authentic", "richness", "classes"}
+    assert ran(scan(GENERATED, TRAIN)) == {
+        "recall",
+        "authentic",
+        "richness",
+        "classes",
+        "repeats",
+    }
 
 
 def test_a_check_that_fails_stops_a_scan_before_it_samples():

@@ -1,0 +1,72 @@
+"""Write how often a generator repeats itself: repeats.html to look at, and repeats.json.
+
+The words of the page are in templates/repeats.html.j2, its look in templates/report.css.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from memaudit.audit.diagnostics.repeats import repeat_blocks
+from memaudit.audit.image_check.self_repeats import RepeatsResult
+from memaudit.audit.report.folder import encoded
+from memaudit.audit.report.html import LARGEST_PICTURE, render_template
+from memaudit.audit.report.page import rendered
+from memaudit.audit.report.pictures import Pictures
+from memaudit.audit.report.schema import plain
+from memaudit.files import atomic_write
+
+PAGE = "repeats.html"
+REPORT = "repeats.json"
+
+
+def repeats_dict(result: RepeatsResult) -> dict[str, Any]:
+    """The content of repeats.json; strict JSON can hold it."""
+    content: dict[str, Any] = plain(result.report)
+    return content
+
+
+def write_repeats(
+    result: RepeatsResult, folder: str | Path, *, pictures: Pictures = "full"
+) -> Path:
+    """Write the page and the JSON.
+
+    Args:
+        result: what `check_repeats` found.
+        folder: where to write; created if necessary.
+        pictures: what the page shows of the images; as in `write_report`.
+
+    Returns:
+        Path of repeats.html.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(repeats_dict(result), indent=2, ensure_ascii=False, allow_nan=False)
+    for name, text in ((PAGE, repeats_page(result, pictures)), (REPORT, f"{content}\n")):
+        with atomic_write(folder / name) as file:
+            file.write(encoded(text))
+    return folder / PAGE
+
+
+def repeats_page(result: RepeatsResult, pictures: Pictures = "full") -> str:
+    """Render repeats.html."""
+    report = result.report
+    blocks = repeat_blocks(
+        report.repeats,
+        result.generated,
+        result.keys,
+        control="Held-out",
+        controls=report.controls,
+    )
+    return render_template(
+        "repeats.html.j2",
+        report=report,
+        blocks=rendered(blocks, pictures),
+        section_id="groups",
+        section_title="Near-equal images",
+        sampler_text="" if report.source.sampler is None else report.source.sampler.text,
+        finished=datetime.fromisoformat(report.environment.finished),
+        shown=pictures,
+        reduced=pictures == "full" and max(result.generated.shape[2:]) > LARGEST_PICTURE,
+    )
