@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from helpers.images import smooth_images
 
-from memaudit.audit.diagnostics.diagnostic import PageContext
 from memaudit.audit.diagnostics.feature_similarity import DIAGNOSTIC, compare_similarities
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.scan import scan
@@ -47,7 +46,7 @@ def test_the_cut_is_the_99th_percentile_of_held_out_images():
     assert found.median == pytest.approx(np.median(cosine), abs=1e-6)
     assert found.median_holdout == pytest.approx(np.median(control), abs=1e-6)
     assert found.published == ()
-    page = PageContext(result.data, result.findings, result.config.rule, None)
+    page = result.page_context
     said = str(list(DIAGNOSTIC.section(found, page)))
     assert "Numbers do not transfer" in said and "cut is uncertain" not in said
     assert "the 99th percentile of 400 held-out images" in next(iter(DIAGNOSTIC.lines(found)))
