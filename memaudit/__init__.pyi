@@ -17,6 +17,7 @@ from .audit.neighbors.feature_index import FeatureIndex as FeatureIndex
 from .audit.neighbors.pixel_index import NeighborIndex as NeighborIndex
 from .audit.neighbors.published_encoders import open_encoder as open_encoder
 from .audit.report.check_page import write_check as write_check
+from .audit.report.earlier_scan import read_earlier_scan as read_earlier_scan
 from .audit.report.figures import plot_snapshots as plot_snapshots
 from .audit.report.folder import write_report as write_report
 from .audit.report.schema import Report as Report

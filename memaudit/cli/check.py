@@ -77,6 +77,12 @@ STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold y
 )
 @holdout_split_option
 @click.option(
+    "--report",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="DIR",
+    help="The report of a scan of the same model and training images, whose seeds are named, too.",
+)
+@click.option(
     "--samples",
     type=int,
     metavar="N",
@@ -113,6 +119,7 @@ def check(
     data: Path | None,
     holdout: Path | None,
     holdout_split: str | None,
+    report: Path | None,
     samples: int | None,
     seeds: tuple[int, ...] | None,
     class_index: str | None,
@@ -147,6 +154,7 @@ def check(
     from memaudit.audit.image_check.asked import open_asked
     from memaudit.audit.image_check.check import check_images
     from memaudit.audit.report.check_page import check_dict, check_folder, write_check
+    from memaudit.audit.report.earlier_scan import read_earlier_scan
     from memaudit.audit.source import OPTIMUM, check_roles, open_source
     from memaudit.cli.console import print_json, progress_bars, remark
     from memaudit.data.images import ImageSet
@@ -169,6 +177,7 @@ def check(
         execution=from_options(Execution, options, device=where),
     )
     pictures = choose_pictures(no_images, blur)
+    earlier = None if report is None else read_earlier_scan(report)
     if data is None:
         refuse_options(ctx, tuple(config_fields(Selection)), "training images")
     if out is not None:
@@ -194,7 +203,13 @@ def check(
         labeled = train if train is not None else others
         config = replace(config, class_index=choose_class(class_index, labeled))
         result = check_images(
-            opened, asked, data=train, holdout=others, config=config, progress=progress
+            opened,
+            asked,
+            data=train,
+            holdout=others,
+            earlier=earlier,
+            config=config,
+            progress=progress,
         )
         page = None if out is None else write_check(result, out, pictures=pictures)
     for warning in result.report.warnings:
@@ -241,6 +256,8 @@ def _rows(image: "CheckedImage") -> list[tuple[str, str]]:
         )
     what = "copies of the latter" if place is not None and place.kind == "near" else "copies"
     rows.append((what, str(copies.share)))
+    if image.earlier is not None:
+        rows.append(("copies in the report", f"{image.earlier.count:,} of {image.earlier.total:,}"))
     if copies.closest:
         close = copies.closest[0]
         rows.append(

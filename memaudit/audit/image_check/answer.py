@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memaudit.audit.image_check.result import CheckedImage, Copies, Finding, InTraining, Returns
+from memaudit.audit.image_check.result import (
+    CheckedImage,
+    Copies,
+    EarlierCopies,
+    Finding,
+    InTraining,
+    Returns,
+)
 from memaudit.audit.statistics.intervals import level_text
 from memaudit.wording import joined, percent, short, some
 
@@ -48,9 +55,9 @@ class Ranking:
         return self.objection or f"it does not stand out among {self.text}"
 
 
-def find(copies: Copies, ranking: Ranking) -> Finding:
-    """What is said of an image, given its copies among the generated images and its rank."""
-    if copies.share.count:
+def find(copies: Copies, earlier: EarlierCopies | None, ranking: Ranking) -> Finding:
+    """What is said of an image, given its copies, now and in an earlier scan, and its rank."""
+    if copies.share.count or (earlier is not None and earlier.count):
         return "given-back" if ranking.stands_out else "copied"
     return "returned-to" if ranking.stands_out else "not-shown"
 
@@ -61,6 +68,7 @@ def answer(
     *,
     in_training: InTraining | None,
     copies: Copies,
+    earlier: EarlierCopies | None,
     returns: Returns | None,
     by_seed: bool,
 ) -> str:
@@ -71,6 +79,7 @@ def answer(
         ranking: where it stands among the controls.
         in_training: whether the training set holds it.
         copies: of it among the generated images.
+        earlier: what the report of a scan says of it.
         returns: to it from noise; None where images were given.
         by_seed: whether a model was sampled.
     """
@@ -78,8 +87,11 @@ def answer(
     what, share = _what(in_training), copies.share
     generated = f"{'' if by_seed else 'the '}{share.total:,} generated images"
     verb = "copies" if share.count == 1 else "copy"
-    seeds = _keys(copies, by_seed=by_seed)
+    seeds = _keys(copies.keys, share.count, by_seed=by_seed)
     number = f"{share.count:,} of {generated}"
+    if earlier is not None and earlier.count:
+        more = _keys(earlier.keys, earlier.count, by_seed=by_seed)
+        seeds += f" and {earlier.count:,} of {earlier.total:,} in the report of a scan{more}"
     unseen = f"none of {generated} copies it"
     if finding == "given-back":
         return (
@@ -109,12 +121,11 @@ def _what(in_training: InTraining | None) -> str:
     return "this image, which is not in the training set"
 
 
-def _keys(copies: Copies, *, by_seed: bool) -> str:
+def _keys(keys: Sequence[int | str], number: int, *, by_seed: bool) -> str:
     """The seeds of the copies, which anybody can generate again."""
-    if not by_seed or not copies.keys:
+    if not by_seed or not keys:
         return ""
-    number = copies.share.count
-    named = [str(key) for key in copies.keys[:SHOWN_KEYS]]
+    named = [str(key) for key in keys[:SHOWN_KEYS]]
     more = f" and {number - len(named):,} more" if number > len(named) else ""
     return f" (seed{'s' if number > 1 else ''} {', '.join(named)}{more})"
 

@@ -21,6 +21,7 @@ from memaudit.audit.image_check.asked import Asked, as_asked
 from memaudit.audit.image_check.conclude import Measured, conclude
 from memaudit.audit.image_check.config import CheckConfig
 from memaudit.audit.image_check.controls import ChosenControls, choose_controls
+from memaudit.audit.image_check.earlier_scan import EarlierScan
 from memaudit.audit.image_check.generator import (
     describe_generator,
     generated_batches,
@@ -65,6 +66,7 @@ def check_images(
     *,
     data: str | Path | np.ndarray | ImageSet | None = None,
     holdout: str | Path | np.ndarray | ImageSet | None = None,
+    earlier: EarlierScan | None = None,
     config: CheckConfig | None = None,
     progress: Progress = automatic,
 ) -> CheckResult:
@@ -81,6 +83,8 @@ def check_images(
         data: the training images, at least 2, if they are at hand.
         holdout: images of the same kind that the model was not trained on. Without them, copies are
             found, but coincidence is not excluded.
+        earlier: a scan of the same source and training images, of `read_earlier_scan`: it names
+            seeds that gave a training image back, of more samples than are taken here.
         config: how much is sampled.
         progress: told how far each step is; by default shown in a notebook only.
 
@@ -120,6 +124,8 @@ def check_images(
         if each is not None:
             check_same_shape(opened, each)
     _check_sets(opened, train, held)
+    if earlier is not None:
+        earlier.check_same(opened, train)
     config = prepared_for(config, opened)
     network = opened.network if isinstance(opened, Checkpoint) else None
 
@@ -214,7 +220,17 @@ def check_images(
     in_training = None
     if train is not None and index is not None and places is not None:
         in_training = find_in_training(places, index, train)
-    measured = Measured(tuple(asked.names), pool, in_training, collected, tried, losses, blind)
+    known = [None if earlier is None or not len(at) else earlier.copies(at) for at in in_place]
+    measured = Measured(
+        names=tuple(asked.names),
+        pool=pool,
+        in_training=in_training,
+        copies=collected,
+        returns=tried,
+        losses=losses,
+        earlier=tuple(known[: len(asked)]),
+        blind=blind,
+    )
     said, found = conclude(measured, config.rule.confidence)
     warnings = () if denoising is None else denoising.warnings
     clock.lap("statistics")
@@ -223,6 +239,7 @@ def check_images(
         headline=said,
         images=found,
         source=describe_generator(opened, collected.total, config),
+        earlier_scan=None if earlier is None else earlier.path,
         data=None if train is None else CheckedSet.of(train),
         holdout=None if held is None else CheckedSet.of(held),
         controls=None if controls is None else _control_facts(controls, measured, config),

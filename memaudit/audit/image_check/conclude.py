@@ -10,7 +10,12 @@ from memaudit.audit.image_check.answer import Ranking, answer, find, headline
 from memaudit.audit.image_check.likeness import LEAST_CONTROLS, Likeness, compare_with_controls
 from memaudit.audit.image_check.pool import Pool
 from memaudit.audit.image_check.ranks import combined_p_values, rank_p_values
-from memaudit.audit.image_check.result import CheckedImage, InTraining, MembershipRank
+from memaudit.audit.image_check.result import (
+    CheckedImage,
+    EarlierCopies,
+    InTraining,
+    MembershipRank,
+)
 from memaudit.audit.image_check.sampled import Collected, Tried
 from memaudit.audit.statistics.per_class import holm
 from memaudit.wording import p_text
@@ -30,6 +35,8 @@ class Measured:
     """None where the generated images were given."""
     losses: np.ndarray | None
     """float64 [P]: the model's loss on each image of the pool; None without a model or controls."""
+    earlier: tuple[EarlierCopies | None, ...]
+    """What the report of a scan says of each image asked about; None for those it cannot know."""
     blind: BlindBaseline | None
     """None without training or held-out images."""
 
@@ -79,12 +86,14 @@ def conclude(measured: Measured, confidence: float) -> tuple[str, tuple[CheckedI
         if measured.returns is not None:
             returns = measured.returns.returns(q, num_asked, p_returns, confidence)
         in_training = None if measured.in_training is None else measured.in_training[q]
-        finding = find(copies, ranking)
+        earlier = measured.earlier[q]
+        finding = find(copies, earlier, ranking)
         said = answer(
             finding,
             ranking,
             in_training=in_training,
             copies=copies,
+            earlier=earlier,
             returns=returns,
             by_seed=by_seed,
         )
@@ -95,6 +104,7 @@ def conclude(measured: Measured, confidence: float) -> tuple[str, tuple[CheckedI
                 answer=said,
                 in_training=in_training,
                 copies=copies,
+                earlier=earlier,
                 returns=returns,
                 p_value=p_value[q],
                 p_adjusted=p_adjusted[q],

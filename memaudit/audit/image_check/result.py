@@ -77,6 +77,18 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class EarlierCopies:
+    """What the report of a scan says of an image, or of the training image that it is near to."""
+
+    count: int
+    """Generated images of that scan that copy it."""
+    total: int
+    """Generated images that the scan judged."""
+    keys: tuple[int | str, ...]
+    """Seeds or names of the first 1,000 copies, closest first."""
+
+
+@dataclass(frozen=True)
 class ReturnsFrom:
     """Samplings that started at an image with noise."""
 
@@ -127,6 +139,8 @@ class CheckedImage:
     in_training: InTraining | None
     """Null without training images."""
     copies: Copies
+    earlier: EarlierCopies | None
+    """Null without the report of a scan, and for an image that is not in the training set."""
     returns: Returns | None
     """Null where the generated images were given."""
     p_value: float | None
@@ -200,6 +214,8 @@ class CheckReport:
     """The answer in one sentence, with its error rate."""
     images: tuple[CheckedImage, ...]
     source: CheckedSource
+    earlier_scan: str | None
+    """Folder of a scan's report, or null without one."""
     data: CheckedSet | None
     holdout: CheckedSet | None
     controls: ControlFacts | None

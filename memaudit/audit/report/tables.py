@@ -251,5 +251,22 @@ def read_leaks(text: str) -> LeakNames:
         raise ValueError(f"the column {error} is missing") from error
 
 
+def read_leak_keys(text: str) -> dict[int, tuple[int | str, ...]]:
+    """Read the seeds or names of the copies of each training image in leaks.csv, by its index.
+
+    Raises:
+        ValueError: the table has another form.
+    """
+    lines = csv_rows(text)
+    header = next(lines, [])
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
+    try:
+        if "seeds" in header:
+            return {int(row["index"]): tuple(map(int, row["seeds"].split())) for row in rows}
+        return {int(row["index"]): tuple(row["names"].split(";")) for row in rows}
+    except KeyError as error:
+        raise ValueError(f"the column {error} is missing") from error
+
+
 def _key_column(keys: Keys) -> str:
     return "seed" if isinstance(keys[0], int) else "name"
