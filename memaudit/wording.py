@@ -81,6 +81,13 @@ def joined(parts: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def plural(noun: str) -> str:
+    """A noun for several, as `patients` or `identities`."""
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun if noun.endswith("s") else f"{noun}s"
+
+
 def counted(number: int, one: str, many: str) -> str:
     """`1 image` or `2,000 images`."""
     return f"{number:,} {one if number == 1 else many}"

@@ -13,7 +13,7 @@ from memaudit.data.images import ImageSet
 from memaudit.data.layout import ALL_SPLITS
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
-from memaudit.wording import ranges, short
+from memaudit.wording import percent, ranges, short
 
 
 def choices_of(
@@ -51,6 +51,9 @@ def _of_rule(config: ScanConfig) -> list[str]:
         found.append(f"duplicate radius {radius:g} instead of {usual:g} gray levels")
     if config.rule.confidence != default.confidence:
         found.append(f"confidence {config.rule.confidence:g} instead of {default.confidence:g}")
+    if config.fail_above_groups is not None:
+        share = percent(config.fail_above_groups)
+        found.append(f"also fails above {share} % of the groups, on a fixed number of images")
     if config.fail_on:
         found.append(f"also fails on {_listed(config.fail_on)}")
     if config.without:
@@ -83,6 +86,11 @@ def _of_data(source: Source, data: ImageSet) -> list[str]:
         found.append("training images of all splits together")
     if data.labels_from is not None:
         found.append(f"labels from: {short(data.labels_from, 60)}")
+    if data.groups_from is not None:
+        found.append(
+            f"groups from: {short(data.groups_from, 60)}; second neighbors of another "
+            f"{short(data.group_kind, 60)}"
+        )
     if data.indices is not None:
         says = source.model is not None and source.model.trained_on_data
         whose = ", those that the checkpoint says it was trained on" if says else ""

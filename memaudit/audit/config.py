@@ -81,6 +81,17 @@ class ScanConfig:
             "images if none of them is a copy.",
         ),
     ] = None
+    fail_above_groups: Annotated[
+        float | None,
+        Option(
+            "Also FAIL if images of more than this share of the groups (--group) are copied; then "
+            "PASS needs fewer. All samples are judged, since more of them copy more groups.",
+            above=0,
+            below=1,
+            metavar="SHARE",
+            is_share=True,
+        ),
+    ] = None
     fail_on: Annotated[
         tuple[str, ...],
         Option(
@@ -181,6 +192,18 @@ class ScanConfig:
                 f"{', '.join(name.replace('_', '-') for name in FINDINGS)}.",
                 field="fail_on",
             )
+        if self.fail_above_groups is not None and self.fail_above is None:
+            raise ConfigError(
+                "{fail_above_groups} adds to a gate; give the limit on the share of copies with "
+                "{fail_above}.",
+                field=("fail_above_groups", "fail_above"),
+            )
+        if self.fail_above_groups is not None and (self.screening or "groups" in self.without):
+            raise ConfigError(
+                "{fail_above_groups} needs every seed sampled in full, and the groups counted; "
+                "leave {screen} and {without} out.",
+                field=("fail_above_groups", "screen", "without"),
+            )
         if self.fail_on and self.fail_above is None:
             raise ConfigError(
                 "{fail_on} adds to a gate; give the limit of the gate with {fail_above}.",
@@ -197,6 +220,12 @@ class ScanConfig:
                 f"{{confidence}} is {self.rule.confidence}; a gate needs at least 0.5.",
                 field="confidence",
             )
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether a gate on a model stops as soon as it is certain. More images copy more groups,
+        so that a limit on their share needs a number of images that is fixed."""
+        return self.fail_above_groups is None
 
     @property
     def is_by_class(self) -> bool:

@@ -106,7 +106,7 @@ class Confirmation:
 
 
 def choose_precision(
-    config: ScanConfig, checkpoint: Checkpoint, *, compares_features: bool
+    config: ScanConfig, checkpoint: Checkpoint, *, compares_features: bool, has_groups: bool
 ) -> ScanConfig:
     """The configuration with the number format that its images may be made in.
 
@@ -117,18 +117,24 @@ def choose_precision(
         config: of a scan of a model.
         checkpoint: the model.
         compares_features: whether an encoder's features are compared instead of pixels.
+        has_groups: whether second neighbors come from another group than the first ones.
 
     Raises:
         ConfigError: a format was asked for that the model or the device does not have, or one that
             cannot be confirmed.
     """
     precision = resolve_precision(checkpoint.network, config.execution)
-    if compares_features and precision != "fp32":
+    if (compares_features or has_groups) and precision != "fp32":
         if config.execution.precision != "auto":
+            why = (
+                "an encoder's features are compared: how far they move between number formats has "
+                "no bound"
+                if compares_features
+                else "second neighbors come from another group: which one that is may change with "
+                "the first, and the margin of a faster format is not proven for it"
+            )
             raise ConfigError(
-                f"{{precision}} is {precision}, but an encoder's features are compared: how far "
-                "they move between number formats has no bound. Choose fp32.",
-                field="precision",
+                f"{{precision}} is {precision}, but {why}. Choose fp32.", field="precision"
             )
         precision = "fp32"
     if config.screening is not None and precision != "fp32":

@@ -19,7 +19,7 @@ from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.noise_range import check_noise_range
 from memaudit.audit.diagnostics import membership_inference, noise_and_return, optimality
 from memaudit.audit.diagnostics.diagnostic import Setting
-from memaudit.audit.diagnostics.holdout import check_disjoint
+from memaudit.audit.diagnostics.holdout import check_disjoint, check_groups
 from memaudit.audit.diagnostics.registry import check_diagnostics
 from memaudit.audit.memorization.controls import (
     LEFT_OUT_BESIDE_HOLDOUT,
@@ -137,6 +137,8 @@ def forecast_scan(
             check_comparable(source, images)
     if holdout is not None:
         check_disjoint(data, holdout)
+    check_groups(data, holdout)
+    holdout = None if holdout is None else holdout.one_per_group()
     if config.fail_above is not None:
         check_may_pass(source, data)
     if isinstance(source, Checkpoint):
@@ -149,7 +151,10 @@ def forecast_scan(
         config = replace(config, sampler=resolve_sampler(config.sampler, model))
         assert isinstance(source, Checkpoint)
         config = choose_precision(
-            config, source, compares_features=config.index.features is not None
+            config,
+            source,
+            compares_features=config.index.features is not None,
+            has_groups=data.group_numbers is not None,
         )
         config = precision_that_pays(config)
     elif config.screening is not None:
@@ -162,7 +167,8 @@ def forecast_scan(
     num_stored = len(data) * (2 if config.index.flips else 1)
     width = projected_width(num_stored, D, config.index.memory_limit)
     control: Control = "leave-one-out" if holdout is None else "held-out images"
-    num_control = min(len(data), LEFT_OUT_IMAGES) if holdout is None else len(holdout)
+    num_control = len(data.independent_rows) if holdout is None else len(holdout)
+    num_control = min(num_control, LEFT_OUT_IMAGES) if holdout is None else num_control
     gate = None
     if config.fail_above is not None:
         # The floor is measured by the scan; at best, none of the control is counted.
@@ -174,6 +180,7 @@ def forecast_scan(
         )
     # Screened seeds give no PASS, and are screened to the last one.
     is_gated = gate is not None and model is not None and config.screening is None
+    is_gated = is_gated and config.is_sequential
     likely_stop = _stop(0, gate, config) if is_gated else None
     if config.execution.is_faster and likely_stop is not None and likely_stop > PROBE_SIZE:
         likely_stop = None  # images judged in a faster format give no PASS
@@ -256,7 +263,13 @@ def _search(
     part = data.images[:INDEXED]
     growth = len(data) / len(part)
     started = time.perf_counter()
-    index = NeighborIndex(part, device=config.execution.device, flips=config.index.flips)
+    groups = data.group_numbers
+    index = NeighborIndex(
+        part,
+        device=config.execution.device,
+        flips=config.index.flips,
+        groups=None if groups is None else groups[:INDEXED],
+    )
     building = time.perf_counter() - started
     rng = np.random.default_rng(0)
     radii = searched_radii(config.rule)
@@ -267,7 +280,8 @@ def _search(
     index.distinct_nearest(queries, duplicate_rms=radii)
     one = (time.perf_counter() - started) / len(rows) * growth
     started = time.perf_counter()
-    judged = min(len(data), LEFT_OUT_IMAGES if holdout is None else LEFT_OUT_BESIDE_HOLDOUT)
+    most = LEFT_OUT_IMAGES if holdout is None else LEFT_OUT_BESIDE_HOLDOUT
+    judged = min(len(data.independent_rows), most)
     if len(part) > 2:
         facts = index.leave_one_out(rows, duplicate_rms=radii).statistics
         if facts is not None and facts.num_brute_forced:

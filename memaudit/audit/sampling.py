@@ -207,7 +207,7 @@ def sample_and_match(
         clock: told the time spent on sampling and on searching.
         progress: told the images done, and the copies among them.
     """
-    judge = _Judge(config, index, gate)
+    judge = _Judge(config, index, gate if config.is_sequential else None)
 
     network = checkpoint.network
     kept = [] if state is None else state.load(image_shape(network), network.label_dim)

@@ -22,7 +22,7 @@ from memaudit.audit.confirmed_images import choose_precision, precision_that_pay
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.denoising.noise_range import check_noise_range
 from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
-from memaudit.audit.diagnostics.holdout import check_disjoint
+from memaudit.audit.diagnostics.holdout import check_disjoint, check_groups
 from memaudit.audit.diagnostics.registry import check_diagnostics, run_diagnostics
 from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.memorization.controls import measure_controls
@@ -152,6 +152,15 @@ def scan(
             check_comparable(source, given)
     if holdout is not None:
         check_disjoint(data, holdout)  # whatever diagnostics are left out
+    check_groups(data, holdout)
+    if config.fail_above_groups is not None and data.num_groups is None:
+        raise ConfigError(
+            "{fail_above_groups} is a limit on the share of groups that are copied, but the "
+            "training images have none. Say which belong together with {groups_from}.",
+            field=("fail_above_groups", "groups_from"),
+        )
+    if holdout is not None:
+        holdout = holdout.one_per_group()
     if config.fail_above is not None:
         check_may_pass(source, data)
     if isinstance(source, Checkpoint) and index is None:
@@ -167,7 +176,12 @@ def scan(
         config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
         compares_features = config.index.features is not None or isinstance(index, FeatureIndex)
         asked = config.execution.precision
-        config = choose_precision(config, source, compares_features=compares_features)
+        config = choose_precision(
+            config,
+            source,
+            compares_features=compares_features,
+            has_groups=data.group_numbers is not None,
+        )
         with_more_seeds = config.execution.precision
         config = precision_that_pays(config)
         if asked == with_more_seeds != config.execution.precision:
@@ -213,6 +227,11 @@ def scan(
         if config.fail_above is not None:
             check_noise_range(denoising.noise_range)
         clock.lap("denoising test")
+    if index is not None and not _has_groups_of(index, data):
+        raise ConfigError(
+            "The index was built without the groups of the training images, or with others. Build "
+            "it with them, or leave it out."
+        )
     if index is None:
         index = build_index(
             data, config.index, device=device, keep_features=not is_gated, progress=progress
@@ -229,7 +248,8 @@ def scan(
     gate = None
     if config.fail_above is not None:
         floor = controls.in_gate
-        gate = Gate(config.fail_above, isinstance(source, Checkpoint), floor)
+        sequential = config.is_sequential and isinstance(source, Checkpoint)
+        gate = Gate(config.fail_above, sequential, floor)
         if floor.total:
             tell(
                 gate_power_text(
@@ -316,6 +336,7 @@ def scan(
         alone=controls.leave_one_out,
         screened=None if screened is None else screened.rows,
         num_screened=len(config.seeds),
+        groups=None if data.group_numbers is None else data.groups,
     )
     duplicates = {}
     if isinstance(index, NeighborIndex):
@@ -337,6 +358,9 @@ def scan(
         fail_above=config.fail_above,
         images=images,
         conformal=conformal,
+        num_groups=data.num_groups,
+        group_kind=data.group_kind,
+        fail_above_groups=config.fail_above_groups,
     )
     diagnostics = run_diagnostics(context, on_done=clock.lap)
     warnings = denoising.warnings if denoising else ()
@@ -424,6 +448,14 @@ def _with_seeds_of_nonce(
     return replace(config, seeds=seeds)
 
 
+def _has_groups_of(index: ImageSearch, data: ImageSet) -> bool:
+    """Whether an index that was given tells the groups of the training images apart, or neither."""
+    numbers = data.group_numbers
+    if index.groups is None or numbers is None:
+        return index.groups is numbers
+    return np.array_equal(index.groups, numbers)
+
+
 def _encoder_warnings(index: ImageSearch, *, gated: bool) -> tuple[str, ...]:
     """What a gate that compares features cannot know."""
     if not gated or not isinstance(index, FeatureIndex):
@@ -448,9 +480,11 @@ def _gate_identity(config: ScanConfig, data: ImageSet, holdout: ImageSet | None)
     return {
         "limit": config.fail_above,
         "fail_on": list(config.fail_on),
+        "limit of groups": config.fail_above_groups,
         "confidence": config.rule.confidence,
         "rule": [str(config.rule.threshold), config.rule.duplicate_rms],
         "search": config.index.identity,
         "training set": data.fingerprint,
+        "groups": data.groups_fingerprint,
         "held-out set": None if holdout is None else holdout.fingerprint,
     }

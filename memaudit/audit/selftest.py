@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.holdout import check_groups
 from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -134,8 +135,11 @@ def selftest(
         check_comparable(source, images)
         _check_model_controls(source, holdout, config)
     check_comparable(images if holdout is None else holdout, images)
+    check_groups(images, holdout)
     rng = np.random.default_rng(0)
-    index = NeighborIndex(images.images, device=config.execution.device)
+    index = NeighborIndex(
+        images.images, device=config.execution.device, groups=images.group_numbers
+    )
 
     def control(name: str, made: np.ndarray, expected: float, tolerance: float) -> Control:
         copies = match_images(index, made, config.rule, progress=progress).is_copy

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.denoising.loss_test import DenoisingTest
+from memaudit.audit.diagnostics.groups import CopiedGroups, counted_groups
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import Controls
 from memaudit.audit.memorization.findings import Findings
@@ -26,6 +27,7 @@ from memaudit.audit.verdict_reasons import (
     about_classes,
     about_denoising,
     about_floor,
+    about_groups,
     about_holdout,
     about_label_test,
     about_no_label_test,
@@ -50,6 +52,8 @@ class Conclusion:
     """One line; a PASS against which there is evidence says so here."""
     about: str
     """What was counted, and what the verdict says of it."""
+    groups: str
+    """Of how many groups of training images one is copied, where groups count; else empty."""
     sampler: str
     """What the published sampler shows where another one was used; empty otherwise."""
     recall: str
@@ -78,6 +82,7 @@ class Conclusion:
         against = f"Evidence of memorization: {'; '.join(self.evidence)}." if self.evidence else ""
         given = (
             self.about,
+            self.groups,
             *(reason.text for reason in self.reasons),
             against,
             self.advice,
@@ -145,6 +150,7 @@ def conclude(
             failing += about_label_test(decision, diagnostics)
         if "worst_class" in fail_on:
             failing += about_classes(diagnostics, "FAIL")
+        failing += about_groups(diagnostics, controls, "FAIL")
         if verdict != "FAIL" and failing:
             verdict, reasons = "FAIL", [*failing, *reasons]
         elif verdict == "PASS":
@@ -154,6 +160,7 @@ def conclude(
                 reasons += about_no_label_test(diagnostics)
             if "worst_class" in fail_on:
                 reasons += about_classes(diagnostics, "INCONCLUSIVE")
+            reasons += about_groups(diagnostics, controls, "INCONCLUSIVE")
         if verdict != "FAIL":
             # Whatever was counted: more samples of such a model would show no more.
             reasons = [*about_denoising(denoising), *reasons]
@@ -187,6 +194,7 @@ def conclude(
         about=_about(
             verdict, findings, num_train=num_train, exact=exact, made=made, screening=screening
         ),
+        groups=_groups(diagnostics.groups, reasons),
         sampler="" if sampler_control is None else sampler_control.text,
         recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
         reasons=tuple(reasons),
@@ -238,6 +246,8 @@ def _headline(
         return "FAIL: the generated images lie nearer to training images than chance allows"
     if verdict == "FAIL" and reasons and reasons[0].kind == "class":
         return f"FAIL: more than {limit} of the images of at least one class are copies"
+    if verdict == "FAIL" and reasons and reasons[0].kind == "group":
+        return "FAIL: more of the groups of training images are copied than the limit allows"
     if verdict == "FAIL":
         return f"FAIL: more than {limit} of {made} are copies"
     why = {
@@ -249,6 +259,7 @@ def _headline(
         "denoising": "the model does not denoise these images as it is run",
         "label test": "the label test, which was to judge as well, could not",
         "class": "not every class is shown to be below the limit",
+        "group": "the share of groups that are copied is not shown to be below its limit",
         "seeds": "the seeds were chosen",
         "sampler": "the sampler as set shows fewer copies than the published one",
         "published sampler": "the published sampler cannot be run, to compare the copies",
@@ -297,6 +308,15 @@ def _about(
             "that would be counted if nothing were copied (the floor)"
         )
     return f"{found}, which shows with {level} confidence that {shown}."
+
+
+def _groups(found: CopiedGroups | None, reasons: list[Reason]) -> str:
+    """Of how many groups an image is copied, or counted where the count cannot tell."""
+    if found is None:
+        return ""
+    explained = any(reason.kind in ("floor", "dense") for reason in reasons)
+    happens = "nearest to an image that was counted" if explained else "copied"
+    return f"Images of {counted_groups(found)} are {happens}."
 
 
 def _not_tried(*, flips: bool, exact: bool) -> str:

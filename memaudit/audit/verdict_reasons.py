@@ -4,11 +4,12 @@ A PASS must be the same at every threshold and radius, and of a model that denoi
 evidence of memorization that the count cannot see takes the word from it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.denoising.loss_test import DenoisingTest
+from memaudit.audit.diagnostics.groups import decision_text
 from memaudit.audit.diagnostics.registry import Diagnostics
 from memaudit.audit.memorization.controls import NEAR_PAIRS, Controls
 from memaudit.audit.memorization.findings import Findings, Gate, decide
@@ -16,7 +17,8 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.memorization.sensitivity import is_above_floor
 from memaudit.audit.sampler_control import SamplerControl
-from memaudit.audit.statistics.gate import Decision
+from memaudit.audit.statistics.gate import Decision, FloorCount
+from memaudit.audit.statistics.group_share import judge_groups
 from memaudit.wording import counted, p_text, percent, some
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -29,6 +31,7 @@ ReasonKind = Literal[
     "denoising",
     "label test",
     "class",
+    "group",
     "seeds",
     "sampler",
     "published sampler",
@@ -257,6 +260,39 @@ def about_twins(controls: Controls) -> list[Reason]:
             f"{LEAST_HOLDOUT} held-out images nothing else does.",
         )
     ]
+
+
+def about_groups(
+    diagnostics: Diagnostics, controls: Controls, verdict: Literal["FAIL", "INCONCLUSIVE"]
+) -> list[Reason]:
+    """Why a gate with a limit on the share of groups fails, or does not pass.
+
+    Args:
+        diagnostics: hold the verdict on the groups.
+        controls: hold the floors.
+        verdict: FAIL asks for what fails, INCONCLUSIVE for what is not shown to be below the limit.
+    """
+    found = diagnostics.groups
+    decision = None if found is None else found.decision
+    if found is None or decision is None:
+        return []
+    if verdict == "INCONCLUSIVE":
+        passed = decision.verdict == "PASS"
+        return [] if passed else [Reason("group", decision_text(decision, found.kind))]
+    baseline, alone = diagnostics.blind_baseline, controls.leave_one_out
+    if decision.verdict == "FAIL" and baseline is not None and baseline.differs:
+        # Held-out images of another kind give no floor to trust, as for the count of images.
+        again = judge_groups(
+            decision.count,
+            decision.total,
+            num_images=decision.num_images,
+            limit=decision.limit,
+            confidence=decision.confidence,
+            floor=FloorCount("leave-one-out", 0, 0) if alone is None else alone.count,
+        )
+        decision = replace(decision, verdict=again.verdict)
+    failed = decision.verdict == "FAIL"
+    return [Reason("group", decision_text(decision, found.kind))] if failed else []
 
 
 def about_screening(screening: Screening) -> Reason:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from memaudit.cli.options import config_options, data_option, from_options
+from memaudit.data.layout import Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
 from memaudit.data.set_recipe import SetRecipe
@@ -13,16 +14,11 @@ from memaudit.errors import ConfigError
 from memaudit.options import config_fields
 
 
-def _options(config: type, *, but: str) -> list[str]:
-    """The fields of a configuration that have options, without one of them."""
-    return [name for name, field in config_fields(config).items() if field.option and name != but]
-
-
 @click.command()
 @data_option
-@config_options(Selection, *_options(Selection, but="labels_from"))
+@config_options(Selection, but=["labels_from"])
 @config_options(Preparation)
-@config_options(SetRecipe, *_options(SetRecipe, but="labels"))
+@config_options(SetRecipe, but=["labels"])
 @click.option(
     "--labels",
     metavar="true|random|unique|none|folder|prefix|FILE",
@@ -73,12 +69,13 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
     if out.exists() and any(path.exists() and out.samefile(path) for path in paths):
         raise ConfigError(f"{out} is a source of the set; name another place for the set itself.")
     check_set_writable(out, overwrite=overwrite)
+    beside = Layout(groups_from=selection.groups_from)
     with progress_bars() as progress:
         sources = [
             open_images(
                 path,
                 preparation,
-                layout=selection if path is data_path else None,
+                layout=selection if path is data_path else beside,
                 progress=progress,
             )
             for path in paths

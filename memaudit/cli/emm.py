@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="Images to draw training sets from, in any form that scan reads.",
 )
 @config_options(Preparation)
-@config_options(Layout)
+@config_options(Layout, but=["groups_from"])
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),

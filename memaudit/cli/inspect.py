@@ -16,6 +16,7 @@ from memaudit.cli.options import (
     config_options,
     device_option,
     from_options,
+    selection_options,
 )
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     help="Training images. Also test whether the checkpoint denoises them as it is configured, "
     "which runs its network.",
 )
-@config_options(Selection)
+@selection_options
 @config_options(Preparation)
 @arch_option
 @device_option

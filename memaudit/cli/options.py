@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
@@ -166,18 +166,21 @@ class NumberList(click.ParamType):
             self.fail(f"{value!r} is not a list of numbers; write 0.5,1,2.", param, ctx)
 
 
-def config_options(config: type, *names: str) -> Callable[[Command], Command]:
+def config_options(
+    config: type, *names: str, but: Collection[str] = ()
+) -> Callable[[Command], Command]:
     """Options for the fields of a configuration; default, choices, range and help are the field's.
 
     Args:
         config: a frozen dataclass whose fields are annotated with `memaudit.options.Option`.
         names: fields to make options of; by default all that have an `Option`.
+        but: fields that are left out of these.
     """
 
     def decorate(command: Command) -> Command:
         described = config_fields(config)
         chosen = names or tuple(name for name, field in described.items() if field.option)
-        for name in reversed(chosen):
+        for name in reversed([name for name in chosen if name not in but]):
             command = _option_of(config, described[name])(command)
         return command
 
@@ -309,7 +312,12 @@ data_option = click.option(
 
 def data_options(command: Command) -> Command:
     """`--data`, which of its images to take, and how to prepare them."""
-    return data_option(config_options(Selection)(config_options(Preparation)(command)))
+    return data_option(selection_options(config_options(Preparation)(command)))
+
+
+selection_options = config_options(Selection, but=["groups_from"])
+"""Which images to take; `group_option` stands beside it in commands that tell groups apart."""
+group_option = config_options(Selection, "groups_from")
 
 
 holdout_split_option = click.option(

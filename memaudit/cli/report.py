@@ -77,7 +77,11 @@ def _table(comparison: "Comparison") -> "Table":
         "copies": [f"{r.ratio.count:,} / {r.ratio.total:,}" for r in reports],
         "share": [with_interval(r.ratio) for r in reports],
         "verdict": [r.verdict or "" for r in reports],
-        "leaks": [f"{r.num_leaking_images:,} of {r.num_images:,}" for r in reports],
+        "leaks": [
+            f"{r.num_leaking_images:,} of {r.num_images:,}"
+            + (f", {r.num_leaking_groups}" if r.num_leaking_groups else "")
+            for r in reports
+        ],
     }
     for name in ("seen", "|D|", "verdict"):
         if len(set(columns[name])) == 1:

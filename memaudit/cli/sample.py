@@ -24,6 +24,7 @@ from memaudit.cli.options import (
     devices_option,
     from_options,
     sampler_options,
+    selection_options,
 )
 from memaudit.data.preparation import Preparation
 from memaudit.data.selection import Selection
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Training images, if SOURCE is the word optimum.",
 )
-@config_options(Selection)
+@selection_options
 @config_options(Preparation)
 @click.option("--samples", type=int, metavar="N", help="Seeds 0 to N-1.  [default: 64]")
 @click.option("--seeds", type=SeedList(), help="One seed per image, such as 0-63 or 3,7,20-29.")

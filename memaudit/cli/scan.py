@@ -29,6 +29,7 @@ from memaudit.cli.options import (
     device_option,
     devices_option,
     from_options,
+    group_option,
     holdout_split_option,
     pictures_options,
 )
@@ -65,6 +66,7 @@ FOR_MODELS = (
 @click.command()
 @click.argument("source", type=SourcePath(), metavar="SOURCE")
 @data_options
+@group_option
 @click.option(
     "--samples",
     type=int,
@@ -87,7 +89,7 @@ FOR_MODELS = (
 )
 @config_options(ScreeningConfig)
 @config_options(Rule)
-@config_options(ScanConfig, "fail_above", "fail_on", "min_samples")
+@config_options(ScanConfig, "fail_above", "fail_above_groups", "fail_on", "min_samples")
 @click.option(
     "--holdout",
     type=ImagesPath(),
@@ -258,7 +260,7 @@ def scan(
             others = open_images(
                 holdout,
                 preparation,
-                layout=Layout(split=holdout_split),
+                layout=Layout(split=holdout_split, groups_from=selection.groups_from),
                 check_all=is_gated,
                 progress=progress,
             )

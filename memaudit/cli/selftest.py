@@ -16,6 +16,7 @@ from memaudit.cli.options import (
     device_option,
     devices_option,
     from_options,
+    group_option,
     holdout_split_option,
 )
 from memaudit.models.execution import Execution
@@ -31,6 +32,7 @@ from memaudit.ranks.joined import current_worker
     "training and held-out images exchanged and once with planted copies. Needs --holdout.",
 )
 @data_options
+@group_option
 @click.option(
     "--holdout",
     type=ImagesPath(),
@@ -114,7 +116,7 @@ def selftest(
             others = open_images(
                 holdout,
                 preparation,
-                layout=Layout(split=holdout_split),
+                layout=Layout(split=holdout_split, groups_from=selection.groups_from),
                 progress=progress,
             )
         if isinstance(source, Checkpoint):

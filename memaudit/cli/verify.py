@@ -54,6 +54,12 @@ WRONG = {"policy": "VIOLATED"}
     help="The file that the labels came from, if the report names one.",
 )
 @click.option(
+    "--group",
+    "groups_from",
+    metavar="REGEX|FILE.csv|own",
+    help="What the groups of the images came from, if the report has groups.",
+)
+@click.option(
     "--spot-check",
     type=click.IntRange(min=0),
     default=0,
@@ -78,6 +84,7 @@ def verify(
     holdout: Path | None,
     holdout_split: str | None,
     labels_file: Path | None,
+    groups_from: str | None,
     spot_check: int,
     policy: Path | None,
     device: str,
@@ -112,6 +119,7 @@ def verify(
             holdout=holdout,
             holdout_split=holdout_split,
             labels_file=labels_file,
+            groups_from=groups_from,
             spot_check=spot_check,
             policy=policy,
             device=choose_device(device) if data_path is not None else "cpu",

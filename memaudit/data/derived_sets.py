@@ -168,7 +168,9 @@ def mix_images(
         source=" and ".join(part.source for part in parts),
         unread=Counter(first.unread) + Counter(second.unread),
         captions=_of_both(parts, "captions", None),
-        groups=_of_both(parts, "groups", None),
+        groups=_groups_of_both(parts),
+        groups_from=parts[0].groups_from,
+        group_kind=parts[0].group_kind,
         repeats=_of_both(parts, "repeats", 1),
         notes=first.notes + second.notes,
         preparation=first.preparation if first.preparation == second.preparation else AS_STORED,
@@ -187,6 +189,17 @@ def _of_both(parts: Sequence[ImageSet], what: str, missing: Any) -> Any:
         for item in ([missing] * len(part) if value is None else value)
     ]
     return np.array(joined, dtype=np.int64) if isinstance(missing, int) else joined
+
+
+def _groups_of_both(parts: Sequence[ImageSet]) -> list[str | None] | None:
+    """The groups of all images, with the source before each: two may use the same names."""
+    if all(part.groups is None for part in parts):
+        return None
+    return [
+        None if group is None else f"{part.source}/{group}"
+        for part in parts
+        for group in (part.groups or [None] * len(part))
+    ]
 
 
 def repeat_images(images: ImageSet, times: int) -> ImageSet:

@@ -6,6 +6,7 @@ At rest images are uint8 [N, C, H, W] in 0…255; networks see float32 in [-1, 1
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -53,6 +54,11 @@ class ImageSet:
     """Splits of the source whose images were not taken."""
     labels_from: str | None = None
     """Where the labels come from, if the user chose it: see `Layout`."""
+    groups_from: str | None = None
+    """Where the groups come from, if the user chose it: see `Layout`. Only then do they count in an
+    audit."""
+    group_kind: str = "group"
+    """What a group is: `patient`, where the user says so."""
     notes: tuple[str, ...] = ()
     """What a reader must know of how the source was understood."""
     preparation: Preparation = AS_STORED
@@ -134,6 +140,70 @@ class ImageSet:
     def num_classes(self) -> int:
         """Number of classes; 0 without labels."""
         return count_classes(self.labels, self.class_names)
+
+    @cached_property
+    def group_numbers(self) -> np.ndarray | None:
+        """int64 [N]: the same number for images of one group, counted from 0 in the order of the
+        groups' names; None where groups do not count."""
+        if self.groups_from is None or self.groups is None:
+            return None
+        number = {name: i for i, name in enumerate(sorted(set(map(str, self.groups))))}
+        return np.array([number[str(name)] for name in self.groups], dtype=np.int64)
+
+    @property
+    def num_groups(self) -> int | None:
+        """Number of groups; None where they do not count."""
+        numbers = self.group_numbers
+        return None if numbers is None else int(numbers.max(initial=-1)) + 1
+
+    def grouped(
+        self, groups: Sequence[str], *, groups_from: str = "given", kind: str = "group"
+    ) -> ImageSet:
+        """The same images with groups that count in an audit.
+
+        Args:
+            groups: what each image belongs to, such as the name of a patient.
+            groups_from: where that comes from, in a report.
+            kind: what a group is: `patient`.
+
+        Raises:
+            DataError: there is not one name, not empty, for each image.
+
+        Examples:
+            >>> import numpy as np
+            >>> from memaudit.data.images import ImageSet
+            >>> slices = ImageSet.from_array(np.zeros([4, 8, 8, 1], np.uint8))
+            >>> slices.grouped(["a", "a", "b", "b"], kind="patient").num_groups
+            2
+        """
+        if not all(isinstance(name, str) and name for name in groups):
+            raise DataError(f"Groups of {self.source} need a name each, a text that is not empty.")
+        return replace(self, groups=list(groups), groups_from=groups_from, group_kind=kind)
+
+    @property
+    def groups_fingerprint(self) -> str | None:
+        """SHA-256 of the groups' names in the order of the images; None where they do not count."""
+        if self.groups_from is None or self.groups is None:
+            return None
+        return hashlib.sha256(json.dumps(list(self.groups)).encode()).hexdigest()
+
+    @cached_property
+    def independent_rows(self) -> np.ndarray:
+        """Positions of one image of each group, drawn at random and always the same, int64
+        ascending; all where groups do not count.
+
+        Images of one group are not independent of each other, and these are as far as groups are.
+        """
+        order = np.random.default_rng(0).permutation(len(self))
+        numbers = self.group_numbers
+        if numbers is None:
+            return np.arange(len(self))
+        _, first = np.unique(numbers[order], return_index=True)
+        return np.sort(order[first])
+
+    def one_per_group(self) -> ImageSet:
+        """The images at `independent_rows`."""
+        return self if self.group_numbers is None else self.take(self.independent_rows)
 
     @cached_property
     def fingerprint(self) -> str:

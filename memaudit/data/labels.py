@@ -1,8 +1,5 @@
 """Labels that a user names beside a source: by the prefix of file names, from a file, or none."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -12,14 +9,12 @@ from memaudit.data.images import as_labels, number_classes
 from memaudit.data.layout import LABELS_FROM
 from memaudit.data.readers.lazy_images import Contents
 from memaudit.data.readers.reader import side_file_bytes
+from memaudit.data.side_tables import keys_of, read_table
 from memaudit.errors import DataError
 from memaudit.files import read_regular
-from memaudit.wording import counted, listed, shown
+from memaudit.wording import counted, listed
 
-_NAME_COLUMNS = ("name", "file", "filename", "file_name", "image", "image_id", "path", "id")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
-_WITHOUT_HEADER = (0, 1)
-"""The columns of names and labels in a file without a header."""
 
 
 def relabel(contents: Contents, labels_from: str | None) -> Contents:
@@ -85,9 +80,9 @@ def _from_csv(
             field="labels_from",
         )
     data = read_regular(file, side_file_bytes(len(contents.names)))
-    stated = _rows(data, file)
+    stated = read_table(data, file, "label", _LABEL_COLUMNS).values
     found, missing, used = [], [], set()
-    for name, keys in zip(contents.names, _keys(contents.names), strict=True):
+    for name, keys in zip(contents.names, keys_of(contents.names), strict=True):
         key = next((key for key in keys if key in stated), None)
         if key is None:
             missing.append(name)
@@ -108,57 +103,3 @@ def _from_csv(
         labels = as_labels([int(label) for label in found], len(found), str(file))
         return labels, (), notes
     return (*number_classes(found), notes)
-
-
-def _rows(data: bytes, file: Path) -> dict[str, str]:
-    """Name → label."""
-    text = data.decode("utf-8-sig", errors="replace")
-    first, _, _ = text.partition("\n")
-    separator = next((mark for mark in ",\t;" if mark in first), ",")
-    labels: dict[str, str] = {}
-    columns = _WITHOUT_HEADER
-    try:
-        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=separator), 1):
-            if not row:
-                continue
-            if number == 1 and (chosen := _columns(row)):
-                columns = chosen
-                continue
-            if columns is _WITHOUT_HEADER and sum(bool(cell.strip()) for cell in row) > 2:
-                raise DataError(
-                    f"{file}, line {number}: {shown(separator.join(row))} has {len(row)} columns, "
-                    "and no header says which of them is the label. Call two of them name and "
-                    "label in the first line."
-                )
-            if len(row) <= max(columns):
-                raise DataError(
-                    f"{file}, line {number}: {shown(separator.join(row))} is not a name and a "
-                    "label, separated by a comma."
-                )
-            name, label = (row[column].strip() for column in columns)
-            name = name.replace("\\", "/").removeprefix("./")
-            if labels.setdefault(name, label) != label:
-                raise DataError(f"{file} gives two labels to {shown(name)}.")
-    except csv.Error as error:
-        raise DataError(f"{file} is not a CSV file that can be read: {error}.") from error
-    return labels
-
-
-def _columns(row: Sequence[str]) -> tuple[int, int] | None:
-    """The columns of names and labels, if a row is a header."""
-    words = [cell.strip().lower() for cell in row]
-    names = [i for i, word in enumerate(words) if word in _NAME_COLUMNS]
-    labels = [i for i, word in enumerate(words) if word in _LABEL_COLUMNS]
-    return (names[0], labels[0]) if names and labels else None
-
-
-def _keys(names: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    """What each image may be called: its name, its file's, or that without the suffix.
-
-    The shorter ones only where no other image has the same.
-    """
-    files = [name.rpartition("/")[2] for name in names]
-    stems = [file.rpartition(".")[0] or file for file in files]
-    from_outer = [name.split("/", 1)[-1] for name in names]  # as seen from an outer folder
-    shorter = [keys for keys in (from_outer, files, stems) if len(set(keys)) == len(keys)]
-    return zip(names, *shorter, strict=True)

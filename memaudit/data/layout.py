@@ -12,11 +12,13 @@ ALL_SPLITS = "all"
 """The split that is every image, whatever split it lies in."""
 LABELS_FROM = ("folder", "prefix", "none")
 """Where labels may come from; any other text is a file."""
+OWN_GROUPS = "own"
+"""Groups that the source itself names; any other text is a file or a regular expression."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which split of a source is meant, and where its labels come from."""
+    """Which split of a source is meant, and where its labels and groups come from."""
 
     split: Annotated[
         str | None,
@@ -35,6 +37,18 @@ class Layout:
             flag="--labels",
             metavar="folder|prefix|none|FILE",
             default_text="as the source has them",
+        ),
+    ] = None
+
+    groups_from: Annotated[
+        str | None,
+        Option(
+            "Which images belong together, such as those of a patient, a video or a product: what "
+            "the parentheses of a regular expression find in each name (patient_(\\d+)), a CSV "
+            "file with a name and a group in each row, or own, as the source has them.",
+            flag="--group",
+            metavar="REGEX|FILE.csv|own",
+            default_text="every image by itself",
         ),
     ] = None
 

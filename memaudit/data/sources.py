@@ -10,6 +10,7 @@ import numpy as np
 from memaudit.data.built_sets import check_finished, restore_source_names
 from memaudit.data.cache import cache_entry
 from memaudit.data.cache_folder import CacheDir
+from memaudit.data.groups import regroup
 from memaudit.data.images import ImageSet
 from memaudit.data.labels import relabel
 from memaudit.data.layout import Layout
@@ -122,7 +123,7 @@ def open_images(
         path: the source.
         preparation: how each image becomes pixels of one size and mode; by default as stored.
         layout: the split to take of a source that has some, and where labels come from; by default
-            the split train, and the labels that the source has.
+            the split train, the labels that the source has, and no groups that count.
         choose: which images to take; `open_selected` in subsets.py makes one of a `Selection`.
         cache_dir: the folder for decoded images; by default $MEMAUDIT_CACHE or the system's cache
             folder. If it cannot be written, images stay in memory. False reads and writes no cache:
@@ -152,6 +153,7 @@ def open_images(
         contents = restore_source_names(contents, path)
         contents = place.marked(replace(contents, source=str(path)))
         contents = relabel(contents, layout.labels_from)
+        contents = regroup(contents, layout.groups_from)
         rows = None if choose is None else choose(contents)
         is_mapped = isinstance(contents.array, np.memmap)
         contents = contents if rows is None else contents.take(rows)

@@ -119,7 +119,7 @@ def _compressed_size(image: np.ndarray) -> int:
 def _run(context: Context) -> BlindBaseline | None:
     setting = context.setting
     return compare_blindly(
-        setting.data,
+        setting.independent_data,
         setting.given_holdout,
         # A lower level would call most sets different, and so discard the evidence.
         confidence=max(LEAST_CONFIDENCE, setting.config.rule.confidence),

@@ -8,6 +8,7 @@ in the terminal, on the page and in `memaudit verify`.
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ from memaudit.progress import Progress, silent
 Result = TypeVar("Result")
 
 Need = Literal[
-    "training", "images", "model", "pixels", "features", "holdout", "classes", "conformal"
+    "training", "images", "model", "pixels", "features", "holdout", "classes", "conformal", "groups"
 ]
 """What a diagnostic may need:
 
@@ -41,6 +42,7 @@ Need = Literal[
 - `features`: similarities of an encoder's features, by the cosine.
 - `holdout`: images like the training images that the model never saw.
 - `classes`: the class that each image was generated for.
+- `groups`: training images whose groups count.
 - `conformal`: each image's p-value among the held-out images, which is in matches.csv, too.
 """
 
@@ -53,12 +55,18 @@ class Setting:
     data: ImageSet
     """The training images."""
     holdout: ImageSet | None
-    """Images like them that the model never saw."""
+    """Images like them that the model never saw; where groups count, one of each."""
     model: Denoiser | None
     """The model, or None if the images were given."""
     open_index: Callable[[], NeighborIndex]
     """Opens the index of the training images' pixels without mirroring; opened only once."""
     progress: Progress = silent
+
+    @cached_property
+    def independent_data(self) -> ImageSet:
+        """The training images; where groups count, one of each, as the held-out images are: what
+        compares the two kinds takes images as independent of each other."""
+        return self.data.one_per_group()
 
     @property
     def given_model(self) -> Denoiser:
@@ -130,6 +138,19 @@ class Context:
     """The images, or None when a report is verified, which has only the matches."""
     conformal: ConformalP | None = None
     """The p-value of each distance ratio among those of the held-out images, if there are any."""
+    num_groups: int | None = None
+    """Number of groups of the training images, or None where they do not count."""
+    group_kind: str = "group"
+    """What a group is: `patient`."""
+    fail_above_groups: float | None = None
+    """The gate's limit on the share of groups, or None without one."""
+
+    @property
+    def given_num_groups(self) -> int:
+        """Number of groups, for a diagnostic that requires them."""
+        if self.num_groups is None:
+            raise RuntimeError("the diagnostic must list `groups` in what it requires")
+        return self.num_groups
 
     @property
     def given_images(self) -> Images:
@@ -217,7 +238,7 @@ class Diagnostic(Generic[Result]):
     @property
     def follows_from_matches(self) -> bool:
         """Whether the result can be computed again from matches.csv."""
-        return self.requires <= {"classes", "conformal"}
+        return self.requires <= {"classes", "conformal", "groups"}
 
     def is_possible(self, context: Context) -> bool:
         """Whether everything that it requires is available."""
@@ -227,6 +248,8 @@ class Diagnostic(Generic[Result]):
             at_hand.add("classes")
         if context.conformal is not None:
             at_hand.add("conformal")
+        if context.num_groups is not None:
+            at_hand.add("groups")
         if images is not None:
             at_hand.add("training")
             if images.judged is not None:

@@ -10,7 +10,7 @@ from memaudit.audit.statistics.excess import Excess, excess_over_holdout
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
-from memaudit.wording import short
+from memaudit.wording import counted, listed, plural, short
 
 LISTED = 5
 """Number of held-out images that a message names."""
@@ -54,6 +54,41 @@ def check_disjoint(data: ImageSet, holdout: ImageSet) -> None:
         f"training set, pixel by pixel: {pairs}{more}. A control must be new to the model: leave "
         "them out."
     )
+
+
+def check_groups(data: ImageSet, holdout: ImageSet | None) -> None:
+    """Refuse groups that cannot be told apart, and held-out images of a group that was trained on.
+
+    Raises:
+        DataError: all training images are of one group; the held-out images have no groups, or are
+            of groups that the training images are of, too: the message names the first few.
+    """
+    num_groups, kind = data.num_groups, data.group_kind
+    if num_groups is None:
+        return
+    if num_groups < 2:
+        raise DataError(
+            f"All {len(data):,} training images in {data.source} are of one {kind}, so that no "
+            "second neighbor is of another. Leave {groups_from} out.",
+            field="groups_from",
+        )
+    if holdout is None:
+        return
+    if holdout.groups_from is None or holdout.groups is None:
+        raise DataError(
+            f"The training images have groups, and the held-out images in {holdout.source} have "
+            "none: a model may know their group from other images of it. Say which images belong "
+            "together there, too."
+        )
+    shared = sorted(set(map(str, data.groups or ())) & set(map(str, holdout.groups)))
+    if shared:
+        number = sum(str(group) in set(shared) for group in holdout.groups)
+        raise DataError(
+            f"{number:,} of the {len(holdout):,} held-out images in {holdout.source} are of "
+            f"{counted(len(shared), kind, plural(kind))} that the training images are of, too: "
+            f"{listed(shared)}. A control must be new to the model: hold out whole "
+            f"{plural(kind)}, or give different names to different ones."
+        )
 
 
 def _run(context: Context) -> HoldoutFloor:

@@ -380,7 +380,7 @@ def _visible_copies(
 def _run(context: Context) -> LabelTest | None:
     setting = context.setting
     return label_test(
-        setting.data.images,
+        setting.independent_data.images,
         setting.given_holdout.images,
         context.given_images.generated,
         index=context.given_images.index,

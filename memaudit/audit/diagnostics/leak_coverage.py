@@ -18,25 +18,39 @@ def _run(context: Context) -> SpeciesRichness:
 
 
 def _section(result: SpeciesRichness, page: PageContext) -> Iterator[Block]:
+    text = in_the_long_run(result, "training images")
+    if text:
+        yield Paragraph(f"{text} {INDEPENDENT}")
+
+
+def in_the_long_run(result: SpeciesRichness, kinds: str) -> str:
+    """How many images or groups further samples would show, or an empty text without copies.
+
+    Args:
+        result: their richness.
+        kinds: what is counted: `training images`, `patients`.
+    """
     if result.chao1 is None or result.unseen_share is None:
-        return
+        return ""
     level = level_text(result.confidence)
     low, high = f"{result.chao1.low:,.0f}", f"{result.chao1.high:,.0f}"
     if result.chao1.value is None:
+        none = "No image" if kinds == "training images" else f"None of the {kinds}"
         estimate = (
-            f"No image was copied exactly twice, so their number in the long run cannot be "
+            f"{none} was copied exactly twice, so their number in the long run cannot be "
             f"estimated: with {level} confidence it is from {low} to {high}"
         )
     else:
         estimate = (
-            "The number of training images that are copied in the long run is estimated to be at "
+            f"The number of {kinds} that are copied in the long run is estimated to be at "
             f"least {result.chao1.value:,.0f} (Chao1, {level} interval {low} to {high})"
         )
-    yield Paragraph(
+    unseen = "images" if kinds == "training images" else kinds
+    return (
         f"More samples may reveal more. {estimate}. Of the copies in further samples, "
-        f"{percent(result.unseen_share.value)} % are expected to be of images not copied so far "
+        f"{percent(result.unseen_share.value)} % are expected to be of {unseen} not copied so far "
         f"(Good and Turing, {percent(result.unseen_share.low)} % to "
-        f"{percent(result.unseen_share.high)} %). {INDEPENDENT}"
+        f"{percent(result.unseen_share.high)} %)."
     )
 
 

@@ -234,7 +234,7 @@ def _run(context: Context) -> Membership:
     setting = context.setting
     return infer_membership(
         setting.given_model,
-        setting.data,
+        setting.independent_data,
         setting.given_holdout,
         config=MembershipConfig(
             confidence=setting.config.rule.confidence, execution=setting.config.execution

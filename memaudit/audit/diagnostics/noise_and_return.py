@@ -232,8 +232,8 @@ def return_test(
 
 
 def _choose(images: ImageSet, config: ReturnTestConfig, rng: np.random.Generator) -> np.ndarray:
-    size = min(config.num_images, len(images))
-    return np.sort(rng.choice(len(images), size, replace=False))
+    rows = images.independent_rows
+    return np.sort(rng.choice(rows, min(config.num_images, len(rows)), replace=False))
 
 
 def _share(returned: np.ndarray, config: ReturnTestConfig) -> Proportion:

@@ -18,6 +18,7 @@ from memaudit.audit.diagnostics import (
     classes,
     discoveries,
     feature_similarity,
+    groups,
     holdout,
     label_test,
     leak_coverage,
@@ -53,6 +54,7 @@ class Diagnostics:
     authentic: Annotated[Proportion | None, authpct.DIAGNOSTIC] = None
     richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
     repeats: Annotated[repeats.ScanRepeats | None, repeats.DIAGNOSTIC] = None
+    groups: Annotated[groups.CopiedGroups | None, groups.DIAGNOSTIC] = None
     classes: Annotated[tuple[ClassRatio, ...] | None, classes.DIAGNOSTIC] = None
     worst_class: Annotated[WorstClass | None, worst_class.DIAGNOSTIC] = None
     noise_and_return: Annotated[noise_and_return.ReturnTest | None, noise_and_return.DIAGNOSTIC] = (

@@ -241,6 +241,8 @@ def _leave_one_out(
 ) -> Matches:
     """Training images that differ from each other, judged among the others."""
     differing = np.unique(first_equal(data.images, index.flips))
+    if data.group_numbers is not None:  # images of one group are not independent of each other
+        differing = np.intersect1d(differing, data.independent_rows)
     chosen = np.random.default_rng(0).permutation(differing)[:num_images]
     parts: list[DistinctNeighbors] = []
     num_brute_forced = 0

@@ -91,6 +91,7 @@ def summarize_matches(
     alone: Floor | None = None,
     screened: ScreenedRows | None = None,
     num_screened: int = 0,
+    groups: Sequence[str | None] | Mapping[int, str] | None = None,
 ) -> Findings:
     """Draw the conclusions, with intervals at the confidence of the matches' rule.
 
@@ -103,6 +104,7 @@ def summarize_matches(
         screened: what screening said of the same images, where only some seeds were sampled in
             full. Shares are then those of the seeds drawn at random; leaks are of all images.
         num_screened: seeds that were screened.
+        groups: what the training images belong to by their index, where groups count.
     """
     all_matches = matches
     if screened is not None:
@@ -147,7 +149,7 @@ def summarize_matches(
         sensitivity=tuple(
             cell_of(cell, position) for position, cell in enumerate(count_cells(matches))
         ),
-        leaks=find_leaks(all_matches, names),
+        leaks=find_leaks(all_matches, names, groups),
     )
 
 

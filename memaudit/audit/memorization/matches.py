@@ -161,6 +161,8 @@ class Leak:
     """S between it and its closest copy."""
     rows: tuple[int, ...]
     """Positions of all its copies, closest first."""
+    group: str | None = None
+    """What it belongs to, where groups count."""
 
 
 def match_images(
@@ -198,12 +200,17 @@ def searched_radii(rule: Rule) -> tuple[float, ...]:
     return tuple(sorted({*RADII, float(rule.duplicate_rms)}))
 
 
-def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tuple[Leak, ...]:
+def find_leaks(
+    matches: Matches,
+    names: Sequence[str] | Mapping[int, str],
+    groups: Sequence[str | None] | Mapping[int, str] | None = None,
+) -> tuple[Leak, ...]:
     """Find the training images that are the first neighbor of a copy, most copied first.
 
     Args:
         matches: what the rule says of the generated images.
         names: names of the training images by their index; those that leaked are enough.
+        groups: what these belong to, likewise; None where groups do not count.
     """
     copies = np.flatnonzero(matches.is_copy)
     closest_first = copies[np.argsort(matches.squared_distance1[copies], kind="stable")]
@@ -218,6 +225,7 @@ def find_leaks(matches: Matches, names: Sequence[str] | Mapping[int, str]) -> tu
             best=rows[0],
             squared_distance=matches.squared_distance1[rows[0]].item(),
             rows=tuple(rows),
+            group=None if groups is None else groups[index],
         )
         for index, rows in rows_of.items()
     ]

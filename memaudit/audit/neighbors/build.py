@@ -40,7 +40,8 @@ def build_index(
     may be kept, of which a random part is encoded again.
 
     Args:
-        data: training images, N ≥ 1; may be memory-mapped.
+        data: training images, N ≥ 1; may be memory-mapped. Groups of them that count are told
+            apart.
         config: what to compare; None means pixels, as they are.
         device: "cpu", or "cuda" to search and encode on a GPU.
         keep_features: whether features are taken from the cache, and kept there.
@@ -59,6 +60,7 @@ def build_index(
             leader,
             device=device,
             flips=config.flips,
+            groups=data.group_numbers,
             memory_limit=config.memory_limit,
             progress=progress,
         )
@@ -67,6 +69,7 @@ def build_index(
             data.images,
             device=device,
             flips=config.flips,
+            groups=data.group_numbers,
             memory_limit=config.memory_limit,
             progress=progress,
         )
@@ -111,6 +114,7 @@ def build_feature_index(
         encoder,
         metric=config.feature_metric or "cosine",
         flips=config.flips,
+        groups=data.group_numbers,
         encode_all=encode_all if keep_features else None,
         progress=progress,
     )
@@ -134,7 +138,9 @@ def pixel_index(
     """
     if isinstance(index, NeighborIndex):
         return index.without_flips()
-    return NeighborIndex(data.images, device=index.device, progress=progress)
+    return NeighborIndex(
+        data.images, device=index.device, groups=data.group_numbers, progress=progress
+    )
 
 
 def similar_index(
@@ -148,7 +154,7 @@ def similar_index(
 
     Args:
         index: the search to imitate.
-        images: uint8 [N, C, H, W], N ≥ 1.
+        images: uint8 [N, C, H, W], N ≥ 1; each is a group of its own.
         memory_limit: most bytes that an index of pixels may take.
         progress: told how many images are indexed or encoded.
     """

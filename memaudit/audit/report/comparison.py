@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from memaudit.audit.diagnostics.groups import counted_groups
 from memaudit.audit.report.folder import reports_in
 from memaudit.audit.report.schema import plain, read_report
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.errors import ConfigError
-from memaudit.wording import some
+from memaudit.wording import short, some
 
 Factor = Literal["images-seen", "size", "name"]
 """What distinguishes the reports: images seen in training, |D|, or the folder's name."""
@@ -33,6 +34,8 @@ class ComparedReport:
     """How the interval of the ratio was made."""
     verdict: str | None
     num_leaking_images: int
+    num_leaking_groups: str | None
+    """Groups that are copied: `3 of 212 patients`; None where groups do not count."""
     rule: dict[str, str]
     """How images were judged: each criterion with its value in words."""
 
@@ -99,7 +102,7 @@ def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Compa
 def _compared(file: Path) -> ComparedReport:
     """Read the facts that a comparison uses from a report.json."""
     report = read_report(file)
-    model = report.source.model
+    model, groups = report.source.model, report.diagnostics.groups
     return ComparedReport(
         folder=file.parent,
         source=report.source.path,
@@ -109,10 +112,14 @@ def _compared(file: Path) -> ComparedReport:
         interval=report.interval,
         verdict=report.verdict,
         num_leaking_images=report.num_leaking_images,
+        num_leaking_groups=None if groups is None else counted_groups(groups),
         rule={
             "threshold": str(report.threshold_fraction),
             "duplicates within": f"{report.duplicate_rms:g} gray levels",
             "distances": report.space.unit,
+            "second neighbors": "any image"
+            if report.data.num_groups is None
+            else f"of another {short(report.data.group_kind, 60)}",
             "mirror images": "searched" if report.search.flips else "not searched",
             "confidence": f"{100 * report.confidence:g} %",
             "seeds": "all sampled in full"

@@ -124,7 +124,8 @@ def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ..
             f"{report.ratio.count:,} of {report.ratio.total:,}",
             with_interval(report.ratio),
             report.verdict or "–",
-            f"{report.num_leaking_images:,} of {report.num_images:,}",
+            f"{report.num_leaking_images:,} of {report.num_images:,}"
+            + (f", {report.num_leaking_groups}" if report.num_leaking_groups else ""),
         )
         for name, report in curve
     )

@@ -188,7 +188,8 @@ def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "f
         Path of report.html.
     """
     folder = Path(folder)
-    table = MatchTable(result.keys, result.class_index, result.matches, result.conformal)
+    groups = MatchTable.groups_of(result.matches, result.data.group_numbers)
+    table = MatchTable(result.keys, result.class_index, result.matches, result.conformal, groups)
     captions = None
     if result.data.captions is not None and pictures == "full":  # they tell what images show
         texts = result.data.captions

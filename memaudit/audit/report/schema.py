@@ -80,6 +80,15 @@ class Data:
     """Splits of the source that were not searched."""
     labels_from: str | None
     """Where the labels come from if the user chose it: `folder`, `prefix`, `none` or a file."""
+    groups_from: str | None
+    """Where the groups come from if the user chose some: a regular expression, a file, or `own`;
+    null where they do not count."""
+    group_kind: str
+    """What a group is: `patient`, or `group` where nothing says so."""
+    num_groups: int | None
+    """Number of groups, or null."""
+    groups_fingerprint: str | None
+    """SHA-256 of the groups' names, one per image, as a JSON list, or null."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,8 @@ class Report:
     """Confidence of the intervals and of the gate."""
     fail_above: float | None
     """The gate's limit, or null without a gate."""
+    fail_above_groups: float | None
+    """The gate's limit on the share of groups that are copied, or null without one."""
     source: Source
     """What was audited."""
     denoising: DenoisingTest | None
@@ -225,6 +236,7 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
         duplicate_rms=config.rule.duplicate_rms,
         confidence=config.rule.confidence,
         fail_above=config.fail_above,
+        fail_above_groups=config.fail_above_groups,
         source=result.source,
         denoising=result.denoising,
         data=Data(
@@ -239,6 +251,10 @@ def make_report(result: Scanned, *, pictures: Pictures = "full") -> Report:
             split=data.split,
             other_splits=data.other_splits,
             labels_from=data.labels_from,
+            groups_from=data.groups_from,
+            group_kind=data.group_kind,
+            num_groups=data.num_groups,
+            groups_fingerprint=data.groups_fingerprint,
         ),
         space=result.space,
         search=result.search,

@@ -28,6 +28,17 @@ class MatchTable:
     matches: Matches
     conformal: ConformalP | None = None
     """The p-value of each distance ratio among those of held-out images, or None without any."""
+    groups: np.ndarray | None = None
+    """int64 [M, 2]: the groups of nn1 and of nn2_distinct, -1 beside none; None where groups do not
+    count."""
+
+    @staticmethod
+    def groups_of(matches: Matches, numbers: np.ndarray | None) -> np.ndarray | None:
+        """`groups` of matches, given the groups of the training images, int64 [N], if they count"""
+        if numbers is None:
+            return None
+        second = np.where(matches.nn2_distinct < 0, -1, numbers[matches.nn2_distinct])
+        return np.stack([numbers[matches.nn1], second], 1)
 
 
 def matches_csv(table: MatchTable) -> str:
@@ -54,6 +65,8 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
         "copy": matches.is_copy.astype(int).tolist(),
         "distance_ratio": matches.distance_ratio.tolist(),
     }
+    if table.groups is not None:
+        columns["nn1_group"], columns["nn2_distinct_group"] = table.groups.T.tolist()
     if table.conformal is not None:
         columns["p_value"] = table.conformal.p_value.tolist()
         columns["q_value"] = table.conformal.q_value.tolist()
@@ -118,10 +131,12 @@ def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -
     except KeyError as error:
         raise ValueError(f"the column {error} is missing") from error
     classes = indices("class_index") if "class_index" in columns else None
-    conformal = None
+    groups = conformal = None
+    if "nn1_group" in columns:
+        groups = np.stack([indices("nn1_group"), indices("nn2_distinct_group")], 1)
     if "p_value" in columns:
         conformal = ConformalP(np.array([float(p) for p in columns["p_value"]]), num_holdout)
-    return MatchTable(keys, classes, Matches(neighbors, rule), conformal)
+    return MatchTable(keys, classes, Matches(neighbors, rule), conformal, groups)
 
 
 def screening_csv(keys: Keys, rows: ScreenedRows, matches: Matches, below: Fraction) -> str:
@@ -203,6 +218,8 @@ def leaks_csv(
     """
     column = _key_column(keys)
     header = ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"]
+    has_groups = any(leak.group is not None for leak in leaks)
+    header += ["group"] if has_groups else []
     return csv_text(
         header if captions is None else [*header, "caption"],
         (
@@ -214,6 +231,7 @@ def leaks_csv(
                 space.distance(leak.squared_distance),
                 (" " if column == "seed" else ";").join(str(keys[row]) for row in leak.rows),
                 " ".join(map(str, duplicates.get(leak.index, ()))),
+                *([leak.group or ""] if has_groups else []),
                 *([] if captions is None else [captions.get(leak.index, "")]),
             )
             for leak in leaks
@@ -230,10 +248,12 @@ class LeakNames(NamedTuple):
     """Indices of each image's duplicates, by its index."""
     captions: dict[int, str] | None = None
     """Caption of each training image, by its index, or None without the column."""
+    groups: dict[int, str] | None = None
+    """What each training image belongs to, by its index, or None without the column."""
 
 
 def read_leaks(text: str) -> LeakNames:
-    """Read names, duplicates and captions of the training images in leaks.csv.
+    """Read names, duplicates, captions and groups of the training images in leaks.csv.
 
     Raises:
         ValueError: the table has another form.
@@ -246,6 +266,7 @@ def read_leaks(text: str) -> LeakNames:
             {int(row["index"]): row["name"] for row in rows},
             {int(row["index"]): tuple(map(int, row["duplicates"].split())) for row in rows},
             {int(row["index"]): row["caption"] for row in rows} if "caption" in header else None,
+            {int(row["index"]): row["group"] for row in rows} if "group" in header else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the column {error} is missing") from error

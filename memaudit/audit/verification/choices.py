@@ -32,6 +32,8 @@ def check_choices(report: Report, config: ScanConfig) -> Check:
         split=report.data.split,
         other_splits=report.data.other_splits,
         labels_from=report.data.labels_from,
+        groups_from=report.data.groups_from,
+        group_kind=report.data.group_kind,
     )
     given = None if report.sampling is not None else ImageSet(data.images, data.names)
     confirmation = None if report.sampling is None else report.sampling.confirmation

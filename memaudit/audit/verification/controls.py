@@ -72,6 +72,7 @@ def _is_possible(floor: Floor, report: Report) -> bool:
         for larger in counts
         if (smaller[0] is None) == (larger[0] is None)
         if (smaller[0] or 0) <= (larger[0] or 0) and smaller[1] <= larger[1]
+        if report.data.num_groups is None or smaller[1] == larger[1]
     )
     return (
         total > 0

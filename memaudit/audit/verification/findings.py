@@ -107,7 +107,7 @@ def recompute_findings(
     if report.fail_above is not None:
         gate = Gate(
             report.fail_above,
-            sequential=report.source.kind == "checkpoint",
+            sequential=report.source.kind == "checkpoint" and report.fail_above_groups is None,
             floor=report.controls.in_gate,
         )
     findings = summarize_matches(
@@ -118,6 +118,7 @@ def recompute_findings(
         alone=report.controls.leave_one_out,
         screened=screened,
         num_screened=0 if screening is None else screening.num_seeds,
+        groups=None if report.data.num_groups is None else _Names(known.groups or {}),
     )
     rows = slice(None) if screened is None else np.flatnonzero(screened.is_drawn)
     context = Context(
@@ -127,6 +128,9 @@ def recompute_findings(
         num_train=report.data.num_images,
         fail_above=report.fail_above,
         conformal=table.conformal,
+        num_groups=report.data.num_groups,
+        group_kind=report.data.group_kind,
+        fail_above_groups=report.fail_above_groups,
     )
     return Recomputed(table, known, context, screened, screening)
 

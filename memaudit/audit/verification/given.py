@@ -48,7 +48,12 @@ class Given:
 
 
 def open_data(
-    path: Path, stated: Data, progress: Progress, *, labels_file: Path | None = None
+    path: Path,
+    stated: Data,
+    progress: Progress,
+    *,
+    labels_file: Path | None = None,
+    groups_from: str | None = None,
 ) -> ImageSet | str:
     """The part of the images at `path` that a report names, or what is wrong with it.
 
@@ -58,9 +63,11 @@ def open_data(
         progress: told how many images are read.
         labels_file: the file that the report's labels come from, if it names one: a file that a
             report names is not opened.
+        groups_from: what the report's groups come from, if it has some: a file or a regular
+            expression that a report names is neither opened nor run.
 
     Raises:
-        ConfigError: the report's labels come from a file, which was not given.
+        ConfigError: the report's labels come from a file, or it has groups, which was not given.
         DataError: the images cannot be read.
     """
     labels_from = stated.labels_from
@@ -72,7 +79,15 @@ def open_data(
                 field="labels_file",
             )
         labels_from = str(labels_file)
-    layout = Layout(stated.split, labels_from)
+    if stated.groups_from is None:
+        groups_from = None
+    elif groups_from is None:
+        raise ConfigError(
+            f"The report's groups come from {shown(stated.groups_from)}; give it with "
+            "{groups_from}.",
+            field="groups_from",
+        )
+    layout = Layout(stated.split, labels_from, groups_from)
     _, H, W = stated.image_shape
     preparation = stated.preparation
     if preparation.resolution not in (None, (H, W)):
@@ -102,7 +117,9 @@ def open_data(
     return images
 
 
-def check_data(data: ImageSet, report: Report, known: LeakNames | None) -> Iterator[Check]:
+def check_data(
+    data: ImageSet, report: Report, known: LeakNames | None, table: MatchTable | None
+) -> Iterator[Check]:
     """Compare what a report says of its training images with the images themselves."""
     stated = report.data
     facts = {
@@ -112,6 +129,10 @@ def check_data(data: ImageSet, report: Report, known: LeakNames | None) -> Itera
         "class_names": (stated.class_names, data.class_names),
         "split": (stated.split, data.split),
         "other_splits": (stated.other_splits, data.other_splits),
+        "groups": (
+            (stated.num_groups, stated.groups_fingerprint),
+            (data.num_groups, data.groups_fingerprint),
+        ),
     }
     differing = [name for name, (said, found) in facts.items() if said != found]
     yield check("facts of the training images", not differing, f"differ: {', '.join(differing)}")
@@ -126,6 +147,22 @@ def check_data(data: ImageSet, report: Report, known: LeakNames | None) -> Itera
             not wrong,
             f"are not those of the training images, such as that of image {wrong[:1]}",
         )
+    if known is not None and known.groups is not None:
+        named = data.groups or [None] * len(data)
+        wrong = [
+            index
+            for index, group in known.groups.items()
+            if not 0 <= index < len(data) or group != as_written(str(named[index]))
+        ]
+        yield check(
+            "groups in leaks.csv",
+            not wrong,
+            f"are not those of the training images, such as that of image {wrong[:1]}",
+        )
+    if table is not None and table.groups is not None:
+        found = MatchTable.groups_of(table.matches, data.group_numbers)
+        same = found is not None and np.array_equal(found, table.groups)
+        yield check("groups in matches.csv", same, "are not those of the training images")
     if known is not None and known.captions is not None:
         texts = data.captions or [None] * len(data)
         wrong = [
@@ -154,22 +191,28 @@ def open_like_data(
 ) -> ImageSet:
     """Images prepared as the training images were; as they are stored, if that gives others.
 
+    Of groups, the one image each that a scan takes for its controls.
+
     Args:
         path: the images.
         data: what the report says of the training images.
         fingerprint: that of the images wanted, or None if it is unknown.
         progress: told how many images are read.
-        layout: the split to take.
+        layout: the split to take, and the groups.
     """
     preparation = data.preparation
     if preparation.resolution is not None and max(preparation.resolution) > LARGEST_PREPARED:
         preparation = AS_STORED  # a report must not choose how long this takes
-    images = open_images(path, preparation, layout=layout, cache_dir=False, progress=progress)
+    images = open_images(
+        path, preparation, layout=layout, cache_dir=False, progress=progress
+    ).one_per_group()
     if preparation.is_plain or fingerprint in (None, images.fingerprint):
         return images
     stored = None
     with suppress(DataError):  # such as images of several sizes
-        stored = open_images(path, layout=layout, cache_dir=False, progress=progress)
+        stored = open_images(
+            path, layout=layout, cache_dir=False, progress=progress
+        ).one_per_group()
     return images if stored is None or stored.fingerprint != fingerprint else stored
 
 

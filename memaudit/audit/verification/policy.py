@@ -43,6 +43,8 @@ class GatePolicy:
     """Least number of images judged."""
     verdicts: tuple[Literal["PASS", "FAIL", "INCONCLUSIVE"], ...] = ("PASS",)
     """Verdicts that are accepted."""
+    limit_groups: float | str | None = None
+    """The report's limit on the share of groups that are copied must be this or a lower one."""
     fail_on: tuple[str, ...] = ()
     """Findings that must be part of the gate, such as "label-test"."""
     evidence: bool = True
@@ -116,6 +118,8 @@ class ImagesPolicy:
     where it is all there is, or with a fingerprint."""
     labels_from: str | None = None
     """Where the labels must come from, as a report names it; by default from the source itself."""
+    groups_from: str | None = None
+    """Where the groups must come from, as a report names it; by default there may be none."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,11 @@ def _gate(policy: GatePolicy, report: Report) -> Iterator[tuple[str, str]]:
     verdict = report.verdict or "none"
     refused = f"the verdict is {verdict}, not {' or '.join(policy.verdicts)}"
     yield "gate.verdicts", refused if verdict not in policy.verdicts else ""
+    if policy.limit_groups is not None:
+        share, limit = as_share(policy.limit_groups), report.fail_above_groups
+        said = "there is no limit" if limit is None else f"the limit is {percent(limit)} %"
+        above = limit is None or limit > share
+        yield "gate.limit_groups", f"{said}, not at most {percent(share)} %" if above else ""
     missing = sorted({each.replace("-", "_") for each in policy.fail_on} - set(report.fail_on))
     yield "gate.fail_on", f"the gate lacks {_listed(missing)}" if missing else ""
     evidence = report.conclusion.evidence
@@ -329,6 +338,9 @@ def _images(policy: Policy, report: Report) -> Iterator[tuple[str, str]]:
     differs = data.labels_from != agreed.labels_from
     other = f"{data.labels_from or 'the source'}, not {agreed.labels_from or 'the source'}"
     yield "data.labels_from", f"labels from {other}" if differs else ""
+    differs = data.groups_from != agreed.groups_from
+    other = f"{data.groups_from or 'nowhere'}, not {agreed.groups_from or 'nowhere'}"
+    yield "data.groups_from", f"groups from {other}" if differs else ""
     yield "preparation", _listed(_differing(data.preparation.resolved(), policy.preparation))
     holdout, wanted = report.diagnostics.holdout, policy.holdout
     missing = wanted.required and not report.controls.num_holdout
@@ -372,6 +384,8 @@ def _is_agreed(choice: str, policy: Policy) -> bool:
         "images prepared: ",
         "training images of the split ",
         "labels from: ",
+        "groups from: ",
+        "also fails above ",
         *(f"{name.replace('_', '-')} " for name in (field.name for field in fields(SamplerConfig))),
         "steps ",
     )
@@ -428,6 +442,7 @@ def _impossible(policy: Policy) -> Iterator[str]:
     for name, convert in (
         ("gate.limit", lambda: gate.share),
         ("rule.threshold", lambda: policy.rule.fraction),
+        ("gate.limit_groups", lambda: as_share(gate.limit_groups or gate.limit)),
     ):
         try:
             value = convert()

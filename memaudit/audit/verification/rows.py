@@ -27,6 +27,7 @@ def check_rows(table: MatchTable, report: Report) -> Iterator[Check]:
     """
     yield check("kind of source", *_kind(report, table))
     wrong = [*_wrong_keys(table, report), *_wrong_neighbors(table, report)]
+    wrong += _wrong_groups(table, report)
     yield check(ROWS, not wrong, "; ".join(wrong))
 
 
@@ -148,7 +149,7 @@ def _stop(table: MatchTable, report: Report) -> int | None:
     """After how many images sampling ends, given these rows; None where that is not known."""
     if report.sampling is None:
         return None
-    if report.fail_above is None:
+    if report.fail_above is None or report.fail_above_groups is not None:
         return report.sampling.most_seeds
     if "worst_class" in report.fail_on:
         return None
@@ -180,7 +181,8 @@ def _wrong_neighbors(table: MatchTable, report: Report) -> Iterator[str]:
     falling = (S2 < S1) | (S1 < 0) | np.any((distinct < S2) & ~none, axis=0)
     # The distinct one at a larger radius is farther; none at all counts as farthest.
     beyond = np.where(none, np.inf, distinct.astype(np.float64))
-    falling |= np.any(np.diff(beyond, axis=0) < 0, axis=0) if len(beyond) > 1 else False
+    if len(beyond) > 1 and report.data.num_groups is None:  # else it may be of the same group again
+        falling |= np.any(np.diff(beyond, axis=0) < 0, axis=0)
     # The second is the distinct one unless it is a duplicate.
     falling |= np.any((near.index_distinct == matches.nn2) & (distinct != S2), axis=0)
     if falling.any():
@@ -197,6 +199,36 @@ def _wrong_neighbors(table: MatchTable, report: Report) -> Iterator[str]:
             yield f"distances are said to be of {said}"
     if near.radii != searched_radii(matches.rule):
         yield "they are not at the radii that a scan searches"
+
+
+def _wrong_groups(table: MatchTable, report: Report) -> Iterator[str]:
+    """What is wrong with the groups of the neighbors; they are named in leaks.csv only."""
+    data, groups = report.data, table.groups
+    parts = {
+        "groups in matches.csv": groups is not None,
+        "data.num_groups": data.num_groups is not None,
+        "data.groups_fingerprint": data.groups_fingerprint is not None,
+        "data.groups_from": data.groups_from is not None,
+    }
+    if len(set(parts.values())) > 1:
+        missing = [name for name, there in parts.items() if not there]
+        yield f"groups are there, but {', '.join(missing)} is missing"
+        return
+    if groups is None or data.num_groups is None:
+        return
+    if not 2 <= data.num_groups <= data.num_images:
+        yield f"{data.num_groups:,} groups of {data.num_images:,} images cannot be"
+    matches = table.matches
+    first, second = groups.T
+    none = matches.nn2_distinct < 0
+    outside = (first < 0) | (groups.max(1) >= data.num_groups) | ((second < 0) != none)
+    if outside.any():
+        yield f"{_row(table, outside)} is about a group that is not among the {data.num_groups:,}"
+    index = np.concatenate([matches.nn1, matches.nn2_distinct[~none]])
+    number = np.concatenate([first, second[~none]])
+    pairs = np.unique(np.stack([index, number]), axis=1)
+    if len(np.unique(index)) < pairs.shape[1]:
+        yield "a training image is said to be of two groups"
 
 
 def _row(table: MatchTable, which: np.ndarray) -> str:

@@ -19,6 +19,9 @@ from memaudit.wording import shown
 SEARCH = "search"
 BLOCK = 512
 """Rows whose training images are compared at a time."""
+MOST_FROM_ONE_GROUP = 16
+"""Rows of a block with both neighbors of one group that are looked into: there should be none, but
+where all of the other groups are duplicates of the first neighbor."""
 
 
 def check_search(
@@ -74,9 +77,21 @@ def check_possible(data: ImageSet, table: MatchTable, *, flips: bool) -> Iterato
         wrong[rows] |= ~_is_possible(apart, d1[rows], d2[rows], flips=flips)
         for position, limit in enumerate(radii):
             distinct = near.index_distinct[position, rows]
-            # Whatever is passed over for the distinct one is a duplicate of the first.
-            wrong[rows] |= (distinct != near.index[rows, 1]) & (apart > limit)
+            # Whatever is passed over for the distinct one is a duplicate of the first, or of its
+            # group.
+            passed_over = (distinct != near.index[rows, 1]) & (apart > limit)
             there = distinct >= 0
+            if data.group_numbers is not None:
+                group, first_group = data.group_numbers, data.group_numbers[near.index[rows, 0]]
+                passed_over &= group[near.index[rows, 1]] != first_group
+                again = there & (group[distinct] == first_group)
+                if again.any():
+                    tried = np.flatnonzero(again)[:MOST_FROM_ONE_GROUP]
+                    wrong[rows][tried] |= [
+                        _has_other(data, index, limit, flips=flips)
+                        for index in near.index[rows, 0][tried]
+                    ]
+            wrong[rows] |= passed_over
             other = distances_apart(first, data.images[np.where(there, distinct, 0)], flips=flips)
             d = np.sqrt(np.maximum(near.squared_distance_distinct[position, rows], 0))
             possible = (other > limit) & _is_possible(other, d1[rows], d, flips=flips)
@@ -89,6 +104,18 @@ def check_possible(data: ImageSet, table: MatchTable, *, flips: bool) -> Iterato
             "that they name are nearer to each other or farther apart than that"
         )
     yield check("neighbors and distances", not wrong.any(), detail)
+
+
+def _has_other(data: ImageSet, first: int, limit: int, *, flips: bool) -> bool:
+    """Whether another group has an image that is no duplicate of this one; then it comes first."""
+    assert data.group_numbers is not None
+    others = np.flatnonzero(data.group_numbers != data.group_numbers[first])
+    for block in _blocks(len(others)):
+        images = data.images[others[block]]
+        one = np.broadcast_to(data.images[first], images.shape)
+        if (distances_apart(one, images, flips=flips) > limit).any():
+            return True
+    return False
 
 
 def _is_possible(

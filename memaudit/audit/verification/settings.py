@@ -32,6 +32,7 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
         rule=Rule(report.threshold_fraction, report.duplicate_rms, report.confidence),
         index=_index(report),
         fail_above=report.fail_above,
+        fail_above_groups=report.fail_above_groups,
         fail_on=report.fail_on,
         without=report.without,
         also=tuple(name for name in ("noise_and_return", "membership") if _has(report, name)),

@@ -99,6 +99,7 @@ def verify_report(
     holdout: Path | None = None,
     holdout_split: str | None = None,
     labels_file: Path | None = None,
+    groups_from: str | None = None,
     spot_check: int = 0,
     policy: Path | Policy | None = None,
     device: str = "cpu",
@@ -117,6 +118,8 @@ def verify_report(
         holdout: the held-out images; floor and tests that need them are computed again.
         holdout_split: the split of them that was taken, if it was chosen.
         labels_file: the file that the labels came from, if the report names one.
+        groups_from: the regular expression or file that the groups came from, or `own`, if the
+            report has groups.
         spot_check: rows of a report on a model that are drawn at random, generated again with the
             report's settings, and searched.
         policy: the audit that was agreed on; each clause is a check.
@@ -163,7 +166,7 @@ def verify_report(
     except Exception as error:  # whatever a forged report causes
         failed = Check(REPORT, False, f"cannot be read: {_said(error)}")
         return Verification((failed,), sha256, None)
-    work = _Work(folder, report, device, progress, holdout_split, labels_file)
+    work = _Work(folder, report, device, progress, holdout_split, labels_file, groups_from)
     work.checks.append(check(REPORT, is_sealed(content), "was changed after it was written"))
     work.check_itself()
     work.check_given(source, data, holdout, spot_check)
@@ -190,6 +193,7 @@ class _Work:
     progress: Progress
     holdout_split: str | None = None
     labels_file: Path | None = None
+    groups_from: str | None = None
     checks: list[Check] = field(default_factory=list)
     proven: list[str] = field(default_factory=list)
     unproven: list[Unproven] = field(default_factory=list)
@@ -349,6 +353,7 @@ class _Work:
             training.images,
             device=self.device,
             flips=report.search.flips,
+            groups=training.group_numbers,
             progress=self.progress,
         )
         table = self.table
@@ -371,12 +376,14 @@ class _Work:
 
     def _open_data(self, path: Path) -> ImageSet | None:
         stated, labels_file = self.report.data, self.labels_file
-        found = open_data(path, stated, self.progress, labels_file=labels_file)
+        found = open_data(
+            path, stated, self.progress, labels_file=labels_file, groups_from=self.groups_from
+        )
         if isinstance(found, str):
             self.checks.append(Check(f"data {path}", False, found))
             return None
         self.checks.append(Check(f"data {path}", True, ""))
-        self.add("training images", lambda: check_data(found, self.report, self.known))
+        self.add("training images", lambda: check_data(found, self.report, self.known, self.table))
         self.prove("The training images given are those of the report.")
         return found
 
@@ -387,7 +394,10 @@ class _Work:
             self.report.data,
             None if stated is None else stated.fingerprint,
             self.progress,
-            layout=Layout(split=self.holdout_split),
+            layout=Layout(
+                split=self.holdout_split,
+                groups_from=None if self.report.data.groups_from is None else self.groups_from,
+            ),
         )
         name = f"holdout {path}"
         if not self.report.controls.num_holdout:

@@ -63,6 +63,8 @@ class Contents:
     split: str | None = None
     other_splits: tuple[str, ...] = ()
     labels_from: str | None = None
+    groups_from: str | None = None
+    group_kind: str = "group"
     notes: tuple[str, ...] = ()
 
     def with_pixels(self, images: np.ndarray, fingerprint: str | None = None) -> ImageSet:

@@ -1,0 +1,114 @@
+"""Groups: what images belong to, by a regular expression, a CSV file, or the source itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memaudit.data.images import ImageSet
+from memaudit.data.layout import Layout
+from memaudit.data.selection import Selection
+from memaudit.data.sources import open_images
+from memaudit.data.subsets import open_selected
+from memaudit.errors import DataError
+
+NAMES = ("p1/a.png", "p1/b.png", "p2/c.png", "p10/d.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i, name in enumerate(NAMES):
+        file = tmp_path / "images" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 40 * i, np.uint8)).save(file)
+    return tmp_path / "images"
+
+
+def opened(folder: Path, groups_from: str | None) -> ImageSet:
+    return open_images(folder, layout=Layout(groups_from=groups_from), cache_dir=False)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "groups", "kind"),
+    [
+        (r"^(p\d+)/", ["p1", "p1", "p10", "p2"], "group"),
+        (r"^(?P<patient>p\d+)/", ["p1", "p1", "p10", "p2"], "patient"),
+        (r"^p\d", ["p1", "p1", "p1", "p2"], "group"),  # without parentheses, all of the match
+        (r"^(p)(\d+)/", ["p/1", "p/1", "p/10", "p/2"], "group"),
+    ],
+)
+def test_a_regular_expression_finds_groups_in_names(folder, pattern, groups, kind):
+    images = opened(folder, pattern)
+    assert (list(images.groups), images.group_kind, images.groups_from) == (groups, kind, pattern)
+    assert images.num_groups == len(set(groups))
+    numbers = images.group_numbers
+    assert (numbers[:, None] == numbers).tolist() == [[a == b for b in groups] for a in groups]
+
+
+@pytest.mark.parametrize("header", ["name,patient\n", "file,age,patient_id\n", ""])
+def test_a_csv_file_names_groups(folder, tmp_path, header):
+    file = tmp_path / "groups.csv"
+    extra = "7," if "age" in header else ""
+    rows = "".join(f"{name},{extra}G{i // 2}\n" for i, name in enumerate(NAMES))
+    file.write_text(f"{header}{rows}elsewhere.png,{extra}G9\n")
+    images = opened(folder, str(file))
+    assert list(images.groups) == ["G0", "G0", "G1", "G1"]
+    assert images.group_kind == ("patient" if header else "group")
+    assert not any("elsewhere" in note for note in images.notes)  # of the held-out set, perhaps
+
+
+def test_a_subset_keeps_its_groups(folder):
+    selection = Selection(size=2, groups_from=r"^(p\d+)/", subset="random", subset_seed=1)
+    images = open_selected(folder, selection, cache_dir=False)
+    assert [name.split("/")[0] for name in images.names] == list(images.groups)
+
+
+def test_own_groups_count_on_request_only(folder):
+    (folder / "metadata.csv").write_text(
+        "file_name,text,group\n" + "".join(f"{name},x,{name[1]}\n" for name in NAMES)
+    )
+    images = opened(folder, None)
+    assert list(images.groups) == ["1", "1", "1", "2"]
+    assert images.num_groups is images.group_numbers is None
+    assert images.one_per_group() is images
+    images = opened(folder, "own")
+    assert images.num_groups == 2
+
+
+@pytest.mark.parametrize(
+    ("groups_from", "message"),
+    [
+        ("(", "neither a CSV file nor a regular expression: missing"),
+        (r"^(p1)/", r"names no group for 2 images of .*'p10/d.png', 'p2/c.png'. Every image needs"),
+        ("missing.csv", "There is no file missing.csv to take groups from"),
+        ("own", "does not say which images belong together"),
+        (r"^()", "names no group for 4 images"),
+    ],
+)
+def test_images_without_a_group_are_refused(folder, groups_from, message):
+    with pytest.raises(DataError, match=message):
+        opened(folder, groups_from)
+
+
+def test_a_broken_csv_file_is_refused(folder, tmp_path):
+    file = tmp_path / "groups.csv"
+    file.write_text("name,patient\np1/a.png,1\np1/a.png,2\n")
+    with pytest.raises(DataError, match="gives two groups to 'p1/a.png'"):
+        opened(folder, str(file))
+    file.write_bytes(b"x" * (1 << 25))
+    with pytest.raises(DataError):
+        opened(folder, str(file))
+
+
+def test_one_image_of_each_group_is_drawn():
+    images = ImageSet.from_array(np.arange(60, dtype=np.uint8)[:, None, None, None].repeat(2, 2))
+    groups = [str(i % 7) for i in range(60)]
+    one = images.grouped(groups).one_per_group()
+    assert sorted(one.groups) == sorted(set(groups))
+    assert [groups[i] for i in one.indices] == list(one.groups)
+    assert (one.indices >= 7).any()  # at random, not the first
+    with pytest.raises(DataError, match="need a name each"):
+        images.grouped([""] * 60)
+    with pytest.raises(DataError, match="60 images but 2 groups"):
+        images.grouped(["a", "b"])
