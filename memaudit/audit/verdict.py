@@ -375,6 +375,11 @@ def _advice(
         return "Look at the pairs, and at near-duplicates among the training images."
     if kinds == {"class"}:
         return "Give more samples: every class has to be shown below the limit by itself."
+    if kinds == {"group"}:
+        return (
+            "Agree on a limit and a number of images that decide before sampling others: more "
+            "images copy more groups."
+        )
     if kinds == {"undecided"}:
         is_sequential = decision.method == "sequential"
         text = advice(

@@ -91,7 +91,7 @@ def _evidence_of_gate(decision: Decision, *, is_screened: bool) -> None:
     if decision.method == "exact":
         alpha = 1 - decision.confidence
         say(
-            f"Exact binomial tests of all {decision.total:,} images given: p = "
+            f"Exact binomial tests of all {decision.total:,} images: p = "
             f"{exponential(-above)} for more than {percent(decision.fail_limit)} (limit and "
             f"floor), p = {exponential(-below)} for less than {percent(decision.limit)}; "
             f"{exponential(-decision.required_above)} or less fails, {alpha:.2g} or less passes."

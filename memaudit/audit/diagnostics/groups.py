@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
-from memaudit.audit.diagnostics.leak_coverage import INDEPENDENT, in_the_long_run
 from memaudit.audit.diagnostics.section import Block, Paragraph, Row, Table, measures, share_row
 from memaudit.audit.memorization.findings import CLOPPER_PEARSON
 from memaudit.audit.statistics.group_share import GroupDecision, copied_share, judge_groups
 from memaudit.audit.statistics.intervals import Proportion, describe
-from memaudit.audit.statistics.species_richness import SpeciesRichness, estimate_richness
+from memaudit.audit.statistics.species_richness import (
+    INDEPENDENT,
+    SpeciesRichness,
+    estimate_richness,
+    in_the_long_run,
+)
 from memaudit.wording import counted, exponential, percent, plural, short
 
 MOST_COPIED = 20

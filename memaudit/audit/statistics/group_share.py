@@ -33,7 +33,7 @@ def copied_share(count: int, total: int, confidence: float = 0.95) -> Proportion
     Examples:
         >>> found = copied_share(3, 212)
         >>> print(f"{found.ratio:.1%} [{found.low:.2%}, {found.high:.2%}]")
-        1.4% [0.21%, 4.63%]
+        1.4% [0.17%, 4.83%]
     """
     check_proportion(count, total, confidence)
     most = math.log(2 / (1 - confidence)) / total

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from scipy.special import ndtr, ndtri
 
-from memaudit.audit.statistics.intervals import Estimate, check_confidence
+from memaudit.audit.statistics.intervals import Estimate, check_confidence, level_text
+from memaudit.wording import percent
+
+INDEPENDENT = (
+    "Both presuppose that the images judged are independent draws, as those sampled from a model "
+    "are; a folder of pictures that somebody chose is not."
+)
+"""What an estimate of richness presupposes."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,37 @@ def estimate_richness(
         chao1=_chao1(frequency, num_images, z) if hits else None,
         unseen_share=_unseen_share(frequency, z) if hits else None,
         confidence=confidence,
+    )
+
+
+def in_the_long_run(result: SpeciesRichness, kinds: str) -> str:
+    """How many images or groups further samples would show, or an empty text without copies.
+
+    Args:
+        result: their richness.
+        kinds: what is counted: `training images`, `patients`.
+    """
+    if result.chao1 is None or result.unseen_share is None:
+        return ""
+    level = level_text(result.confidence)
+    low, high = f"{result.chao1.low:,.0f}", f"{result.chao1.high:,.0f}"
+    if result.chao1.value is None:
+        none = "No image" if kinds == "training images" else f"None of the {kinds}"
+        estimate = (
+            f"{none} was copied exactly twice, so their number in the long run cannot be "
+            f"estimated: with {level} confidence it is from {low} to {high}"
+        )
+    else:
+        estimate = (
+            f"The number of {kinds} that are copied in the long run is estimated to be at "
+            f"least {result.chao1.value:,.0f} (Chao1, {level} interval {low} to {high})"
+        )
+    unseen = "images" if kinds == "training images" else kinds
+    return (
+        f"More samples may reveal more. {estimate}. Of the copies in further samples, "
+        f"{percent(result.unseen_share.value)} % are expected to be of {unseen} not copied so far "
+        f"(Good and Turing, {percent(result.unseen_share.low)} % to "
+        f"{percent(result.unseen_share.high)} %)."
     )
 
 

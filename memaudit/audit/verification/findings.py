@@ -11,7 +11,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Context
 from memaudit.audit.diagnostics.registry import recompute
 from memaudit.audit.memorization.findings import Findings, Gate, summarize_matches
-from memaudit.audit.memorization.matches import Matches
+from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import ScreenedRows, Screening, summarize_screening
 from memaudit.audit.report.folder import LEAKS, MATCHES, SCREENING, encoded
@@ -166,6 +166,8 @@ def check_findings(
     yield check(
         "ratios and verdict", not differing, f"the matches give another {', '.join(differing)}"
     )
+    if table.groups is not None:
+        yield check("groups", *_same_groups(table.groups[:, 0], findings.leaks))
     if table.conformal is not None and report.diagnostics.discoveries is not None:
         yield check(
             "p-values",
@@ -185,6 +187,15 @@ def check_findings(
             encoded(text) == files.contents[name],
             "are not those that its own distances give",
         )
+
+
+def _same_groups(first: np.ndarray, leaks: Sequence[Leak]) -> tuple[bool, str]:
+    """Whether the names of groups in leaks.csv stand for the numbers in matches.csv, one each."""
+    pairs = {(int(first[leak.best]), leak.group) for leak in leaks}
+    one_each = (
+        len(pairs) == len({number for number, _ in pairs}) == len({name for _, name in pairs})
+    )
+    return one_each, "the names in leaks.csv are not those of the numbers in matches.csv, one each"
 
 
 def _stated(report: Report) -> dict[str, Any]:
