@@ -106,7 +106,7 @@ class Confirmation:
 
 
 def choose_precision(
-    config: ScanConfig, checkpoint: Checkpoint, *, compares_features: bool, has_groups: bool
+    config: ScanConfig, checkpoint: Checkpoint, *, compares_features: bool, has_groups: bool = False
 ) -> ScanConfig:
     """The configuration with the number format that its images may be made in.
 

@@ -12,6 +12,7 @@ from memaudit.data.selection import Selection
 from memaudit.data.set_recipe import SetRecipe
 from memaudit.errors import ConfigError
 from memaudit.options import config_fields
+from memaudit.wording import counted, listed, plural
 
 
 @click.command()
@@ -62,7 +63,7 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
 
     from memaudit.cli.console import progress_bars, remark, warn_about
     from memaudit.data.built_sets import check_set_writable, write_set
-    from memaudit.data.derived_sets import build_set
+    from memaudit.data.derived_sets import build_set, cut_groups
     from memaudit.data.sources import open_images
 
     paths = [data_path] if recipe.mix is None else [data_path, recipe.mix]
@@ -90,4 +91,11 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
             progress=progress,
         )
     warn_about(images)
+    for source in sources:
+        if cut := cut_groups(source, images):
+            kinds = counted(len(cut), source.group_kind, plural(source.group_kind))
+            remark(
+                f"Of {kinds} of {source.source}, only a part of the images is in the set "
+                f"({listed(cut)}): hold none of the others out."
+            )
     remark(f"{out}: {images.summary}, fingerprint {images.fingerprint}")

@@ -16,7 +16,7 @@ from memaudit.cli.options import (
 )
 from memaudit.data.layout import Layout
 from memaudit.data.preparation import Preparation
-from memaudit.wording import counted, some
+from memaudit.wording import counted, plural, some
 
 if TYPE_CHECKING:
     from memaudit.audit.neighbors.duplicates import Duplicates
@@ -113,6 +113,8 @@ def duplicates(
 
 
 def _as_dict(found: "Duplicates", images: "ImageSet") -> dict[str, Any]:
+    from memaudit.audit.report.duplicates_page import num_shared
+
     return {
         "path": images.source,
         "fingerprint": images.fingerprint,
@@ -123,10 +125,14 @@ def _as_dict(found: "Duplicates", images: "ImageSet") -> dict[str, Any]:
         "num_in_groups": found.num_in_groups,
         "num_copies": found.num_copies,
         "num_near": found.num_near,
+        "num_shared": num_shared(found, images),
         "groups": [
             {
                 "indices": group.indices,
                 "names": [images.names[i] for i in group.indices],
+                "belongs_to": None
+                if images.groups_from is None or images.groups is None
+                else [images.groups[i] for i in group.indices],
                 "squared_distance": group.squared_distance,
                 "exact": group.is_copy,
             }
@@ -140,7 +146,7 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
     from rich.table import Table
 
     from memaudit.audit.neighbors.units import rms_gray_levels
-    from memaudit.audit.report.duplicates_page import largest_groups
+    from memaudit.audit.report.duplicates_page import largest_groups, num_shared
     from memaudit.cli.console import out, print_row
     from memaudit.cli.wording import percent
 
@@ -153,6 +159,9 @@ def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:
         "  near an earlier one", f"{found.num_near:,}, within {found.duplicate_rms:g} gray levels"
     )
     print_row("left without them", f"{len(found.kept):,}")
+    shared = num_shared(found, images)
+    if shared is not None:
+        print_row(f"groups with several {plural(images.group_kind)}", f"{shared:,}")
     if not found.groups:
         return
     table = Table(title="Largest groups", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -62,11 +62,18 @@ def inspect(path: Path, as_json: bool, **options: Any) -> None:
         "labels_from": images.labels_from,
         "captions": None if images.captions is None else list(images.captions),
         "groups": None if images.groups is None else list(images.groups),
+        "groups_from": images.groups_from,
+        "controls_fingerprint": _controls(images),
         "repeats": None if images.repeats is None else images.repeats.tolist(),
         "names": list(images.names),
         "manifest": manifest,
     }
     print_json(about)
+
+
+def _controls(images: "ImageSet") -> str:
+    """The fingerprint that a report has of these as held-out images: of one of each group."""
+    return images.one_per_group().fingerprint
 
 
 def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:
@@ -87,6 +94,12 @@ def _print_set(images: "ImageSet", manifest: Mapping[str, Any] | None) -> None:
         print_row("captions", f"{len(described):,}, such as {shown(described[0])}")
     if images.groups is not None:
         print_row("groups", f"{len(set(images.groups)):,}")
+    if images.groups_from is not None:
+        print_row("groups from", images.groups_from)
+        print_row(
+            "as held-out images",
+            f"one of each {images.group_kind}, fingerprint {_controls(images)}",
+        )
     if images.repeats is not None:
         print_row("repeats", f"{images.repeats.min()} to {images.repeats.max()} in an epoch")
     counts = _class_counts(images)

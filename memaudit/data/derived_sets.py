@@ -202,6 +202,23 @@ def _groups_of_both(parts: Sequence[ImageSet]) -> list[str | None] | None:
     ]
 
 
+def cut_groups(source: ImageSet, taken: ImageSet) -> list[str]:
+    """The groups of a source of which some images were taken and others not, where groups count.
+
+    Args:
+        source: the whole.
+        taken: a set that was built of it, and perhaps of another one.
+    """
+    if source.groups_from is None or taken.groups is None:
+        return []
+    there = set(taken.names)
+    taken_of: dict[str, set[bool]] = {}
+    for name, group in zip(source.names, source.groups or (), strict=True):
+        is_there = name in there or f"{source.source}/{name}" in there  # as `mix_images` names it
+        taken_of.setdefault(str(group), set()).add(is_there)
+    return sorted(group for group, both in taken_of.items() if len(both) > 1)
+
+
 def repeat_images(images: ImageSet, times: int) -> ImageSet:
     """Each image `times` times, one copy after the other.
 

@@ -109,7 +109,8 @@ def whole_result() -> ScanResult:
         names = [f"{seed}/{i:05d}.png" for i in range(num_images)]
         labels = np.arange(num_images) % 3
         pixels = smooth_images(num_images, 8, seed)
-        return ImageSet(pixels, names, source=f"set {seed}", labels=labels)
+        whole = ImageSet(pixels, names, source=f"set {seed}", labels=labels)
+        return whole.grouped([f"{seed}/{max(1 - seed, i)}" for i in range(num_images)])
 
     train = images(40, seed=0)
     result = scan(
@@ -120,6 +121,7 @@ def whole_result() -> ScanResult:
             seeds=tuple(range(12)),
             sampler=SamplerConfig(num_steps=17),
             fail_above=0.001,
+            fail_above_groups=0.1,
             also=("noise-and-return", "membership"),
         ),
     )

@@ -240,7 +240,7 @@ def test_no_copy_of_a_faster_format_counts_under_a_gate(train):
     assert (plain.matches.is_copy[: len(gated.keys)] == gated.matches.is_copy).all()
 
 
-def test_features_have_no_bound():
+def test_features_and_groups_have_no_bound():
     config = ScanConfig(execution=Execution(precision="fp16"))
     from memaudit.audit.source import checkpoint_of
 
@@ -248,6 +248,10 @@ def test_features_have_no_bound():
     checkpoint = checkpoint_of(network(images, 0.0))
     with pytest.raises(ConfigError, match="an encoder's features are compared"):
         confirmed_images.choose_precision(config, checkpoint, compares_features=True)
+    with pytest.raises(ConfigError, match="second neighbors come from another group"):
+        confirmed_images.choose_precision(
+            config, checkpoint, compares_features=False, has_groups=True
+        )
 
 
 def test_the_report_says_what_was_confirmed(train, tmp_path: Path):

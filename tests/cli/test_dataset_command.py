@@ -78,6 +78,7 @@ def test_inspect_tells_what_a_set_was_made_of(run: Run, pets: Path, tmp_path: Pa
         "exif": "ignore",
         "split": None,
         "labels_from": None,
+        "groups_from": None,
         "share": None,
         "repeat": 2,
         "labels": "random",

@@ -1,11 +1,14 @@
 """Groups: what images belong to, by a regular expression, a CSV file, or the source itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from memaudit.data.built_sets import write_set
+from memaudit.data.derived_sets import cut_groups, mix_images
 from memaudit.data.images import ImageSet
 from memaudit.data.layout import Layout
 from memaudit.data.selection import Selection
@@ -102,7 +105,9 @@ def test_a_broken_csv_file_is_refused(folder, tmp_path):
 
 
 def test_one_image_of_each_group_is_drawn():
-    images = ImageSet.from_array(np.arange(60, dtype=np.uint8)[:, None, None, None].repeat(2, 2))
+    images = ImageSet.from_array(
+        np.arange(60, dtype=np.uint8)[:, None, None].repeat(5, 1).repeat(5, 2)
+    )
     groups = [str(i % 7) for i in range(60)]
     one = images.grouped(groups).one_per_group()
     assert sorted(one.groups) == sorted(set(groups))
@@ -112,3 +117,19 @@ def test_one_image_of_each_group_is_drawn():
         images.grouped([""] * 60)
     with pytest.raises(DataError, match="60 images but 2 groups"):
         images.grouped(["a", "b"])
+
+
+def test_sets_that_are_built_keep_their_groups(folder, tmp_path):
+    first = opened(folder, r"^(p\d+)/")
+    other = opened(folder, r"^(p\d+)/")
+    other = replace(other, source="other")
+    mixed = mix_images(first, other, share=0.5, size=4)
+    assert set(mixed.groups) == {f"{first.source}/p1", "other/p1"}  # two people of one name
+    assert mixed.num_groups == 2
+    assert cut_groups(other, mixed) == [] and cut_groups(first, first) == []
+    part = first.take(np.array([1, 3]))
+    assert cut_groups(first, part) == ["p1"]
+    write_set(tmp_path / "set.zip", mixed, sources=[first, other], choices={})
+    again = open_images(tmp_path / "set.zip", layout=Layout(groups_from="own"), cache_dir=False)
+    assert list(again.groups) == list(mixed.groups)
+    assert again.num_groups == 2

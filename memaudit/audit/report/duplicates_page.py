@@ -3,7 +3,7 @@
 The words of the page are in templates/duplicates.html.j2, its look in templates/report.css.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class ShownImage:
     """Whether it equals an earlier one."""
     rms: float
     """Distance to the first image of the group, in RMS gray levels."""
+    belongs_to: str
+    """The patient or whatever else it belongs to, where that counts; else empty."""
     picture: Picture | None
 
 
@@ -81,15 +83,42 @@ def duplicates_csv(found: Duplicates, images: ImageSet) -> str:
 
     `group` counts from 1 in the order of the groups' first images, `squared_distance` and `rms`
     are distances to the group's first image, and `exact` is 1 if an earlier image is equal.
+    `belongs_to` is the patient or whatever else the image belongs to, where that counts.
     """
+    owners = _owners(images)
+    header = ["group", "index", "name", "squared_distance", "rms", "exact"]
     return csv_text(
-        ["group", "index", "name", "squared_distance", "rms", "exact"],
+        header if owners is None else [*header, "belongs_to"],
         (
-            [number, i, images.names[i], S, rms_gray_levels(S, images.image_shape), int(is_copy)]
+            [
+                number,
+                i,
+                images.names[i],
+                S,
+                rms_gray_levels(S, images.image_shape),
+                int(is_copy),
+                *([] if owners is None else [owners[i]]),
+            ]
             for number, group in enumerate(found.groups, start=1)
             for i, S, is_copy in _members(group)
         ),
     )
+
+
+def num_shared(found: Duplicates, images: ImageSet) -> int | None:
+    """How many groups of duplicates hold images of several patients, or None where images belong to
+    nobody.
+
+    An image that belongs to two is a mistake in the set, or a person who is in it twice.
+    """
+    owners = _owners(images)
+    if owners is None:
+        return None
+    return sum(len({owners[i] for i in group.indices}) > 1 for group in found.groups)
+
+
+def _owners(images: ImageSet) -> Sequence[str | None] | None:
+    return images.groups if images.groups_from is not None else None
 
 
 def duplicates_page(found: Duplicates, images: ImageSet, pictures: Pictures = "full") -> str:
@@ -101,6 +130,7 @@ def duplicates_page(found: Duplicates, images: ImageSet, pictures: Pictures = "f
         data=images,
         groups=[_shown(number, group, images, pictures) for number, group in shown],
         num_kept=len(found.kept),
+        num_shared=num_shared(found, images),
         shown=pictures,
         reduced=pictures == "full" and max(images.image_shape[1:]) > LARGEST_PICTURE,
         version=memaudit.__version__,
@@ -121,6 +151,7 @@ def _members(group: DuplicateGroup) -> Iterator[tuple[int, int, bool]]:
 
 def _shown(number: int, group: DuplicateGroup, images: ImageSet, pictures: Pictures) -> ShownGroup:
     members = list(_members(group))[:SHOWN_IMAGES]
+    owners = _owners(images)
     return ShownGroup(
         number=number,
         size=len(group.indices),
@@ -132,6 +163,7 @@ def _shown(number: int, group: DuplicateGroup, images: ImageSet, pictures: Pictu
                 is_first=i == group.indices[0],
                 is_copy=is_copy,
                 rms=rms_gray_levels(S, images.image_shape),
+                belongs_to="" if owners is None else owners[i] or "",
                 picture=embed(images.images[i], f"Image {i}, {short(images.names[i])}", pictures),
             )
             for i, S, is_copy in members

@@ -42,14 +42,16 @@ from memaudit.models.sampler_config import SamplerConfig
 CONFIG = ScanConfig(seeds=range(4), sampler=SamplerConfig(num_steps=3), fail_above=0.5)
 REQUESTED = {"noise_and_return", "membership"}
 AGAINST_HOLDOUT = {"holdout", "label_test", "blind_baseline", "discoveries", "copying"}
-COMPUTED_AGAIN = {"richness", "classes", "worst_class", "discoveries"}
+COMPUTED_AGAIN = {"richness", "groups", "classes", "worst_class", "discoveries"}
 
 
 def image_set(num_images: int, seed: int) -> ImageSet:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (num_images, 1, 4, 4), dtype=np.uint8)
     names = [f"{seed}/{i}" for i in range(num_images)]
-    return ImageSet(images, names, source=f"set {seed}", labels=np.arange(num_images) % 2)
+    whole = ImageSet(images, names, source=f"set {seed}", labels=np.arange(num_images) % 2)
+    first = 1 if seed == 0 else 0  # two training images are of one group
+    return whole.grouped([f"{seed}/{max(first, i)}" for i in range(num_images)])
 
 
 TRAIN, HOLDOUT, GENERATED = image_set(12, 0), image_set(100, 1), image_set(5, 2)
@@ -138,15 +140,17 @@ def test_what_is_asked_for_and_left_out_at_once_is_refused():
 def test_without_held_out_images_a_model_or_classes_what_needs_them_does_not_run():
     assert ran(scan_optimum()) == OF_PIXELS - REQUESTED - AGAINST_HOLDOUT
     given = ImageSet(GENERATED.images, list(GENERATED.names), source="generated")
-    assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness", "repeats"}
+    assert ran(scan(given, TRAIN)) == {"recall", "authentic", "richness", "repeats", "groups"}
     assert ran(scan(given, TRAIN, holdout=HOLDOUT)) == {
+        "groups",
         "recall",
         "authentic",
         "richness",
         "repeats",
         *AGAINST_HOLDOUT,
     }
-    assert ran(scan(GENERATED, TRAIN)) == {
+    plain = replace(TRAIN, groups_from=None)
+    assert ran(scan(GENERATED, plain)) == {
         "recall",
         "authentic",
         "richness",
@@ -324,11 +328,17 @@ def test_what_follows_from_the_matches_is_computed_again(whole_result: ScanResul
         num_train=len(whole_result.data),
         fail_above=whole_result.config.fail_above,
         conformal=whole_result.conformal,
+        num_groups=whole_result.data.num_groups,
+        fail_above_groups=whole_result.config.fail_above_groups,
     )
     again = recompute(context)
     assert again == {name: getattr(whole_result.diagnostics, name) for name in COMPUTED_AGAIN}
-    assert recompute(replace(context, class_index=None)).keys() == {"richness", "discoveries"}
-    assert recompute(replace(context, conformal=None)).keys() == {
+    assert recompute(replace(context, class_index=None)).keys() == {
+        "richness",
+        "groups",
+        "discoveries",
+    }
+    assert recompute(replace(context, conformal=None, num_groups=None)).keys() == {
         "richness",
         "classes",
         "worst_class",
