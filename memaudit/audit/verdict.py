@@ -53,7 +53,7 @@ class Conclusion:
     about: str
     """What was counted, and what the verdict says of it."""
     groups: str
-    """Of how many groups of training images one is copied, where groups count; else empty."""
+    """How many groups of training images are copied, where groups count; else empty."""
     sampler: str
     """What the published sampler shows where another one was used; empty otherwise."""
     recall: str
@@ -311,7 +311,7 @@ def _about(
 
 
 def _groups(found: CopiedGroups | None, reasons: list[Reason]) -> str:
-    """Of how many groups an image is copied, or counted where the count cannot tell."""
+    """Say how many groups are copied, or counted where the count cannot tell."""
     if found is None:
         return ""
     explained = any(reason.kind in ("floor", "dense") for reason in reasons)
