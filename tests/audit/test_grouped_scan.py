@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memaudit.audit.config import ScanConfig
-from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.diagnostics.label_test import label_test
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report.ci import markdown_summary
 from memaudit.audit.report.comparison import compare_reports
@@ -342,27 +342,23 @@ def test_the_selftest_passes_with_groups():
 @pytest.mark.slow
 def test_the_label_test_keeps_its_size_among_patients():
     """With one image of each patient; with all of them, chance alone is evidence far too often."""
-    found = {True: 0, False: 0}
-    for seed in range(100):
+    low = {True: 0, False: 0}
+    for seed in range(200):
         draw = np.random.default_rng(seed)
-        centers = draw.normal(128, 25, (60, 1, 4, 4))
         of = np.repeat(np.arange(60), 8)
-        images = centers[of] + draw.normal(0, 6, (len(of), 1, 4, 4))
-        images = np.clip(images, 0, 255).round().astype(np.uint8)
+        centers, noise = draw.normal(128, 25, (60, 1, 4, 4)), draw.normal(0, 6, (480, 1, 4, 4))
+        images = np.clip(centers[of] + noise, 0, 255).round().astype(np.uint8)
         made = np.clip(draw.normal(128, 26, (150, 1, 4, 4)), 0, 255).round().astype(np.uint8)
-        is_train = of < 30
-        sets = [
-            ImageSet(images[which], [f"{i}" for i in np.flatnonzero(which)])
-            for which in (is_train, ~is_train)
-        ]
-        names = [[f"p{i}" for i in of[which]] for which in (is_train, ~is_train)]
-        for grouped in (True, False):
-            train, holdout = (
-                each.grouped(name) if grouped else each
-                for each, name in zip(sets, names, strict=True)
+        sides = [
+            ImageSet(images[which], [f"{i}" for i in range(240)]).grouped(
+                [f"p{i}" for i in of[which]]
             )
-            config = ScanConfig(rule=Rule(duplicate_rms=1.0))
-            test = scan(made, train, holdout=holdout, config=config).diagnostics.label_test
-            found[grouped] += test.p <= 0.05
-    assert found[True] <= 11  # 5 % of 100: P(X > 11) = 0.004
-    assert found[False] > 15
+            for which in (of < 30, of >= 30)
+        ]
+        for one_each in low:
+            train, holdout = (each.one_per_group() if one_each else each for each in sides)
+            test = label_test(train.images, holdout.images, made, duplicate_rms=1.0)
+            low[one_each] += test.p <= 0.05
+    print(low)
+    assert low[True] <= 18  # 5 % of 200: P(X > 18) = 0.005
+    assert low[False] > 40

@@ -107,7 +107,7 @@ def check_possible(data: ImageSet, table: MatchTable, *, flips: bool) -> Iterato
 
 
 def _has_other(data: ImageSet, first: int, limit: int, *, flips: bool) -> bool:
-    """Whether another group has an image that is not a duplicate of this one; then it comes first."""
+    """Whether an image of another group is not a duplicate of this one, and so comes first."""
     assert data.group_numbers is not None
     others = np.flatnonzero(data.group_numbers != data.group_numbers[first])
     for block in _blocks(len(others)):
