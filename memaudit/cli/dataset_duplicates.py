@@ -19,7 +19,7 @@ from memaudit.data.preparation import Preparation
 from memaudit.wording import counted, plural, some
 
 if TYPE_CHECKING:
-    from memaudit.audit.neighbors.duplicates import Duplicates
+    from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
     from memaudit.data.images import ImageSet
 
 SHOWN_GROUPS = 10
@@ -130,15 +130,20 @@ def _as_dict(found: "Duplicates", images: "ImageSet") -> dict[str, Any]:
             {
                 "indices": group.indices,
                 "names": [images.names[i] for i in group.indices],
-                "belongs_to": None
-                if images.groups_from is None or images.groups is None
-                else [images.groups[i] for i in group.indices],
                 "squared_distance": group.squared_distance,
                 "exact": group.is_copy,
+                **_belonging(images, group),
             }
             for group in found.groups
         ],
     }
+
+
+def _belonging(images: "ImageSet", group: "DuplicateGroup") -> dict[str, Any]:
+    """The patients or whatever else the images of a group belong to, where that counts."""
+    if images.groups_from is None or images.groups is None:
+        return {}
+    return {"belongs_to": [images.groups[i] for i in group.indices]}
 
 
 def _print_duplicates(found: "Duplicates", images: "ImageSet") -> None:

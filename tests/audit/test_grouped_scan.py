@@ -359,6 +359,5 @@ def test_the_label_test_keeps_its_size_among_patients():
             train, holdout = (each.one_per_group() if one_each else each for each in sides)
             test = label_test(train.images, holdout.images, made, duplicate_rms=1.0)
             low[one_each] += test.p <= 0.05
-    print(low)
     assert low[True] <= 18  # 5 % of 200: P(X > 18) = 0.005
     assert low[False] > 40
