@@ -97,7 +97,7 @@ def test_contents_and_headings_are_the_same_in_the_same_order(whole_result: Scan
     contents = re.findall(r'<li><a href="#([\w-]+)">([^<]+)</a></li>', text)
     headings = re.findall(r'<h2 id="([\w-]+)-title">([^<]+)</h2>', text)
     assert contents == headings
-    assert len(contents) == len(set(contents)) == 17
+    assert len(contents) == len(set(contents)) == 18
 
 
 def test_a_section_without_anything_to_show_is_absent(make_result: Make):
