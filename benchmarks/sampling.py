@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import result
@@ -30,6 +31,7 @@ from memaudit.models.build import build_network
 from memaudit.models.denoiser import image_shape
 from memaudit.models.execution import Compile, Execution, Precision
 from memaudit.models.generate import generate_images
+from memaudit.models.group_size import LARGEST
 from memaudit.models.sampler_config import SamplerConfig
 
 NETWORKS = {
@@ -86,9 +88,10 @@ def sample_by_memaudit(
     seeds: range,
     device: torch.device,
     precision: Precision = "fp32",
+    *,
     compile: Compile = "off",
+    at_a_time: int | None = None,
 ) -> np.ndarray:
-    at_a_time = None if device.type == "cpu" or len(seeds) >= 512 else 128
     execution = Execution(at_a_time, str(device), precision, compile)
     batches = generate_images(network, seeds, config=SamplerConfig(), execution=execution)
     return np.concatenate([batch.images for batch in batches])
@@ -114,14 +117,19 @@ def main() -> None:
         name, (size, config) = list(NETWORKS.items())[place]
         network = make_network(size, config, device)
         other = make_network(size, config, device).to(memory_format=torch.channels_last)
+        num_images = SAMPLES[device.type][place]
+        ours = partial(
+            sample_by_memaudit,
+            device=device,
+            at_a_time=None if on_cpu else min(num_images, LARGEST),
+        )
         calls: dict[str, Callable[[range], np.ndarray]] = {
             "plain": lambda seeds, n=network: sample_plainly(n, seeds, device),
-            "fp32": lambda seeds, n=network: sample_by_memaudit(n, seeds, device),
-            "fp16": lambda seeds, n=network: sample_by_memaudit(n, seeds, device, "fp16"),
-            "compiled": lambda seeds, n=network: sample_by_memaudit(n, seeds, device, "fp16", "on"),
-            "channels_last": lambda seeds, n=other: sample_by_memaudit(n, seeds, device),
+            "fp32": partial(ours, network),
+            "fp16": partial(ours, network, precision="fp16"),
+            "compiled": partial(ours, network, precision="fp16", compile="on"),
+            "channels_last": partial(ours, other),
         }
-        num_images = SAMPLES[device.type][place]
         timed = [way for way in ways if way != "compiled" or name in COMPILED]
         seconds: dict[str, list[float]] = {way: [] for way in timed}
         images = {}
