@@ -38,7 +38,7 @@ from memaudit.audit.regeneration import Recipe
 from memaudit.audit.result import ScanResult
 from memaudit.audit.sampler_control import compare_samplers, is_changed
 from memaudit.audit.sampling import JudgedSamples, sample_and_match
-from memaudit.audit.scan_state import ScanState
+from memaudit.audit.scan_state import ScanState, was_compiled
 from memaudit.audit.scanned import Keys
 from memaudit.audit.screening import (
     refuse_screening_of_images,
@@ -190,8 +190,12 @@ def scan(
                 f"since {PROBE_SIZE:,} of them are sampled in both."
             )
     network = source.network if isinstance(source, Checkpoint) else None
+    execution = settled(config.execution, network)
+    before = None if folder is None else was_compiled(Path(folder))
+    if execution.compile == "auto" and before is not None:  # more seeds would be more work
+        execution = replace(execution, compile="on" if before else "off")
     execution = settle_compile(
-        settled(config.execution, network),
+        execution,
         network,
         num_images=len(config.seeds),
         sampler=config.sampler,

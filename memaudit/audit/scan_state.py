@@ -42,6 +42,12 @@ class Part(NamedTuple):
         return self.position + len(self.batch.seeds)
 
 
+def was_compiled(folder: Path) -> bool | None:
+    """Whether an unfinished scan in the folder compiled its network; None if there is none."""
+    saved = _read_json(folder / STATE / "scan.json").get("compiled")
+    return saved if isinstance(saved, bool) else None
+
+
 class ScanState:
     """Batches of one scan, each at its place in the order of seeds."""
 

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memaudit.audit.scan_state import STATE, ScanState, missing_positions, only_scan_in
+from memaudit.audit.scan_state import (
+    STATE,
+    ScanState,
+    missing_positions,
+    only_scan_in,
+    was_compiled,
+)
 from memaudit.errors import ConfigError
 from memaudit.models.generate import GeneratedBatch
 
@@ -36,6 +42,14 @@ def test_batches_come_back_in_order(tmp_path: Path, classes: bool):
         assert np.array_equal(part.seeds, again.seeds)
         assert np.array_equal(part.images, again.images)
         assert (again.class_index is not None) == classes
+
+
+@pytest.mark.parametrize("saved", [True, False, None, "yes"])
+def test_whether_the_network_was_compiled_is_kept(tmp_path: Path, saved: object):
+    """Then a scan with more seeds goes on as it began, although more work would pay for it."""
+    assert was_compiled(tmp_path) is None
+    ScanState(tmp_path, {"compiled": saved}, range(3))
+    assert was_compiled(tmp_path) is (saved if isinstance(saved, bool) else None)
 
 
 def test_more_seeds_resume_from_fewer(tmp_path: Path):
