@@ -46,7 +46,7 @@ def test_batches_come_back_in_order(tmp_path: Path, classes: bool):
 
 @pytest.mark.parametrize("saved", [True, False, None, "yes"])
 def test_whether_the_network_was_compiled_is_kept(tmp_path: Path, saved: object):
-    """Then a scan with more seeds goes on as it began, although more work would pay for it."""
+    """A scan with more seeds resumes as it began, although more work would pay for it."""
     assert was_compiled(tmp_path) is None
     ScanState(tmp_path, {"compiled": saved}, range(3))
     assert was_compiled(tmp_path) is (saved if isinstance(saved, bool) else None)
