@@ -198,7 +198,7 @@ def check(
         if data is not None:
             train = open_selected(data, selection, preparation, progress=progress)
         if holdout is not None:
-            layout = Layout(split=holdout_split)
+            layout = Layout(split=holdout_split, groups_from=selection.groups_from)
             others = open_images(holdout, preparation, layout=layout, progress=progress)
         labeled = train if train is not None else others
         config = replace(config, class_index=choose_class(class_index, labeled))

@@ -14,7 +14,7 @@ import numpy as np
 from memaudit.audit.augmentation import augmentation_warnings
 from memaudit.audit.denoising.loss_test import check_denoising
 from memaudit.audit.diagnostics.blind_baseline import compare_blindly
-from memaudit.audit.diagnostics.holdout import check_disjoint
+from memaudit.audit.diagnostics.holdout import check_disjoint, check_groups
 from memaudit.audit.diagnostics.membership_inference import MembershipConfig, loss_scores
 from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.image_check.asked import Asked, as_asked
@@ -126,6 +126,8 @@ def check_images(
     _check_sets(opened, train, held)
     if earlier is not None:
         earlier.check_same(opened, train)
+    if held is not None:
+        held = held.one_per_group()  # images of a group are not independent of each other
     config = prepared_for(config, opened)
     network = opened.network if isinstance(opened, Checkpoint) else None
 
@@ -170,6 +172,8 @@ def check_images(
         for q in places.near_copies:  # the model saw the training image, not this copy of it
             together[q] = train.images[places.matches.nn1[q]]
     in_place = (nowhere,) * len(asked) if places is None else places.in_place
+    if train is not None and train.group_numbers is not None:
+        in_place = tuple(_whole_groups(positions, train.group_numbers) for positions in in_place)
     if controls is not None:
         together = np.concatenate([together, controls.images.images])
         in_place += controls.in_place
@@ -258,6 +262,12 @@ def check_images(
     return CheckResult(report, np.asarray(asked.images), nearest, collected.pictures)
 
 
+def _whole_groups(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Positions of all training images in the groups of some: no control has its group there."""
+    found: np.ndarray = np.flatnonzero(np.isin(numbers, numbers[positions]))
+    return found
+
+
 def _check_sets(
     source: Checkpoint | ImageSet, data: ImageSet | None, holdout: ImageSet | None
 ) -> None:
@@ -276,6 +286,7 @@ def _check_sets(
         )
     if data is not None and holdout is not None:
         check_disjoint(data, holdout)
+        check_groups(data, holdout)
 
 
 def _labels(

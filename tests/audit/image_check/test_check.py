@@ -276,3 +276,20 @@ def test_images_like_all_controls_leave_none(train: ImageSet, holdout: ImageSet)
 def test_a_config_refuses_what_makes_no_sense(options: dict, said: str):
     with pytest.raises(ConfigError, match=said):
         CheckConfig(**options)
+
+
+def test_images_of_the_same_patient_are_no_references(train: ImageSet, holdout: ImageSet):
+    """A noisy copy of a slice has another slice of its patient nearby."""
+    slices = np.concatenate(
+        [train.images[:20], np.stack([with_noise(x, 14) for x in train.images[:20]])]
+    )
+    patients = [f"p{i % 20}" for i in range(40)]
+    data = ImageSet.from_array(slices, source="slices")
+    generated = np.concatenate([with_noise(slices[0], 10)[None], smooth_images(30, 8, seed=70)])
+    held = holdout.grouped([f"h{i // 2}" for i in range(160)])
+    plain = check_images(generated, slices[:1], data=data, holdout=holdout, config=CONFIG)
+    assert plain.images[0].copies.share.count == 0
+    grouped = data.grouped(patients, kind="patient")
+    found = check_images(generated, slices[:1], data=grouped, holdout=held, config=CONFIG)
+    assert found.images[0].finding == "given-back"
+    assert found.report.controls is not None and found.report.controls.num_controls == 80
