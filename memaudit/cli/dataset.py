@@ -1,4 +1,4 @@
-"""`memaudit dataset`: make training sets, look into and compare them, find what they hold twice."""
+"""`memaudit dataset`: make training sets, look into and compare them, find what stands out."""
 
 import click
 
@@ -6,16 +6,18 @@ from memaudit.cli.dataset_build import build
 from memaudit.cli.dataset_compare import compare
 from memaudit.cli.dataset_duplicates import duplicates
 from memaudit.cli.dataset_inspect import inspect
+from memaudit.cli.dataset_risk import risk
 
 
-@click.group(commands=[build, inspect, duplicates, compare])
+@click.group(commands=[build, inspect, duplicates, risk, compare])
 def dataset() -> None:
-    """Build training sets, inspect and compare them, find duplicates.
+    """Build training sets, inspect and compare them, find duplicates, see who would leak first.
 
     \b
     memaudit dataset build --data cifar10.zip --size 1000 --balanced \\
         --out cifar10-1000.zip
     memaudit dataset inspect cifar10-1000.zip
     memaudit dataset duplicates cifar10.zip --out duplicates
+    memaudit dataset risk cifar10.zip --out risk.csv
     memaudit dataset compare ./train cifar10.zip
     """

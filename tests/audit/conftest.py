@@ -122,7 +122,7 @@ def whole_result() -> ScanResult:
             sampler=SamplerConfig(num_steps=17),
             fail_above=0.001,
             fail_above_groups=0.1,
-            also=("noise-and-return", "membership"),
+            also=("noise-and-return", "membership", "exposure"),
         ),
     )
     assert result.denoising is not None

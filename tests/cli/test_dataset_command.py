@@ -238,3 +238,25 @@ def test_a_set_without_duplicates_says_so(
     assert result.exit_code == 0, result.stderr
     assert "groups of duplicates      0\n" in result.stdout
     assert "No duplicates among 5 images" in (tmp_path / "out" / "duplicates.html").read_text()
+
+
+def test_the_most_exposed_images_are_listed_first(run: Run, pets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "risk.csv"
+    result = run("dataset", "risk", pets, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    lines = " ".join(result.stdout.split())
+    assert "images 30 without duplicates 27, within 8 gray levels taken as one" in lines
+    assert "nearest other" in lines and "and 17 images more" in lines
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["index"], row["times_shown"], row["num_equal"]) for row in rows[:2]] == [
+        ("3", "3", "3"),
+        ("2", "2", "1"),
+    ]
+    far = [float(row["isolation_rms"]) for row in rows[2:]]
+    assert len(far) == 25 and far == sorted(far, reverse=True)
+    found = json.loads(run("dataset", "risk", pets, "--json").stdout)
+    assert found["num_images"] == 30 and found["images"][0]["name"] == "pets.npz[3]"
+    assert [row["index"] for row in found["images"]] == [int(row["index"]) for row in rows]
+    again = run("dataset", "risk", pets, "--out", out)
+    assert again.exit_code == 2 and "risk.csv exists" in again.stderr

@@ -17,6 +17,7 @@ from memaudit.audit.diagnostics import (
     c_t,
     classes,
     discoveries,
+    exposure,
     feature_similarity,
     groups,
     holdout,
@@ -55,6 +56,7 @@ class Diagnostics:
     richness: Annotated[SpeciesRichness | None, leak_coverage.DIAGNOSTIC] = None
     repeats: Annotated[repeats.ScanRepeats | None, repeats.DIAGNOSTIC] = None
     groups: Annotated[groups.CopiedGroups | None, groups.DIAGNOSTIC] = None
+    exposure: Annotated[exposure.ExposureCheck | None, exposure.DIAGNOSTIC] = None
     classes: Annotated[tuple[ClassRatio, ...] | None, classes.DIAGNOSTIC] = None
     worst_class: Annotated[WorstClass | None, worst_class.DIAGNOSTIC] = None
     noise_and_return: Annotated[noise_and_return.ReturnTest | None, noise_and_return.DIAGNOSTIC] = (

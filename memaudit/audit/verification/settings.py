@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.neighbors.config import IndexConfig
@@ -35,7 +36,9 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
         fail_above_groups=report.fail_above_groups,
         fail_on=report.fail_on,
         without=report.without,
-        also=tuple(name for name in ("noise_and_return", "membership") if _has(report, name)),
+        also=tuple(
+            name for name, each in DIAGNOSTICS.items() if each.by_request and _has(report, name)
+        ),
     )
     if sampling is None:
         return config

@@ -40,7 +40,7 @@ from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 
 CONFIG = ScanConfig(seeds=range(4), sampler=SamplerConfig(num_steps=3), fail_above=0.5)
-REQUESTED = {"noise_and_return", "membership"}
+REQUESTED = {"noise_and_return", "membership", "exposure"}
 AGAINST_HOLDOUT = {"holdout", "label_test", "blind_baseline", "discoveries", "copying"}
 COMPUTED_AGAIN = {"richness", "groups", "classes", "worst_class", "discoveries"}
 
@@ -117,7 +117,7 @@ def test_all_run_where_everything_is_given_and_asked_for():
 def test_what_costs_much_runs_by_request_only():
     assert ran(scan_optimum(holdout=HOLDOUT)) == OF_PIXELS - REQUESTED
     one = ran(scan_optimum(holdout=HOLDOUT, also=("membership",)))
-    assert one == OF_PIXELS - {"noise_and_return"}
+    assert one == OF_PIXELS - REQUESTED | {"membership"}
 
 
 def test_what_would_run_anyhow_may_be_asked_for():
@@ -128,7 +128,7 @@ def test_what_would_run_anyhow_may_be_asked_for():
 def test_each_can_be_left_out(name: str):
     also = {"noise_and_return"} - {name}
     result = scan_optimum(holdout=HOLDOUT, also=tuple(also), without=(name,))
-    assert ran(result) == OF_PIXELS - {"noise_and_return", "membership", name} | also
+    assert ran(result) == OF_PIXELS - REQUESTED - {name} | also
     assert getattr(result.diagnostics, name) is None
 
 
@@ -310,7 +310,7 @@ def test_a_check_is_asked_only_where_the_diagnostic_is_wanted(monkeypatch: pytes
     asked.clear()
     config = replace(CONFIG, also=("membership",), without=("holdout",))
     registry.check_diagnostics(replace(setting, config=config))
-    assert set(asked) == set(DIAGNOSTICS) - {"noise_and_return", "holdout"}
+    assert set(asked) == set(DIAGNOSTICS) - {"noise_and_return", "exposure", "holdout"}
 
 
 # ------------------------------------------------------------------------------------------------
