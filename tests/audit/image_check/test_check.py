@@ -162,9 +162,8 @@ def test_images_of_the_kind_of_the_controls_are_said_to_be_so(holdout: ImageSet)
 
 def test_leaks_that_sampling_never_shows_are_known_by_returning(train: ImageSet, holdout: ImageSet):
     """The model knows an image by heart, but its weight is too small to be sampled."""
-
     rare = np.concatenate([train.images[:1], np.repeat(smooth_images(30, 8, seed=50), 40, axis=0)])
-    config = replace(CONFIG, seeds=range(30))
+    config = replace(CONFIG, seeds=range(20), num_controls=59)
     found = check_images(
         ClosedFormOptimum(rare), train.images[0][None], holdout=holdout, config=config
     )
@@ -212,11 +211,12 @@ def test_a_model_with_classes_is_asked_by_class(train: ImageSet, holdout: ImageS
     model = optimum_of(labeled, conditional=True)
     asked = train.images[[3]]
     # An image that is in the training set has its class from there.
-    found = check_images(model, asked, data=labeled, holdout=held, config=CONFIG)
+    few = replace(CONFIG, seeds=range(60), num_controls=29)
+    found = check_images(model, asked, data=labeled, holdout=held, config=few)
     assert found.images[0].finding == "given-back"
     with pytest.raises(ConfigError, match=r"the class of array\[0\] is not known"):
         check_images(model, asked, holdout=held, config=CONFIG)
-    of_class = replace(CONFIG, class_index=1, num_controls=70)
+    of_class = replace(few, class_index=1)
     found = check_images(model, asked, holdout=held, config=of_class)
     assert found.images[0].finding == "given-back"
     assert found.report.controls is not None
@@ -233,6 +233,7 @@ def test_mirrored_copies_count_where_they_are_asked_for(train: ImageSet, holdout
         assert found.images[0].finding == finding
 
 
+@pytest.mark.slow
 def test_the_same_check_gives_the_same_numbers(of_copier: CheckResult, asked, train, holdout):
     again = check_images("optimum", asked, data=train, holdout=holdout, config=CONFIG)
     assert again.images == of_copier.images

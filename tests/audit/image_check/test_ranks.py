@@ -41,13 +41,13 @@ def test_the_combination_costs_at_most_the_number_of_tests():
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_an_image_like_the_controls_stands_out_as_rarely_as_stated(correlation: float):
-    """10,000 images; one standard deviation of the share is 0.0022."""
+    """In 4,000 images, one standard deviation of the share is about 0.0035 where all are apart."""
     p_values = []
-    for _ in range(500):
+    for _ in range(200):
         shared = RNG.normal(size=39)
         tests = correlation * shared + RNG.normal(size=(2, 39))
         for q in range(20):  # every one of the 20 in the place of the image asked about
             order = [q, *range(20, 39)]
             p_values.append(combined_p_values(tests[:, order], 1)[0])
-    assert (np.array(p_values) <= 0.05).mean() <= 0.05 + 3 * 0.0035
-    assert (np.array(p_values) <= 0.25).mean() <= 0.25 + 3 * 0.0075
+    assert (np.array(p_values) <= 0.05).mean() <= 0.05 + 4 * 0.0035
+    assert (np.array(p_values) <= 0.25).mean() <= 0.25 + 4 * 0.0075
