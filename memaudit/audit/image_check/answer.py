@@ -71,6 +71,7 @@ def answer(
     earlier: EarlierCopies | None,
     returns: Returns | None,
     by_seed: bool,
+    denoises: bool = True,
 ) -> str:
     """The finding about one image in one sentence, with its error rates.
 
@@ -82,6 +83,7 @@ def answer(
         earlier: what the report of a scan says of it.
         returns: to it from noise; None where images were given.
         by_seed: whether a model was sampled.
+        denoises: whether it denoises as it is configured.
     """
     who = "model" if by_seed else "generator"
     what, share = _what(in_training), copies.share
@@ -107,7 +109,10 @@ def answer(
             f"{ranking.doubt}."
         )
     limit = f"at most {percent(share.high)} % of all do, {level_text(share.confidence)} interval"
-    return f"Not shown that the {who} gives back {what}: {unseen} ({limit}), and {ranking.doubt}."
+    text = f"Not shown that the {who} gives back {what}: {unseen} ({limit}), and {ranking.doubt}"
+    if not denoises:
+        text += "; but it does not denoise as it is configured, so that this means nothing"
+    return f"{text}."
 
 
 def _what(in_training: InTraining | None) -> str:

@@ -178,7 +178,7 @@ def check_images(
         together = np.concatenate([together, controls.images.images])
         in_place += controls.in_place
     pooled = (
-        build_index(ImageSet.from_array(together), config.index, device=device)
+        build_index(_numbered(together), config.index, device=device)
         if index is None
         else similar_index(index, together)
     )
@@ -212,7 +212,7 @@ def check_images(
         clock.lap("noise and return")
     losses = None
     if network is not None and pool.num_controls:
-        scored = replace(ImageSet.from_array(pool.images, source="the images"), labels=labels)
+        scored = replace(_numbered(pool.images), labels=labels)
         how = MembershipConfig(execution=config.execution)
         losses = -loss_scores(network, scored, config=how, progress=progress)
         clock.lap("membership")
@@ -234,6 +234,7 @@ def check_images(
         losses=losses,
         earlier=tuple(known[: len(asked)]),
         blind=blind,
+        denoises=denoising is None or denoising.allows_pass,
     )
     said, found = conclude(measured, config.rule.confidence)
     warnings = () if denoising is None else denoising.warnings
@@ -260,6 +261,11 @@ def check_images(
     if train is not None and in_training is not None:
         nearest = np.stack([train.images[place.index] for place in in_training])
     return CheckResult(report, np.asarray(asked.images), nearest, collected.pictures)
+
+
+def _numbered(images: np.ndarray) -> ImageSet:
+    """Images uint8 [N, C, H, W] without names of their own."""
+    return ImageSet(images, [str(i) for i in range(len(images))], source="the images")
 
 
 def _whole_groups(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:

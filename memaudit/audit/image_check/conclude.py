@@ -39,6 +39,8 @@ class Measured:
     """What the report of a scan says of each image asked about; None for those it cannot know."""
     blind: BlindBaseline | None
     """None without training or held-out images."""
+    denoises: bool
+    """Whether the model denoises as it is configured, so that finding nothing means something."""
 
 
 def conclude(measured: Measured, confidence: float) -> tuple[str, tuple[CheckedImage, ...]]:
@@ -96,6 +98,7 @@ def conclude(measured: Measured, confidence: float) -> tuple[str, tuple[CheckedI
             earlier=earlier,
             returns=returns,
             by_seed=by_seed,
+            denoises=measured.denoises,
         )
         images.append(
             CheckedImage(

@@ -120,7 +120,7 @@ def find_repeats(
     """
     index = NeighborIndex(images, flips=flips, device=device, progress=progress)
     found = find_duplicates(
-        ImageSet.from_array(images),
+        ImageSet(images, [str(i) for i in range(len(images))]),
         duplicate_rms=duplicate_rms,
         flips=flips,
         device=device,

@@ -294,3 +294,18 @@ def test_images_of_the_same_patient_are_no_references(train: ImageSet, holdout: 
     found = check_images(generated, slices[:1], data=grouped, holdout=held, config=CONFIG)
     assert found.images[0].finding == "given-back"
     assert found.report.controls is not None and found.report.controls.num_controls == 80
+
+
+def test_that_a_broken_network_gives_nothing_back_means_nothing(train: ImageSet, holdout: ImageSet):
+    class Broken(ClosedFormOptimum):
+        def __call__(self, x, sigma, class_labels=None):  # type: ignore[no-untyped-def]
+            return -super().__call__(x, sigma, class_labels)
+
+    found = check_images(
+        Broken(train.images), train.images[:1], data=train, holdout=holdout, config=CONFIG
+    )
+    assert found.images[0].finding == "not-shown"
+    assert "it does not denoise as it is configured, so that this means nothing" in (
+        found.images[0].answer
+    )
+    assert found.report.warnings
