@@ -12,6 +12,7 @@ from memaudit.models.checkpoints.containers.raw_file import decode, read_file
 from memaudit.models.checkpoints.containers.stored_tensors import StoredTensor
 from memaudit.models.checkpoints.opening import named
 from memaudit.models.checkpoints.weights import find_weights
+from memaudit.models.memory import is_out_of_memory
 from memaudit.unpickler import Budget
 
 Tensors = Mapping[str, StoredTensor]
@@ -61,9 +62,16 @@ def open_weights(
             raise CheckpointError(f"it does not hold the weights that are looked for. {needed}")
         lay_out, stored = found[0]
         layout = lay_out(stored.tensors)
-        weights = layout.convert(contents.read_tensors(layout.used))
-        with without_initialization(weights):
-            network = layout.build()
+        stored_weights = contents.read_tensors(layout.used)
+        try:
+            weights = layout.convert(stored_weights)
+            with without_initialization(weights):
+                network = layout.build()
+        # Shapes come from a file that may be hostile: whatever they break is the file's fault.
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise CheckpointError(f"its tensors do not fit together: {error}. {needed}") from error
         load_weights(network, weights)
     return OpenedNetwork(network.eval().requires_grad_(False), contents.sha256, layout.side)
 

@@ -39,6 +39,8 @@ WIDE = (1280, 1408, 1664)
 """Their widths."""
 DEEPEST = 128
 """Most blocks of a network; the deepest in use has 48."""
+MOST_PATCHES = 4096
+"""Most patches of an image; networks in use have up to 1,369."""
 NEEDED_DINOV2 = (
     "DINOv2's weights are needed: dinov2_vitb14_pretrain.pth of github.com/facebookresearch/dinov2 "
     "or one of its like, or a file of timm or transformers."
@@ -140,6 +142,7 @@ def _dinov2(rename: Rename, tensors: Tensors) -> Layout:
         registers = stored[name].shape[1] if name in stored else registers
     apart = "reg_token" in stored  # timm has added the class token's position to it
     side = DINOV2_SIDE - DINOV2_SIDE % sizes["patch_size"]
+    _check_patches((side // sizes["patch_size"]) ** 2)
     fc1, fc2 = (shape_of(stored, f"blocks.0.mlp.{n}.weight", 2) for n in ("fc1", "fc2"))
 
     def build() -> nn.Module:
@@ -184,6 +187,7 @@ def _clip(rename: Rename, activation: str, tensors: Tensors) -> Layout:
     sizes = _sizes(stored)
     positions = math.prod(stored["pos_embed"].shape[:-1]) if "pos_embed" in stored else 0
     side = _side(positions - 1, sizes["patch_size"])
+    _check_patches(positions - 1)
     head = shape_of(stored, "head.weight", 2)
     turned = rename is FROM_OPEN_CLIP  # x @ proj
 
@@ -240,6 +244,8 @@ def _sizes(stored: Mapping[str, StoredTensor]) -> dict[str, Any]:
             f"its network has {depth} blocks of width {width}; 1 to {DEEPEST} blocks, with heads "
             f"of {CHANNELS_PER_HEAD} channels, are known."
         )
+    if channels != 3:
+        raise CheckpointError(f"its network takes images of {channels} channels; 3 are needed.")
     hidden = shape_of(stored, "blocks.0.mlp.fc1.weight", 2)[0]
     return {
         "patch_size": patch,
@@ -247,7 +253,7 @@ def _sizes(stored: Mapping[str, StoredTensor]) -> dict[str, Any]:
         "embed_dim": width,
         "depth": depth,
         "num_heads": heads,
-        "mlp_ratio": hidden / width,
+        "mlp_ratio": (hidden + 0.5) / width,  # timm rounds the product down
     }
 
 
@@ -257,6 +263,14 @@ def _side(num_patches: int, patch: int) -> int:
     if not grid or grid**2 != num_patches:
         raise CheckpointError(f"its network has {num_patches} positions, which form no square.")
     return grid * patch
+
+
+def _check_patches(number: int) -> None:
+    if not 0 < number <= MOST_PATCHES:
+        raise CheckpointError(
+            f"its network divides an image into {number:,} patches; 1 to {MOST_PATCHES:,} can be "
+            "compared with each other."
+        )
 
 
 def _joined(weights: dict[str, Tensor]) -> dict[str, Tensor]:

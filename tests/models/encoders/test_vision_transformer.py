@@ -1,5 +1,7 @@
 """DINOv2 and CLIP from files of several programs, against the programs themselves."""
 
+import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,13 +131,77 @@ def test_other_weights_are_refused(tmp_path: Path, weights, message):
         open_clip(tmp_path / "w.pt", activation="gelu")
 
 
-def test_sizes_that_no_network_has_are_refused(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("patches", "message"),
+    [
+        ((100, 3, 14, 14), "1 blocks of width 100; 1 to 128 blocks"),
+        ((64, 1, 14, 14), "images of 1 channels; 3 are needed"),
+        ((64, 3, 1, 1), "divides an image into 50,176 patches; 1 to 4,096"),
+        ((64, 3, 300, 300), "divides an image into 0 patches"),
+    ],
+)
+def test_sizes_that_no_network_has_are_refused(
+    tmp_path: Path, patches: tuple[int, ...], message: str
+):
     weights = {
-        "patch_embed.proj.weight": torch.ones(100, 3, 14, 14),
-        "blocks.0.ls1.gamma": torch.ones(100),
-        "blocks.0.mlp.fc1.weight": torch.ones(400, 100),
-        "blocks.0.mlp.fc2.weight": torch.ones(100, 400),
+        "patch_embed.proj.weight": torch.ones(patches),
+        "blocks.0.ls1.gamma": torch.ones(64),
+        "blocks.0.mlp.fc1.weight": torch.ones(256, 64),
+        "blocks.0.mlp.fc2.weight": torch.ones(64, 256),
     }
     torch.save(weights, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="1 blocks of width 100; 1 to 128 blocks"):
+    with pytest.raises(CheckpointError, match=message):
         open_dinov2(tmp_path / "w.pt")
+
+
+def test_what_to_install_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.layers", None)
+    weights = {
+        "patch_embed.proj.weight": torch.ones(64, 3, 14, 14),
+        "pos_embed": torch.ones(1, 5, 64),
+        "blocks.0.ls1.gamma": torch.ones(64),
+        "blocks.0.mlp.fc1.weight": torch.ones(256, 64),
+        "blocks.0.mlp.fc2.weight": torch.ones(64, 256),
+    }
+    torch.save(weights, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"network is timm's, .* pip install timm"):
+        open_dinov2(tmp_path / "w.pt")
+
+
+def mutated(rng: random.Random, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Some tensors missing, of another shape, or by another's name."""
+    weights = dict(weights)
+    for name in rng.sample(sorted(weights), rng.randint(1, 3)):
+        tensor = weights.pop(name)
+        kind = rng.randrange(4)
+        if kind == 1:
+            weights[name] = tensor[: len(tensor) // 2]
+        elif kind == 2:
+            weights[name] = tensor[None]
+        elif kind == 3:
+            weights[rng.choice(sorted(weights))] = tensor
+    return weights
+
+
+def test_mutated_weights_are_read_or_refused(tmp_path: Path):
+    vision_transformer = pytest.importorskip("timm.models.vision_transformer")
+    sizes = {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 28, "patch_size": 14}
+    kinds = {
+        "dinov2": {"init_values": 1e-5, "num_classes": 0, "reg_tokens": 2, "no_embed_class": True},
+        "clip": {"pre_norm": True, "num_classes": 8},
+    }
+    rng = random.Random(0)
+    refused = 0
+    for kind, options in kinds.items():
+        network = vision_transformer.VisionTransformer(**sizes, **options)
+        for _ in range(60):
+            torch.save(mutated(rng, network.state_dict()), tmp_path / "w.pt")
+            try:
+                if kind == "clip":
+                    open_clip(tmp_path / "w.pt", activation="gelu")
+                else:
+                    open_dinov2(tmp_path / "w.pt")
+            except CheckpointError:
+                refused += 1
+    assert refused > 100
