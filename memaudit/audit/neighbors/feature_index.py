@@ -8,7 +8,8 @@ Legend: B queries, N training images, F features, K neighbors, R radii.
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
+from hashlib import blake2b
 from typing import get_args
 
 import numpy as np
@@ -29,6 +30,8 @@ from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
 ENCODING_STEP = 1024  # images between two reports of progress
+MOST_KNOWN = 1 << 16
+"""Vectors of queries that are kept: the same images are searched for by several diagnostics."""
 DIFFERENCE_BYTES = 32 << 20  # limits the float64 differences between queries and shortlists
 
 
@@ -90,8 +93,26 @@ class FeatureIndex(ImageSearch):
         return self._vectors.nbytes
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors, float32 [B, F], of images uint8 [B, D]."""
-        return self._encode_images(rows.reshape(-1, *self.images.shape[1:]))
+        """Vectors, float32 [B, F], of images uint8 [B, D], each of which is encoded only once."""
+        known = self._known
+        digests = [_digest(row) for row in rows]
+        unknown = {digest: i for i, digest in enumerate(digests) if digest not in known}
+        found = {}
+        if unknown:
+            shape = self.images.shape[1:]
+            vectors = self._encode_images(rows[list(unknown.values())].reshape(-1, *shape))
+            found = dict(zip(unknown, vectors, strict=True))
+        result = np.empty((len(rows), self._vectors.shape[1]), dtype=np.float32)
+        for i, digest in enumerate(digests):
+            result[i] = found[digest] if digest in found else known[digest]
+        if len(known) + len(found) <= len(self._vectors) + MOST_KNOWN:
+            known.update(found)
+        return result
+
+    @cached_property
+    def _known(self) -> dict[bytes, np.ndarray]:
+        """Vectors by the hash of their images: those of the training images and of queries."""
+        return {_digest(row): self._vectors[i] for i, row in enumerate(self._rows)}
 
     def _encode_images(self, images: np.ndarray) -> np.ndarray:
         """Vectors, float32 [B, F], of images uint8 [B, C, H, W]."""
@@ -170,6 +191,10 @@ class FeatureIndex(ImageSearch):
                 index[nearer, r] = part.start + nearest[nearer]
         precisely = reduce(np.minimum, (self._distances(v[:, None], index) for v in vectors))
         return index, np.where(index < 0, -1.0, precisely)
+
+
+def _digest(row: np.ndarray) -> bytes:
+    return blake2b(row.tobytes(), digest_size=16).digest()
 
 
 def encode_images(

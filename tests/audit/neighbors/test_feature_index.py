@@ -135,6 +135,24 @@ def test_duplicates_are_judged_in_pixels(saved, copies, flips):
     assert (found.index_distinct[2] == -1).all()
 
 
+def test_no_image_is_encoded_twice():
+    images = noise(np.random.default_rng(0), 40, SHAPE)
+    queries = noise(np.random.default_rng(1), 10, SHAPE)
+    encoded = []
+
+    def pixels(part: np.ndarray) -> np.ndarray:
+        encoded.extend(image.tobytes() for image in part)
+        return part.reshape(len(part), -1).astype(np.float32)
+
+    index = FeatureIndex(images, pixels)
+    encoded.clear()  # of the encoder's test and of the training images
+    index.leave_one_out(np.arange(40), duplicate_rms=[8])
+    assert encoded == []
+    for _ in range(2):
+        index.distinct_nearest(np.concatenate([queries, queries, images]), duplicate_rms=[8])
+    assert sorted(encoded) == sorted(image.tobytes() for image in queries)
+
+
 def test_ties_go_to_the_lower_index(saved):
     images = np.repeat(noise(np.random.default_rng(0), 4, SHAPE), 3, 0)
     found = FeatureIndex(images, open_encoder(saved(Bands()))).nearest(images[[4, 11]], 4)
