@@ -27,6 +27,7 @@ from memaudit.models.checkpoints.folders import holds_model
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.progress import Progress, silent
+from memaudit.wording import short
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pkl", ".pt", ".pth", ".ckpt", ".bin")
 ZIP_HEAD = 1024
@@ -90,7 +91,7 @@ def describe_source(
         data: the training images.
         warnings: what else a reader must know before trusting the numbers; shown first.
     """
-    warnings = (*warnings, *doubts_about(data))
+    warnings = (*warnings, *doubts_about(data), *_group_warnings(data))
     if isinstance(source, ImageSet):
         warnings = (*warnings, *doubts_about(source))
         return Source("images", source.source, source.fingerprint, warnings, None)
@@ -108,6 +109,16 @@ def describe_source(
             provenance=source.provenance,
             trained_on_data=trained_on_data,
         ),
+    )
+
+
+def _group_warnings(data: ImageSet) -> tuple[str, ...]:
+    if data.num_groups != len(data):
+        return ()
+    return (
+        f"No two training images are of one {data.group_kind} by {short(str(data.groups_from))}, "
+        "so that groups make no difference. If some do belong together, copies of them may be "
+        "overlooked: the pattern or table takes something else for the group.",
     )
 
 

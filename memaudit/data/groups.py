@@ -5,6 +5,7 @@ takes the second neighbor of a generated image from another group than the first
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from memaudit.errors import DataError
 from memaudit.files import read_regular
 from memaudit.wording import counted, listed, shown
 
+LOST = "\ufffd"
+"""What stands for bytes that are no characters: names that hold it may be those of two."""
 _GROUP_COLUMNS = (
     "group",
     "patient",
@@ -73,7 +76,16 @@ def regroup(contents: Contents, groups_from: str | None) -> Contents:
             f"{listed(missing)}. Every image needs one.",
             field="groups_from",
         )
-    return replace(contents, groups=groups, groups_from=groups_from, group_kind=kind)
+    named = [unicodedata.normalize("NFC", str(group)) for group in groups]
+    unclear = [name for name in named if len(name) > MAX_GROUP or LOST in name]
+    if unclear:
+        raise DataError(
+            f"{{groups_from}} {shown(groups_from)} names groups that cannot be told apart for "
+            f"certain ({listed(set(unclear))}): a name has at most {MAX_GROUP} characters, none of "
+            "which was lost when it was decoded. Rename them.",
+            field="groups_from",
+        )
+    return replace(contents, groups=named, groups_from=groups_from, group_kind=kind)
 
 
 def _from_names(contents: Contents, pattern: str) -> tuple[list[str | None], str]:
@@ -90,7 +102,7 @@ def _from_names(contents: Contents, pattern: str) -> tuple[list[str | None], str
     for name in contents.names:
         found = expression.search(name)
         parts = () if found is None else found.groups(default="") or (found[0],)
-        groups.append("/".join(parts).strip("/")[:MAX_GROUP] or None)
+        groups.append("/".join(parts).strip("/") or None)
     named = [*expression.groupindex]
     return groups, named[0] if len(named) == 1 else "group"
 
@@ -109,8 +121,7 @@ def _from_table(contents: Contents, file: Path) -> tuple[list[str | None], str]:
     data = read_regular(file, MORE_ROWS * side_file_bytes(len(contents.names)))
     stated, header = read_table(data, file, "group", _GROUP_COLUMNS)
     kind = (header or "group").removesuffix("_id")
-    groups = [None if row is None else row[:MAX_GROUP] for row in rows_of(contents.names, stated)]
-    return groups, kind
+    return [*rows_of(contents.names, stated)], kind
 
 
 MORE_ROWS = 16

@@ -35,7 +35,13 @@ def read_table(data: bytes, file: Path, what: str, columns_of_it: Sequence[str])
     Raises:
         DataError: a row has another form, or an image two values.
     """
-    text = data.decode("utf-8-sig", errors="replace")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not UTF-8 text (byte {error.start:,}); save it as CSV UTF-8. What is "
+            f"lost otherwise could make one {what} of two."
+        ) from error
     first, _, _ = text.partition("\n")
     separator = next((mark for mark in ",\t;" if mark in first), ",")
     values: dict[str, str] = {}

@@ -361,3 +361,12 @@ def test_the_label_test_keeps_its_size_among_patients():
             low[one_each] += test.p <= 0.05
     assert low[True] <= 18  # 5 % of 200: P(X > 18) = 0.005
     assert low[False] > 40
+
+
+def test_groups_of_one_image_each_are_doubted():
+    """A pattern that finds the image's number instead of the patient's hides their copies."""
+    alone = replace(TRAIN, groups=list(TRAIN.names))
+    config = ScanConfig(without=("label-test",))
+    said = "No two training images are of one patient"
+    assert any(said in w for w in scan(generated(1), alone, config=config).source.warnings)
+    assert not any(said in w for w in scan(generated(1), TRAIN, config=config).source.warnings)

@@ -104,6 +104,43 @@ def test_a_broken_csv_file_is_refused(folder, tmp_path):
         opened(folder, str(file))
 
 
+TWO_LONG = [f"{'p' * 256}{i // 2}" for i in range(4)]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_csv_file_of_another_encoding_is_refused(folder, tmp_path, encoding):
+    """Read with marks in place of what is lost, two patients become one."""
+    file = tmp_path / "groups.csv"
+    rows = zip(NAMES, ("Jörg", "Jörg", "Jürg", "Jürg"), strict=True)
+    file.write_bytes("\n".join(map(",".join, rows)).encode(encoding))
+    with pytest.raises(DataError, match=r"is not UTF-8 text \(byte"):
+        opened(folder, str(file))
+
+
+@pytest.mark.parametrize("names", [TWO_LONG, ["J\ufffdrg"] * 4])
+def test_groups_that_may_be_two_are_refused(folder, tmp_path, names):
+    file = tmp_path / "groups.csv"
+    file.write_text("\n".join(map(",".join, zip(NAMES, names, strict=True))))
+    with pytest.raises(DataError, match="cannot be told apart for certain"):
+        opened(folder, str(file))
+
+
+def test_own_groups_that_are_too_long_are_none(folder):
+    rows = zip(NAMES, TWO_LONG, strict=True)
+    lines = (f'{{"file_name": "{name}", "group": "{group}"}}\n' for name, group in rows)
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    with pytest.raises(DataError, match="does not say which images belong together"):
+        opened(folder, "own")
+
+
+def test_a_name_may_be_composed_in_two_ways(folder, tmp_path):
+    """As file names of macOS and of other systems are."""
+    file = tmp_path / "groups.csv"
+    names = ("Jos\u00e9", "Jose\u0301", "x", "x")
+    file.write_text("\n".join(map(",".join, zip(NAMES, names, strict=True))))
+    assert opened(folder, str(file)).num_groups == 2
+
+
 def test_one_image_of_each_group_is_drawn():
     images = ImageSet.from_array(
         np.arange(60, dtype=np.uint8)[:, None, None].repeat(5, 1).repeat(5, 2)

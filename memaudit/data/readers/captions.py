@@ -30,6 +30,7 @@ _FILE_KEY = "file_name"
 MAX_CAPTION_BYTES = 1 << 14
 """Most bytes of one caption: more than any text encoder reads."""
 MAX_GROUP = 256
+"""Most characters of a group's name."""
 METADATA_TABLE = "metadata.parquet"
 """A table that lies beside images and describes them."""
 _PACKED = 16
@@ -172,8 +173,14 @@ def _metadata(
         text = next((row[key] for key in _TEXT_KEYS if isinstance(row.get(key), str)), "")
         if text := text.strip()[:MAX_CAPTION_BYTES]:
             captions[image] = text
-        if isinstance(group := row.get(_GROUP_KEY), str | int) and type(group) is not bool:
-            groups[image] = quoted(str(group)) if isinstance(group, int) else group[:MAX_GROUP]
+        group = row.get(_GROUP_KEY)
+        # One that is too long is none: cut short, it might be another one's.
+        if (
+            isinstance(group, str | int)
+            and type(group) is not bool
+            and len(str(group)) <= MAX_GROUP
+        ):
+            groups[image] = str(group)
     texts.captions |= captions
     texts.groups |= groups
     if missing:
