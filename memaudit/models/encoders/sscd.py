@@ -69,7 +69,7 @@ def open_sscd(path: str | Path) -> OpenedNetwork:
 def _lay_out(tensors: Tensors) -> Layout:
     used = {name: t for name, t in tensors.items() if not name.endswith(COUNTER)}
     last = used.get("fc.weight")
-    if last is None or last.shape[0] != NUM_FEATURES:
+    if last is None or last.shape[:1] != (NUM_FEATURES,):
         what = "no last layer" if last is None else f"a last layer of {list(last.shape)}"
         raise CheckpointError(
             f"it holds a ResNet with {what} (fc.weight), but SSCD's gives {NUM_FEATURES} numbers: "

@@ -41,6 +41,12 @@ DEEPEST = 128
 """Most blocks of a network; the deepest in use has 48."""
 MOST_PATCHES = 4096
 """Most patches of an image; networks in use have up to 1,369."""
+LARGEST_SIDE = 1024
+"""Largest height and width of what a network is given; those in use have up to 518."""
+MOST_REGISTERS = 64
+"""Those in use have 4."""
+WIDEST = 16
+"""Most hidden channels for each channel of a block; those in use have up to 8."""
 NEEDED_DINOV2 = (
     "DINOv2's weights are needed: dinov2_vitb14_pretrain.pth of github.com/facebookresearch/dinov2 "
     "or one of its like, or a file of timm or transformers."
@@ -139,7 +145,11 @@ def _dinov2(rename: Rename, tensors: Tensors) -> Layout:
     sizes = _sizes(stored)
     registers = 0
     for name in ("register_tokens", "reg_token"):
-        registers = stored[name].shape[1] if name in stored else registers
+        registers = shape_of(stored, name, 3)[1] if name in stored else registers
+    if registers > MOST_REGISTERS:
+        raise CheckpointError(
+            f"its network has {registers:,} registers; at most {MOST_REGISTERS} make sense."
+        )
     apart = "reg_token" in stored  # timm has added the class token's position to it
     side = DINOV2_SIDE - DINOV2_SIDE % sizes["patch_size"]
     _check_patches((side // sizes["patch_size"]) ** 2)
@@ -188,6 +198,11 @@ def _clip(rename: Rename, activation: str, tensors: Tensors) -> Layout:
     positions = math.prod(stored["pos_embed"].shape[:-1]) if "pos_embed" in stored else 0
     side = _side(positions - 1, sizes["patch_size"])
     _check_patches(positions - 1)
+    if side > LARGEST_SIDE:
+        raise CheckpointError(
+            f"its network takes images of {side:,} x {side:,} pixels; at most "
+            f"{LARGEST_SIDE:,} make sense."
+        )
     head = shape_of(stored, "head.weight", 2)
     turned = rename is FROM_OPEN_CLIP  # x @ proj
 
@@ -247,6 +262,11 @@ def _sizes(stored: Mapping[str, StoredTensor]) -> dict[str, Any]:
     if channels != 3:
         raise CheckpointError(f"its network takes images of {channels} channels; 3 are needed.")
     hidden = shape_of(stored, "blocks.0.mlp.fc1.weight", 2)[0]
+    if hidden > WIDEST * width:
+        raise CheckpointError(
+            f"its blocks of width {width} have {hidden:,} hidden channels; at most {WIDEST} times "
+            "the width make sense."
+        )
     return {
         "patch_size": patch,
         "in_chans": channels,

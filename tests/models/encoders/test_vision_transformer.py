@@ -205,3 +205,32 @@ def test_mutated_weights_are_read_or_refused(tmp_path: Path):
             except CheckpointError:
                 refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("reg_token", (4,), "tensor 'reg_token' is .*3 sizes above 0"),
+        ("reg_token", (1, 1000, 64), "1,000 registers"),
+        ("blocks.0.mlp.fc1.weight", (4096, 64), "4,096 hidden channels"),
+        ("pos_embed", (1, 1 + 60**2, 64), "images of 1,920 x 1,920 pixels"),
+    ],
+)
+def test_sizes_that_would_fill_memory_are_refused(tmp_path: Path, name, shape, message):
+    """A small file could ask for activations of any size."""
+    is_clip = name == "pos_embed"
+    sizes = {
+        "patch_embed.proj.weight": (64, 3, 32, 32),
+        "norm_pre.weight" if is_clip else "blocks.0.ls1.gamma": (64,),
+        "blocks.0.mlp.fc1.weight": (256, 64),
+        "blocks.0.mlp.fc2.weight": (64, 256),
+        "pos_embed": (1, 50, 64),
+        name: shape,
+    }
+    weights = {key: torch.zeros(size) for key, size in sizes.items()}
+    torch.save(weights | {"blocks.0.norm1.weight": torch.zeros(64)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=message):
+        if is_clip:
+            open_clip(tmp_path / "w.pt", activation="gelu")
+        else:
+            open_dinov2(tmp_path / "w.pt")
