@@ -59,11 +59,7 @@ def open_asked(
                 "{resolution}, {fit} or {mode}.",
                 field=("resolution", "fit", "mode"),
             )
-    names = [
-        one.source if len(one) == 1 and Path(one.source).is_file() else f"{one.source}/{name}"
-        for one in sets
-        for name in one.names
-    ]
+    names = [_name(one, name) for one in sets for name in one.names]
     labels = None
     if all(one.labels is not None for one in sets) and len(sets) == 1:
         labels = sets[0].labels
@@ -76,6 +72,13 @@ def open_asked(
             preparation=preparation.resolved(),
         )
     )
+
+
+def _name(images: ImageSet, name: str) -> str:
+    """The path of an image where it is a file."""
+    if Path(images.source).is_dir():
+        return f"{images.source}/{name}"
+    return images.source if len(images) == 1 else name
 
 
 def _checked(images: ImageSet) -> ImageSet:
