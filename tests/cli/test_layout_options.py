@@ -104,3 +104,48 @@ def test_sets_are_compared_by_name(run: Run, divided: Path) -> None:
     found = json.loads(run("dataset", "compare", divided / "test", divided, "--json").stdout)
     assert found["first"]["num_alone"] == 20 and found["second"]["alone"][0] == "train/a/0.png"
     assert found["summary"] == "They have no image in common."
+
+
+@pytest.mark.slow
+def test_groups_are_told_apart_by_the_same_option_everywhere(
+    run: Run, divided: Path, tmp_path: Path
+) -> None:
+    names = [f"{split}/{'ab'[i % 2]}/{i}.png" for split in ("train", "test") for i in range(30)]
+    groups = tmp_path / "patients.csv"
+    rows = [f"{name},{name[:2]}{int(name.split('/')[2][:-4]) // 3}\n" for name in names]
+    groups.write_text("name,patient\n" + "".join(rows))
+    given = ["--data", divided, "--holdout", divided, "--holdout-split", "test"]
+    given += ["--group", groups]
+    report = tmp_path / "report"
+    limits = ["--fail-above", "50%", "--fail-above-groups", "99%"]
+    done = run("scan", divided / "test" / "a", *given, *limits, "--out", report)
+    assert "Images of 0 of 10 patients are copied" in done.stdout, done.output
+    assert "second neighbors of another patient" in done.stdout
+    data = json.loads((report / "report.json").read_text())["data"]
+    assert (data["num_groups"], data["group_kind"]) == (10, "patient")
+
+    assert run("verify", report).exit_code == 0
+    done = run("verify", report, *given[:4], "--holdout-split", "test")
+    assert done.exit_code == 2 and "give it with --group" in done.stderr
+    assert run("verify", report, *given).exit_code == 0
+    done = run("scan", divided / "test" / "a", *given, "--dry-run")
+    assert done.exit_code == 0, done.output
+
+    found = json.loads(run("dataset", "inspect", divided, "--group", groups, "--json").stdout)
+    assert len(set(found["groups"])) == 10
+    copy = divided / "train" / "a" / "0.png"
+    copy.with_name("28.png").write_bytes(copy.read_bytes())  # of patients 0 and 9
+    done = run("dataset", "duplicates", divided, "--group", groups, "--json")
+    found = json.loads(done.stdout)
+    assert found["num_shared"] == 1 and found["groups"][0]["belongs_to"] == ["tr0", "tr9"]
+    built = tmp_path / "built.zip"
+    done = run(
+        "dataset", "build", "--data", divided, "--size", 10, "--group", groups, "--out", built
+    )
+    assert "only a part of the images is in the set" in done.stderr, done.output
+    assert json.loads(run("dataset", "inspect", built, "--json").stdout)["groups"]
+
+    groups.write_text(groups.read_text().replace(",te3", ",tr3"))
+    done = run("scan", divided / "test" / "a", *given)
+    assert done.exit_code == 2
+    assert "of 1 patient that the training images are of, too: 'tr3'" in done.stderr

@@ -232,7 +232,7 @@ class ImageSearch(ABC):
     def _widening(
         self,
         x: np.ndarray,
-        steps: tuple[int, int],
+        steps: tuple[int, ...],
         limits: Sequence[int],
         counted: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray, SearchStatistics]:
@@ -250,8 +250,8 @@ class ImageSearch(ABC):
         index = np.full((len(x), 2 + len(limits)), -1, dtype=np.int64)
         S = np.full(index.shape, -1, dtype=np.int64 if self.space.exact else np.float64)
         statistics = SearchStatistics(self.backend)
-        if self.groups is not None:  # a group has several images, which are near each other
-            steps = (steps[1], MOST_NEIGHBORS)
+        if self.groups is not None:  # a group may have many images, which are near each other
+            steps = (*steps, MOST_NEIGHBORS)
         for k in steps:
             missing = np.flatnonzero((index < 0).any(1))
             if len(missing) or not len(x):

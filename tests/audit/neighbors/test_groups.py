@@ -57,7 +57,7 @@ def assert_found(found, expected, S):
     np.testing.assert_allclose(distance, expected_S, rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     kind=st.sampled_from(KINDS),
