@@ -37,6 +37,7 @@ BRUTE_FORCE_PART, CUDA_BRUTE_FORCE_PART = 512, 4096
 QUERY_BYTES = 64 << 20  # limits the parts if images are large
 MORE_NEIGHBORS = 16  # among them, nearly every query finds one that is not a duplicate
 MOST_NEIGHBORS = 128  # among them, one of another group, unless groups are large
+OTHER_GROUPS = 4  # neighbors of other groups, among which nearly every query finds a distinct one
 LARGEST_DIMENSION = 2**22  # the error bounds are proven up to here
 
 
@@ -96,6 +97,11 @@ class ImageSearch(ABC):
         """What the squared distances mean."""
 
     @property
+    def passes_over_groups(self) -> bool:
+        """Whether `_search` can leave groups out of a shortlist, however many images they have."""
+        return False
+
+    @property
     @abstractmethod
     def num_bytes(self) -> int:
         """Memory that the index takes besides the training images."""
@@ -152,7 +158,11 @@ class ImageSearch(ABC):
         limits = [largest_squared_distance(radius, image_shape) for radius in duplicate_rms]
         x = self._query_rows(queries)
         index, S, statistics = self._widening(
-            x, (2, MORE_NEIGHBORS), limits, lambda missing, near: np.ones(near.shape, dtype=bool)
+            x,
+            (2, MORE_NEIGHBORS),
+            limits,
+            lambda missing, near: np.ones(near.shape, dtype=bool),
+            own=None,
         )
         missing = np.flatnonzero((index < 0).any(1))
         if len(missing):
@@ -192,7 +202,7 @@ class ImageSearch(ABC):
             return counted
 
         # Each image finds itself.
-        index, S, statistics = self._widening(x, (3, 1 + MORE_NEIGHBORS), limits, others)
+        index, S, statistics = self._widening(x, (3, 1 + MORE_NEIGHBORS), limits, others, own=own)
 
         def nearest_of_all(rows: np.ndarray, but: np.ndarray | None) -> None:
             nonlocal statistics
@@ -235,6 +245,8 @@ class ImageSearch(ABC):
         steps: tuple[int, ...],
         limits: Sequence[int],
         counted: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        *,
+        own: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, SearchStatistics]:
         """Search ever more neighbors, until those wanted are among them or there are many.
 
@@ -243,6 +255,7 @@ class ImageSearch(ABC):
             steps: neighbors to search for, first and then.
             limits: the largest S of a duplicate, one per radius.
             counted: (which queries [b], their neighbors [b, k]) → which of these count, bool.
+            own: groups of the queries, int64 [B], none of whose images counts; None without any.
 
         Returns:
             index and distance as from `_two_and_distinct`, [B, 2 + R]; and how the searches went.
@@ -251,7 +264,7 @@ class ImageSearch(ABC):
         S = np.full(index.shape, -1, dtype=np.int64 if self.space.exact else np.float64)
         statistics = SearchStatistics(self.backend)
         if self.groups is not None:  # a group may have many images, which are near each other
-            steps = (*steps, MOST_NEIGHBORS)
+            steps = steps[:1] if self.passes_over_groups else (*steps, MOST_NEIGHBORS)
         for k in steps:
             missing = np.flatnonzero((index < 0).any(1))
             if len(missing) or not len(x):
@@ -260,6 +273,30 @@ class ImageSearch(ABC):
                     near, counted(missing, near.index), limits
                 )
                 statistics += near.statistics
+        if self.groups is None or not self.passes_over_groups:
+            return index, S, statistics
+
+        def elsewhere(rows: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, Neighbors]:
+            """Neighbors outside some groups, of those rows for which they are proven."""
+            nonlocal statistics
+            near = self._nearest(x[rows], min(OTHER_GROUPS, len(self.images)), left_out)
+            statistics += near.statistics
+            proven = (near.index >= 0).all(1)
+            near = Neighbors(near.index[proven], near.squared_distance[proven], near.statistics)
+            return rows[proven], near
+
+        missing = np.flatnonzero((index[:, :2] < 0).any(1))
+        if len(missing) and own is not None:
+            rows, near = elsewhere(missing, own[missing, None])
+            index[rows], S[rows] = self._two_and_distinct(near, counted(rows, near.index), limits)
+        missing = np.flatnonzero((index[:, :2] >= 0).all(1) & (index < 0).any(1))
+        if len(missing):
+            group = self.groups[index[missing, 0]]
+            left_out = group[:, None] if own is None else np.stack([group, own[missing]], 1)
+            rows, near = elsewhere(missing, left_out)
+            index[rows, 2:], S[rows, 2:] = self._first_apart(
+                near, index[rows, 0], counted(rows, near.index), limits
+            )
         return index, S, statistics
 
     def _distinct_among_all(
@@ -341,8 +378,16 @@ class ImageSearch(ABC):
         return self.space.num_values if self.space.exact else None
 
     @abstractmethod
-    def _search(self, x: np.ndarray, k: int) -> Neighbors:
-        """The k nearest training images, not mirrored, of queries uint8 [B, D]."""
+    def _search(self, x: np.ndarray, k: int, left_out: np.ndarray | None = None) -> Neighbors:
+        """The k nearest training images, not mirrored, of queries uint8 [B, D].
+
+        Args:
+            x: queries, uint8 [B, D].
+            k: 1 … N.
+            left_out: groups whose images do not count, int64 [B, G], only where the search
+                `passes_over_groups`. Then a query has -1 in all places if its neighbors were not
+                proven.
+        """
 
     @abstractmethod
     def _search_all_distinct(self, query: DistinctQuery) -> tuple[np.ndarray, np.ndarray]:
@@ -383,10 +428,16 @@ class ImageSearch(ABC):
         mirrored = rows.reshape(-1, *self.images.shape[1:])[..., ::-1].copy()
         return [rows, mirrored.reshape(rows.shape)]
 
-    def _nearest(self, x: np.ndarray, k: int) -> Neighbors:
-        """The k nearest training images of queries uint8 [B, D], in either orientation."""
-        found = [self._search(rows, k) for rows in self._orientations(x)]
-        return found[0] if len(found) == 1 else _nearer_of_both(*found)
+    def _nearest(self, x: np.ndarray, k: int, left_out: np.ndarray | None = None) -> Neighbors:
+        """The k nearest training images of queries uint8 [B, D], in either orientation; `left_out`
+        as for `_search`."""
+        found = [self._search(rows, k, left_out) for rows in self._orientations(x)]
+        if len(found) == 1:
+            return found[0]
+        both = _nearer_of_both(*found)
+        unproven = np.any([(each.index < 0).any(1) for each in found], axis=0)
+        both.index[unproven], both.squared_distance[unproven] = -1, -1
+        return both
 
     def _two_and_distinct(
         self, near: Neighbors, counted: np.ndarray, limits: Sequence[int]
@@ -402,17 +453,29 @@ class ImageSearch(ABC):
         first = counted.argmax(1)
         others = counted & (np.arange(counted.shape[1]) > first[:, None])
         nearest = np.take_along_axis(near.index, first[:, None], 1)  # [B, 1]
-        S = self._pixel_distances(self._rows[nearest[:, 0]], near.index)
         apart = counted
         if self.groups is not None:
             apart = counted & (self.groups[near.index] != self.groups[nearest])
-        is_distinct = apart[:, None] & (S[:, None] > np.array(limits)[:, None])  # [B, R, k]
-        wanted = np.concatenate([counted[:, None], others[:, None], is_distinct], 1)
-        rank, some = wanted.argmax(2), np.any(wanted, 2)
-        return (
-            np.where(some, np.take_along_axis(near.index, rank, 1), -1),
-            np.where(some, np.take_along_axis(near.squared_distance, rank, 1), -1),
-        )
+        two = _first_of(near, np.stack([counted, others], 1))
+        distinct = self._first_apart(near, nearest[:, 0], apart, limits)
+        return np.concatenate([two[0], distinct[0]], 1), np.concatenate([two[1], distinct[1]], 1)
+
+    def _first_apart(
+        self, near: Neighbors, first: np.ndarray, counted: np.ndarray, limits: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """index and distance of the nearest that counts and is not a duplicate of another image.
+
+        Args:
+            near: the nearest found.
+            first: the other image of each query, int64 [B].
+            counted: which of the nearest count, bool [B, k].
+            limits: the largest S of a duplicate, one per radius.
+
+        Returns:
+            [B, R] each; -1 where it is not among those found.
+        """
+        S = self._pixel_distances(self._rows[first], near.index)
+        return _first_of(near, counted[:, None] & (S[:, None] > np.array(limits)[:, None]))
 
     def _pixel_distances(self, rows: np.ndarray, index: np.ndarray) -> np.ndarray:
         """S in pixels between each row and k training images, int64 [B, k], mirrored if `flips`."""
@@ -438,6 +501,15 @@ class ImageSearch(ABC):
         """What the function returns for parts of the queries, concatenated."""
         largest = max(1, min(largest, QUERY_BYTES // self._rows.shape[1]))
         return map_parts(function, queries, largest=largest, device=self.device)
+
+
+def _first_of(near: Neighbors, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """index and distance of the nearest that is wanted, bool [B, R, k], or -1; [B, R] each."""
+    rank, some = wanted.argmax(2), np.any(wanted, 2)
+    return (
+        np.where(some, np.take_along_axis(near.index, rank, 1), -1),
+        np.where(some, np.take_along_axis(near.squared_distance, rank, 1), -1),
+    )
 
 
 def _nearer_of_both(straight: Neighbors, mirrored: Neighbors) -> Neighbors:

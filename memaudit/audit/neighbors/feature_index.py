@@ -131,7 +131,8 @@ class FeatureIndex(ImageSearch):
         unit: np.ndarray = (features / length).astype(np.float32)
         return unit
 
-    def _search(self, x: np.ndarray, k: int) -> Neighbors:
+    def _search(self, x: np.ndarray, k: int, left_out: np.ndarray | None = None) -> Neighbors:
+        assert left_out is None
         v = self._encode(x)
         num_images, num_features = self._vectors.shape
         width = min(num_images, max(SHORTLIST, 4 * k))

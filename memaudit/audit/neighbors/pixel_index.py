@@ -90,6 +90,10 @@ class NeighborIndex(ImageSearch):
         return pixel_space(self.images.shape[1:])
 
     @property
+    def passes_over_groups(self) -> bool:
+        return self.projected is not None
+
+    @property
     def num_bytes(self) -> int:
         return 8 * len(self._rows) if self.projected is None else self.projected.num_bytes
 
@@ -107,7 +111,7 @@ class NeighborIndex(ImageSearch):
         """As `_search_all_distinct`: a part of a larger search."""
         return self._search_all_distinct(query)
 
-    def _search(self, x: np.ndarray, k: int) -> Neighbors:
+    def _search(self, x: np.ndarray, k: int, left_out: np.ndarray | None = None) -> Neighbors:
         index = np.empty((len(x), k), dtype=np.int64)
         squared_distance = np.empty((len(x), k), dtype=np.int64)
         num_candidates = 0
@@ -119,12 +123,14 @@ class NeighborIndex(ImageSearch):
             if not len(todo) or width >= len(self._rows) or width > LONGEST_SHORTLIST:
                 break
             index[todo], squared_distance[todo], proven, checked = self._map(
-                partial(self._search_shortlist, x, k, width), todo, QUERY_PART
+                partial(self._search_shortlist, x, k, width, left_out), todo, QUERY_PART
             )
             answered_by[todo[proven]] = attempt
             num_candidates += int(checked.sum())
         todo = np.flatnonzero(answered_by == len(attempts))
-        if len(todo):
+        if left_out is not None:
+            index[todo], squared_distance[todo] = -1, -1
+        elif len(todo):
             index[todo], squared_distance[todo] = self._map(
                 lambda part: nearest_by_brute_force(x[part], self._training, k),
                 todo,
@@ -135,7 +141,7 @@ class NeighborIndex(ImageSearch):
             num_searches=len(x),
             num_certified=int((answered_by == 0).sum()) if attempts else 0,
             num_widened=int((answered_by[answered_by < len(attempts)] > 0).sum()),
-            num_brute_forced=len(todo),
+            num_brute_forced=0 if left_out is not None else len(todo),
             num_candidates=num_candidates,
         )
         return Neighbors(index, squared_distance, statistics)
@@ -144,9 +150,12 @@ class NeighborIndex(ImageSearch):
         return nearest_distinct_by_brute_force(query, self._training)
 
     def _search_shortlist(
-        self, x: np.ndarray, k: int, width: int, part: np.ndarray
+        self, x: np.ndarray, k: int, width: int, left_out: np.ndarray | None, part: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Search the queries x[part], uint8 [B, D], with a shortlist of `width` images each.
+
+        Images of the groups that are left out, int64 [len(x), G], take places on the shortlist, but
+        are not compared.
 
         Returns:
             index and squared distance [B, k], whether they are proven [B], and the number of
@@ -160,16 +169,21 @@ class NeighborIndex(ImageSearch):
 
         # The first 2k give a limit; every image that may lie within it is compared.
         keys = np.full(shortlist.shape, FARTHEST)
-        first = np.zeros(shortlist.shape, dtype=bool)
-        first[:, : 2 * k] = True
+        counted = np.ones(shortlist.shape, dtype=bool)
+        if left_out is not None and self.groups is not None:
+            groups = self.groups[shortlist]
+            for column in left_out[part].T:
+                counted &= groups != column[:, None]
+        first = counted & (counted.cumsum(1) <= 2 * k)
         keys[first] = self._keys(x, part, first, shortlist)
-        limit = np.partition(keys[:, : 2 * k], k - 1)[:, k - 1 : k] // len(self._rows)
-        within = (bound <= limit) & ~first
+        limit = np.partition(keys, k - 1)[:, k - 1 : k] // len(self._rows)
+        within = counted & (bound <= limit) & ~first
         keys[within] = self._keys(x, part, within, shortlist)
         nearest = np.sort(np.partition(keys, k - 1)[:, :k])
         index, squared_distance = split_keys(nearest, len(self._rows))
 
         proven = bound[:, -1] > squared_distance[:, -1]  # strictly: an equal one could come first
+        proven &= index[:, -1] >= 0  # or fewer than k of the shortlist count
         return index, squared_distance, proven, (first | within).sum(1)
 
     def _keys(

@@ -126,7 +126,12 @@ class ShardedIndex(NeighborIndex):
     def num_bytes(self) -> int:
         return self._bytes
 
-    def _search(self, x: np.ndarray, k: int) -> Neighbors:
+    @property
+    def passes_over_groups(self) -> bool:
+        return False
+
+    def _search(self, x: np.ndarray, k: int, left_out: np.ndarray | None = None) -> Neighbors:
+        assert left_out is None
         found = self._ask({"what": "nearest", "k": k}, x=x)
         S = np.concatenate([each.arrays["squared_distance"] for each in found], 1)
         index = np.concatenate([each.arrays["index"] for each in found], 1)

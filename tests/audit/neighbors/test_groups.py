@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from memaudit.audit.memorization.matches import match_images
-from memaudit.audit.neighbors import base
+from memaudit.audit.neighbors import pixel_index
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.published_encoders import open_encoder
@@ -116,7 +116,33 @@ def test_large_groups_are_searched_in_steps(num_patients, num_slices):
     other = np.where(groups == groups[found.index[:, :1]], 2**62, S)
     np.testing.assert_array_equal(found.index_distinct[0], other.argmin(1))
     if index.backend == "faiss-cpu":
-        assert (found.statistics.num_brute_forced == 0) == (num_slices < base.MOST_NEIGHBORS)
+        assert found.statistics.num_brute_forced == 0
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_short_shortlists_are_exact_as_well(flips, monkeypatch):
+    """With 8 images on a shortlist, most of them of one group, much is not proven by them."""
+    monkeypatch.setattr(pixel_index, "SHORTLIST", 8)
+    rng = np.random.default_rng(0)
+    for num_groups in (3, 20, 100):
+        centers = noise(rng, num_groups, SHAPE).astype(int)
+        groups = rng.integers(0, num_groups, 300)
+        images = np.clip(centers[groups] + rng.integers(-9, 10, (300, *SHAPE)), 0, 255)
+        images = images.astype(np.uint8)
+        images[:30] = images[30:60]  # equal ones, also of several groups
+        queries = np.concatenate([images[:20], noise(rng, 20, SHAPE)])
+        index = NeighborIndex(images, flips=flips, groups=groups)
+        between = all_distances(images, images, flips=flips)
+        S = all_distances(queries, images, flips=flips)
+        expected = [slowly(row, between.__getitem__, groups, RADII) for row in S]
+        assert_found(index.distinct_nearest(queries, duplicate_rms=RADII), expected, S)
+        rows = np.arange(0, 300, 7)
+        left = [np.where(between[i] == 0, -1, between[i]) for i in rows]
+        expected = [
+            slowly(each, between.__getitem__, groups, RADII, groups[i])
+            for each, i in zip(left, rows, strict=True)
+        ]
+        assert_found(index.leave_one_out(rows, duplicate_rms=RADII), expected, between[rows])
 
 
 def test_parts_that_ranks_hold_find_what_the_whole_finds():
