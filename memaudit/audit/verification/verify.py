@@ -580,6 +580,8 @@ class _Work:
             stated = getattr(report.diagnostics, name)
             if diagnostic.follows_from_matches or name in report.without:
                 continue
+            if diagnostic.by_request and stated is None:
+                continue
             if diagnostic.is_possible(context):
                 self._run_diagnostic(name, context)
             elif stated is None:
