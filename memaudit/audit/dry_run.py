@@ -28,6 +28,8 @@ from memaudit.audit.memorization.controls import (
 )
 from memaudit.audit.memorization.matches import match_images, searched_radii
 from memaudit.audit.memorization.screened import screened_rows
+from memaudit.audit.neighbors.build import build_feature_index
+from memaudit.audit.neighbors.encoder import CHECKED
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.projection import num_index_bytes, projected_width
 from memaudit.audit.screening import refuse_screening_of_images, screening_sampler
@@ -162,6 +164,9 @@ def forecast_scan(
     check_diagnostics(
         Setting(config=config, data=data, holdout=holdout, model=model, open_index=_no_index)
     )
+    if config.index.features is not None:  # opened, and tried on the same images as by the scan
+        rows = np.unique(np.linspace(0, len(data) - 1, CHECKED).round().astype(np.int64))
+        build_feature_index(data.take(rows), config.index, device=config.execution.device)
 
     D = data.images[:1].size
     num_stored = len(data) * (2 if config.index.flips else 1)

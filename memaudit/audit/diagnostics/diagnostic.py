@@ -101,9 +101,13 @@ class Images:
 
     @property
     def features(self) -> FeatureIndex | None:
-        """The index of the training images' features, if they are compared by the cosine."""
-        index = self.index
-        return index if isinstance(index, FeatureIndex) and index.metric == "cosine" else None
+        """The index of the training images' features, if they are compared by the cosine: instead
+        of pixels, or by a further rule."""
+        rules = getattr(self.index, "rules", ())
+        for search in (self.index, *(getattr(rule, "search", None) for rule in rules)):
+            if isinstance(search, FeatureIndex) and search.metric == "cosine":
+                return search
+        return None
 
     @property
     def generated(self) -> np.ndarray:

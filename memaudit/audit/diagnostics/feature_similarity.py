@@ -108,13 +108,15 @@ def _run(context: Context) -> FeatureSimilarity | None:
     index = images.features
     assert index is not None
     holdout, rule = images.setting.given_holdout, images.setting.config.rule
+    # Those that were searched before are not encoded again.
+    generated = index.nearest(images.generated, 1).squared_distance[:, 0]
     S = images.setting.open_index().nearest(holdout.images, 1).squared_distance[:, 0]
     apart = S > largest_squared_distance(rule.duplicate_rms, holdout.image_shape)
     if not apart.any():
         return None
     return compare_similarities(
-        context.matches.squared_distance1,
-        images.holdout_matches.squared_distance1[apart],
+        generated,
+        index.nearest(holdout.images[apart], 1).squared_distance[:, 0],
         index,
         rule.confidence,
     )

@@ -1,6 +1,7 @@
 """Encoders by name, by file, and as functions of the user's own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torchvision.models import resnet50
 
 import memaudit
 from memaudit.audit.config import ScanConfig
+from memaudit.audit.dry_run import forecast_scan
 from memaudit.audit.neighbors import published_encoders
 from memaudit.audit.neighbors.build import build_index
 from memaudit.audit.neighbors.config import WEIGHTS, IndexConfig
@@ -82,6 +84,15 @@ def test_a_scan_by_a_published_encoder_says_so(tiny: Path):
     gated = ScanConfig(index=config.index, fail_above=0.5, min_samples=1)
     (warning,) = scan(given, data, config=gated).source.warnings
     assert "encoder clip (SHA-256 abababababababab…), whose weights a file gave" in warning
+
+
+def test_a_dry_run_opens_and_tries_the_encoder(tiny: Path):
+    data = image_set(20)
+    config = ScanConfig(index=IndexConfig(features="clip", encoder_weights=tiny))
+    assert forecast_scan(data, data, config=config).index_bytes is None
+    missing = IndexConfig(features="none.pt")
+    with pytest.raises(CheckpointError, match=r"none.pt cannot be read: No such file"):
+        forecast_scan(data, data, config=replace(config, index=missing))
 
 
 @pytest.mark.slow
