@@ -63,8 +63,10 @@ def _of_rule(config: ScanConfig) -> list[str]:
 
 def _of_search(config: ScanConfig, source: Source) -> list[str]:
     found = []
-    if config.index.features is not None:
+    if config.index.compares_features:
         found.append(f"features of {config.index.features} compared, not pixels")
+    if config.index.match:
+        found.append(f"copies by {_listed(config.index.match)} counted")
     if config.index.flips:
         model = source.model
         why = ""

@@ -169,6 +169,13 @@ class ScanConfig:
             )
         if self.screening is not None:
             _check_screening(self.screening, self.sampler, self.rule)
+            if self.index.match:
+                raise ConfigError(
+                    f"{{match}} counts by {', '.join(self.index.match)}, but {{screen}} chooses "
+                    "seeds by whole images, and would not sample what other rules see. Leave one "
+                    "of them out.",
+                    field=("match", "screen"),
+                )
         if not self.seeds:
             raise ConfigError("0 samples were asked for; at least 1 is needed.")
         if self.nonce is not None:

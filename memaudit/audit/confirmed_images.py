@@ -137,6 +137,15 @@ def choose_precision(
                 f"{{precision}} is {precision}, but {why}. Choose fp32.", field="precision"
             )
         precision = "fp32"
+    if config.index.match and precision != "fp32":
+        if config.execution.precision != "auto":
+            raise ConfigError(
+                f"{{precision}} is {precision}, but {{match}} counts by "
+                f"{', '.join(config.index.match)}: how far a verdict is from another one is known "
+                "of pixels alone. Choose fp32.",
+                field=("precision", "match"),
+            )
+        precision = "fp32"
     if config.screening is not None and precision != "fp32":
         if config.execution.precision != "auto":
             raise ConfigError(

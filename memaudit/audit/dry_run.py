@@ -155,7 +155,7 @@ def forecast_scan(
         config = choose_precision(
             config,
             source,
-            compares_features=config.index.features is not None,
+            compares_features=config.index.compares_features,
             has_groups=data.group_numbers is not None,
         )
         config = precision_that_pays(config)
@@ -222,7 +222,9 @@ def forecast_scan(
         steps=tuple(steps),
         denoises=denoises,
         optimum_bytes=4 * len(data) * D if has_optimum else None,
-        index_bytes=None if config.index.features else num_index_bytes(num_stored, D, width),
+        index_bytes=None
+        if config.index.compares_features
+        else num_index_bytes(num_stored, D, width),
         state_bytes=None if model is None else len(config.seeds) * D,
         floor=None
         if gate is None
@@ -263,7 +265,7 @@ def _search(
     data: ImageSet, holdout: ImageSet | None, config: ScanConfig, num_images: int
 ) -> tuple[list[StepForecast], NeighborIndex | None]:
     """Time index, controls and search on a part of the training images; features are not timed."""
-    if config.index.features is not None:
+    if config.index.compares_features:
         return [], None
     part = data.images[:INDEXED]
     growth = len(data) / len(part)

@@ -15,7 +15,6 @@ from memaudit.audit.kept_images import check_kept
 from memaudit.audit.memorization.findings import Gate, decide, first_decided
 from memaudit.audit.memorization.matches import SEARCH_BATCH, Matches, match_images
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.regeneration import Recipe
 from memaudit.audit.scan_state import Part, ScanState, missing_positions
 from memaudit.audit.statistics.forecast import Forecast, GateTest, about, forecast_stop
@@ -61,7 +60,7 @@ class _Judge:
         self._config, self._index, self._gate = config, index, gate
         self._forecast: Forecast | None = None
         self._num_forecast = 0
-        self._neighbors: list[DistinctNeighbors] = []
+        self._matches: list[Matches] = []
         self._num_judged = self._num_copies = 0
         self._by_class = gate is not None and "worst_class" in config.fail_on
         self._copies: list[np.ndarray] = []
@@ -83,7 +82,7 @@ class _Judge:
             class_index: int64 [B], or None for a model without classes.
         """
         found = match_images(self._index, images, self._config.rule)
-        self._neighbors.append(found.neighbors)
+        self._matches.append(found)
         hits = found.is_copy
         if self._gate is not None and self._by_class and class_index is not None:
             self._copies.append(hits)
@@ -130,8 +129,7 @@ class _Judge:
 
     def matches(self) -> Matches:
         """The matches of all images judged, up to the decisive one."""
-        neighbors = DistinctNeighbors.concatenate(self._neighbors)
-        return Matches(neighbors[: self.num_decisive], self._config.rule)
+        return Matches.concatenate(self._matches)[: self.num_decisive]
 
     @property
     def likely_stop(self) -> int | None:

@@ -7,6 +7,7 @@ docs/method.md has the definitions.
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,10 +28,10 @@ from memaudit.audit.diagnostics.registry import check_diagnostics, run_diagnosti
 from memaudit.audit.environment import Clock, describe_environment
 from memaudit.audit.memorization.controls import measure_controls
 from memaudit.audit.memorization.findings import Gate, summarize_matches
-from memaudit.audit.memorization.matches import Matches, match_images
+from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.memorization.screened import screening_key
 from memaudit.audit.neighbors.base import ImageSearch
-from memaudit.audit.neighbors.build import build_index, describe_search, pixel_index
+from memaudit.audit.neighbors.build import build_index, describe_search, open_rules, pixel_index
 from memaudit.audit.neighbors.duplicates import duplicates_of
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -165,6 +166,9 @@ def scan(
         check_may_pass(source, data)
     if isinstance(source, Checkpoint) and index is None:
         config = search_what_was_trained_on(config, source)
+    if index is not None and config.index.match and not index.rules:
+        index = copy(index)
+        index.rules = open_rules(index, config.index, progress=progress)
     if config.screening is not None and isinstance(source, ImageSet):
         refuse_screening_of_images()
     if config.nonce is not None:
@@ -174,7 +178,7 @@ def scan(
             check_classes(source.network, [config.class_index])
         check_guidance(source.network, config.sampler.guidance)
         config = replace(config, sampler=resolve_sampler(config.sampler, source.network))
-        compares_features = config.index.features is not None or isinstance(index, FeatureIndex)
+        compares_features = config.index.compares_features or isinstance(index, FeatureIndex)
         asked = config.execution.precision
         config = choose_precision(
             config,
@@ -355,7 +359,7 @@ def scan(
             samples.matches.distance_ratio, images.holdout_matches.distance_ratio
         )
     context = Context(
-        matches=Matches(samples.matches.neighbors[is_drawn], config.rule),
+        matches=samples.matches[is_drawn],
         findings=findings,
         class_index=None if samples.class_index is None else samples.class_index[is_drawn],
         num_train=len(data),
@@ -375,6 +379,7 @@ def scan(
     if holdout is not None:
         warnings += doubts_about(holdout)
     described = describe_source(source, data, warnings=warnings)
+    search = describe_search(index, samples.matches.neighbors)
     conclusion = conclude(
         findings,
         controls=controls,
@@ -385,6 +390,7 @@ def scan(
         rule=config.rule,
         flips=index.flips,
         exact=index.exact,
+        match=search.match,
         fail_on=config.fail_on,
         sampler_control=sampler_control,
         seeds_chosen=isinstance(source, Checkpoint)
@@ -409,7 +415,7 @@ def scan(
         data=data,
         config=config,
         space=index.space,
-        search=describe_search(index, samples.matches.neighbors),
+        search=search,
         matches=samples.matches,
         conformal=conformal,
         controls=controls,

@@ -88,7 +88,7 @@ class Scanned:
         if self.screened is None:
             return self.matches
         drawn = np.flatnonzero(self.screened.is_drawn)
-        return Matches(self.matches.neighbors[drawn], self.matches.rule)
+        return self.matches[drawn]
 
     @property
     def ratios(self) -> Ratios:

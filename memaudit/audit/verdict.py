@@ -105,6 +105,7 @@ def conclude(
     rule: Rule,
     flips: bool,
     exact: bool,
+    match: tuple[str, ...] = (),
     fail_on: tuple[str, ...],
     seeds_chosen: bool,
     sampler_control: SamplerControl | None,
@@ -125,6 +126,7 @@ def conclude(
         rule: what counted as a copy.
         flips: whether mirror images were searched as well.
         exact: whether pixels were compared, not features.
+        match: the rules that count, where whole images alone do not.
         fail_on: findings that fail the gate besides the count.
         seeds_chosen: whether the images are of seeds that do not follow one another.
         sampler_control: what the published sampler shows, where a gate judges another one's images.
@@ -192,14 +194,20 @@ def conclude(
             screening=screening,
         ),
         about=_about(
-            verdict, findings, num_train=num_train, exact=exact, made=made, screening=screening
+            verdict,
+            findings,
+            num_train=num_train,
+            exact=exact,
+            match=match,
+            made=made,
+            screening=screening,
         ),
         groups=_groups(diagnostics.groups, reasons),
         sampler="" if sampler_control is None else sampler_control.text,
         recall="" if diagnostics.recall is None else diagnostics.recall.sentence,
         reasons=tuple(reasons),
         evidence=evidence,
-        not_tried=_not_tried(flips=flips, exact=exact),
+        not_tried=_not_tried(flips=flips, exact=exact, match=match),
         confirmed=_confirmed(source),
         choices=choices,
         advice=_advice(decision, verdict, reasons, controls),
@@ -276,6 +284,7 @@ def _about(
     *,
     num_train: int,
     exact: bool,
+    match: tuple[str, ...],
     made: str,
     screening: Screening | None,
 ) -> str:
@@ -284,6 +293,9 @@ def _about(
     kinds = ("a copy by the encoder’s features", "copies by the encoder’s features")
     if exact:
         kinds = ("a near-exact pixel copy", "near-exact pixel copies")
+    if match:
+        rules = f"by one or more of {', '.join(match)}"
+        kinds = (f"a copy ({rules})", f"copies ({rules})")
     level = f"{100 * ratio.confidence:g} %"
     count = ratio.count if screening is None else screening.found
     verb, kind = ("counts", kinds[0]) if count == 1 else ("count", kinds[1])
@@ -319,9 +331,22 @@ def _groups(found: CopiedGroups | None, reasons: list[Reason]) -> str:
     return f"Images of {counted_groups(found)} are {happens}."
 
 
-def _not_tried(*, flips: bool, exact: bool) -> str:
+def _not_tried(*, flips: bool, exact: bool, match: tuple[str, ...]) -> str:
     if not exact:
         return "The rule is not made to see copies that the encoder does not recognize."
+    if match:
+        changed = [
+            *([] if "shift" in match else ["shifted"]),
+            *([] if flips or "flips" in match else ["mirrored"]),
+            *("turned", "scaled", "cropped"),
+            *([] if "tone" in match else ["brightened"]),
+            "recolored",
+        ]
+        part = "" if "tiles" in match else ", or of a part of an image"
+        return (
+            f"The rules are not made to see copies that are {', '.join(changed)} or blended, or "
+            f"changed in two ways at once{part}."
+        )
     mirrored = "" if flips else "mirrored, "
     return (
         f"The rule is not made to see copies that are shifted, {mirrored}cropped, recolored or "

@@ -91,9 +91,19 @@ def about_floor(decision: Decision, controls: Controls, diagnostics: Diagnostics
             "floor",
             f"More than {limit} are counted as copies. {whose}, {floor.count:,} are "
             "counted as well, and the ratio is not above what limit and floor explain together, "
-            f"{percent(decision.fail_limit)} %.",
+            f"{percent(decision.fail_limit)} %.{_which_rules(controls)}",
         )
     ]
+
+
+def _which_rules(controls: Controls) -> str:
+    """Which rules count images of the control, most first; empty where whole images alone count."""
+    floor = controls.floor
+    if floor is None or not floor.by_rule:
+        return ""
+    most = sorted(floor.by_rule, key=lambda each: -each.count)
+    counts = ", ".join(f"{each.count:,} by {each.rule}" for each in most if each.count)
+    return f" Of the control, {counts}: what a rule counts there, it counts without copying."
 
 
 def about_holdout(decision: Decision, controls: Controls, diagnostics: Diagnostics) -> list[Reason]:

@@ -43,6 +43,8 @@ def render(result: "ScanResult") -> None:
             "Leaks and pairs are those of all seeds sampled in full; everything else below is of "
             "the seeds drawn at random."
         )
+    if result.ratios.by_rule:
+        out.print(_by_rule(result))
     _other_rules(result)
     if result.findings.num_degenerate:
         say(
@@ -213,6 +215,38 @@ def _table(shown: "ShownTable") -> Table:
     return table
 
 
+def _by_rule(result: "ScanResult") -> Table:
+    """What each rule counts, where several do, and what it counts of each control."""
+    controls = result.controls
+    floors = [each for each in (controls.holdout, controls.leave_one_out) if each is not None]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("copies by")
+    for name in ("images", "share", f"{level_text(result.ratios.copies.confidence)} interval"):
+        table.add_column(name, justify="right")
+    table.add_column("by no other", justify="right")
+    for floor in floors:
+        table.add_column(f"floor, {floor.control}", justify="right")
+    for place, row in enumerate(result.ratios.by_rule):
+        table.add_row(
+            row.rule,
+            f"{row.copies.count:,}",
+            percent(row.copies.ratio),
+            interval_text(row.copies),
+            f"{row.num_alone:,}",
+            *(f"{each.by_rule[place].count:,} / {each.copies.total:,}" for each in floors),
+        )
+    any_of = result.ratios.copies
+    table.add_row(
+        "any of them",
+        f"{any_of.count:,}",
+        percent(any_of.ratio),
+        interval_text(any_of),
+        "",
+        *(f"{each.copies.count:,} / {each.copies.total:,}" for each in floors),
+    )
+    return table
+
+
 def _other_rules(result: "ScanResult") -> None:
     """Print the ratios by the other rules, in a line where they are the same."""
     ratios = result.ratios
@@ -262,6 +296,15 @@ def _closest_pairs(result: "ScanResult") -> Table:
             data.names[matches.nn1[row]],
             f"{result.space.distance(matches.squared_distance1[row]):.2f}",
             f"{matches.distance_ratio[row]:.3f}",
-            "yes" if matches.is_copy[row] else "no",
+            _copied_by(result, int(row)),
         )
     return table
+
+
+def _copied_by(result: "ScanResult", row: int) -> str:
+    """Whether an image is a copy, and by which further rules."""
+    matches = result.matches
+    if not matches.is_copy[row]:
+        return "no"
+    rules = [name for name, hits in matches.by_rule.items() if hits[row]]
+    return ", ".join(rules) if rules else "yes"

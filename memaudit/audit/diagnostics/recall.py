@@ -105,7 +105,7 @@ def recall_of_rule(
     copies = np.concatenate([each.copies for each in planted])
     originals = np.concatenate([each.originals for each in planted])
     matches = match_images(index, copies, rule, progress=progress)
-    seen = matches.is_copy & _are_duplicates(index, matches.nn1, originals, rule)
+    seen = matches.is_copy & _are_duplicates(index, matches.copied, originals, rule)
     ends = np.cumsum([len(each.copies) for each in planted])
     return Recall(
         num_originals=max(len(each.originals) for each in planted),

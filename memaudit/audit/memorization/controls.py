@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memaudit.audit.memorization.matches import Matches, match_images, searched_radii
+from memaudit.audit.memorization.matches import Matches, judge, match_images, searched_radii
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.sensitivity import CellCount, count_cells
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.duplicates import first_equal
-from memaudit.audit.neighbors.results import DistinctNeighbors
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.audit.statistics.gate import Control, FloorCount
 from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
@@ -46,6 +45,14 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
+class RuleCount:
+    """How many images one of several rules calls copies."""
+
+    rule: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Floor:
     """How often images of a control are counted as copies."""
 
@@ -58,6 +65,8 @@ class Floor:
     """Counts at every threshold and radius, in the order of the sensitivity table."""
     num_near: int
     """Images of the control within `duplicate_rms` of a training image."""
+    by_rule: tuple[RuleCount, ...]
+    """What each rule counts, where several do; empty where whole images alone do."""
 
     @property
     def count(self) -> FloorCount:
@@ -76,8 +85,9 @@ class Controls:
     num_holdout: int
     """Number of held-out images given."""
     num_set_apart: int
-    """Held-out images within `duplicate_rms` of a training image. They may be copies of training
-    images themselves, so they do not count towards the floor."""
+    """Held-out images within `duplicate_rms` of a training image, in place or, where such rules
+    count, shifted or mirrored. They may be copies of training images themselves, so they do not
+    count towards the floor."""
     set_apart: tuple[str, ...]
     """Names of the first of them."""
     is_dense: bool
@@ -185,11 +195,11 @@ def measure_controls(
 
     judged = match_images(index, holdout.images, rule, progress=progress)
     if judged.neighbors.num_values is not None:
-        near = judged.is_near(rule.duplicate_rms)
+        near = judged.is_duplicate
     else:
         S = open_pixel_index().nearest(holdout.images, 1).squared_distance[:, 0]
         near = S <= largest_squared_distance(rule.duplicate_rms, data.image_shape)
-    remaining = Matches(judged.neighbors[np.flatnonzero(~near)], rule)
+    remaining = judged[np.flatnonzero(~near)]
     names = tuple(holdout.names[i] for i in np.flatnonzero(near)[:NAMED])
     controls = Controls(
         leave_one_out=leave_one_out,
@@ -244,17 +254,19 @@ def _leave_one_out(
     if data.group_numbers is not None:  # images of one group are not independent of each other
         differing = np.intersect1d(differing, data.independent_rows)
     chosen = np.random.default_rng(0).permutation(differing)[:num_images]
-    parts: list[DistinctNeighbors] = []
+    parts: list[Matches] = []
     num_brute_forced = 0
     for start in range(0, len(chosen), PART):
         part = chosen[start : start + PART]
-        parts.append(index.leave_one_out(part, duplicate_rms=searched_radii(rule)))
+        near = index.leave_one_out(part, duplicate_rms=searched_radii(rule))
+        kept = part if near.judged is None else part[near.judged]
+        parts.append(judge(index, data.images[kept], near, rule, left_out=kept))
         progress("Measuring the floor among the training images", start + len(part), len(chosen))
-        assert parts[-1].statistics is not None
-        num_brute_forced += parts[-1].statistics.num_brute_forced
+        assert near.statistics is not None
+        num_brute_forced += near.statistics.num_brute_forced
         if num_brute_forced >= MOST_BRUTE_FORCED:
             break
-    return Matches(DistinctNeighbors.concatenate(parts), rule)
+    return Matches.concatenate(parts)
 
 
 def most_left_out(share_brute_forced: float) -> int:
@@ -275,4 +287,5 @@ def _floor(control: Control, judged: Matches) -> Floor:
         paper=share(judged.memorized_paper),
         cells=count_cells(judged),
         num_near=int(judged.is_near(judged.rule.duplicate_rms).sum()),
+        by_rule=tuple(RuleCount(name, int(hits.sum())) for name, hits in judged.by_rule.items()),
     )

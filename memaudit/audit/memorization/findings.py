@@ -51,17 +51,30 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class RuleShare:
+    """Share of the generated images that one of several rules calls copies."""
+
+    rule: str
+    copies: Proportion
+    num_alone: int
+    """Images that no other rule calls copies."""
+
+
+@dataclass(frozen=True)
 class Ratios:
     """Shares of the generated images that are copies, by each rule."""
 
     copies: Proportion
-    """The headline: memorized by the distinct rule, or a duplicate of a training image itself."""
+    """The headline: memorized by the distinct rule, or a duplicate of a training image itself; or
+    a copy by any further rule."""
     distinct: Proportion
     """The second neighbor must not be a duplicate of the first."""
     distinct_at_0: Proportion
     """The same, where only exact copies of a training image are its duplicates."""
     paper: Proportion
     """The published rule, which cannot see copies of duplicated training images."""
+    by_rule: tuple[RuleShare, ...]
+    """What each rule calls copies, where several count; empty where whole images alone do."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ def summarize_matches(
     """
     all_matches = matches
     if screened is not None:
-        matches = Matches(matches.neighbors[np.flatnonzero(screened.is_drawn)], matches.rule)
+        matches = matches[np.flatnonzero(screened.is_drawn)]
     total, rule = len(matches), matches.rule
     interval = MIXTURE_SEQUENCE if gate is not None and gate.sequential else CLOPPER_PEARSON
     make_interval = mixture_interval if interval == MIXTURE_SEQUENCE else clopper_pearson
@@ -134,6 +147,10 @@ def summarize_matches(
         distinct=proportion(matches.memorized_distinct),
         distinct_at_0=proportion(matches.memorized(0.0, rule.threshold)),
         paper=proportion(matches.memorized_paper),
+        by_rule=tuple(
+            RuleShare(name, proportion(hits), _num_alone(name, matches.by_rule))
+            for name, hits in matches.by_rule.items()
+        ),
     )
     decision = None
     if gate is not None and screened is not None:
@@ -151,6 +168,11 @@ def summarize_matches(
         ),
         leaks=find_leaks(all_matches, names, groups),
     )
+
+
+def _num_alone(name: str, by_rule: Mapping[str, np.ndarray]) -> int:
+    others = [hits for other, hits in by_rule.items() if other != name]
+    return int((by_rule[name] & ~np.logical_or.reduce(others)).sum())
 
 
 def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision:

@@ -2,9 +2,11 @@
 
 The rule, at a threshold t: memorized iff ‖x − NN1‖ < t·‖x − NN2‖. In the published rule NN2 is the
 second nearest training image; in the distinct rule it is the nearest one that is not a duplicate of
-NN1. An image is a copy if it is memorized by the distinct rule, or is itself a duplicate of NN1.
+NN1. An image is a copy if it is memorized by the distinct rule, or is itself a duplicate of NN1;
+or if a further rule that was asked for (neighbors/rules/) calls it one.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +17,8 @@ import numpy as np
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.results import DistinctNeighbors
+from memaudit.audit.neighbors.rules.registry import HAVE_LEVELS, PIXELS
+from memaudit.audit.neighbors.rules.rule import Criteria, Finds
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.progress import Progress, silent
 
@@ -40,6 +44,8 @@ class Matches:
     neighbors: DistinctNeighbors
     """The neighbors of M generated images, searched at the rule's `duplicate_rms` among others."""
     rule: Rule
+    finds: tuple[Finds, ...] = ()
+    """What further rules found, in the order of their table."""
 
     def __post_init__(self) -> None:
         if self.rule.duplicate_rms not in self.neighbors.radii:
@@ -50,6 +56,19 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.neighbors)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Matches":
+        """The matches of some of the images."""
+        return Matches(self.neighbors[rows], self.rule, tuple(each[rows] for each in self.finds))
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Matches]") -> "Matches":
+        """The matches of all images of several searches, at least one, by the same rules."""
+        return Matches(
+            DistinctNeighbors.concatenate([part.neighbors for part in parts]),
+            parts[0].rule,
+            tuple(Finds.concatenate(each) for each in zip(*(p.finds for p in parts), strict=True)),
+        )
 
     @property
     def nn1(self) -> np.ndarray:
@@ -92,10 +111,54 @@ class Matches:
         return self.memorized(self.rule.duplicate_rms, self.rule.threshold)
 
     @cached_property
-    def is_copy(self) -> np.ndarray:
+    def is_pixel_copy(self) -> np.ndarray:
         """bool [M]: memorized by the distinct rule, or within the rule's radius of nn1."""
         copies: np.ndarray = self.memorized_distinct | self.is_near(self.rule.duplicate_rms)
         return copies
+
+    @cached_property
+    def is_copy(self) -> np.ndarray:
+        """bool [M]: a copy by whole images, or by any further rule."""
+        copies = self.is_pixel_copy
+        for found in self.finds:
+            copies = copies | found.is_copy
+        return copies
+
+    @property
+    def by_rule(self) -> dict[str, np.ndarray]:
+        """Which images each rule calls copies, bool [M]; empty where only whole images count."""
+        if not self.finds:
+            return {}
+        return {PIXELS: self.is_pixel_copy, **{each.rule: each.is_copy for each in self.finds}}
+
+    @cached_property
+    def credited(self) -> np.ndarray:
+        """int64 [M]: which rule a copy is credited to, the first that sees it: 0 for whole images,
+        1 and more for `finds`; -1 for no copy."""
+        rule = np.full(len(self), -1, dtype=np.int64)
+        for number, found in reversed(list(enumerate(self.finds, start=1))):
+            rule[found.is_copy] = number
+        rule[self.is_pixel_copy] = 0
+        return rule
+
+    @cached_property
+    def copied(self) -> np.ndarray:
+        """int64 [M]: the training image that each copy is one of; nn1 where there is no copy."""
+        index = self.nn1.copy()
+        for number, found in enumerate(self.finds, start=1):
+            index[self.credited == number] = found.index[self.credited == number]
+        return index
+
+    @property
+    def is_duplicate(self) -> np.ndarray:
+        """bool [M]: within the rule's radius of a training image, in place or moved by a rule."""
+        near = self.is_near(self.rule.duplicate_rms)
+        radius = Fraction(self.rule.duplicate_rms)
+        for found in self.finds:
+            if found.rule in HAVE_LEVELS:
+                limit = [math.floor(radius**2 * n) for n in found.num_values.tolist()]
+                near = near | (found.is_copy & (found.squared_distance <= limit))
+        return near
 
     @cached_property
     def distance_ratio(self) -> np.ndarray:
@@ -158,7 +221,12 @@ class Leak:
     best: int
     """Position of its closest copy among the generated images."""
     squared_distance: int | float
-    """S between it and its closest copy."""
+    """S between it and its closest copy, of what the copy's rule compares."""
+    num_values: int | None
+    """Values that S is a sum over where a further rule found the closest copy; None where whole
+    images show it, as `space` says."""
+    rule: str
+    """The rule that the closest copy is credited to."""
     rows: tuple[int, ...]
     """Positions of all its copies, closest first."""
     group: str | None = None
@@ -190,9 +258,37 @@ def match_images(
     parts = []
     for start in range(0, max(1, len(images)), SEARCH_BATCH):
         batch = images[start : start + SEARCH_BATCH]
-        parts.append(index.distinct_nearest(batch, duplicate_rms=radii))
+        parts.append(judge(index, batch, index.distinct_nearest(batch, duplicate_rms=radii), rule))
         progress("Finding nearest training images", start + len(batch), len(images))
-    return Matches(DistinctNeighbors.concatenate(parts), rule)
+    return Matches.concatenate(parts)
+
+
+def judge(
+    index: ImageSearch,
+    images: np.ndarray,
+    near: DistinctNeighbors,
+    rule: Rule,
+    *,
+    left_out: np.ndarray | None = None,
+) -> Matches:
+    """Judge images whose nearest training images are known.
+
+    Args:
+        index: of the training images, with the further rules.
+        images: uint8 [B, C, H, W].
+        near: their nearest training images.
+        rule: what counts as a copy.
+        left_out: positions of the images in the training set, int64 [B], if that is where they are
+            from.
+    """
+    if not index.rules:
+        return Matches(near, rule)
+    from memaudit.audit.neighbors.rules.exclusions import images_apart
+
+    criteria = Criteria(rule.threshold, rule.duplicate_rms)
+    apart = images_apart(index, near, criteria, left_out=left_out)
+    finds = (each.judge(images, apart, criteria, left_out=left_out) for each in index.rules)
+    return Matches(near, rule, tuple(finds))
 
 
 def searched_radii(rule: Rule) -> tuple[float, ...]:
@@ -205,7 +301,7 @@ def find_leaks(
     names: Sequence[str] | Mapping[int, str],
     groups: Sequence[str | None] | Mapping[int, str] | None = None,
 ) -> tuple[Leak, ...]:
-    """Find the training images that are the first neighbor of a copy, most copied first.
+    """Find the training images that are copied, most copied first.
 
     Args:
         matches: what the rule says of the generated images.
@@ -213,20 +309,42 @@ def find_leaks(
         groups: what these belong to, likewise; None where groups do not count.
     """
     copies = np.flatnonzero(matches.is_copy)
-    closest_first = copies[np.argsort(matches.squared_distance1[copies], kind="stable")]
+    credited = matches.credited
+    S = matches.squared_distance1
+    squared_rms = np.zeros(len(matches))
+    for number, found in enumerate(matches.finds, start=1):
+        rows = np.flatnonzero(credited == number)
+        squared_rms[rows] = found.squared_distance[rows] / found.num_values[rows]
+    of_pixels = np.where(credited == 0, S, 0)
+    order = np.lexsort((squared_rms[copies], of_pixels[copies], credited[copies]))
     rows_of: dict[int, list[int]] = {}
-    for row in closest_first:
-        rows_of.setdefault(int(matches.nn1[row]), []).append(int(row))
-    leaks = [
-        Leak(
-            index=index,
-            name=names[index],
-            hits=len(rows),
-            best=rows[0],
-            squared_distance=matches.squared_distance1[rows[0]].item(),
-            rows=tuple(rows),
-            group=None if groups is None else groups[index],
+    for row in copies[order]:
+        rows_of.setdefault(int(matches.copied[row]), []).append(int(row))
+    leaks = []
+    for index, copies_of in rows_of.items():
+        best, by = copies_of[0], int(credited[copies_of[0]])
+        by_rule = None if by == 0 else matches.finds[by - 1]
+        leaks.append(
+            Leak(
+                index=index,
+                name=names[index],
+                hits=len(copies_of),
+                best=best,
+                squared_distance=(S if by_rule is None else by_rule.squared_distance)[best].item(),
+                num_values=None if by_rule is None else int(by_rule.num_values[best]),
+                rule=PIXELS if by_rule is None else by_rule.rule,
+                rows=tuple(copies_of),
+                group=None if groups is None else groups[index],
+            )
         )
-        for index, rows in rows_of.items()
-    ]
-    return tuple(sorted(leaks, key=lambda leak: (-leak.hits, leak.squared_distance, leak.index)))
+    return tuple(
+        sorted(
+            leaks,
+            key=lambda leak: (
+                -leak.hits,
+                leak.num_values is not None,
+                leak.squared_distance,
+                leak.index,
+            ),
+        )
+    )

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from memaudit.audit.neighbors.threads import map_parts
 from memaudit.audit.neighbors.units import Space, largest_squared_distance
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.devices import exact_device
+
+if TYPE_CHECKING:
+    from memaudit.audit.neighbors.rules.rule import RuleSearch
 
 QUERY_PART = 1024
 BRUTE_FORCE_PART, CUDA_BRUTE_FORCE_PART = 512, 4096
@@ -49,6 +53,9 @@ class ImageSearch(ABC):
     backend: str
     """What makes the shortlists, "faiss-cpu", "faiss-cuda", or for features also "torch-cpu" or
     "torch-cuda"; or what takes their place: "products-cpu" or "products-cuda"."""
+
+    rules: "tuple[RuleSearch, ...]" = ()
+    """Further rules, ready to judge images against the same training images."""
 
     def __init__(
         self,
@@ -237,7 +244,8 @@ class ImageSearch(ABC):
                 leave_out_equal=True,
             )
             statistics += more
-        return self._distinct_neighbors(index[judged], S[judged], duplicate_rms, statistics)
+        found = self._distinct_neighbors(index[judged], S[judged], duplicate_rms, statistics)
+        return replace(found, judged=judged)
 
     def _widening(
         self,

@@ -19,6 +19,9 @@ from memaudit.audit.neighbors.results import (
     SearchFacts,
     SearchStatistics,
 )
+from memaudit.audit.neighbors.rules.features import FeaturesRule
+from memaudit.audit.neighbors.rules.registry import PIXELS, RULES
+from memaudit.audit.neighbors.rules.rule import RuleSearch
 from memaudit.audit.neighbors.sharded_index import ShardedIndex
 from memaudit.data.images import ImageSet
 from memaudit.progress import Progress, silent
@@ -53,6 +56,36 @@ def build_index(
         CheckpointError: the encoder cannot be opened, or fails.
     """
     config = IndexConfig() if config is None else config
+    if config.compares_features:
+        index: ImageSearch = build_feature_index(
+            data, config, device=device, keep_features=keep_features, progress=progress
+        )
+    else:
+        index = _pixel_search(data, config, device=device, progress=progress)
+    index.rules = open_rules(index, config, progress=progress)
+    return index
+
+
+def open_rules(
+    index: ImageSearch, config: IndexConfig, *, progress: Progress = silent
+) -> tuple[RuleSearch, ...]:
+    """Prepare the further rules that a configuration names.
+
+    Args:
+        index: of the training images, by pixels.
+        config: names the rules.
+        progress: told how many images are indexed.
+
+    Raises:
+        ConfigError: the images are too small for a rule.
+    """
+    opened = (rule.open(index, config, progress) for rule in RULES if rule.name in config.match)
+    return tuple(rule for rule in opened if rule is not None)
+
+
+def _pixel_search(
+    data: ImageSet, config: IndexConfig, *, device: str | torch.device, progress: Progress
+) -> ImageSearch:
     leader = current_leader()
     if config.shard_index and leader is not None:
         return ShardedIndex(
@@ -64,17 +97,13 @@ def build_index(
             memory_limit=config.memory_limit,
             progress=progress,
         )
-    if config.features is None:
-        return NeighborIndex(
-            data.images,
-            device=device,
-            flips=config.flips,
-            groups=data.group_numbers,
-            memory_limit=config.memory_limit,
-            progress=progress,
-        )
-    return build_feature_index(
-        data, config, device=device, keep_features=keep_features, progress=progress
+    return NeighborIndex(
+        data.images,
+        device=device,
+        flips=config.flips,
+        groups=data.group_numbers,
+        memory_limit=config.memory_limit,
+        progress=progress,
     )
 
 
@@ -175,17 +204,24 @@ def describe_search(index: ImageSearch, found: DistinctNeighbors) -> SearchFacts
     """What a report says of a search: the index, and how the searches for `found` went."""
     statistics = found.statistics or SearchStatistics(index.backend)
     encoder = None
-    if isinstance(index, FeatureIndex):
-        used = index.encoder
+    search = next((rule.search for rule in index.rules if isinstance(rule, FeaturesRule)), index)
+    if isinstance(search, FeatureIndex):
+        used = search.encoder
         encoder = EncoderFacts(
             name=used.name,
             path=used.path,
             sha256=used.sha256,
             is_program=used.is_program,
-            metric=index.metric,
+            metric=search.metric,
             preprocessing=None if used.preprocessing is None else _facts_of(used.preprocessing),
         )
-    return SearchFacts(encoder, index.flips, index.num_bytes, statistics)
+    return SearchFacts(
+        encoder,
+        index.flips,
+        match=(PIXELS, *(rule.name for rule in index.rules)) if index.rules else (),
+        num_bytes=index.num_bytes + sum(rule.num_bytes for rule in index.rules),
+        statistics=statistics,
+    )
 
 
 def _facts_of(preprocessing: Preprocessing) -> PreprocessingFacts:

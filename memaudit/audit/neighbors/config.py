@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeGuard
 
+from memaudit.audit.neighbors.rules.registry import PIXELS, RULES
 from memaudit.errors import ConfigError
 from memaudit.options import Option, check_options
+from memaudit.wording import listed
 
 Metric = Literal["cosine", "l2"]
 PreprocessingName = Literal["unit", "signed", "imagenet", "sscd", "sscd-224"]
@@ -30,12 +32,22 @@ def is_published(name: str) -> TypeGuard[PublishedName]:
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """Whether pixels or an encoder's features are compared, and how.
+    """What is compared, and how: pixels of whole images, features, or several things.
 
     Raises:
         ConfigError: a value is out of its range, or two options contradict each other.
     """
 
+    match: Annotated[
+        tuple[str, ...],
+        Option(
+            f"Count copies by these rules, as one list: {PIXELS} (whole images, always), "
+            f"{', '.join(rule.name for rule in RULES)}; or all.",
+            metavar="LIST",
+            default_text=PIXELS,
+        ),
+    ] = ()
+    """In the order of the table, `pixels` first; empty where nothing but the plain rule counts."""
     flips: Annotated[bool, Option("Also count copies of mirrored training images as copies.")] = (
         False
     )
@@ -94,18 +106,61 @@ class IndexConfig:
     ] = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "match", self._in_order())
         check_options(self)
         self._check_encoder()
+        if self.match and self.shard_index:
+            raise ConfigError(
+                "{shard_index} shares out the index of pixels; leave it out with {match}.",
+                field=("shard_index", "match"),
+            )
         if self.features is not None and self.shard_index:
             raise ConfigError(
                 "{shard_index} shares out the index of pixels; leave it out with {features}.",
                 field=("shard_index", "features"),
             )
-        if self.features is not None and self.index_memory is not None:
+        if self.compares_features and self.index_memory is not None:
             raise ConfigError(
                 "{index_memory} limits the index of pixels; leave it out with {features}.",
                 field=("index_memory", "features"),
             )
+
+    def _in_order(self) -> tuple[str, ...]:
+        """The rules that were named, each once."""
+        given = (self.match,) if isinstance(self.match, str) else self.match
+        names = [name.strip() for text in given for name in text.split(",")]
+        known = [rule.name for rule in RULES]
+        unknown = [name for name in names if name not in (PIXELS, "all", *known)]
+        if unknown:
+            raise ConfigError(
+                f"{{match}} names {listed(unknown)}; choose among {PIXELS}, {', '.join(known)} and "
+                "all.",
+                field="match",
+            )
+        if self.features is not None and names and not {"all", "features"} & set(names):
+            raise ConfigError(
+                "{features} names an encoder, but {match} does not count features. Add features to "
+                "it, or leave one of them out.",
+                field=("features", "match"),
+            )
+        if self.features is None and "features" in names:
+            raise ConfigError(
+                "{match} names features; say of which encoder with {features}.",
+                field=("match", "features"),
+            )
+        chosen = [
+            rule.name
+            for rule in RULES
+            if rule.name in names or ("all" in names and (rule.in_all or self.features is not None))
+        ]
+        if self.flips and "flips" in chosen:  # mirror images are searched by every rule
+            chosen.remove("flips")
+        return (PIXELS, *chosen) if chosen else ()
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether features take the place of pixels."""
+        return self.features is not None and not self.match
 
     def _check_encoder(self) -> None:
         own = (self.preprocessing, self.encoder_size)
@@ -144,6 +199,7 @@ class IndexConfig:
         """What is compared, as JSON values: scans that differ in it judge images differently."""
         return [
             self.flips,
+            list(self.match),
             None if self.features is None else str(self.features),
             None if self.encoder_weights is None else str(self.encoder_weights),
             self.feature_metric,

@@ -98,9 +98,10 @@ class NeighborIndex(ImageSearch):
         return 8 * len(self._rows) if self.projected is None else self.projected.num_bytes
 
     def without_flips(self) -> "NeighborIndex":
-        """The same index without mirror images; it shares the projections."""
+        """The same index without mirror images and further rules; it shares the projections."""
         plain = copy(self)
         plain.flips = False
+        plain.rules = ()
         return plain
 
     def search_part(self, x: np.ndarray, k: int) -> Neighbors:

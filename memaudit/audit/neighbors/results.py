@@ -73,6 +73,8 @@ class DistinctNeighbors:
     """How the search went; None for neighbors read from a file."""
     num_values: int | None = None
     """D, the values per image where distances are between pixels; None between features."""
+    judged: np.ndarray | None = None
+    """Of leave-one-out: which of the images asked for these are, int64 [B]; None means all."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -85,6 +87,7 @@ class DistinctNeighbors:
             squared_distance=self.squared_distance[queries],
             index_distinct=self.index_distinct[:, queries],
             squared_distance_distinct=self.squared_distance_distinct[:, queries],
+            judged=None if self.judged is None else self.judged[queries],
         )
 
     @staticmethod
@@ -146,6 +149,9 @@ class SearchFacts:
     """None where pixels were compared."""
     flips: bool
     """Whether mirror images of the training images were searched as well."""
+    match: tuple[str, ...]
+    """Rules by which images count as copies, `pixels` first; empty where whole images alone were
+    compared."""
     num_bytes: int
     """Memory of the index."""
     statistics: SearchStatistics

@@ -123,6 +123,7 @@ def _facts(result: Scanned) -> dict[str, str]:
     if conclusion.choices:
         facts["not the defaults"] = "; ".join(conclusion.choices)
     facts |= {name: _share(getattr(result.ratios, field)) for field, name in RATIO_NAMES.items()}
+    facts |= {f"copies by {row.rule}": _share(row.copies) for row in result.ratios.by_rule}
     if result.screening is not None:
         of_drawn = " of the seeds drawn at random"
         facts = {

@@ -121,6 +121,7 @@ def _compared(file: Path) -> ComparedReport:
             if report.data.num_groups is None
             else f"of another {short(report.data.group_kind, 60)}",
             "mirror images": "searched" if report.search.flips else "not searched",
+            "rules": ", ".join(report.search.match) or "pixels",
             "confidence": f"{100 * report.confidence:g} %",
             "seeds": "all sampled in full"
             if report.screening is None

@@ -194,7 +194,14 @@ def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "f
     if result.data.captions is not None and pictures == "full":  # they tell what images show
         texts = result.data.captions
         captions = {leak.index: caption_text(texts[leak.index]) for leak in result.leaks}
-    leaks = leaks_csv(result.leaks, result.keys, result.space, result.duplicates, captions)
+    leaks = leaks_csv(
+        result.leaks,
+        result.keys,
+        result.space,
+        result.duplicates,
+        captions,
+        with_rules=bool(result.matches.finds),
+    )
     files = {MATCHES: encoded(matches_csv(table)), LEAKS: encoded(leaks)}
     if result.screening is not None and result.screened is not None:
         below = result.screening.below

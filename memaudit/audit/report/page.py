@@ -109,6 +109,11 @@ def render_page(result: Scanned, report: Report) -> str:
         contradicting=any(row.contradicts for row in result.findings.sensitivity),
         is_explained=result.is_explained_by_floor,
         leave_one_out=result.controls.leave_one_out,
+        floors=[
+            floor
+            for floor in (result.controls.holdout, result.controls.leave_one_out)
+            if floor is not None
+        ],
         control_notes=result.controls.notes(result.config.rule.duplicate_rms),
         holdout=result.diagnostics.holdout,
         left_out=result.left_out,

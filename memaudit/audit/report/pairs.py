@@ -1,14 +1,17 @@
 """The images that a report shows: pairs, and training images that leak."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from memaudit.audit.memorization.matches import Leak, Matches
+from memaudit.audit.neighbors.rules.registry import RULES
+from memaudit.audit.neighbors.rules.rule import Box
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.report.html import Picture, embed
 from memaudit.audit.report.pictures import Pictures
-from memaudit.audit.report.tables import caption_text
+from memaudit.audit.report.tables import caption_text, leak_distance
 from memaudit.audit.scanned import Scanned
 from memaudit.wording import short
 
@@ -22,6 +25,9 @@ SHOWN_KEYS = 8
 """Seeds, names or duplicates listed for a leak."""
 AMPLIFIED = 4
 """Factor of the difference pictures."""
+
+
+RULE = {rule.name: rule for rule in RULES}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,21 @@ class Pair:
     second_distance: str | None
     pictures: dict[str, Picture | None]
     """Pictures by heading, in the order shown; None where pages show none."""
+    found: tuple["FoundBy", ...] = ()
+    """What further rules found."""
+    boxes: tuple[Box, ...] = ()
+    """Parts of the generated image to frame, where a further rule alone calls it a copy."""
+
+
+@dataclass(frozen=True)
+class FoundBy:
+    """A copy by a further rule."""
+
+    rule: str
+    name: str
+    """Of the training image."""
+    where: str
+    distance: str
 
 
 @dataclass(frozen=True)
@@ -72,21 +93,30 @@ def rows_to_show(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
 def pair(result: Scanned, row: int, shown: Pictures = "full") -> Pair:
     """Make the pair of one row of the matches, with its pictures."""
     matches, data = result.matches, result.data
+    found = tuple(_found(result, row))
+    by_rule = found[0] if found and not matches.is_pixel_copy[row] else None
     nn1, nn2 = int(matches.nn1[row]), int(matches.nn2_distinct[row])
     x, y = result.generated[row], data.images[nn1]
-    difference = np.abs(x.astype(int) - y) * AMPLIFIED
     nearest = data.names[nn1]
     second = data.names[nn2] if nn2 >= 0 else None
-    pictures = {
-        "Generated": embed(x, f"Generated image {short(result.keys[row])}", shown),
-        "Nearest": embed(y, f"Nearest training image {short(nearest)}", shown),
-    }
-    if second is not None:
-        alt = f"Second nearest training image {short(second)}"
-        pictures["Second"] = embed(data.images[nn2], alt, shown)
+    pictures = {"Generated": embed(x, f"Generated image {short(result.keys[row])}", shown)}
+    boxes: tuple[Box, ...] = ()
+    if by_rule is None:
+        pictures["Nearest"] = embed(y, f"Nearest training image {short(nearest)}", shown)
+        if second is not None:
+            alt = f"Second nearest training image {short(second)}"
+            pictures["Second"] = embed(data.images[nn2], alt, shown)
+        versus = "nearest"
+    else:
+        original = data.images[int(matches.copied[row])]
+        y, boxes = RULE[by_rule.rule].show(original, by_rule.where)
+        pictures["Copied"] = embed(original, f"Training image {short(by_rule.name)}", shown)
+        pictures["As found"] = embed(y, f"The same, {by_rule.where}", shown)
+        versus = "the same as found"
+    difference = np.abs(x.astype(int) - y) * AMPLIFIED
     pictures[f"Difference ×{AMPLIFIED}"] = embed(
         difference.clip(0, 255).astype(np.uint8),
-        f"Difference between generated and nearest, times {AMPLIFIED}",
+        f"Difference between generated and {versus}, times {AMPLIFIED}",
         shown,
     )
     return Pair(
@@ -101,7 +131,22 @@ def pair(result: Scanned, row: int, shown: Pictures = "full") -> Pair:
         if second is None
         else distance_text(result.space, matches.squared_distance2_distinct[row]),
         pictures=pictures,
+        found=found,
+        boxes=boxes,
     )
+
+
+def _found(result: Scanned, row: int) -> Iterator[FoundBy]:
+    """What further rules say of an image."""
+    for found in result.matches.finds:
+        if found.index[row] >= 0:
+            unit = " gray levels" if found.squared_distance.dtype.kind == "i" else ""
+            yield FoundBy(
+                found.rule,
+                result.data.names[int(found.index[row])],
+                found.where[row],
+                f"{found.distance(row):.2f}{unit}",
+            )
 
 
 def leak_row(result: Scanned, leak: Leak, shown: Pictures = "full") -> LeakRow:
@@ -110,7 +155,7 @@ def leak_row(result: Scanned, leak: Leak, shown: Pictures = "full") -> LeakRow:
     keys = tuple(result.keys[row] for row in leak.rows[:SHOWN_KEYS])
     return LeakRow(
         leak=leak,
-        distance=distance_text(result.space, leak.squared_distance),
+        distance=f"{leak_distance(leak, result.space):.{2 if result.space.exact else 4}f}",
         pictures=(
             embed(result.data.images[leak.index], f"Training image {short(leak.name)}", shown),
             embed(result.generated[leak.best], f"Its closest copy, {short(keys[0])}", shown),

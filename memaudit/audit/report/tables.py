@@ -1,5 +1,6 @@
 """The tables of a report as text: matches.csv, leaks.csv, screening.csv, written and read back."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +12,8 @@ from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import ScreenedRows
 from memaudit.audit.neighbors.results import DistinctNeighbors
+from memaudit.audit.neighbors.rules.registry import PIXELS
+from memaudit.audit.neighbors.rules.rule import Finds
 from memaudit.audit.neighbors.units import Space
 from memaudit.audit.scanned import Keys
 from memaudit.audit.statistics.conformal import ConformalP
@@ -41,6 +44,12 @@ class MatchTable:
         return np.stack([numbers[matches.nn1], second], 1)
 
 
+FIND_COLUMNS = ("index", "squared_distance", "num_values")
+"""Columns of what a further rule found, after its name: the training image, S and its values."""
+WHERE = "where"
+"""The column of where it was found."""
+
+
 def matches_csv(table: MatchTable) -> str:
     """The text of matches.csv."""
     columns = match_columns(table)
@@ -67,6 +76,14 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
     }
     if table.groups is not None:
         columns["nn1_group"], columns["nn2_distinct_group"] = table.groups.T.tolist()
+    for found in matches.finds:
+        for part, values in zip(
+            FIND_COLUMNS,
+            (found.index, found.squared_distance, found.num_values),
+            strict=True,
+        ):
+            columns[f"{found.rule}_{part}"] = values.tolist()
+        columns[f"{found.rule}_{WHERE}"] = found.where
     if table.conformal is not None:
         columns["p_value"] = table.conformal.p_value.tolist()
         columns["q_value"] = table.conformal.q_value.tolist()
@@ -80,13 +97,16 @@ def match_columns(table: MatchTable) -> dict[str, Sequence[Any]]:
     return columns
 
 
-def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -> MatchTable:
+def read_matches(
+    text: str, rule: Rule, space: Space, *, match: Sequence[str] = (), num_holdout: int = 0
+) -> MatchTable:
     """Read what `matches_csv` wrote.
 
     Args:
         text: the text of matches.csv.
         rule: the rule by which the images were judged.
         space: what the distances are distances of.
+        match: the rules that count, where whole images alone do not.
         num_holdout: held-out images behind the p-values, which the table does not say.
 
     Raises:
@@ -127,6 +147,17 @@ def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -
             statistics=None,
             num_values=space.num_values if space.exact else None,
         )
+        finds = tuple(
+            Finds(
+                name,
+                index=indices(f"{name}_index"),
+                squared_distance=distances(f"{name}_squared_distance"),
+                num_values=indices(f"{name}_num_values"),
+                where=columns[f"{name}_{WHERE}"],
+            )
+            for name in match
+            if name != PIXELS
+        )
         keys: Keys = columns["name"] if "name" in columns else tuple(map(int, columns["seed"]))
     except KeyError as error:
         raise ValueError(f"the column {error} is missing") from error
@@ -136,7 +167,7 @@ def read_matches(text: str, rule: Rule, space: Space, *, num_holdout: int = 0) -
         groups = np.stack([indices("nn1_group"), indices("nn2_distinct_group")], 1)
     if "p_value" in columns:
         conformal = ConformalP(np.array([float(p) for p in columns["p_value"]]), num_holdout)
-    return MatchTable(keys, classes, Matches(neighbors, rule), conformal, groups)
+    return MatchTable(keys, classes, Matches(neighbors, rule, finds), conformal, groups)
 
 
 def screening_csv(keys: Keys, rows: ScreenedRows, matches: Matches, below: Fraction) -> str:
@@ -206,6 +237,8 @@ def leaks_csv(
     space: Space,
     duplicates: Mapping[int, Sequence[int]],
     captions: Mapping[int, str] | None = None,
+    *,
+    with_rules: bool = False,
 ) -> str:
     """The text of leaks.csv: one row per leaking training image, most copied first.
 
@@ -215,11 +248,13 @@ def leaks_csv(
         space: what the distances are distances of.
         duplicates: indices of each image's duplicates, by its index.
         captions: `caption_text` of each image by its index, or None for no column of them.
+        with_rules: whether a column says which rule found the closest copy of each.
     """
     column = _key_column(keys)
     header = ["index", "name", "hits", "squared_distance", "distance", f"{column}s", "duplicates"]
     has_groups = any(leak.group is not None for leak in leaks)
     header += ["group"] if has_groups else []
+    header += ["rule"] if with_rules else []
     return csv_text(
         header if captions is None else [*header, "caption"],
         (
@@ -228,15 +263,28 @@ def leaks_csv(
                 leak.name,
                 leak.hits,
                 leak.squared_distance,
-                space.distance(leak.squared_distance),
+                leak_distance(leak, space),
                 (" " if column == "seed" else ";").join(str(keys[row]) for row in leak.rows),
                 " ".join(map(str, duplicates.get(leak.index, ()))),
                 *([leak.group or ""] if has_groups else []),
+                *([leak.rule] if with_rules else []),
                 *([] if captions is None else [captions.get(leak.index, "")]),
             )
             for leak in leaks
         ),
     )
+
+
+def leak_distance(leak: Leak, space: Space) -> float:
+    """Distance of a leak's closest copy: in gray levels of what its rule compares, or of features.
+
+    Args:
+        leak: the training image.
+        space: what the distances of whole images are distances of.
+    """
+    if leak.num_values is None:
+        return space.distance(leak.squared_distance)
+    return math.sqrt(leak.squared_distance / leak.num_values)
 
 
 class LeakNames(NamedTuple):

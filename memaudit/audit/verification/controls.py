@@ -80,8 +80,28 @@ def _is_possible(floor: Floor, report: Report) -> bool:
         and all(0 <= count <= total for count in counts.values())
         and ordered
         and near == floor.num_near
-        and max(by_ratio, near) <= copies <= by_ratio + near
+        and _are_counts_possible(floor, (by_ratio, near), report.search.match)
         and same(plain(floor.copies), plain(clopper_pearson(copies, total, report.confidence)))
+    )
+
+
+def _are_counts_possible(floor: Floor, of_pixels: tuple[int, int], match: tuple[str, ...]) -> bool:
+    """Whether the copies can be what whole images and further rules count together.
+
+    Args:
+        floor: of a control.
+        of_pixels: copies by the distance ratio, and images within the radius.
+        match: the rules that count, where whole images alone do not.
+    """
+    copies = floor.copies.count
+    if tuple(each.rule for each in floor.by_rule) != match:
+        return False
+    by_pixels = floor.by_rule[0].count if match else copies
+    counts = [each.count for each in floor.by_rule] or [copies]
+    return (
+        max(of_pixels) <= by_pixels <= sum(of_pixels)
+        and min(counts) >= 0
+        and max(counts) <= copies <= sum(counts)
     )
 
 

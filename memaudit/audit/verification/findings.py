@@ -11,7 +11,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Context
 from memaudit.audit.diagnostics.registry import recompute
 from memaudit.audit.memorization.findings import Findings, Gate, summarize_matches
-from memaudit.audit.memorization.matches import Leak, Matches
+from memaudit.audit.memorization.matches import Leak
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import ScreenedRows, Screening, summarize_screening
 from memaudit.audit.report.folder import LEAKS, MATCHES, SCREENING, encoded
@@ -63,7 +63,13 @@ def read_tables(files: ReportFiles, report: Report) -> tuple[MatchTable, LeakNam
     rule = Rule(report.threshold_fraction, report.duplicate_rms, report.confidence)
     discoveries = report.diagnostics.discoveries
     num_holdout = 0 if discoveries is None else discoveries.num_holdout
-    table = read_matches(files.text(MATCHES), rule, report.space, num_holdout=num_holdout)
+    table = read_matches(
+        files.text(MATCHES),
+        rule,
+        report.space,
+        match=report.search.match,
+        num_holdout=num_holdout,
+    )
     if not len(table.matches):
         raise ValueError("matches.csv has no rows")
     return table, read_leaks(files.text(LEAKS))
@@ -122,7 +128,7 @@ def recompute_findings(
     )
     rows = slice(None) if screened is None else np.flatnonzero(screened.is_drawn)
     context = Context(
-        matches=Matches(table.matches.neighbors[rows], table.matches.rule),
+        matches=table.matches[rows],
         findings=findings,
         class_index=None if table.class_index is None else table.class_index[rows],
         num_train=report.data.num_images,
@@ -150,6 +156,7 @@ def check_findings(
         rule=table.matches.rule,
         flips=report.search.flips,
         exact=report.space.exact,
+        match=report.search.match,
         fail_on=report.fail_on,
         seeds_chosen=report.source.kind == "checkpoint"
         and not are_consecutive(seeds_of(table) if again.screening is None else config.seeds),
@@ -175,7 +182,14 @@ def check_findings(
             "cannot be those of the distance ratios",
         )
     known = again.known
-    leaks = leaks_csv(findings.leaks, table.keys, report.space, known.duplicates, known.captions)
+    leaks = leaks_csv(
+        findings.leaks,
+        table.keys,
+        report.space,
+        known.duplicates,
+        known.captions,
+        with_rules=bool(table.matches.finds),
+    )
     texts = [(MATCHES, matches_csv(table)), (LEAKS, leaks)]
     if again.screened is not None and report.screening is not None:
         below = report.screening.below

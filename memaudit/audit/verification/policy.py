@@ -18,6 +18,7 @@ import msgspec
 from memaudit.audit.config import FINDINGS
 from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.rules.registry import PIXELS, RULES
 from memaudit.audit.report.schema import Report
 from memaudit.audit.verification.check import Check, check
 from memaudit.data.layout import ALL_SPLITS
@@ -66,6 +67,8 @@ class RulePolicy:
     """Whether mirror images must be searched as well; if false, they may be."""
     features: bool = False
     """Whether features of an encoder may be compared in the place of pixels."""
+    match: tuple[str, ...] = ("pixels",)
+    """Rules that must count, and no others."""
 
     @property
     def fraction(self) -> Fraction:
@@ -256,6 +259,10 @@ def _rule(policy: RulePolicy, report: Report) -> Iterator[tuple[str, str]]:
     yield "rule.duplicate_rms", other if radius != policy.duplicate_rms else ""
     unsearched = policy.flips and not report.search.flips
     yield "rule.flips", "mirror images were not searched" if unsearched else ""
+    counted = report.search.match or (PIXELS,)
+    differs = set(counted) != {PIXELS, *policy.match}
+    other = f"copies by {_listed(counted)}, not by {_listed((PIXELS, *policy.match))}"
+    yield "rule.match", other if differs else ""
     by_features = report.space.name != "pixels" and not policy.features
     yield "rule.features", "features were compared, not pixels" if by_features else ""
 
@@ -376,6 +383,7 @@ def _is_agreed(choice: str, policy: Policy) -> bool:
         "also fails on ",
         "without ",
         "features of ",
+        "copies by ",
         "mirror images ",
         "seeds ",
         "one class only",
@@ -456,6 +464,7 @@ def _impossible(policy: Policy) -> Iterator[str]:
     if not gate.verdicts:
         yield "gate.verdicts is empty; name at least one, such as PASS."
     for name, given, known in (
+        ("rule.match", policy.rule.match, (PIXELS, *(rule.name for rule in RULES))),
         ("gate.fail_on", gate.fail_on, FINDINGS),
         ("without", policy.without, tuple(DIAGNOSTICS)),
     ):

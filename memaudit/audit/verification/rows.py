@@ -1,5 +1,7 @@
 """The rows of matches.csv: one for each image that was judged, each about two training images."""
 
+import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +10,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.findings import Gate, first_decided
 from memaudit.audit.memorization.matches import searched_radii
 from memaudit.audit.memorization.screened import ScreenedRows, drawn_positions, screening_key
+from memaudit.audit.neighbors.rules.rule import Finds
 from memaudit.audit.report.schema import Report
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
@@ -16,6 +19,8 @@ from memaudit.wording import parse_ranges, ranges, shown
 
 ROWS = "rows of matches.csv"
 SCREENED = "rows of screening.csv"
+WORDS = re.compile(r"[A-Za-z0-9×+\-., ]{1,120}")
+"""What a rule may say of where it found a copy."""
 
 
 def check_rows(table: MatchTable, report: Report) -> Iterator[Check]:
@@ -49,7 +54,8 @@ def _kind(report: Report, table: MatchTable) -> tuple[bool, str]:
     if report.denoising is None and is_model:
         wrong.append("denoising is missing")
     by_features = report.space.name == "features"
-    if by_features != (report.search.encoder is not None) or by_features == report.space.exact:
+    has_encoder = by_features or "features" in report.search.match
+    if has_encoder != (report.search.encoder is not None) or by_features == report.space.exact:
         wrong.append("space and encoder contradict each other")
     if report.threshold != float(report.threshold_fraction):
         wrong.append("threshold is not threshold_fraction")
@@ -197,6 +203,8 @@ def _wrong_neighbors(table: MatchTable, report: Report) -> Iterator[str]:
         if report.space.num_values != C * H * W:
             said = f"{report.space.num_values:,} values, not of {C * H * W:,}"
             yield f"distances are said to be of {said}"
+    for found in matches.finds:
+        yield from _wrong_finds(found, table, report)
     if near.radii != searched_radii(matches.rule):
         yield "they are not at the radii that a scan searches"
 
@@ -229,6 +237,23 @@ def _wrong_groups(table: MatchTable, report: Report) -> Iterator[str]:
     pairs = np.unique(np.stack([index, number]), axis=1)
     if len(np.unique(index)) < pairs.shape[1]:
         yield "a training image is said to be of two groups"
+
+
+def _wrong_finds(found: Finds, table: MatchTable, report: Report) -> Iterator[str]:
+    """What cannot be of a further rule's finds."""
+    total, S, n = report.data.num_images, found.squared_distance, found.num_values
+    outside = (found.index < -1) | (found.index >= total)
+    if outside.any():
+        yield f"{_row(table, outside)} is a copy by {found.rule} of an image that is not there"
+    largest = math.prod(report.data.image_shape) if found.rule != "features" else 1
+    there = found.index >= 0
+    wrong = there != (S >= 0)
+    wrong |= np.where(there, (n < 1) | (n > largest), n != 0)
+    if found.rule != "features":
+        wrong |= (S.dtype.kind != "i") | (S > 255**2 * n.clip(0))
+    wrong |= there != np.array([bool(WORDS.fullmatch(text)) for text in found.where])
+    if wrong.any():
+        yield f"what {found.rule} found in {_row(table, wrong)} cannot be"
 
 
 def _row(table: MatchTable, which: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from memaudit.audit.memorization.matches import Matches, match_images
 from memaudit.audit.neighbors.integer_distances import pair_distances
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.results import DistinctNeighbors
+from memaudit.audit.neighbors.rules.rule import Finds
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.verification.check import Check, check
@@ -30,6 +31,8 @@ def check_search(
     """Search all given images again: neighbors and distances must be the same integers."""
     found = match_images(index, images.images, table.matches.rule, progress=progress)
     differing = differing_rows(found.neighbors, table.matches.neighbors)
+    for one, other in zip(found.finds, table.matches.finds, strict=True):
+        differing |= differing_finds(one, other)
     if not differing.any():
         return Check(SEARCH, True, "")
     first = int(np.flatnonzero(differing)[0])
@@ -50,6 +53,20 @@ def differing_rows(found: DistinctNeighbors, stated: DistinctNeighbors) -> np.nd
             (found.squared_distance != stated.squared_distance).any(1),
             (found.index_distinct != stated.index_distinct).any(0),
             (found.squared_distance_distinct != stated.squared_distance_distinct).any(0),
+        ],
+        axis=0,
+    )
+    return differing
+
+
+def differing_finds(found: Finds, stated: Finds) -> np.ndarray:
+    """Rows that are not the same in everything: bool [M]."""
+    differing: np.ndarray = np.any(
+        [
+            found.index != stated.index,
+            found.squared_distance != stated.squared_distance,
+            found.num_values != stated.num_values,
+            np.array(found.where, dtype=object) != np.array(stated.where, dtype=object),
         ],
         axis=0,
     )

@@ -61,14 +61,15 @@ def config_of(report: Report, keys: Keys) -> ScanConfig:
 
 
 def _index(report: Report) -> IndexConfig:
-    encoder = report.search.encoder
-    if encoder is None:
-        return IndexConfig(flips=report.search.flips)
-    if encoder.is_program or encoder.path is None:
-        return IndexConfig(flips=report.search.flips, features=encoder.path or encoder.name)
-    return IndexConfig(
-        flips=report.search.flips, features=encoder.name, encoder_weights=Path(encoder.path)
-    )
+    search, encoder = report.search, report.search.encoder
+    index = IndexConfig(flips=search.flips)
+    if encoder is not None:
+        path = encoder.path
+        if encoder.is_program or path is None:
+            index = replace(index, features=path or encoder.name)
+        else:
+            index = replace(index, features=encoder.name, encoder_weights=Path(path))
+    return replace(index, match=search.match)
 
 
 def _seeds(report: Report, keys: Keys) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ def check_drawn_rows(
         "are not those drawn from the seeds",
     )
     found = match_images(index, made.images, table.matches.rule)
-    before = Matches(table.matches.neighbors[rows], table.matches.rule)
+    before = table.matches[rows]
     differs = differing_rows(found.neighbors, before.neighbors)
     worst = _disagreement(made.images, data, found, before, flips=config.index.flips)
     wrong = differs & ~(worst <= tolerance)

@@ -16,6 +16,7 @@ from memaudit.audit.diagnostics.diagnostic import Context, Images, Setting
 from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.screened import ScreenedRows
+from memaudit.audit.neighbors.build import open_rules
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.regeneration import caught_share
 from memaudit.audit.report.folder import MATCHES, PAGE, REPORT, SCREENING
@@ -338,7 +339,7 @@ class _Work:
         self._say_missing(source, data, holdout)
         if training is None or self.table is None or self.config is None:
             return
-        if not report.space.exact:
+        if not report.space.exact or "features" in report.search.match:
             self.unproven.append(
                 Unproven(
                     "Features were compared: no image is generated or searched again, and neither "
@@ -356,6 +357,7 @@ class _Work:
             groups=training.group_numbers,
             progress=self.progress,
         )
+        index.rules = open_rules(index, self.config.index, progress=self.progress)
         table = self.table
         if images is not None:
             given = images

@@ -1,0 +1,70 @@
+"""Copies that are shifted: the smallest distance over shifts of up to 3 pixels at 32×32.
+
+What is compared is the middle of the generated image, without a border as wide as the largest
+shift, with every part of its size in a training image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memaudit.audit.neighbors.rules.rule import CopyRule, Pool, RuleSearch, Shown, too_small
+
+if TYPE_CHECKING:
+    from memaudit.audit.neighbors.base import ImageSearch
+    from memaudit.audit.neighbors.config import IndexConfig
+    from memaudit.audit.neighbors.rules.finder import Pairs
+    from memaudit.progress import Progress
+
+NAME = "shift"
+REACH, RESOLUTION = 3, 32
+"""Pixels of the largest shift at this resolution, in proportion at others, but at least one."""
+
+
+def largest_shift(size: int) -> int:
+    """Pixels of the largest shift along an edge of `size` pixels; 0 where it is too short."""
+    reach = max(1, round(REACH * size / RESOLUTION))
+    return reach if 2 * reach < size else 0
+
+
+def _open(index: ImageSearch, config: IndexConfig, progress: Progress) -> RuleSearch:
+    from memaudit.audit.neighbors.rules.finder import CopyFinder
+    from memaudit.audit.neighbors.rules.parts import WindowRule
+    from memaudit.audit.neighbors.rules.shifted_boxes import ShiftedBoxes
+    from memaudit.audit.neighbors.rules.window import Window
+
+    H, W = index.images.shape[2:]
+    reach = (largest_shift(H), largest_shift(W))
+    if not any(reach):
+        raise too_small(NAME, index, 3)
+    window = Window(reach[0], reach[1], H - 2 * reach[0], W - 2 * reach[1], reach)
+
+    def pools(images: np.ndarray) -> Iterator[Pool]:
+        yield ShiftedBoxes(images, window, flips=index.flips).nearest
+
+    def describe(images: np.ndarray, found: Pairs) -> tuple[str, ...]:
+        # What is at (y + dy, x + dx) in the training image is at (y, x) in the generated one.
+        columns = zip(found.dy.tolist(), found.dx.tolist(), found.mirrored.tolist(), strict=True)
+        return tuple(
+            f"{-dx:+d} px right, {-dy:+d} px down{', mirrored' if mirrored else ''}"
+            for dy, dx, mirrored in columns
+        )
+
+    finder = CopyFinder(index, window, within_radius=True, progress=progress)
+    return WindowRule(NAME, finder, describe=describe, pools=pools)
+
+
+def _show(original: np.ndarray, where: str) -> Shown:
+    right, down = (int(text.split()[0]) for text in where.split(", ")[:2])
+    H, W = original.shape[1:]
+    rows, columns = np.arange(H) - down, np.arange(W) - right
+    moved = original[:, rows.clip(0, H - 1)][:, :, columns.clip(0, W - 1)]  # edges repeat
+    up, side = largest_shift(H), largest_shift(W)
+    middle = (side / W, up / H, 1 - 2 * side / W, 1 - 2 * up / H)
+    return Shown(moved[..., ::-1] if where.endswith("mirrored") else moved, (middle,))
+
+
+RULE = CopyRule(NAME, "shifted by a few pixels", _open, has_levels=True, show=_show)
