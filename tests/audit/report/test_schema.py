@@ -13,12 +13,14 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from helpers.images import smooth_images
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.confirmation import Probe
 from memaudit.audit.confirmed_images import Confirmation
 from memaudit.audit.diagnostics.feature_similarity import CutCounts, FeatureSimilarity
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.json_schema import field_docs, json_schema
 from memaudit.audit.report.schema import (
@@ -179,7 +181,9 @@ def test_every_docstring_is_a_description(
     definitions = validator.schema["$defs"]
     seen = set()
     undecided = make_result(copies=1, others=50, fail_above=0.02)
-    results = (feature_result, screened_result, undecided)
+    images = smooth_images(20, 16, seed=0)
+    tiled = scan(images, images, config=ScanConfig(index=IndexConfig(match=("tiles",))))
+    results = (feature_result, screened_result, undecided, tiled)
     probe = Probe(1, clopper_pearson(1, 1), *[0.0] * 5)
     confirmed = replace(
         decode(whole).sampling, confirmation=Confirmation("fp16", probe, "513", 0, 0)

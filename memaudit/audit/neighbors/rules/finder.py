@@ -291,7 +291,7 @@ class CopyFinder:
                 )
                 alone[again.query[rows[~excluded]]] = False
                 begin, size = begin + size, min(16 * size, MOST_COMPARED)
-        return alone
+        return np.asarray(alone)
 
     def _within_levels(self, criteria: Criteria) -> int:
         """The largest S of an image that is a copy whatever its ratio; -1 if there is none."""
