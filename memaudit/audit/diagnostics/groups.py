@@ -64,7 +64,7 @@ def _run(context: Context) -> CopiedGroups:
         assert leak.group is not None
         by_group.setdefault(leak.group, []).append(leak.hits)
         name_of[leak.index] = leak.group
-    in_sample = {name_of[int(row)] for row in context.matches.nn1[context.matches.is_copy]}
+    in_sample = {name_of[int(row)] for row in context.matches.copied[context.matches.is_copy]}
     num_images = len(context.matches)
     is_fixed = context.findings.interval == CLOPPER_PEARSON
     decision = None

@@ -73,7 +73,7 @@ def find_places(
     near = images_within(pixels, images, limit)
     copies = np.flatnonzero(matches.is_copy)
     if len(copies):
-        originals = np.asarray(pixels.images[matches.nn1[copies]])
+        originals = np.asarray(pixels.images[matches.copied[copies]])
         for row, more in zip(copies, images_within(pixels, originals, limit), strict=True):
             near[row] = np.union1d(near[row], more)
     return TrainingPlaces(matches, tuple(near), tuple(images_within(pixels, images, 0)))
