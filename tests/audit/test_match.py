@@ -1,4 +1,4 @@
-"""Scans that count copies by further rules: what they find, what a report says, what verify sees."""
+"""Scans that count copies by further rules: their finds, their reports, and what verify sees."""
 
 import csv
 from dataclasses import replace
@@ -176,13 +176,12 @@ def test_a_forged_find_is_noticed(folder: Path, tmp_path: Path, at: int):
     hidden = replace(
         tiles,
         index=np.where(np.arange(len(tiles)) == 4 + at, -1, tiles.index),
-        squared_distance=np.where(
-            np.arange(len(tiles)) == 4 + at, -1, tiles.squared_distance
-        ),
+        squared_distance=np.where(np.arange(len(tiles)) == 4 + at, -1, tiles.squared_distance),
         num_values=np.where(np.arange(len(tiles)) == 4 + at, 0, tiles.num_values),
         where=tuple("" if i == 4 + at else text for i, text in enumerate(tiles.where)),
     )
-    matches = Matches(found.matches.neighbors, found.matches.rule, (hidden, *found.matches.finds[1:]))
+    finds = (hidden, *found.matches.finds[1:])
+    matches = Matches(found.matches.neighbors, found.matches.rule, finds)
     write_report(replace(found, matches=matches), tmp_path)
     assert read_report(report).search.match == KINDS
     checks = verify_report(

@@ -39,7 +39,7 @@ def without_tone(images: np.ndarray) -> np.ndarray:
     D = math.prod(images.shape[1:])
     rows = images.reshape(len(images), D)
     total = rows.sum(1, dtype=np.int64)[:, None]
-    squares = np.einsum("nd,nd->n", *2 * [rows.astype(np.float64)])  # integers below 2⁵³
+    squares = np.square(rows.astype(np.float64)).sum(1)  # integers below 2⁵³
     variance = D * squares.astype(np.int64)[:, None] - np.square(total)  # D²·std², an integer
     root = np.sqrt(np.maximum(variance, (D * FLATTEST) ** 2).astype(np.float64))
     standard = MEAN + np.rint(DEVIATION * (D * np.arange(256) - total) / root)  # [n, 256]
