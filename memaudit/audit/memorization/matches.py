@@ -134,7 +134,7 @@ class Matches:
     @cached_property
     def credited(self) -> np.ndarray:
         """int64 [M]: which rule a copy is credited to, the first that sees it: 0 for whole images,
-        1 and more for `finds`; -1 for no copy."""
+        1 and more for `finds`; -1 beside none."""
         rule = np.full(len(self), -1, dtype=np.int64)
         for number, found in reversed(list(enumerate(self.finds, start=1))):
             rule[found.is_copy] = number
@@ -143,7 +143,7 @@ class Matches:
 
     @cached_property
     def copied(self) -> np.ndarray:
-        """int64 [M]: the training image that each copy is one of; nn1 where there is no copy."""
+        """int64 [M]: the training image that each copy is one of; nn1 for the others."""
         index = self.nn1.copy()
         for number, found in enumerate(self.finds, start=1):
             index[self.credited == number] = found.index[self.credited == number]

@@ -74,7 +74,7 @@ class DistinctNeighbors:
     num_values: int | None = None
     """D, the values per image where distances are between pixels; None between features."""
     judged: np.ndarray | None = None
-    """Of leave-one-out: which of the images asked for these are, int64 [B]; None means all."""
+    """int64 [B]: which of the images that leave-one-out was asked for these are; None means all."""
 
     def __len__(self) -> int:
         return len(self.index)

@@ -59,7 +59,7 @@ class FoundBy:
 
     rule: str
     name: str
-    """Of the training image."""
+    """Name of the training image."""
     where: str
     distance: str
 

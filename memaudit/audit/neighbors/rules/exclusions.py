@@ -27,9 +27,9 @@ def images_apart(
 ) -> np.ndarray:
     """Training images of which one at least is a second neighbor, whatever the first one is.
 
-    Of two images with more than twice the radius between them, one is no duplicate of any given
-    image. With groups it takes three, of different groups: one may be a duplicate, and one of the
-    group.
+    Of two images with more than twice the radius between them, one cannot be a duplicate of any
+    given image. With groups it takes three, of different groups: one may be a duplicate, and one of
+    the group.
 
     Args:
         index: of the training images.
@@ -125,7 +125,7 @@ def are_allowed(index: ImageSearch, position: np.ndarray, other: np.ndarray) -> 
 def have_seconds(
     index: ImageSearch, first: np.ndarray, criteria: Criteria, *, by_group: bool
 ) -> np.ndarray:
-    """Whether some training image is no duplicate of each, and of another group: bool [M].
+    """Whether some training image is not a duplicate of each, and of another group: bool [M].
 
     Args:
         index: of the training images.

@@ -43,7 +43,7 @@ COLUMNS = 64
 SAMPLE = 64
 """Training images that say where the middle of all is."""
 SPARSE = 8
-"""Where fewer than one in so many pairs of queries and images are compared, each is by itself."""
+"""Where fewer than one in that many pairs of queries and images are compared, each is by itself."""
 FIRST_COMPARED, MOST_COMPARED = 32, 1 << 15
 """Balls of a query that are compared at a time to see whether a second neighbor is near."""
 MOST_BALLS = 10**7
@@ -353,7 +353,7 @@ class CopyFinder:
         *,
         mirrored: bool = False,
     ) -> Pairs:
-        """Of queries and balls, all places within the limit, with their distances.
+        """All places within the limit, with their distances, in balls that queries come near.
 
         Args:
             x: queries, changed already, uint8 [B, C, H, W].
@@ -422,7 +422,7 @@ class CopyFinder:
         index: np.ndarray,
         part: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of balls, the places that may be within the limit: query, index, dy, dx."""
+        """The places in balls that may be within the limit: query, index, dy, dx."""
         f = self._fine.features(integral_image(x))[:, 0]  # [b, R]
         norm = np.square(f).sum(1)
         found = []

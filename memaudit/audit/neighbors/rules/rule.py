@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finds:
-    """Which images a rule calls copies, of which training image, and where."""
+    """Which images are copies by a rule, of which training image, and where."""
 
     rule: str
     """Its name."""
@@ -64,7 +64,7 @@ class Finds:
         return found
 
     def distance(self, row: int) -> float:
-        """Distance of an image that the rule calls a copy, in the rule's unit."""
+        """Distance of an image that is a copy by the rule, in the rule's unit."""
         return float(np.sqrt(self.squared_distance[row] / self.num_values[row]))
 
     @staticmethod
@@ -80,7 +80,7 @@ class Finds:
 
 
 class Criteria(NamedTuple):
-    """When a rule calls an image a copy."""
+    """When an image is a copy by a rule."""
 
     threshold: Fraction
     """An image is memorized if d1/d2 is smaller."""

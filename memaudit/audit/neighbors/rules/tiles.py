@@ -1,8 +1,8 @@
 """Copies of a part: tiles of 2×2 and of 3×3, of which two or more are copies of one image.
 
 A tile is a copy by the rule of whole images: it is less than a third as far from the tile of one
-training image as from that of the second, which is no duplicate of the first in pixels of the whole
-image. So a tile that several images share, such as a white corner, is a copy of none.
+training image as from that of the second, which is not a duplicate of the first in pixels of the
+whole image. So a tile that several images share, such as a white corner, is a copy of none.
 """
 
 from __future__ import annotations
