@@ -22,6 +22,7 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.rules.features import FeaturesRule
 from memaudit.audit.statistics.conformal import ConformalP
 from memaudit.data.images import ImageSet
 from memaudit.models.denoiser import Denoiser
@@ -103,8 +104,8 @@ class Images:
     def features(self) -> FeatureIndex | None:
         """The index of the training images' features, if they are compared by the cosine: instead
         of pixels, or by a further rule."""
-        rules = getattr(self.index, "rules", ())
-        for search in (self.index, *(getattr(rule, "search", None) for rule in rules)):
+        beside = (rule.search for rule in self.index.rules if isinstance(rule, FeaturesRule))
+        for search in (self.index, *beside):
             if isinstance(search, FeatureIndex) and search.metric == "cosine":
                 return search
         return None

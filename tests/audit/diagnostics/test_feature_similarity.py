@@ -1,12 +1,9 @@
 """Similarities by features, against held-out images and published cuts."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from helpers.images import smooth_images
 
-from memaudit.audit.diagnostics.diagnostic import Images
 from memaudit.audit.diagnostics.feature_similarity import DIAGNOSTIC, compare_similarities
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.scan import scan
@@ -81,13 +78,3 @@ def test_pixels_and_other_metrics_have_no_such_cut():
     index = FeatureIndex(data.images, pooled, metric="l2")
     found = scan(given, data, holdout=holdout, index=index).diagnostics.feature_similarity
     assert found is None
-
-
-def test_features_of_a_further_rule_are_found():
-    """A rule beside the pixels has its own search."""
-    images = smooth_images(60, 8, seed=0)
-    data = named(images, "data")
-    features = FeatureIndex(data.images, pooled)
-    rules = (SimpleNamespace(search=object()), SimpleNamespace(search=features))
-    holder = SimpleNamespace(index=SimpleNamespace(rules=rules))
-    assert Images.features.fget(holder) is features

@@ -86,6 +86,19 @@ def test_a_scan_by_a_published_encoder_says_so(tiny: Path):
     assert "encoder clip (SHA-256 abababababababab…), whose weights a file gave" in warning
 
 
+def test_features_beside_pixels_have_their_cut_as_well(tiny: Path):
+    data, holdout = image_set(20), image_set(30, seed=1)
+    given = ImageSet(data.images[:5].copy(), [str(i) for i in range(5)], source="given")
+    found = {}
+    for match in ((), ("features",)):
+        index = IndexConfig(features="clip", encoder_weights=tiny, match=match)
+        result = scan(given, data, holdout=holdout, config=ScanConfig(index=index))
+        found[match] = result.diagnostics.feature_similarity
+        assert result.findings.ratios.copies.count == 5
+    assert found[()] == found["features",]
+    assert found[()] is not None and found[()].above.count == 5
+
+
 def test_a_dry_run_opens_and_tries_the_encoder(tiny: Path):
     data = image_set(20)
     config = ScanConfig(index=IndexConfig(features="clip", encoder_weights=tiny))
