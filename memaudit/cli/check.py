@@ -244,13 +244,15 @@ def _rows(image: "CheckedImage") -> list[tuple[str, str]]:
     if place is not None:
         kind = {
             "equal": f"yes: {some(list(place.names))}",
-            "near": f"a near copy: {some(list(place.names))}",
+            "near": f"a copy by {place.rule}, {place.where}"
+            if place.rule
+            else f"a near copy: {some(list(place.names))}",
             "no": "no",
         }[place.kind]
         rows.append(("in the training set", kind))
         rows.append(
             (
-                "nearest training image",
+                "copied training image" if place.rule else "nearest training image",
                 f"{place.nearest}, distance {place.distance:.2f}, ratio {place.distance_ratio:.2f}",
             )
         )

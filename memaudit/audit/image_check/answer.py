@@ -121,6 +121,8 @@ def _what(in_training: InTraining | None) -> str:
     names = some([short(name, 60) for name in in_training.names], 2)
     if in_training.kind == "equal":
         return f"this training image ({names})"
+    if in_training.rule is not None:
+        return f"the training image that this one copies by {in_training.rule} ({names})"
     if in_training.kind == "near":
         return f"the training image that this one is a near copy of ({names})"
     return "this image, which is not in the training set"

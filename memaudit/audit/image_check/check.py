@@ -28,7 +28,7 @@ from memaudit.audit.image_check.generator import (
     open_generator,
     prepared_for,
 )
-from memaudit.audit.image_check.pool import make_pool
+from memaudit.audit.image_check.pool import make_pool, positions_of
 from memaudit.audit.image_check.result import (
     SCHEMA,
     CheckedSet,
@@ -170,7 +170,7 @@ def check_images(
         and not (controls is not None and controls.is_dense)
     ):
         for q in places.near_copies:  # the model saw the training image, not this copy of it
-            together[q] = train.images[places.matches.nn1[q]]
+            together[q] = train.images[places.nearest(q)]
     in_place = (nowhere,) * len(asked) if places is None else places.in_place
     if train is not None and train.group_numbers is not None:
         in_place = tuple(_whole_groups(positions, train.group_numbers) for positions in in_place)
@@ -182,7 +182,21 @@ def check_images(
         if index is None
         else similar_index(index, together)
     )
-    pool = make_pool(pooled, len(asked), config.rule, training=index, in_place=in_place)
+    everything = pooled if pooled.rules else None
+    if config.index.match and train is not None:
+        references = np.delete(np.arange(len(train)), positions_of(in_place))
+        all_images = np.concatenate([together, train.images[references]])
+        everything = build_index(
+            _numbered(all_images), config.index, device=device, progress=progress
+        )
+    pool = make_pool(
+        pooled,
+        len(asked),
+        config.rule,
+        training=index,
+        in_place=in_place,
+        everything=everything,
+    )
     labels = None
     if network is not None:
         held_out = None if controls is None else controls.images
@@ -250,6 +264,7 @@ def check_images(
         controls=None if controls is None else _control_facts(controls, measured, config),
         space=space,
         flips=config.index.flips,
+        match=config.index.match,
         threshold=float(config.rule.threshold),
         duplicate_rms=config.rule.duplicate_rms,
         confidence=config.rule.confidence,

@@ -56,14 +56,18 @@ def conclude(measured: Measured, confidence: float) -> tuple[str, tuple[CheckedI
     scores = [measured.copies.score]
     if measured.returns is not None:
         scores.append(measured.returns.score)
+    each = np.stack(scores)
+    together = each
+    if measured.copies.num_by_rules is not None:  # the more copies, the more extreme
+        together = np.concatenate([each, -measured.copies.num_by_rules[None].astype(float)])
     p_each = np.full((2, num_asked), np.nan)
     p_value: list[float | None] = [None] * num_asked
     p_adjusted = p_value
     likeness: tuple[Likeness | None, ...] = (None,) * num_asked
     membership: tuple[MembershipRank | None, ...] = (None,) * num_asked
     if num_controls:
-        p_each[: len(scores)] = rank_p_values(np.stack(scores), num_asked)
-        combined = combined_p_values(np.stack(scores), num_asked).tolist()
+        p_each[: len(each)] = rank_p_values(each, num_asked)
+        combined = combined_p_values(together, num_asked).tolist()
         p_value, p_adjusted = list(combined), list(holm(combined))
         if measured.losses is not None:
             membership = _membership(measured.losses, num_asked)

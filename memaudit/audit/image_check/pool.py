@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -36,7 +37,9 @@ class Closeness:
     """[B, P], of the same type: S between x and the nearest image that is not z or like it; -1 if
     there is none."""
     is_copy: np.ndarray
-    """bool [B, P]: whether x is a copy of z by the rule."""
+    """bool [B, P]: whether x is a copy of z by whole images, or by a further rule."""
+    by_rules: np.ndarray
+    """bool [B, P]: whether it is one by a further rule."""
 
     @property
     def ratio(self) -> np.ndarray:
@@ -67,6 +70,9 @@ class Pool:
     """int64: positions of training images that are no references, since an image of the pool is in
     their place."""
     rule: Rule
+    everything: ImageSearch | None
+    """The index of the pool followed by the training images that are references, with the further
+    rules that count; None where only whole images do."""
 
     @property
     def images(self) -> np.ndarray:
@@ -117,7 +123,12 @@ class Pool:
             at_hand = outside[:, None] >= 0
             nearer = np.where(has_none, outside[:, None], np.minimum(reference, outside[:, None]))
             reference = np.where(at_hand, nearer, reference)
-        return Closeness(S, reference, self._copies(S, reference))
+        by_rules = np.zeros(S.shape, dtype=bool)
+        if self.everything is not None:
+            for found in match_images(self.everything, generated, self.rule).finds:
+                rows = np.flatnonzero((found.index >= 0) & (found.index < len(self.images)))
+                by_rules[rows] |= self.alike[found.index[rows]]
+        return Closeness(S, reference, self._copies(S, reference) | by_rules, by_rules)
 
     def _copies(self, S: np.ndarray, reference: np.ndarray) -> np.ndarray:
         is_copy = np.zeros(S.shape, dtype=bool)
@@ -149,6 +160,7 @@ def make_pool(
     *,
     training: ImageSearch | None,
     in_place: Sequence[np.ndarray],
+    everything: ImageSearch | None = None,
 ) -> Pool:
     """Put the images asked about and their controls together.
 
@@ -158,6 +170,7 @@ def make_pool(
         rule: what counts as a copy.
         training: the index of the training images, or None without any.
         in_place: for each image the positions of the training images that it equals or is near to.
+        everything: as in `Pool`.
     """
     pixels = NeighborIndex(index.images, device=index.device, flips=index.flips)
     limit = largest_squared_distance(rule.duplicate_rms, index.images.shape[1:])
@@ -181,8 +194,14 @@ def make_pool(
         S = np.take_along_axis(near.squared_distance, first, 1)[:, 0]
         levels = np.sqrt(S / index.images[0].size)
         to_other[rows] = np.where(others.any(1), levels, 0.0)
-    left_out = np.array(sorted(members), dtype=np.int64)
-    return Pool(index, num_asked, alike, to_other, training, left_out, rule)
+    left_out = positions_of(in_place)
+    return Pool(index, num_asked, alike, to_other, training, left_out, rule, everything)
+
+
+def positions_of(in_place: Sequence[np.ndarray]) -> np.ndarray:
+    """Positions of the training images in whose place an image of the pool is, int64, ascending."""
+    found: np.ndarray = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *in_place]))
+    return found
 
 
 def _rows_at_a_time(num_images: int) -> int:

@@ -33,11 +33,16 @@ class InTraining:
     to it than held-out images are, by more than chance; or `no`. Of an image that is near,
     everything else is asked about that training image, which is what the model saw."""
     nearest: str
-    """Name of the nearest training image."""
+    """Name of the training image that it equals or is a copy of, or else of the nearest one."""
     index: int
     """Its position in the training set."""
+    rule: str | None
+    """The further rule by which alone the image is a copy of it, such as `tiles`; null if whole
+    images show it, or if it is not a copy."""
+    where: str
+    """Which part, or how it was changed, in that rule's words; empty without one."""
     distance: float
-    """To it, in the unit of `space`."""
+    """Distance of whole images, to the nearest training image, in the unit of `space`."""
     distance_ratio: float
     """Distance to the nearest training image over that to the nearest one that is not its
     duplicate; below the threshold, the image is a copy of it by the rule."""
@@ -223,6 +228,8 @@ class CheckReport:
     """What distances are distances of."""
     flips: bool
     """Whether mirror images count as copies."""
+    match: tuple[str, ...]
+    """Rules that count, `pixels` first; empty where only whole images do."""
     threshold: float
     """A generated image copies another where the ratio of its two distances is below this."""
     duplicate_rms: float

@@ -33,6 +33,8 @@ class Collected:
     """float64 [P]: the smallest distance ratio of a generated image to each."""
     num_copies: np.ndarray
     """int64 [P]: generated images that copy each."""
+    num_by_rules: np.ndarray | None
+    """int64 [P]: those that do by a further rule than that of whole images; None without any."""
     total: int
     """Generated images."""
     keys: tuple[tuple[int | str, ...], ...]
@@ -58,6 +60,7 @@ def collect_copies(pool: Pool, batches: Iterable[Keyed], num_values: int) -> Col
     """
     num_images, asked = len(pool.images), range(pool.num_asked)
     score, num_copies = np.full(num_images, np.inf), np.zeros(num_images, dtype=np.int64)
+    num_by_rules = np.zeros(num_images, dtype=np.int64)
     keys: list[list[int | str]] = [[] for _ in asked]
     closest: list[list[tuple[CloseImage, np.ndarray]]] = [[] for _ in asked]
     total = 0
@@ -69,6 +72,7 @@ def collect_copies(pool: Pool, batches: Iterable[Keyed], num_values: int) -> Col
             ratio = found.ratio
             score = np.minimum(score, ratio.min(0))
             num_copies += found.is_copy.sum(0)
+            num_by_rules += found.by_rules.sum(0)
             total += len(part)
             for q in asked:
                 copies = np.flatnonzero(found.is_copy[:, q])[: LISTED_KEYS - len(keys[q])]
@@ -92,6 +96,7 @@ def collect_copies(pool: Pool, batches: Iterable[Keyed], num_values: int) -> Col
     return Collected(
         score=score,
         num_copies=num_copies,
+        num_by_rules=None if pool.everything is None else num_by_rules,
         total=total,
         keys=tuple(map(tuple, keys)),
         closest=tuple(tuple(close for close, _ in one) for one in closest),

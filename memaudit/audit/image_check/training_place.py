@@ -35,6 +35,19 @@ class TrainingPlaces:
     p_adjusted: tuple[float, ...] | None = None
     """The same with Holm's correction for the number of images."""
 
+    def nearest(self, row: int) -> int:
+        """The training image that an image equals, is a copy of, or is nearest to."""
+        equal = self.equal[row]
+        return int(equal[0]) if len(equal) else int(self.matches.copied[row])
+
+    def rule(self, row: int) -> tuple[str, str] | None:
+        """The further rule by which alone an image is a copy, and where; None if there is none."""
+        credited = int(self.matches.credited[row])
+        if credited < 1 or len(self.equal[row]):
+            return None
+        found = self.matches.finds[credited - 1]
+        return found.rule, found.where[row]
+
     @property
     def ratio(self) -> np.ndarray:
         """float64 [B]: distance ratios, 0 at distance 0 even where that is from two images."""
@@ -140,12 +153,14 @@ def find_in_training(
     said = []
     for q, (positions, equal) in enumerate(zip(places.in_place, places.equal, strict=True)):
         named = equal if len(equal) else positions
-        nearest = int(equal[0]) if len(equal) else int(places.matches.nn1[q])
+        nearest, rule = places.nearest(q), places.rule(q)
         said.append(
             InTraining(
                 kind="equal" if len(equal) else "near" if len(positions) else "no",
                 nearest=data.names[nearest],
                 index=nearest,
+                rule=None if rule is None else rule[0],
+                where="" if rule is None else rule[1],
                 distance=index.space.distance(places.matches.squared_distance1[q].item()),
                 distance_ratio=float(places.ratio[q]),
                 names=tuple(data.names[i] for i in named[:NAMED].tolist()),
