@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.stats import binom
 
 from memaudit.audit.statistics.intervals import Estimate, check_confidence
 
@@ -32,6 +31,8 @@ def sample_quantile(
         >>> sample_quantile(np.arange(1, 101), 0.5)
         Estimate(value=50.0, low=40.0, high=61.0)
     """
+    from scipy.stats import binom  # takes seconds to import, and few scans need it
+
     check_confidence(confidence)
     m = len(values)
     if not m or not 0 < share < 1:
