@@ -182,13 +182,13 @@ def _lines(result: FeatureSimilarity) -> Iterator[str]:
         f"similar to a training image than {result.cut.value:.3f}, the 99th percentile of "
         f"{result.num_holdout:,} held-out images ({level} interval {_ends(result.cut)})."
     )
-    for known in result.published:
-        yield (
-            f"At the published cut of {known.similarity:g} ({known.source}): "
-            f"{known.generated.count:,} of {known.generated.total:,} generated and "
-            f"{known.holdout.count:,} of {known.holdout.total:,} held-out images. Such cuts do not "
-            "transfer to other images."
+    if result.published:
+        counts = "; ".join(
+            f"at {known.similarity:g}, {known.generated.count:,} of {known.generated.total:,} "
+            f"generated and {known.holdout.count:,} of {known.holdout.total:,} held-out images"
+            for known in result.published
         )
+        yield f"Published cuts, which do not transfer to other images: {counts}."
 
 
 DIAGNOSTIC = Diagnostic(

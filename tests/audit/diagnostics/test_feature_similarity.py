@@ -61,7 +61,8 @@ def test_published_cuts_are_counted_beside_it():
     assert counts == [(0.5, 3, 1), (0.6, 3, 0), (0.7, 1, 0)]
     assert (found.cut.value, found.cut.high) == (pytest.approx(0.55), 1.0)
     assert (found.above.count, found.above_high) == (3, 0)
-    assert "At the published cut of 0.5" in list(DIAGNOSTIC.lines(found))[1]
+    _, said = DIAGNOSTIC.lines(found)
+    assert "at 0.5, 3 of 4 generated and 1 of 2 held-out images; at 0.6, 3 of 4" in said
 
 
 class Published:
