@@ -392,6 +392,11 @@ def _warnings(
     for images in others:
         if images is not None:
             found += doubts_about(images)
+    if controls is not None and controls.num_repeated > controls.num_examined // 2:
+        found.append(
+            f"Of {controls.num_examined:,} held-out images, {controls.num_repeated:,} are "
+            "duplicates of others, which are no further controls: a rank counts different images."
+        )
     if controls is not None and controls.is_dense:
         assert controls.near_training is not None
         found.append(

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.audit.image_check.config import CheckConfig
-from memaudit.audit.image_check.training_place import TrainingPlaces, find_places
+from memaudit.audit.image_check.training_place import (
+    TrainingPlaces,
+    find_places,
+    images_within,
+)
 from memaudit.audit.memorization.controls import DENSE
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
@@ -33,6 +37,8 @@ class ChosenControls:
     """Distance ratios of the examined images among the training images; None without any."""
     set_apart: tuple[str, ...]
     """Names of examined images that are no controls."""
+    num_repeated: int
+    """Further examined images that are none because they are like a control."""
     is_dense: bool
     """Whether so many are near a training image that being near does not set one apart."""
 
@@ -50,7 +56,8 @@ def choose_controls(
 
     Held-out images that are copies of a training image by the rule are set apart, as in a scan: the
     model may have seen them. Where they are more than 1 %, the data is dense: near images are then
-    what the distribution gives, and they are controls like all others.
+    what the distribution gives, and they are controls like all others. Of held-out images within
+    the duplicate radius of each other, or in dense data of equal ones, one is a control.
 
     Args:
         holdout: images like those asked about that the model was not trained on.
@@ -81,7 +88,11 @@ def choose_controls(
         is_dense = near_training.count > 1 and near_training.ratio > DENSE
         if not is_dense:
             is_apart = is_asked | is_near
-    left = np.flatnonzero(~is_apart)[: config.num_controls]
+    left = np.flatnonzero(~is_apart)
+    # Copies of one image are one control: a rank counts chances, of which they have one.
+    different = left[_first_of_each(examined.images[left], 0 if is_dense else limit, config)]
+    num_repeated = len(left) - len(different)
+    left = different[: config.num_controls]
     if not len(left):
         raise DataError(
             f"Each of the {len(examined):,} held-out images in {holdout.source} is like an image "
@@ -97,8 +108,21 @@ def choose_controls(
         near_training=near_training,
         ratios=ratios,
         set_apart=tuple(examined.names[i] for i in np.flatnonzero(is_apart).tolist()),
+        num_repeated=num_repeated,
         is_dense=is_dense,
     )
+
+
+def _first_of_each(images: np.ndarray, limit: int, config: CheckConfig) -> np.ndarray:
+    """Positions of images that are not within a squared distance of one that is kept before."""
+    if not len(images):
+        return np.zeros(0, dtype=np.int64)
+    index = NeighborIndex(images, flips=config.index.flips)
+    near, is_left = images_within(index, images, limit), np.ones(len(images), dtype=bool)
+    for row, others in enumerate(near):
+        if is_left[row]:
+            is_left[others[others > row]] = False
+    return np.flatnonzero(is_left)
 
 
 def _of_class(holdout: ImageSet, class_index: int | None) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from memaudit.audit.statistics.conformal import conformal_p
 
-FEATURES = ("brightness", "contrast", "detail", "distance to the nearest other image")
+FEATURES = ("brightness", "contrast", "detail", "distance to the nearest control")
 LEAST_CONTROLS = 19
 """Below this many, no p-value is at most 5 %."""
 
@@ -25,7 +25,7 @@ class Likeness:
     """Chance that an image of their kind is at least as far from the middle of all."""
     feature: str
     """What sets it apart most: brightness, contrast, detail (bytes when compressed as a PNG is), or
-    distance to the nearest other image."""
+    distance to the nearest control."""
     is_alike: bool
     """Whether the p-value is above 5 %; so 1 image in 20 of their kind is said to be of another."""
 

@@ -63,7 +63,8 @@ class Pool:
     """bool [P, P]: whether one cannot be the second neighbor of a copy of the other: they are
     duplicates, or near to one training image. Every image is like itself."""
     distance_to_other: np.ndarray
-    """float64 [P]: in RMS gray levels, to the nearest of the pool that is not like the image."""
+    """float64 [P]: in RMS gray levels, to the nearest control that is not like the image; 0 without
+    one."""
     training: ImageSearch | None
     """The index of the training images, or None without any."""
     left_out: np.ndarray
@@ -189,7 +190,8 @@ def make_pool(
         rows = np.arange(start, start + len(near.index))
         column = rows[:, None]
         alike[column, near.index] |= near.squared_distance <= limit
-        others = ~alike[column, near.index]
+        # Not the other images asked about: those of one person, or of one day, are near each other.
+        others = ~alike[column, near.index] & (near.index >= num_asked)
         first = others.argmax(1)[:, None]
         S = np.take_along_axis(near.squared_distance, first, 1)[:, 0]
         levels = np.sqrt(S / index.images[0].size)

@@ -309,3 +309,31 @@ def test_that_a_broken_network_gives_nothing_back_means_nothing(train: ImageSet,
         found.images[0].answer
     )
     assert found.report.warnings
+
+
+def test_copies_of_a_held_out_image_are_one_control(train: ImageSet, holdout: ImageSet):
+    """Else an image below five different ones would seem to be below a hundred."""
+    five = np.repeat(holdout.images[:5], 30, axis=0)
+    generated = smooth_images(50, 8, seed=13)
+    config = replace(CONFIG, num_controls=100)
+    found = check_images(generated, train.images[:1], data=train, holdout=five, config=config)
+    assert found.report.controls is not None
+    assert found.report.controls.num_controls == 5
+    assert "5 held-out images are too few" in found.images[0].answer
+    assert any("145 are duplicates of others" in text for text in found.report.warnings)
+    noisy = np.concatenate([holdout.images, with_noise(holdout.images[0], 3)[None]])
+    found = check_images(generated, train.images[:1], data=train, holdout=noisy)
+    assert found.report.controls is not None
+    assert found.report.controls.num_controls == len(holdout)
+
+
+def test_images_of_one_person_are_of_the_kind_of_the_controls(train: ImageSet, holdout: ImageSet):
+    """They are near to each other, which says nothing of their kind."""
+    first, other = (image - 128.0 for image in (train.images[5], smooth_images(1, 8, seed=14)[0]))
+    later = (128 + 0.96 * first + 0.28 * other).clip(0, 255).astype(np.uint8)
+    burst = np.stack([later, train.images[5]])
+    data = np.concatenate([burst, train.images[6:]])
+    generated = np.concatenate([burst, smooth_images(50, 8, seed=13)])
+    found = check_images(generated, burst, data=data, holdout=holdout, config=CONFIG)
+    assert [image.finding for image in found.images] == ["given-back", "given-back"]
+    assert all(image.likeness and image.likeness.is_alike for image in found.images)
