@@ -1,4 +1,4 @@
-"""To add a thing takes one file and one line: each of the five is added so, and then used.
+"""To add a thing takes one file and one line: each of the six is added so, and then used.
 
 docs/architecture.md names the file and the line. Here they are added to a copy of the package, in
 which a process of its own uses them as a user would.
@@ -113,6 +113,36 @@ DIAGNOSTIC = Diagnostic(
 )
 '''
 
+RULE = '''
+"""A toy rule: images that hold a training image upside down."""
+
+import numpy as np
+
+from memaudit.audit.neighbors.rules.rule import CopyRule, Finds, RuleSearch
+
+
+class Toy(RuleSearch):
+    name = "toy"
+
+    def __init__(self, index):
+        self.index = index
+
+    def judge(self, images, apart, criteria, *, left_out=None):
+        turned = self.index.images[:, :, ::-1]
+        equal = (images[:, None] == turned).all((2, 3, 4)) & (left_out is None)
+        hit = equal.any(1)
+        index = np.where(hit, equal.argmax(1), -1)
+        values = np.where(hit, images[0].size, 0)
+        where = tuple("upside down" if each else "" for each in hit)
+        return Finds("toy", index, np.where(hit, 0, -1), values, where)
+
+    def pools(self, images):
+        return iter(())
+
+
+RULE = CopyRule("toy", "training images upside down", lambda index, config, tell: Toy(index))
+'''
+
 COMMAND = '''
 """`memaudit toy`: says hello."""
 
@@ -130,6 +160,7 @@ FILES = {
     "models/networks/toy.py": NETWORK,
     "models/checkpoints/formats/toy.py": FORMAT,
     "audit/diagnostics/toy.py": DIAGNOSTIC,
+    "audit/neighbors/rules/toy.py": RULE,
     "cli/toy.py": COMMAND,
 }
 LINES = {
@@ -152,6 +183,10 @@ LINES = {
         ),
         ("from memaudit.audit.diagnostics import (\n", "    toy,\n"),
     ],
+    "audit/neighbors/rules/registry.py": [
+        ("RULES: tuple[CopyRule, ...] = (\n", "    toy.RULE,\n"),
+        ("from memaudit.audit.neighbors.rules import (\n", "    toy,\n"),
+    ],
     "cli/main.py": [("COMMANDS = {\n", '    "toy": "Say hello.",\n')],
 }
 """File → where a line (with the import that it needs) goes, and the line."""
@@ -172,6 +207,8 @@ folder = Path(sys.argv[1])
 train, fresh = np.random.default_rng(0).integers(0, 256, (2, 8, 16), np.uint8)
 (folder / "train.toy").write_bytes(b"TOY" + train.tobytes())
 (folder / "generated.toy").write_bytes(b"TOY" + train[:3].tobytes() + fresh[:2].tobytes())
+turned = train[:4].reshape(4, 4, 4)[:, ::-1]
+(folder / "turned.toy").write_bytes(b"TOY" + turned.tobytes())
 save_file({"number": torch.tensor(1.0)}, folder / "toy.safetensors", {"made by": "toys"})
 
 
@@ -188,6 +225,7 @@ found = {
     "verify": run("verify", report),
     "inspect": run("inspect", folder / "toy.safetensors"),
     "model": run("scan", folder / "toy.safetensors", *data, "--samples", 2, "--steps", 2),
+    "rule": run("scan", folder / "turned.toy", *data, "--match", "toy", "--json"),
     "toy": run("toy"),
     "help": run("--help"),
 }
@@ -200,7 +238,7 @@ Path(folder / "found.json").write_text(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a memaudit with five toys in it says and writes."""
+    """What a memaudit with six toys in it says and writes."""
     site = tmp_path_factory.mktemp("site")
     package = site / "memaudit"
     ignored: Callable[..., set[str]] = shutil.ignore_patterns("__pycache__")
@@ -249,3 +287,11 @@ def test_a_diagnostic_is_one_file_and_one_line(found: dict[str, Any]):
 def test_a_command_is_one_file_and_one_line(found: dict[str, Any]):
     assert found["toy"]["text"] == "hello from a toy\n"
     assert "Say hello." in found["help"]["text"]
+
+
+def test_a_rule_is_one_file_and_one_line(found: dict[str, Any]):
+    assert found["rule"]["status"] == 0, found["rule"]
+    report = json.loads(found["rule"]["text"][found["rule"]["text"].index("{") :])
+    assert report["search"]["match"] == ["pixels", "toy"]
+    by_rule = {row["rule"]: row["copies"]["count"] for row in report["ratios"]["by_rule"]}
+    assert by_rule["toy"] == report["ratios"]["copies"]["count"] == 4

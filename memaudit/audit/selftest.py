@@ -19,6 +19,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.holdout import check_groups
 from memaudit.audit.diagnostics.registry import DIAGNOSTICS
 from memaudit.audit.memorization.matches import match_images
+from memaudit.audit.neighbors.build import open_rules
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
@@ -140,6 +141,7 @@ def selftest(
     index = NeighborIndex(
         images.images, device=config.execution.device, groups=images.group_numbers
     )
+    index.rules = open_rules(index, config.index, progress=progress)
 
     def control(name: str, made: np.ndarray, expected: float, tolerance: float) -> Control:
         copies = match_images(index, made, config.rule, progress=progress).is_copy

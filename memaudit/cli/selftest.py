@@ -49,6 +49,7 @@ from memaudit.ranks.joined import current_worker
     metavar="N",
     help="Images per control.",
 )
+@config_options(IndexConfig, "match")
 @config_options(Execution, "precision")
 @device_option
 @devices_option
@@ -83,6 +84,7 @@ def selftest(
     memaudit selftest --model model.safetensors --data ./train --holdout ./test
     """
     from memaudit.audit.config import ScanConfig
+from memaudit.audit.neighbors.config import IndexConfig
     from memaudit.audit.selftest import selftest as run_selftest
     from memaudit.audit.selftest import serve_selftest
     from memaudit.audit.source import open_source
@@ -99,7 +101,9 @@ def selftest(
     preparation = from_options(Preparation, options)
     where = choose_device(device)
     config = ScanConfig(
-        seeds=range(samples), execution=from_options(Execution, options, device=where)
+        seeds=range(samples),
+        index=from_options(IndexConfig, options),
+        execution=from_options(Execution, options, device=where),
     )
     with progress_bars() as progress:
         source = None

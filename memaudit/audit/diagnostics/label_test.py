@@ -4,7 +4,7 @@ Training and held-out images are pooled, equally many, and the labels "training"
 dealt out anew many times (statistics/label_test.py). docs/statistics.md says how to read it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.build import similar_index
 from memaudit.audit.neighbors.duplicates import find_duplicates
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.results import Neighbors
 from memaudit.audit.statistics.intervals import Estimate, level_text
 from memaudit.audit.statistics.label_test import (
     LOOKS,
@@ -48,18 +49,24 @@ SEED = 0
 """Chooses the images of the pool, and the labelings."""
 
 
+Nearest = Callable[[np.ndarray, int], Neighbors]
+"""Finds the k nearest of the pool: (images, k) → neighbors."""
+
+
 @dataclass(frozen=True)
 class SpaceTest:
     """The test by distances of one kind."""
 
     space: str
-    """`pixels` or `features`."""
+    """`pixels` or `features`, or the name of a further rule that counts."""
     flips: bool
     """Whether mirror images count as well."""
     looks: tuple[Look, ...]
     """The test at each look."""
     p: float
     """Smallest p of the looks, corrected for their number."""
+    num_compared: int
+    """Generated images, or parts of them where a rule compares parts."""
 
     @property
     def name(self) -> str:
@@ -252,7 +259,8 @@ def label_test(
         holdout: images like them that the model was not trained on, uint8 [m, C, H, W].
         generated: uint8 [G, C, H, W], G ≥ 1.
         index: the search of the scan; the test runs by pixels and, if this compares mirror images
-            or features, by that as well. None means pixels only, on the CPU.
+            or features, by that as well, and by what each further rule compares. None means pixels
+            only, on the CPU.
         duplicate_rms: images within this many RMS gray levels are near-duplicates.
         confidence: of the shares' intervals.
         memory_limit: most bytes that an index of pixels may take.
@@ -285,16 +293,29 @@ def label_test(
         searches.append(
             similar_index(index, pool.index.images, memory_limit=memory_limit, progress=progress)
         )
+    compared: list[tuple[str, bool, list[Nearest]]] = [
+        (search.space.name, search.flips, [search.nearest]) for search in searches
+    ]
+    for rule in () if index is None else index.rules:
+        compared.append((rule.name, pool.index.flips, list(rule.pools(pool.index.images))))
     labelings = draw_labelings(pool.num_pairs, seed=SEED)
-    statistics = [_statistics(search, generated, labelings, progress) for search in searches]
+    statistics = [
+        sum(
+            (_statistics(nearest, generated, labelings, progress) for nearest in parts),
+            start=np.zeros((len(LOOKS), labelings.num_labelings), dtype=np.int64),
+        )
+        for _, _, parts in compared
+    ]
     spaces = [
         SpaceTest(
-            space=search.space.name,
-            flips=search.flips,
-            looks=each_look(found, len(generated), confidence=confidence),
+            space=name,
+            flips=flips,
+            # Each part of an image that a rule compares counts by itself.
+            looks=each_look(found, len(parts) * len(generated), confidence=confidence),
             p=corrected_p(found),
+            num_compared=len(parts) * len(generated),
         )
-        for search, found in zip(searches, statistics, strict=True)
+        for (name, flips, parts), found in zip(compared, statistics, strict=True)
     ]
     return LabelTest(
         num_pairs=pool.num_pairs,
@@ -319,14 +340,17 @@ def label_test(
 
 
 def _statistics(
-    search: ImageSearch, generated: np.ndarray, labelings: Labelings, progress: Progress
+    nearest: Nearest,
+    generated: np.ndarray,
+    labelings: Labelings,
+    progress: Progress,
 ) -> np.ndarray:
     """T_t of the generated images for every look and labeling: int64 [L, P]."""
     total = np.zeros((len(LOOKS), labelings.num_labelings), dtype=np.int64)
     k = min(NEIGHBORS, labelings.pool_size)
     for start in range(0, len(generated), SEARCH_BATCH):
         batch = generated[start : start + SEARCH_BATCH]
-        found = search.nearest(batch, k)
+        found = nearest(batch, k)
         total += labelings.statistics(found.index, images_within(found.squared_distance))
         progress("Comparing with pooled images", start + len(batch), len(generated))
     return total
@@ -411,7 +435,7 @@ def _section(result: LabelTest, page: PageContext) -> Iterator[Block]:
         yield Table(
             ("Nearer to one kind", "Ahead by", "Share", f"{level} interval", "p"),
             (
-                *(_row(look, result.num_samples) for look in space.looks),
+                *(_row(look, space.num_compared) for look in space.looks),
                 Row("All three looks", ("–", "–", "–", f"{space.p:.3g}"), is_headline=True),
             ),
             title=f"Label test by {space.name}",

@@ -11,10 +11,12 @@ import numpy as np
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
 from memaudit.audit.diagnostics.section import Block, Paragraph, Row, Table
+from memaudit.audit.memorization.controls import RuleCount
 from memaudit.audit.memorization.matches import match_images
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.integer_distances import pair_distances
+from memaudit.audit.neighbors.rules.registry import PIXELS
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.audit.statistics.intervals import (
     Proportion,
@@ -23,7 +25,7 @@ from memaudit.audit.statistics.intervals import (
     level_text,
 )
 from memaudit.data.images import ImageSet
-from memaudit.data.transformed_copies import plant_copies
+from memaudit.data.transformed_copies import PlantedKind, plant_copies
 from memaudit.progress import Progress, silent
 from memaudit.wording import joined
 
@@ -48,6 +50,8 @@ class PlantedCopies:
     seen: Proportion
     """Copies that the rule flags, with the original or a duplicate of it as the nearest. Copies
     that equal their original (a mirrored image of one color) are left out, but for exact ones."""
+    by_rule: tuple[RuleCount, ...]
+    """How many each rule sees, where several count; empty where whole images alone do."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,13 @@ def recall_of_rule(
     originals = np.concatenate([each.originals for each in planted])
     matches = match_images(index, copies, rule, progress=progress)
     seen = matches.is_copy & _are_duplicates(index, matches.copied, originals, rule)
+    credited = {PIXELS: matches.nn1, **{each.rule: each.index for each in matches.finds}}
+    by_rule = {
+        name: _split_counts(
+            hits & _are_duplicates(index, np.maximum(credited[name], 0), originals, rule), planted
+        )
+        for name, hits in matches.by_rule.items()
+    }
     ends = np.cumsum([len(each.copies) for each in planted])
     return Recall(
         num_originals=max(len(each.originals) for each in planted),
@@ -114,10 +125,19 @@ def recall_of_rule(
                 each.kind.key,
                 each.kind.phrase,
                 clopper_pearson(int(hits.sum()), len(hits), rule.confidence),
+                tuple(RuleCount(name, counts[number]) for name, counts in by_rule.items()),
             )
-            for each, hits in zip(planted, np.split(seen, ends[:-1]), strict=True)
+            for number, (each, hits) in enumerate(
+                zip(planted, np.split(seen, ends[:-1]), strict=True)
+            )
         ),
     )
+
+
+def _split_counts(seen: np.ndarray, planted: Sequence[PlantedKind]) -> list[int]:
+    """How many of each kind are seen, of all copies in their order, bool [B]."""
+    ends = np.cumsum([len(each.copies) for each in planted])
+    return [int(hits.sum()) for hits in np.split(seen, ends[:-1])]
 
 
 def _are_duplicates(
@@ -180,12 +200,19 @@ def _section(result: Recall, page: PageContext) -> Iterator[Block]:
     rows = tuple(
         Row(
             _name(copies),
-            (f"{copies.seen.count:,} of {copies.seen.total:,}", interval_text(copies.seen)),
+            (
+                f"{copies.seen.count:,} of {copies.seen.total:,}",
+                interval_text(copies.seen),
+                *(f"{each.count:,}" for each in copies.by_rule),
+            ),
         )
         for copies in result.planted
     )
     yield Table(
-        ("Copies", "Seen", f"{level_text(page.rule.confidence)} interval"),
+        (
+            *("Copies", "Seen", f"{level_text(page.rule.confidence)} interval"),
+            *(f"by {each.rule}" for each in result.planted[0].by_rule),
+        ),
         rows,
         title="Copies seen",
     )

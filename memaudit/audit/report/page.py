@@ -19,6 +19,7 @@ from memaudit.audit.diagnostics.section import (
     Table,
     join_tables,
 )
+from memaudit.audit.neighbors.rules.registry import RULES
 from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram, share_rows
 from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
@@ -109,6 +110,7 @@ def render_page(result: Scanned, report: Report) -> str:
         contradicting=any(row.contradicts for row in result.findings.sensitivity),
         is_explained=result.is_explained_by_floor,
         leave_one_out=result.controls.leave_one_out,
+        further_rules=[rule for rule in RULES if rule.name in report.search.match],
         floors=[
             floor
             for floor in (result.controls.holdout, result.controls.leave_one_out)

@@ -70,4 +70,9 @@ def _open(index: ImageSearch, config: IndexConfig, progress: Progress) -> RuleSe
     return FeaturesRule(search)
 
 
-RULE = CopyRule(NAME, "that an encoder recognizes", _open, in_all=False)
+RULE = CopyRule(
+    NAME,
+    "the rule above, between the vectors of an encoder, which are not exact",
+    _open,
+    in_all=False,
+)

@@ -45,4 +45,10 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(original[..., ::-1] if where == "mirrored" else original)
 
 
-RULE = CopyRule(NAME, "mirrored", _open, has_levels=True, show=_show)
+RULE = CopyRule(
+    NAME,
+    "the rule above, with mirrored training images as well",
+    _open,
+    has_levels=True,
+    show=_show,
+)

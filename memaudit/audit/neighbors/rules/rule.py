@@ -153,8 +153,8 @@ class CopyRule:
 
     name: str
     """As `match` names it."""
-    phrase: str
-    """What completes `copies …`, such as `shifted by a few pixels`."""
+    about: str
+    """What a page says of it, in one sentence after its name."""
     open: "Callable[[ImageSearch, IndexConfig, Progress], RuleSearch | None]"
     """Prepares the search among the images of an index; None where that index does it already."""
     in_all: bool = True

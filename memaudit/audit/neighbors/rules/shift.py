@@ -67,4 +67,10 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(moved[..., ::-1] if where.endswith("mirrored") else moved, (middle,))
 
 
-RULE = CopyRule(NAME, "shifted by a few pixels", _open, has_levels=True, show=_show)
+RULE = CopyRule(
+    NAME,
+    "the rule above, between the middle of the image and the nearest part of its size in each training image",
+    _open,
+    has_levels=True,
+    show=_show,
+)

@@ -192,4 +192,9 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(original[..., ::-1] if is_mirrored else original, tuple(boxes))
 
 
-RULE = CopyRule(NAME, "of a part of an image", _open, show=_show)
+RULE = CopyRule(
+    NAME,
+    "at least two of 2×2, or of 3×3, are copies of one training image, each by the rule above",
+    _open,
+    show=_show,
+)

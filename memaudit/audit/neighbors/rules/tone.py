@@ -98,4 +98,6 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(toned[..., ::-1] if where.endswith("mirrored") else toned)
 
 
-RULE = CopyRule(NAME, "in another brightness or contrast", _open, show=_show)
+RULE = CopyRule(
+    NAME, "the rule above, after mean and contrast were removed from all images", _open, show=_show
+)
