@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.cli.options import (
     ImagesPath,
     SourcePath,
@@ -84,7 +85,6 @@ def selftest(
     memaudit selftest --model model.safetensors --data ./train --holdout ./test
     """
     from memaudit.audit.config import ScanConfig
-from memaudit.audit.neighbors.config import IndexConfig
     from memaudit.audit.selftest import selftest as run_selftest
     from memaudit.audit.selftest import serve_selftest
     from memaudit.audit.source import open_source

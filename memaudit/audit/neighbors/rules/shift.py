@@ -69,7 +69,8 @@ def _show(original: np.ndarray, where: str) -> Shown:
 
 RULE = CopyRule(
     NAME,
-    "the rule above, between the middle of the image and the nearest part of its size in each training image",
+    "the rule above, between the middle of the image and the nearest part of its size in each "
+    "training image",
     _open,
     has_levels=True,
     show=_show,
