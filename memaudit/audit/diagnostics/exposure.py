@@ -25,6 +25,11 @@ from memaudit.wording import p_text, percent
 FIRST_SHARE = 0.1
 """Share of the order whose leaks are compared with those of the rest."""
 
+SEES_ISOLATED = (
+    "The rule itself sees noisy copies of isolated images more easily, so this alone does not show "
+    "that they are copied more often."
+)
+
 
 @dataclass(frozen=True)
 class ExposureCheck:
@@ -133,6 +138,7 @@ def _section(result: ExposureCheck, page: PageContext) -> Iterator[Block]:
             ),
         )
     yield measures(result.first.confidence, *rows)
+    yield Paragraph(SEES_ISOLATED, is_small=True)
 
 
 def _lines(result: ExposureCheck) -> Iterator[str]:
@@ -141,7 +147,7 @@ def _lines(result: ExposureCheck) -> Iterator[str]:
         f"correlation of {result.correlation.rho:.2f} ({p_text(result.correlation.p_value)}); "
         f"{percent(result.first.ratio)} % of its first tenth leaked "
         f"({interval_text(result.first)}) and {percent(result.rest.ratio)} % of the rest "
-        f"({interval_text(result.rest)})."
+        f"({interval_text(result.rest)}). {SEES_ISOLATED}"
     )
 
 

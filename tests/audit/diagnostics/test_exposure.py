@@ -38,6 +38,7 @@ def test_copies_of_the_most_exposed_images_give_a_correlation(train: ImageSet):
     assert found.correlation.rho > 0.4 and found.correlation.p_value == 0.001
     assert found.auc is not None and found.auc.value == 1.0
     said = str(list(DIAGNOSTIC.section(found, result.page_context)))
+    assert "sees noisy copies of isolated images more easily" in said
     assert "4 of 60 images, duplicates taken together" in said
     assert "66.7 % of its first tenth leaked" in next(iter(DIAGNOSTIC.lines(found)))
 
@@ -67,6 +68,6 @@ def test_one_leak_has_no_auc_and_none_has_nothing_to_say(train: ImageSet):
     leaks[0] = 5
     found = compare_with_leaks(exposure, leaks)
     assert found is not None and found.auc is None
-    assert len(list(DIAGNOSTIC.section(found, None))) == 2
+    assert len(list(DIAGNOSTIC.section(found, None))) == 3
     fresh = named(smooth_images(30, 8, seed=9), "given")
     assert scan(fresh, train, config=ALSO).diagnostics.exposure is None
