@@ -164,7 +164,7 @@ def test_planted_held_out_copies_are_no_control(textured: np.ndarray):
     assert found.holdout is not None and found.holdout.copies.total == 40
 
 
-@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("at", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_forged_find_is_noticed(folder: Path, tmp_path: Path, at: int):
     """The whole folder is forged, hashes and all, to hide what tiles found of an image."""
     report = folder / "report"

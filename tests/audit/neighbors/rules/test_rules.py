@@ -145,7 +145,7 @@ def altered(images, rng):
 
 @pytest.mark.parametrize("name", ["tiles", "tone", "shift", "flips"])
 @pytest.mark.parametrize("grouped", [False, True])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     kind=st.sampled_from([None, *KINDS]),
