@@ -139,14 +139,16 @@ def _more_copies(
     rng = np.random.default_rng(1)
     originals = rng.choice(len(images), 100, replace=False)
     x, others = images[originals], holdout[rng.integers(len(holdout), size=100)]
-    three = others.copy()
+    half, three = others.copy(), others.copy()
     half_h, half_w = x.shape[2] // 2, x.shape[3] // 2
+    half[..., :half_w] = x[..., :half_w]
     three[..., :half_w], three[..., :half_h, :] = x[..., :half_w], x[..., :half_h, :]
     toned = (x * 1.15 + 10).clip(0, 255).astype(np.uint8)
     down, right = (max(1, size * k // 32) for size, k in zip(x.shape[2:], (2, 3), strict=True))
     moved = np.pad(x, ((0, 0), (0, 0), (down, 0), (right, 0)), mode="edge")
     moved = np.ascontiguousarray(moved[..., : x.shape[2], : x.shape[3]])
     return [
+        ("half copied, the rest held out", originals, half),
         ("three quarters copied", originals, three),
         ("brightness ×1.15 + 10", originals, toned),
         (f"shifted by ({down}, {right}) pixels", originals, moved),

@@ -28,6 +28,9 @@ BLENDED = (20, 50)
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray (ITU-R BT.601), as PIL has them."""
 
+HALVES = ("blend-50", "half")
+"""Kinds of copies that hold as much of the other image: whichever is named, it is copied."""
+
 COPIED_VALUES = 1 << 23
 """Pixel values of all images that are copied at a time: 42 images of 256×256×3."""
 FEWEST_ORIGINALS = 10
@@ -57,6 +60,8 @@ class PlantedKind:
     """int64 [B]: positions of the images that were copied."""
     copies: np.ndarray
     """uint8 [B, C, H, W]. Copies that equal their original are left out, but for exact ones."""
+    others: np.ndarray
+    """int64 [B]: positions of the images of which they hold as much, or once more `originals`."""
 
 
 def plant_copies(
@@ -83,7 +88,8 @@ def plant_copies(
         copies = kind.apply(originals, others, rng)
         kept = (copies != originals).any((1, 2, 3)) | (kind.key == "exact")
         if kept.any():
-            planted.append(PlantedKind(kind, chosen[kept], copies[kept]))
+            also = other if kind.key in HALVES else chosen
+            planted.append(PlantedKind(kind, chosen[kept], copies[kept], also[kept]))
     return planted
 
 

@@ -90,8 +90,8 @@ def recall_of_rule(
 ) -> Recall:
     """Plant transformed copies of training images, and count those that the rule sees.
 
-    A copy counts as seen if and only if the rule flags it and its nearest training image is the
-    original or a duplicate of it, in pixels within `duplicate_rms`.
+    A copy counts as seen if and only if the rule flags it and names the original or a duplicate of
+    it, in pixels within `duplicate_rms`; of a copy that is half of another image, either of both.
 
     Args:
         index: of the training images, at least 2; what the scan searches.
@@ -109,12 +109,17 @@ def recall_of_rule(
     copies = np.concatenate([each.copies for each in planted])
     originals = np.concatenate([each.originals for each in planted])
     matches = match_images(index, copies, rule, progress=progress)
-    seen = matches.is_copy & _are_duplicates(index, matches.copied, originals, rule)
+    others = np.concatenate([each.others for each in planted])
+
+    def is_named(found: np.ndarray) -> np.ndarray:
+        named: np.ndarray = _are_duplicates(index, found, originals, rule)
+        named |= _are_duplicates(index, found, others, rule)
+        return named
+
+    seen = matches.is_copy & is_named(matches.copied)
     credited = {PIXELS: matches.nn1, **{each.rule: each.index for each in matches.finds}}
     by_rule = {
-        name: _split_counts(
-            hits & _are_duplicates(index, np.maximum(credited[name], 0), originals, rule), planted
-        )
+        name: _split_counts(hits & is_named(np.maximum(credited[name], 0)), planted)
         for name, hits in matches.by_rule.items()
     }
     ends = np.cumsum([len(each.copies) for each in planted])

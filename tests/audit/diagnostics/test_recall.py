@@ -12,6 +12,8 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics import recall
 from memaudit.audit.diagnostics.recall import Recall, recall_of_rule
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.build import build_index
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.result import ScanResult
@@ -166,3 +168,11 @@ def test_features_are_judged_as_features(feature_result: ScanResult):
     assert found is not None and found.num_originals == recall.NUM_ENCODED
     by_key = {each.key: each.seen for each in found.planted}
     assert by_key["exact"].count == by_key["exact"].total == recall.NUM_ENCODED
+
+
+def test_a_copy_that_is_half_of_another_image_may_name_either():
+    rng = np.random.default_rng(5)
+    data = ImageSet.from_array(rng.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8))
+    index = build_index(data, IndexConfig(match=("pixels", "tiles")))
+    by_key = {each.key: each for each in recall_of_rule(index, data).planted}
+    assert by_key["half"].seen.ratio == 1
