@@ -265,7 +265,7 @@ def _rows(image: "CheckedImage") -> list[tuple[str, str]]:
         rows.append(
             (
                 "closest generated image",
-                f"{close.key}, distance {close.distance:.2f}, ratio {close.distance_ratio:.2f}",
+                f"{close.key}, distance {close.distance:.2f}, {close.ratio_words}",
             )
         )
     if image.returns is not None:

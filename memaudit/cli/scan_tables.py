@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from memaudit.audit.statistics.gate import Decision
-from memaudit.audit.statistics.intervals import interval_text, level_text
+from memaudit.audit.statistics.intervals import Proportion, interval_text, level_text
 from memaudit.cli.console import out, say
 from memaudit.cli.wording import percent
 from memaudit.wording import exponential
@@ -220,31 +220,38 @@ def _by_rule(result: "ScanResult") -> Table:
     controls = result.controls
     floors = [each for each in (controls.holdout, controls.leave_one_out) if each is not None]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("copies by")
-    for name in ("images", "share", f"{level_text(result.ratios.copies.confidence)} interval"):
-        table.add_column(name, justify="right")
+    table.add_column("copies by", no_wrap=True)
+    for name in ("images", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    level = level_text(result.ratios.copies.confidence)
+    table.add_column(f"{level} interval", justify="right", no_wrap=True)
     table.add_column("by no other", justify="right")
     for floor in floors:
-        table.add_column(f"floor, {floor.control}", justify="right")
+        table.add_column(f"floor, {floor.control}", justify="right", overflow="fold")
     for place, row in enumerate(result.ratios.by_rule):
         table.add_row(
             row.rule,
             f"{row.copies.count:,}",
             percent(row.copies.ratio),
-            interval_text(row.copies),
+            _short_interval(row.copies),
             f"{row.num_alone:,}",
             *(f"{each.by_rule[place].count:,} / {each.copies.total:,}" for each in floors),
         )
     any_of = result.ratios.copies
     table.add_row(
-        "any of them",
+        "any",
         f"{any_of.count:,}",
         percent(any_of.ratio),
-        interval_text(any_of),
+        _short_interval(any_of),
         "",
         *(f"{each.copies.count:,} / {each.copies.total:,}" for each in floors),
     )
     return table
+
+
+def _short_interval(share: Proportion) -> str:
+    """Both ends with one unit, for a table that has to fit in 80 columns."""
+    return f"{percent(share.low).removesuffix(' %')} to {percent(share.high)}"
 
 
 def _other_rules(result: "ScanResult") -> None:
@@ -307,4 +314,6 @@ def _copied_by(result: "ScanResult", row: int) -> str:
     if not matches.is_copy[row]:
         return "no"
     rules = [name for name, hits in matches.by_rule.items() if hits[row]]
+    if len(rules) > 1 and len(rules) == len(matches.by_rule):
+        return "by every rule"
     return ", ".join(rules) if rules else "yes"

@@ -1,6 +1,8 @@
 """Scans that count copies by further rules: their finds, their reports, and what verify sees."""
 
 import csv
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers.images import smooth_images
+from rich.console import Console
 
 import memaudit
 from memaudit.audit.config import ScanConfig
@@ -22,6 +25,7 @@ from memaudit.audit.scan import scan
 from memaudit.audit.verification.policy import as_policy, check_policy
 from memaudit.audit.verification.verify import verify_report
 from memaudit.cli.main import cli
+from memaudit.cli.scan_tables import _by_rule
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError
 
@@ -79,7 +83,7 @@ def test_where_a_copy_was_found_is_told(result: ScanResult):
     where = {each.rule: each.where for each in result.matches.finds}
     assert where["tiles"][4] == "tiles 1 and 3 of 2×2"
     assert where["tone"][8].startswith("gain 0.60, offset +")
-    assert where["shift"][12] == "-2 px right, +1 px down"
+    assert where["shift"][12] == "2 px left, 1 px down"
     assert where["flips"][16] == "mirrored"
 
 
@@ -232,6 +236,18 @@ def test_images_that_are_too_small_are_refused():
     tiny = ImageSet(smooth_images(5, 4, seed=0), [""] * 5)
     with pytest.raises(ConfigError, match="at least 8×8 pixels; these have 4×4"):
         build_index(tiny, IndexConfig(match=("tiles",)))
+
+
+def test_what_each_rule_counts_fits_a_terminal(result: ScanResult):
+    """In 80 columns, no number is broken and no word is cut."""
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(_by_rule(result))
+    shown = console.export_text()
+    assert "…" not in shown
+    for row in result.ratios.by_rule:
+        (line,) = (line for line in shown.splitlines() if line.split()[:1] == [row.rule])
+        assert f" {row.copies.count} " in line and line.count(" / ") == 2
+        assert re.search(r"\d to [\d.]+ %", line)
 
 
 def test_the_command_counts_by_a_list(folder: Path):

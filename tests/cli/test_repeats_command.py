@@ -38,3 +38,10 @@ def test_repeats_of_a_model_are_named_by_their_seeds(run: Run, checkpoint: Path)
     result = run(*given)
     assert result.exit_code == 0, result.stderr
     assert "group of 6                0, 1, 2, 3, 4, 5" in result.stdout
+
+
+def test_the_optimum_is_refused_without_advice_that_cannot_be_taken(run: Run):
+    refused = run("repeats", "optimum")
+    assert refused.exit_code == 2
+    assert "name a checkpoint or generated images" in " ".join(refused.stderr.split())
+    assert "--data" not in refused.stderr

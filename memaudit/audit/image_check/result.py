@@ -63,8 +63,15 @@ class CloseImage:
     distance: float
     """In the unit of `space`."""
     distance_ratio: float
-    """Distance to the image over that to the nearest reference."""
+    """Distance to the image over that to the nearest reference; infinite if it equals that one."""
     is_copy: bool
+
+    @property
+    def ratio_words(self) -> str:
+        """The ratio as a reader is told it."""
+        if np.isinf(self.distance_ratio):
+            return "equal to another image"
+        return f"ratio {self.distance_ratio:.2f}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Copies:
     keys: tuple[int | str, ...]
     """Seeds or names of the first 1,000 copies."""
     closest: tuple[CloseImage, ...]
-    """By distance ratio."""
+    """By distance ratio, equal ones by distance."""
     p_value: float | None
     """Chance of a generated image with such a distance ratio, by rank among the controls."""
 

@@ -77,8 +77,11 @@ def collect_copies(pool: Pool, batches: Iterable[Keyed], num_values: int) -> Col
             for q in asked:
                 copies = np.flatnonzero(found.is_copy[:, q])[: LISTED_KEYS - len(keys[q])]
                 keys[q] += [part_keys[i] for i in copies]
-                # Copies first: one that is only within the radius may have a larger ratio.
-                order = np.lexsort((ratio[:, q], ~found.is_copy[:, q]))[:SHOWN_CLOSEST]
+                # Copies first: one that is only within the radius may have a larger ratio. Equal
+                # ratios by distance: the ratio of a copy of another image is infinite.
+                order = np.lexsort(
+                    (found.squared_distance[:, q], ratio[:, q], ~found.is_copy[:, q])
+                )[:SHOWN_CLOSEST]
                 closest[q] += [
                     (
                         CloseImage(
@@ -91,7 +94,13 @@ def collect_copies(pool: Pool, batches: Iterable[Keyed], num_values: int) -> Col
                     )
                     for i in order
                 ]
-                closest[q].sort(key=lambda item: (not item[0].is_copy, item[0].distance_ratio))
+                closest[q].sort(
+                    key=lambda item: (
+                        not item[0].is_copy,
+                        item[0].distance_ratio,
+                        item[0].distance,
+                    )
+                )
                 del closest[q][SHOWN_CLOSEST:]
     return Collected(
         score=score,

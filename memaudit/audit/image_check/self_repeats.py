@@ -16,11 +16,12 @@ from memaudit.audit.image_check.generator import (
 )
 from memaudit.audit.image_check.result import CheckedSet, CheckedSource
 from memaudit.audit.neighbors.repeats import RepeatCount, Repeats, find_repeats
+from memaudit.audit.source import OPTIMUM
 from memaudit.audit.source_checks import check_same_shape
 from memaudit.data.doubts import doubts_about
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
-from memaudit.errors import DataError
+from memaudit.errors import ConfigError, DataError
 from memaudit.models.arithmetic import fp32_products
 from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
@@ -93,6 +94,11 @@ def check_repeats(
         (3, (0, 10, 11))
     """
     config = config or CheckConfig()
+    if isinstance(source, str | Path) and str(source) == OPTIMUM:
+        raise ConfigError(
+            "The optimum copies training images, which a search for repeats has none of; name a "
+            "checkpoint or generated images."
+        )
     opened = open_generator(source, None, config, progress)
     held = None if holdout is None else as_images(holdout, progress=progress)
     if isinstance(opened, ImageSet) and not len(opened):

@@ -82,6 +82,20 @@ def test_the_seeds_named_give_the_image_again(of_copier: CheckResult, train: Ima
     assert (of_copier.closest[0][0] == images[seeds.index(int(copies.closest[0].key))]).all()
 
 
+def test_among_copies_of_others_the_nearest_are_shown(
+    of_copier: CheckResult, asked: np.ndarray, train: ImageSet
+):
+    """Their ratios are all infinite, since each equals another image."""
+    batches = generate_images(ClosedFormOptimum(train.images), range(200), config=SAMPLER)
+    images = np.concatenate([batch.images for batch in batches]).astype(float)
+    shown = of_copier.images[2].copies.closest
+    assert np.isinf(shown[0].distance_ratio) and shown[0].ratio_words == "equal to another image"
+    away = np.sqrt(((images - asked[2]) ** 2).mean((1, 2, 3)))
+    equal = (images[:, None] == train.images[None]).all((2, 3, 4)).any(1)
+    expected = np.sort(away[equal])[: len(shown)]
+    np.testing.assert_allclose([one.distance for one in shown], expected)
+
+
 def test_an_image_asked_about_is_not_its_own_control(of_copier: CheckResult):
     controls = of_copier.report.controls
     assert controls is not None

@@ -49,7 +49,8 @@ def _open(index: ImageSearch, config: IndexConfig, progress: Progress) -> RuleSe
         # What is at (y + dy, x + dx) in the training image is at (y, x) in the generated one.
         columns = zip(found.dy.tolist(), found.dx.tolist(), found.mirrored.tolist(), strict=True)
         return tuple(
-            f"{-dx:+d} px right, {-dy:+d} px down{', mirrored' if mirrored else ''}"
+            f"{_moved(-dx, 'right', 'left')}, {_moved(-dy, 'down', 'up')}"
+            f"{', mirrored' if mirrored else ''}"
             for dy, dx, mirrored in columns
         )
 
@@ -57,8 +58,18 @@ def _open(index: ImageSearch, config: IndexConfig, progress: Progress) -> RuleSe
     return WindowRule(NAME, finder, describe=describe, pools=pools)
 
 
+def _moved(pixels: int, positive: str, negative: str) -> str:
+    # Begins with a digit: a spreadsheet takes what begins with a sign for a formula.
+    return f"{abs(pixels)} px {negative if pixels < 0 else positive}"
+
+
+def _pixels(moved: str) -> int:
+    number, _, direction = moved.split()
+    return -int(number) if direction in ("left", "up") else int(number)
+
+
 def _show(original: np.ndarray, where: str) -> Shown:
-    right, down = (int(text.split()[0]) for text in where.split(", ")[:2])
+    right, down = (_pixels(text) for text in where.split(", ")[:2])
     H, W = original.shape[1:]
     rows, columns = np.arange(H) - down, np.arange(W) - right
     moved = original[:, rows.clip(0, H - 1)][:, :, columns.clip(0, W - 1)]  # edges repeat
