@@ -9,7 +9,16 @@ from memaudit.cli.dataset_inspect import inspect
 from memaudit.cli.dataset_risk import risk
 
 
-@click.group(commands=[build, inspect, duplicates, risk, compare])
+class Commands(click.Group):
+    """Lists each command with the whole first line of its help, of which Click shows 45 columns."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = [(name, (each.help or "").split("\n")[0]) for name, each in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)
+
+
+@click.group(cls=Commands, commands=[build, inspect, duplicates, risk, compare])
 def dataset() -> None:
     """Build training sets, inspect and compare them, find duplicates, see who would leak first.
 

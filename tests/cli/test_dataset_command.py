@@ -260,3 +260,9 @@ def test_the_most_exposed_images_are_listed_first(run: Run, pets: Path, tmp_path
     assert [row["index"] for row in found["images"]] == [int(row["index"]) for row in rows]
     again = run("dataset", "risk", pets, "--out", out)
     assert again.exit_code == 2 and "risk.csv exists" in again.stderr
+
+
+def test_help_lists_what_each_command_does_in_full(run: Run) -> None:
+    listed = run("dataset", "--help").stdout.split("Commands:")[1]
+    assert "..." not in listed
+    assert "mirrored, only in one." in " ".join(listed.split())

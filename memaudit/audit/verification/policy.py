@@ -260,9 +260,9 @@ def _rule(policy: RulePolicy, report: Report) -> Iterator[tuple[str, str]]:
     unsearched = policy.flips and not report.search.flips
     yield "rule.flips", "mirror images were not searched" if unsearched else ""
     counted = report.search.match or (PIXELS,)
-    differs = set(counted) != {PIXELS, *policy.match}
-    other = f"copies by {_listed(counted)}, not by {_listed((PIXELS, *policy.match))}"
-    yield "rule.match", other if differs else ""
+    agreed = tuple(dict.fromkeys((PIXELS, *policy.match)))
+    other = f"copies by {_listed(counted)}, not by {_listed(agreed)}"
+    yield "rule.match", other if set(counted) != set(agreed) else ""
     by_features = report.space.name != "pixels" and not policy.features
     yield "rule.features", "features were compared, not pixels" if by_features else ""
 

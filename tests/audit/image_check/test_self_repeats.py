@@ -51,7 +51,7 @@ def test_the_page_and_the_json_hold_the_groups(tmp_path: Path):
 
 
 def test_what_cannot_be_searched_is_refused(train: ImageSet):
-    with pytest.raises(ConfigError, match="The optimum is that of training images"):
+    with pytest.raises(ConfigError, match="name a checkpoint or generated images"):
         check_repeats("optimum")
     with pytest.raises(DataError, match="They must be alike"):
         check_repeats(train, holdout=np.zeros((2, 3, 4, 4), np.uint8))
