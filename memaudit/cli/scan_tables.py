@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 WORST_PAIRS = 8
 """Number of closest pairs in the table; the report shows more."""
 
+SHORTEST_AXIS, LONGEST_AXIS = 8, 18
+"""Characters of an axis on which intervals are drawn."""
 VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
@@ -114,22 +116,31 @@ def _shares(result: "ScanResult") -> Table:
 
     rows, end = share_rows(result)
     limit = result.config.fail_above
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("share", no_wrap=True)
-    table.add_column("images", justify="right")
-    table.add_column("", justify="right", no_wrap=True)
-    axis = f"0-{percent(end)}" + ("" if limit is None else ", ! limit")
-    table.add_column(axis, no_wrap=True)
     level = level_text(result.ratios.copies.confidence)
-    table.add_column(f"{level} interval", justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    cells = [("share", "images", "", f"{level} interval")]
+    cells += [
+        (
             row.label,
             "" if row.total is None else f"{row.total:,}",
             percent(row.value),
-            draw_interval(row.value, row.low, row.high, end=end, mark=limit),
             row.interval,
         )
+        for row in rows
+    ]
+    # The axis takes what the numbers leave of the line: each gap takes 3, and each end 1.
+    taken = (
+        sum(max(map(len, column)) for column in zip(*cells, strict=True)) + 3 * len(cells[0]) + 2
+    )
+    width = max(SHORTEST_AXIS, min(LONGEST_AXIS, out.width - taken))
+    axis = f"0-{percent(end)}" + ("" if limit is None else ", ! limit")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in cells[0][:3]:
+        table.add_column(name, justify="left" if name == "share" else "right", no_wrap=True)
+    table.add_column(axis, min_width=width, max_width=width)
+    table.add_column(cells[0][3], justify="right", no_wrap=True)
+    for row, (*before, interval) in zip(rows, cells[1:], strict=True):
+        drawn = draw_interval(row.value, row.low, row.high, end=end, mark=limit, width=width)
+        table.add_row(*before, drawn, interval)
     return table
 
 
@@ -168,7 +179,13 @@ def _both_samplers(result: "ScanResult") -> Table:
 
 
 def draw_interval(
-    value: float, low: float, high: float, *, end: float, mark: float | None, width: int = 18
+    value: float,
+    low: float,
+    high: float,
+    *,
+    end: float,
+    mark: float | None,
+    width: int = LONGEST_AXIS,
 ) -> str:
     """Draw an interval on an axis from 0 to `end` as `  |--o----|    !`, `!` at the mark."""
 
