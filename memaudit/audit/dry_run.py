@@ -37,7 +37,12 @@ from memaudit.audit.source import as_source
 from memaudit.audit.source_checks import check_comparable, check_may_pass
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.statistics.forecast import GateTest, forecast_stop
-from memaudit.audit.statistics.gate import Control, FloorCount, sequential_decision
+from memaudit.audit.statistics.gate import (
+    Control,
+    FloorCount,
+    WholeImages,
+    sequential_decision,
+)
 from memaudit.data.images import ImageSet
 from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint
@@ -174,13 +179,19 @@ def forecast_scan(
     control: Control = "leave-one-out" if holdout is None else "held-out images"
     num_control = len(data.independent_rows) if holdout is None else len(holdout)
     num_control = min(num_control, LEFT_OUT_IMAGES) if holdout is None else num_control
-    gate = None
+    gate = whole_images = None
     if config.fail_above is not None:
         # The floor is measured by the scan; at best, none of the control is counted.
         floor = FloorCount(control, 0, num_control)
+        whole_images = floor if config.index.match else None
         gate = GateTest.of(
             sequential_decision(
-                0, 0, limit=config.fail_above, confidence=config.rule.confidence, floor=floor
+                0,
+                0,
+                limit=config.fail_above,
+                confidence=config.rule.confidence,
+                floor=floor,
+                whole_images=None if whole_images is None else WholeImages(0, floor),
             )
         )
     # Screened seeds give no PASS, and are screened to the last one.
@@ -228,7 +239,9 @@ def forecast_scan(
         state_bytes=None if model is None else len(config.seeds) * D,
         floor=None
         if gate is None
-        else gate_power_text(gate.limit, gate.confidence, 0, num_control, control),
+        else gate_power_text(
+            gate.limit, gate.confidence, 0, num_control, control, whole_images=whole_images
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.regeneration import Recipe
 from memaudit.audit.scan_state import Part, ScanState, missing_positions
 from memaudit.audit.statistics.forecast import Forecast, GateTest, about, forecast_stop
+from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.worst_class import judge_classes
 from memaudit.errors import ConfigError
 from memaudit.models.checkpoints import Checkpoint
@@ -61,9 +62,10 @@ class _Judge:
         self._forecast: Forecast | None = None
         self._num_forecast = 0
         self._matches: list[Matches] = []
-        self._num_judged = self._num_copies = 0
+        self._num_judged = self._num_copies = self._num_whole_images = 0
         self._by_class = gate is not None and "worst_class" in config.fail_on
         self._copies: list[np.ndarray] = []
+        self._whole_images: list[np.ndarray] = []
         self._classes: list[np.ndarray] = []
         self.num_decisive: int | None = None
         """Number of images after which the gate is certain; None while it is not."""
@@ -86,19 +88,20 @@ class _Judge:
         hits = found.is_copy
         if self._gate is not None and self._by_class and class_index is not None:
             self._copies.append(hits)
+            self._whole_images.append(found.is_pixel_copy)
             self._classes.append(class_index)
             self.num_decisive = self._first_decided_by_class(self._gate)
         elif self._gate is not None:
             position = first_decided(
-                hits,
-                (self._num_copies, self._num_judged),
+                found,
+                (self._num_judged, self._num_copies, self._num_whole_images),
                 gate=self._gate,
-                confidence=self._config.rule.confidence,
                 min_samples=self._config.min_samples,
             )
             self.num_decisive = None if position is None else self._num_judged + position
         self._num_judged += len(hits)
         self._num_copies += int(hits.sum())
+        self._num_whole_images += int(found.is_pixel_copy.sum())
         if hits.any() or self._num_judged >= REFRESH * self._num_forecast:
             self._look_ahead()
 
@@ -108,12 +111,19 @@ class _Judge:
         Looked at after every BY_CLASS images, so that the result does not depend on the batch size.
         """
         copies, classes = np.concatenate(self._copies), np.concatenate(self._classes)
+        whole_images = np.concatenate(self._whole_images)
         confidence = self._config.rule.confidence
         next_look = (self._num_judged // BY_CLASS + 1) * BY_CLASS
         for end in range(next_look, len(copies) + 1, BY_CLASS):
             if end < self._config.min_samples:
                 continue
-            overall = decide(int(copies[:end].sum()), end, gate=gate, confidence=confidence)
+            overall = decide(
+                int(copies[:end].sum()),
+                end,
+                gate=gate,
+                confidence=confidence,
+                whole_images=int(whole_images[:end].sum()),
+            )
             worst = judge_classes(
                 copies[:end],
                 classes[:end],
@@ -146,16 +156,10 @@ class _Judge:
         text = f"{self._num_copies:,} copies among {self._num_judged:,} judged"
         if self._gate is None:
             return text
-        decision = decide(
-            self._num_copies,
-            self._num_judged,
-            gate=self._gate,
-            confidence=self._config.rule.confidence,
-        )
-        share = max(
-            decision.evidence_above / decision.required_above,
-            decision.evidence_below / decision.required,
-        )
+        decision = self._decide(self._gate)
+        test = decision.whole_images
+        above = max(decision.evidence_above, 0.0 if test is None else test.evidence_above)
+        share = max(above / decision.required_above, decision.evidence_below / decision.required)
         text += f", {max(0.0, share):.0%} of the evidence needed"
         if self._by_class:
             return f"{text}, by all classes together"
@@ -168,17 +172,22 @@ class _Judge:
         if self._gate is None or self._by_class or self.num_decisive is not None:
             return
         self._num_forecast = self._num_judged
-        decision = decide(
-            self._num_copies,
-            self._num_judged,
-            gate=self._gate,
-            confidence=self._config.rule.confidence,
-        )
+        decision = self._decide(self._gate)
         self._forecast = forecast_stop(
             self._num_copies,
             self._num_judged,
             GateTest.of(decision),
             min_samples=self._config.min_samples,
+        )
+
+    def _decide(self, gate: Gate) -> Decision:
+        """The decision on the images judged so far."""
+        return decide(
+            self._num_copies,
+            self._num_judged,
+            gate=gate,
+            confidence=self._config.rule.confidence,
+            whole_images=self._num_whole_images,
         )
 
 

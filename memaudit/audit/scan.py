@@ -257,7 +257,8 @@ def scan(
     if config.fail_above is not None:
         floor = controls.in_gate
         sequential = config.is_sequential and isinstance(source, Checkpoint)
-        gate = Gate(config.fail_above, sequential, floor)
+        whole_images = controls.whole_images_in_gate
+        gate = Gate(config.fail_above, sequential, floor, whole_images)
         if floor.total:
             tell(
                 gate_power_text(
@@ -266,6 +267,7 @@ def scan(
                     floor.count,
                     floor.total,
                     floor.control,
+                    whole_images=whole_images,
                 )
             )
         elif not controls.is_dense:

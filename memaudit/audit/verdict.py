@@ -312,6 +312,16 @@ def _about(
     if decision is None or decision.verdict != verdict or verdict == "INCONCLUSIVE":
         return f"{found}."
     limit = f"{percent(decision.limit)} %"
+    test = decision.whole_images
+    if decision.fails_by_whole_images and test is not None:
+        verb, kind = ("is", "a near-exact pixel copy")
+        if test.count != 1:
+            verb, kind = "are", "near-exact pixel copies"
+        return (
+            f"{found}. {test.count:,} of these {verb} {kind} of a whole image, which shows with "
+            f"{level} confidence that more than {limit} of {made} are such copies, even without "
+            "the share that would be counted if nothing were copied (the floor)."
+        )
     if decision.verdict == "PASS":
         shown = f"at most {limit} of {made} are such copies"
     else:

@@ -91,9 +91,21 @@ def about_floor(decision: Decision, controls: Controls, diagnostics: Diagnostics
             "floor",
             f"More than {limit} are counted as copies. {whose}, {floor.count:,} are "
             "counted as well, and the ratio is not above what limit and floor explain together, "
-            f"{percent(decision.fail_limit)} %.{_which_rules(controls)}",
+            f"{percent(decision.fail_limit)} %."
+            f"{_of_whole_images(decision)}{_which_rules(controls)}",
         )
     ]
+
+
+def _of_whole_images(decision: Decision) -> str:
+    """What whole images alone show, where further rules count as well."""
+    test = decision.whole_images
+    if test is None:
+        return ""
+    found = f" Whole images alone count {test.count:,}, which does not show more than"
+    if not test.floor.total:
+        return ""
+    return f"{found} their own floor explains, {percent(test.fail_limit)} %."
 
 
 def _which_rules(controls: Controls) -> str:
@@ -114,8 +126,15 @@ def about_holdout(decision: Decision, controls: Controls, diagnostics: Diagnosti
     if baseline is None or not baseline.differs:
         return []
     if alone is not None:
-        gate = Gate(decision.limit, decision.method == "sequential", alone.count)
-        again = decide(decision.count, decision.total, gate=gate, confidence=decision.confidence)
+        test = decision.whole_images
+        whole = None if test is None else alone.whole_images
+        again = decide(
+            decision.count,
+            decision.total,
+            gate=Gate(decision.limit, decision.method == "sequential", alone.count, whole),
+            confidence=decision.confidence,
+            whole_images=None if test is None else test.count,
+        )
         if again.verdict == "FAIL":
             return []
     return [

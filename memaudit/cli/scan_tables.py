@@ -108,6 +108,15 @@ def _evidence_of_gate(decision: Decision, *, is_screened: bool) -> None:
             f"{percent(decision.fail_limit)} (limit and floor): {exponential(above)}, where "
             f"{exponential(decision.required_above)} fails."
         )
+    test = decision.whole_images
+    if test is not None:
+        is_exact = decision.method == "exact"
+        value = exponential(-test.evidence_above if is_exact else test.evidence_above)
+        say(
+            f"Whole images by themselves: {test.count:,} copies, {'p = ' if is_exact else ''}"
+            f"{value} for more than {percent(test.fail_limit)} (limit and floor), which fails at "
+            "the same value."
+        )
 
 
 def _shares(result: "ScanResult") -> Table:

@@ -154,8 +154,59 @@ def test_rules_never_make_a_scan_pass(textured: np.ndarray, planted: np.ndarray)
         for config in (replace(gated, index=IndexConfig()), gated)
     ]
     assert [each.verdict for each in both] == ["INCONCLUSIVE", "FAIL"]
+    decision = both[1].decision
+    assert decision is not None and decision.whole_images is not None
+    assert decision.whole_images.count == both[0].ratios.copies.count
+    assert both[1].controls.whole_images_in_gate == both[0].controls.in_gate
     clean = scan(planted[20:], train, holdout=holdout, config=replace(gated, fail_above=0.3))
     assert clean.decision is not None and clean.decision.count == 0
+
+
+def icons(number: int, seed: int, *, of: int) -> np.ndarray:
+    """Images with random lower halves, whose upper ones are among `of`: uint8 [N, 1, 16, 16]."""
+    shared = np.random.default_rng(99).integers(0, 256, (of, 1, 16, 16))
+    rng = np.random.default_rng(seed)
+    images = shared[rng.permutation(of)[:number]]
+    images[:, :, 8:, :] = rng.integers(0, 256, (number, 1, 8, 16))
+    return images.astype(np.uint8)
+
+
+@pytest.mark.slow
+def test_parts_that_images_share_do_not_excuse_whole_copies(tmp_path: Path):
+    train, holdout = icons(60, 0, of=60), icons(100, 1, of=150)
+    copier = np.concatenate([train[:20], icons(20, 2, of=150)])
+    config = ScanConfig(index=IndexConfig(match=("tiles",)), without=SLOW, fail_above=0.1)
+    plain = replace(config, index=IndexConfig())
+    assert scan(copier, train, holdout=holdout, config=plain).verdict == "FAIL"
+    found = scan(copier, train, holdout=holdout, config=config)
+    assert found.controls.floor is not None and found.controls.floor.copies.ratio > 0.3
+    assert found.verdict == "FAIL"
+    assert found.decision is not None and found.decision.fails_by_whole_images
+    assert "20 of these are near-exact pixel copies of a whole image" in found.conclusion.about
+    write_report(found, tmp_path)
+    assert verify_report(tmp_path).passed
+    clean = scan(icons(60, 3, of=150), train, holdout=holdout, config=config)
+    assert clean.verdict == "INCONCLUSIVE"
+    assert "Whole images alone count 0" in " ".join(each.text for each in clean.conclusion.reasons)
+
+
+def test_data_of_moved_copies_fails_nobody():
+    """A third of all images, held out or new, are others moved by a pixel: as frames are."""
+    rng = np.random.default_rng(5)
+    scenes = rng.integers(0, 256, (60, 1, 20, 20)).astype(np.uint8)
+
+    def frames(number: int) -> np.ndarray:
+        x, y = rng.integers(1, 4, (2, number))
+        of = rng.integers(0, 60, number)
+        places = zip(of, x, y, strict=True)
+        cut = np.stack([scenes[i, :, a : a + 16, b : b + 16] for i, a, b in places])
+        return (cut + rng.integers(-2, 3, cut.shape)).clip(0, 255).astype(np.uint8)
+
+    train, holdout = frames(80), frames(80)
+    config = ScanConfig(index=IndexConfig(match=("shift",)), without=SLOW, fail_above=0.1)
+    found = scan(frames(80), train, holdout=holdout, config=config)
+    assert found.controls.is_dense
+    assert found.verdict != "FAIL"
 
 
 def test_planted_held_out_copies_are_no_control(textured: np.ndarray):

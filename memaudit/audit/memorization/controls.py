@@ -67,6 +67,16 @@ class Floor:
     """Images of the control within `duplicate_rms` of a training image."""
     by_rule: tuple[RuleCount, ...]
     """What each rule counts, where several do; empty where whole images alone do."""
+    num_near_moved: int
+    """Images of the control within `duplicate_rms` of a training image, in place or, where such
+    rules count, shifted or mirrored."""
+
+    @property
+    def whole_images(self) -> FloorCount | None:
+        """The floor of whole images, where further rules count as well."""
+        if not self.by_rule:
+            return None
+        return FloorCount(self.control, self.by_rule[0].count, self.copies.total)
 
     @property
     def count(self) -> FloorCount:
@@ -93,6 +103,9 @@ class Controls:
     is_dense: bool
     """Whether images within `duplicate_rms` of each other are common in the training set and among
     the held-out images alike, so that being that close does not show copying."""
+    whole_images: FloorCount | None
+    """Held-out images that whole images alone count, of those that are not within `duplicate_rms`
+    of a training image in place; None without held-out images or where no further rules count."""
     near_pairs: Proportion | None
     """Training images whose nearest other lies between 8 and 24 gray levels away; None where
     features were compared."""
@@ -158,6 +171,18 @@ class Controls:
             return self.leave_one_out.count
         return FloorCount("leave-one-out", 0, 0)
 
+    @property
+    def whole_images_in_gate(self) -> FloorCount | None:
+        """The floor of whole images by themselves, where further rules count as well: as if these
+        did not, so that asking for more rules excuses nothing."""
+        alone, whole = self.leave_one_out, self.whole_images
+        if whole is None:
+            return None if alone is None or self.num_holdout else alone.whole_images
+        near_train = 0.0 if alone is None else alone.num_near / alone.copies.total
+        if near_train > DENSE and (self.num_holdout - whole.total) / self.num_holdout > DENSE:
+            return FloorCount("held-out images", 0, 0)
+        return whole
+
 
 def measure_controls(
     index: ImageSearch,
@@ -189,9 +214,9 @@ def measure_controls(
     )
     near_train = 0.0
     if leave_one_out is not None:
-        near_train = leave_one_out.num_near / leave_one_out.copies.total
+        near_train = leave_one_out.num_near_moved / leave_one_out.copies.total
     if holdout is None:
-        return Controls(leave_one_out, None, 0, 0, (), False, near_pairs), None
+        return Controls(leave_one_out, None, 0, 0, (), False, None, near_pairs), None
 
     judged = match_images(index, holdout.images, rule, progress=progress)
     if judged.neighbors.num_values is not None:
@@ -200,6 +225,11 @@ def measure_controls(
         S = open_pixel_index().nearest(holdout.images, 1).squared_distance[:, 0]
         near = S <= largest_squared_distance(rule.duplicate_rms, data.image_shape)
     remaining = judged[np.flatnonzero(~near)]
+    whole_images = None
+    if judged.finds:
+        in_place = judged.is_near(rule.duplicate_rms)
+        num_copies = int((judged.is_pixel_copy & ~in_place).sum())
+        whole_images = FloorCount("held-out images", num_copies, int((~in_place).sum()))
     names = tuple(holdout.names[i] for i in np.flatnonzero(near)[:NAMED])
     controls = Controls(
         leave_one_out=leave_one_out,
@@ -208,6 +238,7 @@ def measure_controls(
         num_set_apart=int(near.sum()),
         set_apart=names,
         is_dense=bool(near.mean() > DENSE and near_train > DENSE),
+        whole_images=whole_images,
         near_pairs=near_pairs,
     )
     return controls, judged
@@ -288,4 +319,5 @@ def _floor(control: Control, judged: Matches) -> Floor:
         cells=count_cells(judged),
         num_near=int(judged.is_near(judged.rule.duplicate_rms).sum()),
         by_rule=tuple(RuleCount(name, int(hits.sum())) for name, hits in judged.by_rule.items()),
+        num_near_moved=int(judged.is_duplicate.sum()),
     )

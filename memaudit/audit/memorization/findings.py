@@ -21,6 +21,7 @@ from memaudit.audit.memorization.sensitivity import (
 from memaudit.audit.statistics.gate import (
     Decision,
     FloorCount,
+    WholeImages,
     exact_decision,
     log_e_values,
     mixture_interval,
@@ -48,6 +49,8 @@ class Gate:
     """Whether images are sampled one by one until the verdict is certain, or all are given."""
     floor: FloorCount | None = None
     """The same count of a control; None tests the limit alone."""
+    whole_images: FloorCount | None = None
+    """The control's count by whole images alone, where further rules count as well."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,13 @@ def summarize_matches(
         found = int(all_matches.is_copy.sum())
         decision = decide_screened(found, num_screened, gate=gate, confidence=rule.confidence)
     elif gate is not None:
-        decision = decide(ratios.copies.count, total, gate=gate, confidence=rule.confidence)
+        decision = decide(
+            ratios.copies.count,
+            total,
+            gate=gate,
+            confidence=rule.confidence,
+            whole_images=int(matches.is_pixel_copy.sum()),
+        )
     return Findings(
         ratios=ratios,
         interval=interval,
@@ -175,10 +184,31 @@ def _num_alone(name: str, by_rule: Mapping[str, np.ndarray]) -> int:
     return int((by_rule[name] & ~np.logical_or.reduce(others)).sum())
 
 
-def decide(count: int, total: int, *, gate: Gate, confidence: float) -> Decision:
-    """The gate's decision, given `count` copies among `total` images."""
+def decide(
+    count: int, total: int, *, gate: Gate, confidence: float, whole_images: int | None = None
+) -> Decision:
+    """The gate's decision, given `count` copies among `total` images.
+
+    Args:
+        count: all copies.
+        total: images judged.
+        gate: the limit on the share of copies.
+        confidence: 1 − α, in [0.5, 1).
+        whole_images: copies by whole images alone; needed where the gate has a floor of these.
+    """
     rule = sequential_decision if gate.sequential else exact_decision
-    return rule(count, total, limit=gate.fail_above, confidence=confidence, floor=gate.floor)
+    tested = None
+    if gate.whole_images is not None:
+        assert whole_images is not None
+        tested = WholeImages(whole_images, gate.whole_images)
+    return rule(
+        count,
+        total,
+        limit=gate.fail_above,
+        confidence=confidence,
+        floor=gate.floor,
+        whole_images=tested,
+    )
 
 
 def decide_screened(found: int, screened: int, *, gate: Gate, confidence: float) -> Decision:
@@ -206,11 +236,10 @@ def decide_screened(found: int, screened: int, *, gate: Gate, confidence: float)
 
 
 def first_decided(
-    hits: np.ndarray,
-    before: tuple[int, int],
+    matches: Matches,
+    before: tuple[int, int, int],
     *,
     gate: Gate,
-    confidence: float,
     min_samples: int = 1,
 ) -> int | None:
     """After how many of these images a sequential gate may stop, or None if it may not yet.
@@ -220,18 +249,26 @@ def first_decided(
     certainly not above what the floor explains.
 
     Args:
-        hits: whether each further image is a copy, bool [B].
-        before: the number of copies and of images that came before them.
+        matches: of further images.
+        before: the number of images that came before them, of copies among these, and of copies by
+            whole images alone.
         gate: the limit on the share of copies.
-        confidence: 1 − α, in [0.5, 1).
         min_samples: images to see before the first decision. Deciding later is just as valid.
     """
-    count, total = before
-    for position, hit in enumerate(hits.tolist(), start=1):
+    total, count, whole_images = before
+    hits = zip(matches.is_copy.tolist(), matches.is_pixel_copy.tolist(), strict=True)
+    for position, (hit, by_whole) in enumerate(hits, start=1):
         count += hit
+        whole_images += by_whole
         if total + position < min_samples:
             continue
-        decision = decide(count, total + position, gate=gate, confidence=confidence)
+        decision = decide(
+            count,
+            total + position,
+            gate=gate,
+            confidence=matches.rule.confidence,
+            whole_images=whole_images,
+        )
         if decision.verdict != "INCONCLUSIVE" or _is_hopeless(decision):
             return position
     return None
@@ -241,7 +278,10 @@ def _is_hopeless(decision: Decision) -> bool:
     """Whether the truth lies between the limit and what the floor explains, so nothing decides."""
     if not decision.is_explained or decision.total < EXPLAINED_AFTER:
         return False
-    if decision.fail_limit >= 1:
-        return True
-    _, below = log_e_values(decision.count, decision.total, limit=decision.fail_limit)
-    return bool(below >= decision.required)
+    tests = [(decision.count, decision.fail_limit)]
+    if decision.whole_images is not None:
+        tests.append((decision.whole_images.count, decision.whole_images.fail_limit))
+    return all(
+        limit >= 1 or log_e_values(count, decision.total, limit=limit)[1] >= decision.required
+        for count, limit in tests
+    )

@@ -175,10 +175,21 @@ def _evidence(decision: Decision) -> str:
     fails, passes = decision.required_above, decision.required
     beyond = f"more than {percent(decision.fail_limit)} % (limit and floor)"
     within = f"less than {percent(decision.limit)} %"
+    test = decision.whole_images
     if decision.method == "sequential":
+        if test is not None:
+            beyond = (
+                f"{beyond}, {exponential(test.evidence_above)} for more than "
+                f"{percent(test.fail_limit)} % copies of whole images"
+            )
         return (
             f"e-value {exponential(above)} for {beyond}, where {exponential(fails)} fails; "
             f"{exponential(below)} for {within}, where {exponential(passes)} passes"
+        )
+    if test is not None:
+        beyond = (
+            f"{beyond}, {exponential(-test.evidence_above)} for more than "
+            f"{percent(test.fail_limit)} % copies of whole images"
         )
     return (
         f"p = {exponential(-above)} for {beyond}, where {exponential(-fails)} fails; "

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from memaudit.audit.statistics.forecast import GateTest
-from memaudit.audit.statistics.gate import Control
+from memaudit.audit.statistics.gate import Control, FloorCount
 from memaudit.audit.statistics.intervals import check_proportion, clopper_pearson
 from memaudit.wording import percent
 
@@ -83,6 +83,8 @@ def gate_power_text(
     count: int,
     total: int,
     control: Control = "held-out images",
+    *,
+    whole_images: FloorCount | None = None,
 ) -> str:
     """What a gate can and cannot show, in a sentence to say before sampling.
 
@@ -92,6 +94,8 @@ def gate_power_text(
         count: held-out images that the rule flags; 0 before they are searched.
         total: held-out images, 0 without any.
         control: what gives the floor; by leave-one-out, `total` are training images.
+        whole_images: the control's count by whole images alone, where further rules count as well
+            and α is shared between both.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -105,6 +109,18 @@ def gate_power_text(
         return (
             f"Without held-out images a limit of {stated} cannot be told from the floor, the share "
             f"that is flagged without copying; {_num_needed(0.0, limit, confidence):,} would do."
+        )
+    if whole_images is not None:
+        confidence = (1 + confidence) / 2
+        whole = floor_power(
+            whole_images.count, max(1, whole_images.total), limit=limit, confidence=confidence
+        )
+        of_all = gate_power_text(limit, confidence, count, total, control)
+        if not whole_images.total:
+            return of_all
+        return (
+            f"{of_all} Whole images are tested by themselves as well: more than "
+            f"{percent(whole.test.ends[1])} % of such copies can FAIL, too."
         )
     power = floor_power(count, total, limit=limit, confidence=confidence)
     fails = f"{percent(power.test.ends[1])} %"

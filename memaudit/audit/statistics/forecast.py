@@ -62,7 +62,9 @@ class GateTest:
             return cls(decision.limit, decision.confidence)
         # Nothing is above 1: such a gate never fails.
         fail_limit = min(decision.fail_limit, LARGEST_LIMIT)
-        return cls(decision.limit, decision.confidence, fail_limit, (1 + decision.confidence) / 2)
+        num_parts = 2 if decision.whole_images is None else 4
+        fail_confidence = 1 - (1 - decision.confidence) / num_parts
+        return cls(decision.limit, decision.confidence, fail_limit, fail_confidence)
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -9,6 +9,10 @@ The same count is taken of a control, images that cannot be copies. A ratio that
 floor explain together never fails: with c of m control images counted, FAIL needs a ratio above
 p₀ + (1 − p₀)·u, u = Beta(1 − α/2; c+1, m−c), shown at level α/2. PASS is about p₀ alone, so that no
 control can buy one.
+
+Where further rules count as well, their higher floor must not excuse what whole images show. Then
+both counts are tested for FAIL, of all copies and of whole images alone, each with its own floor
+and half of α; one of the two is enough. PASS is by the count of all copies.
 """
 
 import math
@@ -48,6 +52,28 @@ class FloorCount:
 
 
 @dataclass(frozen=True)
+class WholeImages:
+    """The copies by whole images alone, where further rules count as well."""
+
+    count: int
+    """0 … `count` of all copies."""
+    floor: FloorCount
+    """The same count among images that cannot be copies."""
+
+
+@dataclass(frozen=True)
+class WholeImageTest:
+    """The test for FAIL of the copies by whole images alone, where further rules count as well."""
+
+    count: int
+    fail_limit: float
+    """What the limit and this count's floor explain together, in [p₀, 1]."""
+    floor: FloorCount
+    evidence_above: float
+    """As of all copies; FAIL if it reaches the same `required_above`."""
+
+
+@dataclass(frozen=True)
 class Decision:
     """A verdict on `count` copies among `total` images against a limit."""
 
@@ -77,9 +103,17 @@ class Decision:
     evidence_below: float
     """Evidence of a ratio below the limit, in the same unit. PASS if it reaches `required`."""
     required_above: float
-    """ln(2/α), or ln(1/α) without a floor."""
+    """ln(2/α), or ln(1/α) without a floor; ln(4/α) where whole images are tested as well."""
     required: float
     """ln(1/α)."""
+    whole_images: WholeImageTest | None = None
+    """The second test for FAIL, where further rules count; None where whole images alone do."""
+
+    @property
+    def fails_by_whole_images(self) -> bool:
+        """Whether whole images alone show the FAIL, and all copies together do not."""
+        is_shown = self.evidence_above >= self.required_above
+        return self.verdict == "FAIL" and not is_shown
 
 
 def sequential_decision(
@@ -89,6 +123,7 @@ def sequential_decision(
     limit: float,
     confidence: float = 0.95,
     floor: FloorCount | None = None,
+    whole_images: WholeImages | None = None,
 ) -> Decision:
     """The verdict so far, after `total` images in the order of sampling.
 
@@ -102,6 +137,7 @@ def sequential_decision(
         limit: p₀, in (0, 1).
         confidence: 1 − α, in [0.5, 1).
         floor: the same count of a control that was fixed before sampling.
+        whole_images: copies by whole images alone, where others count as well.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -122,11 +158,11 @@ def sequential_decision(
     if total:
         check_proportion(count, total, confidence)
 
-    def above(p: float) -> float:
-        return float(log_e_values(count, total, limit=p)[0])
+    def above(k: int, p: float) -> float:
+        return float(log_e_values(k, total, limit=p)[0])
 
     below = float(log_e_values(count, total, limit=limit)[1])
-    return _decide("sequential", count, total, limit, confidence, floor, above, below)
+    return _decide("sequential", count, total, limit, confidence, floor, whole_images, above, below)
 
 
 def log_e_values(
@@ -162,6 +198,7 @@ def exact_decision(
     limit: float,
     confidence: float = 0.95,
     floor: FloorCount | None = None,
+    whole_images: WholeImages | None = None,
 ) -> Decision:
     """The verdict on a set of images whose number was fixed before they were judged.
 
@@ -175,6 +212,7 @@ def exact_decision(
         limit: p₀, in (0, 1).
         confidence: 1 − α, in [0.5, 1).
         floor: the same count of a control.
+        whole_images: copies by whole images alone, where others count as well.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -189,11 +227,11 @@ def exact_decision(
     check_proportion(count, total, confidence)
 
     # The binomial tails are incomplete beta functions: P(X ≥ k) = I_p₀(k, n−k+1).
-    def above(p: float) -> float:
-        return -float(log_betainc(count, total - count + 1, p)) if count else 0.0
+    def above(k: int, p: float) -> float:
+        return -float(log_betainc(k, total - k + 1, p)) if k else 0.0
 
     below = -float(log_betaincc(count + 1, total - count, limit)) if count < total else 0.0
-    return _decide("exact", count, total, limit, confidence, floor, above, below)
+    return _decide("exact", count, total, limit, confidence, floor, whole_images, above, below)
 
 
 def fixed_sample_size(limit: float, confidence: float = 0.95) -> int:
@@ -258,25 +296,40 @@ def _decide(
     limit: float,
     confidence: float,
     floor: FloorCount | None,
-    above: Callable[[float], float],
+    whole_images: WholeImages | None,
+    above: Callable[[int, float], float],
     below: float,
 ) -> Decision:
-    """Decide by the evidence of a ratio above any p, `above(p)`, and of one below the limit."""
+    """Decide by the evidence that k copies show more than any p, `above(k, p)`, and by that of a
+    ratio below the limit."""
     required = required_above = _required(confidence)
     fail_limit = limit
+    alpha = 1 - confidence
+    if whole_images is not None:
+        assert floor is not None and 0 <= whole_images.count <= count
+        alpha /= 2  # two tests, one of which is enough for a FAIL
     if floor is not None:
-        alpha = 1 - confidence
         required_above = math.log(2 / alpha)
-        fail_limit = limit + (1 - limit) * floor.upper(1 - alpha / 2)
-    evidence_above = above(fail_limit) if fail_limit < 1 else 0.0
+        fail_limit = _beyond(limit, floor, alpha)
+    evidence_above = above(count, fail_limit) if fail_limit < 1 else 0.0
+    test = None
+    if whole_images is not None:
+        beyond = _beyond(limit, whole_images.floor, alpha)
+        test = WholeImageTest(
+            whole_images.count,
+            beyond,
+            whole_images.floor,
+            above(whole_images.count, beyond) if beyond < 1 else 0.0,
+        )
+    most_above = evidence_above if test is None else max(evidence_above, test.evidence_above)
     verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"] = "INCONCLUSIVE"
-    if evidence_above >= required_above:
+    if most_above >= required_above:
         verdict = "FAIL"
     elif below >= required:
         verdict = "PASS"
     return Decision(
         verdict=verdict,
-        is_explained=verdict == "INCONCLUSIVE" and above(limit) >= required,
+        is_explained=verdict == "INCONCLUSIVE" and above(count, limit) >= required,
         method=method,
         count=count,
         total=total,
@@ -288,7 +341,13 @@ def _decide(
         evidence_below=below,
         required_above=required_above,
         required=required,
+        whole_images=test,
     )
+
+
+def _beyond(limit: float, floor: FloorCount, alpha: float) -> float:
+    """What limit and floor explain together: p₀ + (1 − p₀)·u, u at level α/2."""
+    return limit + (1 - limit) * floor.upper(1 - alpha / 2)
 
 
 def _required(confidence: float) -> float:

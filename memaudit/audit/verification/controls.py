@@ -42,13 +42,31 @@ def check_controls(report: Report) -> Check:
         alone is not None
         and controls.num_holdout > 0
         and controls.num_set_apart / controls.num_holdout > DENSE
-        and alone.num_near / alone.copies.total > DENSE
+        and alone.num_near_moved / alone.copies.total > DENSE
     )
+    if not _are_whole_images_possible(report):
+        wrong.append("what whole images alone count")
     if controls.is_dense != is_dense:
         wrong.append("whether the data is dense")
     if not _is_sampler_control_possible(report):
         wrong.append("the comparison with the published sampler")
     return check("controls", not wrong, f"contradict each other: {', '.join(wrong)}")
+
+
+def _are_whole_images_possible(report: Report) -> bool:
+    """Whether the held-out count of whole images alone can be beside that of all rules."""
+    controls, match = report.controls, report.search.match
+    whole, holdout = controls.whole_images, controls.holdout
+    if whole is None or not match or not controls.num_holdout:
+        return whole is None and not (match and controls.num_holdout)
+    # All that any rule sets apart, and what whole images count among the others.
+    remaining = 0 if holdout is None else holdout.copies.total
+    least = 0 if holdout is None else holdout.by_rule[0].count if holdout.by_rule else -1
+    return (
+        whole.control == "held-out images"
+        and remaining <= whole.total <= controls.num_holdout
+        and least <= whole.count <= least + whole.total - remaining
+    )
 
 
 def _is_sampler_control_possible(report: Report) -> bool:
@@ -80,6 +98,8 @@ def _is_possible(floor: Floor, report: Report) -> bool:
         and all(0 <= count <= total for count in counts.values())
         and ordered
         and near == floor.num_near
+        and near <= floor.num_near_moved <= total
+        and (bool(report.search.match) or near == floor.num_near_moved)
         and _are_counts_possible(floor, (by_ratio, near), report.search.match)
         and same(plain(floor.copies), plain(clopper_pearson(copies, total, report.confidence)))
     )

@@ -115,6 +115,7 @@ def recompute_findings(
             report.fail_above,
             sequential=report.source.kind == "checkpoint" and report.fail_above_groups is None,
             floor=report.controls.in_gate,
+            whole_images=report.controls.whole_images_in_gate,
         )
     findings = summarize_matches(
         table.matches,

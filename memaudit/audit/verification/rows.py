@@ -159,12 +159,12 @@ def _stop(table: MatchTable, report: Report) -> int | None:
         return report.sampling.most_seeds
     if "worst_class" in report.fail_on:
         return None
-    gate = Gate(report.fail_above, sequential=True, floor=report.controls.in_gate)
+    controls = report.controls
+    gate = Gate(report.fail_above, True, controls.in_gate, controls.whole_images_in_gate)
     decided = first_decided(
-        table.matches.is_copy,
-        (0, 0),
+        table.matches,
+        (0, 0, 0),
         gate=gate,
-        confidence=report.confidence,
         min_samples=report.sampling.min_samples,
     )
     return report.sampling.most_seeds if decided is None else decided

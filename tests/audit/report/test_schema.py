@@ -182,7 +182,8 @@ def test_every_docstring_is_a_description(
     seen = set()
     undecided = make_result(copies=1, others=50, fail_above=0.02)
     images = smooth_images(20, 16, seed=0)
-    tiled = scan(images, images, config=ScanConfig(index=IndexConfig(match=("tiles",))))
+    by_tiles = ScanConfig(index=IndexConfig(match=("tiles",)), fail_above=0.5)
+    tiled = scan(images, images, config=by_tiles)
     results = (feature_result, screened_result, undecided, tiled)
     probe = Probe(1, clopper_pearson(1, 1), *[0.0] * 5)
     confirmed = replace(
