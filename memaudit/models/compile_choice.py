@@ -89,13 +89,14 @@ def count_flops(denoiser: Preconditioner) -> float:
 
 
 def _evaluate(denoiser: Denoiser, num_images: int) -> None:
+    """As the sampler does: to a compiler, tensors made otherwise are others."""
     model: Any = denoiser
     device = next(model.parameters()).device
     labels = None
     if denoiser.label_dim:
-        labels = torch.eye(denoiser.label_dim, device=device)[:1].expand(num_images, -1)
+        labels = torch.zeros(num_images, denoiser.label_dim, device=device)
+        labels[:, 0] = 1
     level = min(max(1.0, denoiser.sigma_min), denoiser.sigma_max)
-    x = torch.zeros(num_images, *image_shape(denoiser), dtype=torch.float64, device=device)
-    sigma = torch.tensor(level, dtype=torch.float64, device=device)
     with torch.inference_mode(), fp32_products(False):
-        denoiser(x, sigma, labels)
+        x = torch.zeros(num_images, *image_shape(denoiser), dtype=torch.float64, device=device)
+        denoiser(x, torch.tensor(level, dtype=torch.float64, device=device), labels)

@@ -79,6 +79,30 @@ def test_work_decides_and_not_time(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("label_dim", [0, 3])
+def test_what_was_compiled_for_the_trial_serves_all_images(
+    monkeypatch: pytest.MonkeyPatch, label_dim: int
+):
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_plainly(module: torch.nn.Module) -> None:
+        module.compile(backend=backend, fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr("memaudit.models.precision.compile_kernels", compile_plainly)
+    denoiser = tiny("EDMPrecond", label_dim=label_dim).requires_grad_(False)
+    # A CPU evaluates 64 images at a time, whatever is handed out.
+    execution = Execution(batch_size=64, precision="bf16", compile="on")
+    execution = settle_compile(execution, denoiser, num_images=70, sampler=SAMPLER)
+    assert len(graphs) == 1
+    list(generate_images(denoiser, range(70), config=SAMPLER, execution=execution))
+    assert len(graphs) == 1
+
+
+@pytest.mark.slow
 def test_compiled_images_are_those_of_plain_kernels_but_for_rounding():
     denoiser, made = network(), {}
     for compile_ in ("off", "on"):
