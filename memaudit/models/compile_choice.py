@@ -92,11 +92,11 @@ def _evaluate(denoiser: Denoiser, num_images: int) -> None:
     """As the sampler does: to a compiler, tensors made otherwise are others."""
     model: Any = denoiser
     device = next(model.parameters()).device
-    labels = None
-    if denoiser.label_dim:
-        labels = torch.zeros(num_images, denoiser.label_dim, device=device)
-        labels[:, 0] = 1
     level = min(max(1.0, denoiser.sigma_min), denoiser.sigma_max)
     with torch.inference_mode(), fp32_products(False):
+        labels = None
+        if denoiser.label_dim:
+            labels = torch.zeros(num_images, denoiser.label_dim, device=device)
+            labels[:, 0] = 1
         x = torch.zeros(num_images, *image_shape(denoiser), dtype=torch.float64, device=device)
         denoiser(x, torch.tensor(level, dtype=torch.float64, device=device), labels)

@@ -537,14 +537,13 @@ def _queue(
     """Have the device sample a group, with the denoiser in the format of that precision."""
     group = drawn()
     denoiser, device = with_float64(denoiser, job.device)
-    class_labels = None
-    if group.classes is not None:
-        one_hots = one_hot(group.classes, denoiser.label_dim).to(torch.float32)
-        class_labels = to_device(one_hots, device)
-    start = None
-    if group.start is not None:
-        start = uint8_to_float(to_device(group.start, device)).to(torch.float64)
+    class_labels = start = None
     with torch.inference_mode(), fp32_products(precision == "tf32"):
+        if group.classes is not None:
+            one_hots = one_hot(group.classes, denoiser.label_dim).to(torch.float32)
+            class_labels = to_device(one_hots, device)
+        if group.start is not None:
+            start = uint8_to_float(to_device(group.start, device)).to(torch.float64)
         x = sample(
             denoiser,
             to_device(group.noise, device),
