@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from result import make_heading, write_record
 
-from benchmarks.result import make_heading, write_record
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.scan import scan
 from memaudit.experiments.demo import NETWORK, load_digits

@@ -123,7 +123,8 @@ def _of_sampling(
         if value not in (getattr(usual, name), None):
             found.append(f"{field.flag.lstrip('-')} {value}")
     if confirmation is not None and confirmation.fast_seeds is not None:
-        found.append(f"sampled in {confirmation.precision}, confirmed in fp32")
+        how = " by compiled kernels" if config.execution.compile == "on" else ""
+        found.append(f"sampled in {confirmation.precision}{how}, confirmed in fp32")
     if config.screening is not None:
         found.append(config.screening.text)
     if config.min_samples < ScanConfig.min_samples:

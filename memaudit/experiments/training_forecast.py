@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from memaudit.data.images import ImageSet
 from memaudit.experiments.config import EarlyWarningConfig
 from memaudit.experiments.timing import time_scan, time_step
@@ -69,7 +71,7 @@ def forecast_training(
     step = time_step(config, images, device=device)
     share = config.batch_size / num_ranks
     of_gradients, compiling = step.per_image * share, 0.0
-    may = device != "cpu" and config.compile == "auto"
+    may = torch.device(device).type == "cuda" and config.compile == "auto"
     if config.compile == "on" or (
         may and compiling_pays(of_gradients, num_steps, config.precision)
     ):

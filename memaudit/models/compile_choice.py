@@ -5,20 +5,19 @@ why only images that are confirmed in fp32, or asked for in a faster format, are
 """
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import fp32_products
-from memaudit.models.denoiser import Denoiser, image_shape
+from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.group_size import group_size
-from memaudit.models.memory import is_out_of_memory
 from memaudit.models.precision import DTYPES, in_format
 from memaudit.models.precond.base import Preconditioner
 from memaudit.models.sampler_config import SamplerConfig
+from memaudit.models.trial import evaluate_blank
 from memaudit.wording import short
 
 WORTH = 2e16
@@ -53,50 +52,34 @@ def settle_compile(
     if not can or execution.compile == "off":
         return off
     assert isinstance(denoiser, Preconditioner)
+    device = torch.device(execution.device)
     if execution.compile == "auto":
-        evaluations = 2 * (sampler.num_steps or 18) - 1
-        if (
-            not _is_gpu(execution.device)
-            or count_flops(denoiser) * evaluations * num_images < WORTH
-        ):
+        evaluations = (2 * (sampler.num_steps or 18) - 1) * num_images
+        if not _is_gpu(device) or count_flops(denoiser, device) * evaluations < WORTH:
             return off
     on = replace(execution, compile="on")
     try:
-        _evaluate(in_format(denoiser, on.precision, compiled=True), group_size(denoiser, on))
+        cast = in_format(denoiser, on.precision, compiled=True)
+        with torch.inference_mode(), fp32_products(False):
+            evaluate_blank(cast, group_size(denoiser, on), device)
     except Exception as error:  # whatever the compiler meets, such as a missing C compiler
-        if is_out_of_memory(error):
+        if execution.compile == "auto":
             return off
-        if execution.compile == "on":
-            raise ConfigError(
-                f"The network cannot be compiled here ({type(error).__name__}: "
-                f"{short(' '.join(str(error).split()))}). Leave {{compile}} off.",
-                field="compile",
-            ) from error
-        return off
+        raise ConfigError(
+            f"The network cannot be compiled here ({type(error).__name__}: "
+            f"{short(' '.join(str(error).split()))}). Leave {{compile}} off.",
+            field="compile",
+        ) from error
     return on
 
 
-def _is_gpu(device: str) -> bool:
-    return torch.device(device).type == "cuda"
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
-def count_flops(denoiser: Preconditioner) -> float:
+def count_flops(denoiser: Preconditioner, device: torch.device) -> float:
     """Operations of an evaluation of one image; a multiplication and an addition are two."""
     counter = FlopCounterMode(display=False)
-    with counter:
-        _evaluate(denoiser, 1)
+    with counter, torch.inference_mode(), fp32_products(False):
+        evaluate_blank(denoiser, 1, device)
     return float(counter.get_total_flops())
-
-
-def _evaluate(denoiser: Denoiser, num_images: int) -> None:
-    """As the sampler does: to a compiler, tensors made otherwise are others."""
-    model: Any = denoiser
-    device = next(model.parameters()).device
-    level = min(max(1.0, denoiser.sigma_min), denoiser.sigma_max)
-    with torch.inference_mode(), fp32_products(False):
-        labels = None
-        if denoiser.label_dim:
-            labels = torch.zeros(num_images, denoiser.label_dim, device=device)
-            labels[:, 0] = 1
-        x = torch.zeros(num_images, *image_shape(denoiser), dtype=torch.float64, device=device)
-        denoiser(x, torch.tensor(level, dtype=torch.float64, device=device), labels)

@@ -12,6 +12,7 @@ from memaudit.models.arithmetic import float32_inference
 from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.execution import HANDED_OUT, Execution
 from memaudit.models.memory import is_out_of_memory
+from memaudit.models.trial import evaluate_blank
 
 LARGEST = 512
 """A GPU takes no more images, which would not be faster. Fewer are slower in small networks, where
@@ -71,17 +72,11 @@ def _that_fits(denoiser: Denoiser, device: torch.device) -> int:
 
 def _peak_bytes(denoiser: Denoiser, num_images: int, device: torch.device) -> int:
     """Memory that the evaluation of some images takes for a while."""
-    x = torch.zeros(num_images, *image_shape(denoiser), device=device)
-    labels = None
-    if denoiser.label_dim:
-        labels = torch.zeros(num_images, denoiser.label_dim, device=device)
-        labels[:, 0] = 1
-    level = min(max(1.0, denoiser.sigma_min), denoiser.sigma_max)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     try:
         with float32_inference():
-            denoiser(x, torch.full((), level, device=device), labels)
+            evaluate_blank(denoiser, num_images, device)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

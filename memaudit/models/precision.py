@@ -6,7 +6,6 @@ nothing, and small errors in them move every step of a sampler.
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 from memaudit.errors import CheckpointError, ConfigError
 from memaudit.models.checkpoints.diffusers.network import DiffusersDenoiser
 from memaudit.models.compiler import compile_kernels
-from memaudit.models.denoiser import Denoiser, image_shape
+from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution, Precision
 from memaudit.models.networks.edm2 import EDM2UNet, MPConv
 from memaudit.models.precond.base import Preconditioner
+from memaudit.models.trial import evaluate_blank
 
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 CAPABILITY = (8, 0)
@@ -176,12 +176,5 @@ def _cast_unet2d(unet: nn.Module, dtype: torch.dtype) -> None:
     time_proj.to(torch.float32)
 
 
-def _try(denoiser: Callable[..., Tensor]) -> None:
-    model: Any = denoiser
-    device = next(model.parameters()).device
-    x = torch.zeros(1, *image_shape(model), device=device)
-    labels = None
-    if model.label_dim:
-        labels = torch.eye(model.label_dim, device=device)[:1]
-    sigma = min(max(1.0, model.sigma_min), model.sigma_max)
-    model(x, torch.tensor(sigma, device=device), labels)
+def _try(denoiser: Preconditioner | DiffusersDenoiser) -> None:
+    evaluate_blank(denoiser, 1, next(denoiser.parameters()).device)

@@ -17,6 +17,7 @@ from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
 
 SAMPLER = SamplerConfig(num_steps=3)
+CPU = torch.device("cpu")
 
 
 def network() -> Any:
@@ -57,7 +58,7 @@ def test_what_cannot_be_compiled_is_refused_if_it_was_asked_for(monkeypatch: pyt
 def test_operations_are_those_of_products():
     one = torch.nn.Conv2d(3, 5, 3, padding=1)
     denoiser: Any = network()
-    total = count_flops(denoiser)
+    total = count_flops(denoiser, CPU)
     size = denoiser.img_resolution
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         one(torch.zeros(1, 3, size, size))
@@ -69,7 +70,7 @@ def test_operations_are_those_of_products():
 def test_work_decides_and_not_time(monkeypatch: pytest.MonkeyPatch):
     """The same for the same images, whatever else the machine does."""
     there: Any = network()
-    work = count_flops(there) * (2 * 3 - 1)
+    work = count_flops(there, CPU) * (2 * 3 - 1)
     monkeypatch.setattr(compile_choice, "WORTH", 50 * work)
     monkeypatch.setattr("memaudit.models.precision.compile_kernels", plainly)
 
