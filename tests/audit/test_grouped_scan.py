@@ -9,6 +9,7 @@ import pytest
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.label_test import label_test
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.report.ci import markdown_summary
 from memaudit.audit.report.comparison import compare_reports
@@ -252,6 +253,21 @@ def test_everything_about_groups_is_verified(written, stored):
     wrong = failed(written, data=stored["train"], groups_from=r"^(p\d\d)")
     assert "facts of the training images" in wrong
     assert "groups in matches.csv" in wrong and "groups in leaks.csv" in wrong
+
+
+def test_groups_are_verified_where_further_rules_name_other_images(tmp_path):
+    """The nearest of a mirrored image, as it is, is of any patient."""
+    mirrored = TRAIN.images[::SLICES, ..., ::-1]
+    config = ScanConfig(
+        index=IndexConfig(match=("flips",)),
+        without=("recall", "label_test", "blind_baseline", "copying"),
+    )
+    found = scan(np.concatenate([mirrored, NEW]), TRAIN, holdout=HOLDOUT, config=config)
+    assert found.diagnostics.groups.num_copied == PATIENTS
+    assert len({leak.group for leak in found.leaks}) == PATIENTS
+    assert not np.array_equal(found.matches.nn1, found.matches.copied)
+    write_report(found, tmp_path)
+    assert failed(tmp_path) == []
 
 
 @pytest.mark.parametrize(

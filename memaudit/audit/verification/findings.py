@@ -11,7 +11,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.diagnostic import Context
 from memaudit.audit.diagnostics.registry import recompute
 from memaudit.audit.memorization.findings import Findings, Gate, summarize_matches
-from memaudit.audit.memorization.matches import Leak
+from memaudit.audit.memorization.matches import Leak, Matches
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import ScreenedRows, Screening, summarize_screening
 from memaudit.audit.report.folder import LEAKS, MATCHES, SCREENING, encoded
@@ -175,7 +175,7 @@ def check_findings(
         "ratios and verdict", not differing, f"the matches give another {', '.join(differing)}"
     )
     if table.groups is not None:
-        yield check("groups", *_same_groups(table.groups[:, 0], findings.leaks))
+        yield check("groups", *_same_groups(table.matches, table.groups, findings.leaks))
     if table.conformal is not None and report.diagnostics.discoveries is not None:
         yield check(
             "p-values",
@@ -204,9 +204,14 @@ def check_findings(
         )
 
 
-def _same_groups(first: np.ndarray, leaks: Sequence[Leak]) -> tuple[bool, str]:
-    """Whether the names of groups in leaks.csv stand for the numbers in matches.csv, one each."""
-    pairs = {(int(first[leak.best]), leak.group) for leak in leaks}
+def _same_groups(matches: Matches, groups: np.ndarray, leaks: Sequence[Leak]) -> tuple[bool, str]:
+    """Whether the names of groups in leaks.csv stand for the numbers in matches.csv, one each.
+
+    The table does not say the number of an image that only a further rule names.
+    """
+    index = np.concatenate([matches.nn1, matches.nn2_distinct])
+    number_of = dict(zip(index.tolist(), groups.T.ravel().tolist(), strict=True))
+    pairs = {(number_of[leak.index], leak.group) for leak in leaks if leak.index in number_of}
     one_each = (
         len(pairs) == len({number for number, _ in pairs}) == len({name for _, name in pairs})
     )
