@@ -18,6 +18,8 @@ from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.screening_config import ScreeningConfig
 from memaudit.audit.neighbors.build import build_index
 from memaudit.audit.neighbors.config import IndexConfig
+from memaudit.audit.neighbors.rules.registry import RULES
+from memaudit.audit.neighbors.rules.rule import Searched
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.schema import read_report
 from memaudit.audit.result import ScanResult
@@ -185,6 +187,9 @@ def test_parts_that_images_share_do_not_excuse_whole_copies(tmp_path: Path):
     assert "20 of these are near-exact pixel copies of a whole image" in found.conclusion.about
     write_report(found, tmp_path)
     assert verify_report(tmp_path).passed
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (shown,) = re.findall(r'<tr class="headline"><th scope="row">(More than [^<]*)', page)
+    assert "copies of whole images" in shown
     clean = scan(icons(60, 3, of=150), train, holdout=holdout, config=config)
     assert clean.verdict == "INCONCLUSIVE"
     assert "Whole images alone count 0" in " ".join(each.text for each in clean.conclusion.reasons)
@@ -243,6 +248,57 @@ def test_a_forged_find_is_noticed(folder: Path, tmp_path: Path, at: int):
         tmp_path, source=arrays["generated"], data=arrays["train"], holdout=arrays["holdout"]
     ).checks
     assert "search" in [check.name for check in checks if not check.passed]
+
+
+SEARCHED = Searched((3, 16, 16), flips=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "num_values"),
+    [
+        ("tiles", "tiles 1 and 9 of 2×2", 384),
+        ("tiles", "tiles 3 and 1 of 2×2", 384),
+        ("tiles", "tiles 1 and 1 of 2×2", 384),
+        ("tiles", "tiles 1 and 3 of 2×2", 385),
+        ("tiles", "tiles 1 and 3 of 2×2, mirrored", 384),
+        ("tiles", "tiles 1 and 3 of 2×3", 384),
+        ("tone", "gain nan, offset +40", 768),
+        ("tone", "gain 0.60, offset +40, mirrored", 768),
+        ("tone", "gain 0.60, offset +40", 1),
+        ("shift", "3 px left, 1 px down", 432),
+        ("shift", "2 px left, 3 px down", 432),
+        ("shift", "2 px left, 1 px down, mirrored", 432),
+        ("shift", "2 px left, 1 px down", 768),
+        ("flips", "upside down", 768),
+        ("flips", "mirrored", 767),
+        ("features", "tiles 1 and 3 of 2×2", 1),
+        ("features", "as a whole", 768),
+    ],
+)
+def test_each_rule_knows_what_it_cannot_have_found(name: str, where: str, num_values: int):
+    (rule,) = (rule for rule in RULES if rule.name == name)
+    assert not rule.can_be(where, num_values, SEARCHED)
+
+
+def test_each_rule_knows_its_finds(result: ScanResult):
+    for found in result.matches.finds:
+        (rule,) = (rule for rule in RULES if rule.name == found.rule)
+        rows = np.flatnonzero(found.is_copy)
+        assert len(rows)
+        for row in rows.tolist():
+            assert rule.can_be(found.where[row], int(found.num_values[row]), SEARCHED)
+
+
+def test_a_place_that_cannot_be_is_noticed_without_the_images(result: ScanResult, tmp_path: Path):
+    tiles = result.matches.finds[0]
+    where = tuple(text.replace("1 and 3", "3 and 1") for text in tiles.where)
+    finds = (replace(tiles, where=where), *result.matches.finds[1:])
+    matches = Matches(result.matches.neighbors, result.matches.rule, finds)
+    write_report(result, tmp_path / "honest")
+    assert verify_report(tmp_path / "honest").passed
+    write_report(replace(result, matches=matches), tmp_path / "forged")
+    wrong = [check.name for check in verify_report(tmp_path / "forged").checks if not check.passed]
+    assert "rows of matches.csv" in wrong
 
 
 def test_a_policy_names_the_rules(folder: Path):

@@ -1,7 +1,5 @@
 """The rows of matches.csv: one for each image that was judged, each about two training images."""
 
-import math
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +8,8 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.findings import Gate, first_decided
 from memaudit.audit.memorization.matches import searched_radii
 from memaudit.audit.memorization.screened import ScreenedRows, drawn_positions, screening_key
-from memaudit.audit.neighbors.rules.rule import Finds
+from memaudit.audit.neighbors.rules.registry import RULES
+from memaudit.audit.neighbors.rules.rule import Finds, Searched
 from memaudit.audit.report.schema import Report
 from memaudit.audit.report.tables import MatchTable
 from memaudit.audit.unchosen_seeds import seeds_from_nonce
@@ -19,8 +18,6 @@ from memaudit.wording import parse_ranges, ranges, shown
 
 ROWS = "rows of matches.csv"
 SCREENED = "rows of screening.csv"
-WORDS = re.compile(r"[A-Za-z0-9×+\-., ]{1,120}")
-"""What a rule may say of where it found a copy."""
 
 
 def check_rows(table: MatchTable, report: Report) -> Iterator[Check]:
@@ -245,13 +242,18 @@ def _wrong_finds(found: Finds, table: MatchTable, report: Report) -> Iterator[st
     outside = (found.index < -1) | (found.index >= total)
     if outside.any():
         yield f"{_row(table, outside)} is a copy by {found.rule} of an image that is not there"
-    largest = math.prod(report.data.image_shape) if found.rule != "features" else 1
     there = found.index >= 0
     wrong = there != (S >= 0)
-    wrong |= np.where(there, (n < 1) | (n > largest), n != 0)
+    wrong |= ~there & (n != 0)
     if found.rule != "features":
         wrong |= (S.dtype.kind != "i") | (S > 255**2 * n.clip(0))
-    wrong |= there != np.array([bool(WORDS.fullmatch(text)) for text in found.where])
+    searched = Searched(report.data.image_shape, report.search.flips)
+    rule = next(rule for rule in RULES if rule.name == found.rule)
+    possible = [
+        rule.can_be(text, number, searched) if is_there else not text
+        for text, number, is_there in zip(found.where, n.tolist(), there.tolist(), strict=True)
+    ]
+    wrong |= ~np.array(possible)
     if wrong.any():
         yield f"what {found.rule} found in {_row(table, wrong)} cannot be"
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memaudit.audit.neighbors.rules.rule import CopyRule, Criteria, Finds, Pool, RuleSearch
+from memaudit.audit.neighbors.rules.rule import (
+    CopyRule,
+    Criteria,
+    Finds,
+    Pool,
+    RuleSearch,
+    Searched,
+)
 from memaudit.data.images import ImageSet
 
 if TYPE_CHECKING:
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from memaudit.progress import Progress
 
 NAME = "features"
+WHERE = "as a whole"
 
 
 class FeaturesRule(RuleSearch):
@@ -52,7 +60,7 @@ class FeaturesRule(RuleSearch):
         S, num_values = np.full(len(images), -1.0), np.zeros_like(index)
         index[rows[hits]], S[rows[hits]] = found.index[hits, 0], S1[hits]
         num_values[rows[hits]] = 1
-        where = np.where(index >= 0, "as a whole", "")
+        where = np.where(index >= 0, WHERE, "")
         return Finds(NAME, index, S, num_values, tuple(where.tolist()))
 
     def pools(self, images: np.ndarray) -> Iterator[Pool]:
@@ -70,9 +78,14 @@ def _open(index: ImageSearch, config: IndexConfig, progress: Progress) -> RuleSe
     return FeaturesRule(search)
 
 
+def _can_be(where: str, num_values: int, searched: Searched) -> bool:
+    return where == WHERE and num_values == 1
+
+
 RULE = CopyRule(
     NAME,
     "the rule above, between the vectors of an encoder, which are not exact",
     _open,
     in_all=False,
+    can_be=_can_be,
 )

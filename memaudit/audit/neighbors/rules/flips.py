@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memaudit.audit.neighbors.rules.rule import CopyRule, Pool, RuleSearch, Shown
+from memaudit.audit.neighbors.rules.rule import CopyRule, Pool, RuleSearch, Searched, Shown
 
 if TYPE_CHECKING:
     from memaudit.audit.neighbors.base import ImageSearch
@@ -45,10 +46,15 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(original[..., ::-1] if where == "mirrored" else original)
 
 
+def _can_be(where: str, num_values: int, searched: Searched) -> bool:
+    return where in ("mirrored", "as it is") and num_values == math.prod(searched.image_shape)
+
+
 RULE = CopyRule(
     NAME,
     "the rule above, with mirrored training images as well",
     _open,
     has_levels=True,
     show=_show,
+    can_be=_can_be,
 )

@@ -5,6 +5,8 @@ A rule is one file of this package, which ends in a `CopyRule`, and one line in 
 Legend: B generated images, N training images.
 """
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -147,6 +149,24 @@ def show_whole(original: np.ndarray, where: str) -> Shown:
     return Shown(original)
 
 
+class Searched(NamedTuple):
+    """What a report says of the images that a rule searched."""
+
+    image_shape: tuple[int, int, int]
+    """C, H, W."""
+    flips: bool
+    """Whether the index mirrors."""
+
+
+WORDS = re.compile(r"[A-Za-z0-9×+\-., ]{1,120}")
+"""What a rule may say of where it found a copy."""
+
+
+def of_whole(where: str, num_values: int, searched: Searched) -> bool:
+    """Whether whole images were compared, and where is said in plain words."""
+    return num_values == math.prod(searched.image_shape) and bool(WORDS.fullmatch(where))
+
+
 @dataclass(frozen=True)
 class CopyRule:
     """A rule that may count besides the plain one."""
@@ -164,6 +184,9 @@ class CopyRule:
     the duplicate radius of a training image is a copy, and a held-out one no control."""
     show: Callable[[np.ndarray, str], Shown] = show_whole
     """(training image uint8 [C, H, W], where) → what a page shows."""
+    can_be: Callable[[str, int, Searched], bool] = of_whole
+    """(where, num_values, searched) → whether a find of the rule can say that: a report may be
+    hostile."""
 
 
 def too_small(name: str, index: "ImageSearch", least: int) -> ConfigError:

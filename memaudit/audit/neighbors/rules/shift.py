@@ -6,12 +6,20 @@ shift, with every part of its size in a training image.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memaudit.audit.neighbors.rules.rule import CopyRule, Pool, RuleSearch, Shown, too_small
+from memaudit.audit.neighbors.rules.rule import (
+    CopyRule,
+    Pool,
+    RuleSearch,
+    Searched,
+    Shown,
+    too_small,
+)
 
 if TYPE_CHECKING:
     from memaudit.audit.neighbors.base import ImageSearch
@@ -22,6 +30,8 @@ if TYPE_CHECKING:
 NAME = "shift"
 REACH, RESOLUTION = 3, 32
 """Pixels of the largest shift at this resolution, in proportion at others, but at least one."""
+
+WHERE = re.compile(r"([0-9]{1,6} px (?:left|right)), ([0-9]{1,6} px (?:up|down))(, mirrored)?")
 
 
 def largest_shift(size: int) -> int:
@@ -78,6 +88,16 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(moved[..., ::-1] if where.endswith("mirrored") else moved, (middle,))
 
 
+def _can_be(where: str, num_values: int, searched: Searched) -> bool:
+    found = WHERE.fullmatch(where)
+    if found is None or (found[3] and not searched.flips):
+        return False
+    C, H, W = searched.image_shape
+    up, side = largest_shift(H), largest_shift(W)
+    is_near = abs(_pixels(found[1])) <= side and abs(_pixels(found[2])) <= up
+    return is_near and num_values == C * (H - 2 * up) * (W - 2 * side)
+
+
 RULE = CopyRule(
     NAME,
     "the rule above, between the middle of the image and the nearest part of its size in each "
@@ -85,4 +105,5 @@ RULE = CopyRule(
     _open,
     has_levels=True,
     show=_show,
+    can_be=_can_be,
 )

@@ -7,6 +7,7 @@ whole image. So a tile that several images share, such as a white corner, is a c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from memaudit.audit.neighbors.rules.rule import (
     Finds,
     Pool,
     RuleSearch,
+    Searched,
     Shown,
     too_small,
 )
@@ -38,6 +40,8 @@ LEAST_TILES = 2
 """Tiles of one grid that have to be copies of one training image."""
 SMALLEST_TILE = 4
 """Pixels along an edge of a tile: smaller ones hold too little to be recognized."""
+
+WHERE = re.compile(r"tiles [1-9](?:, [1-9])* and [1-9] of ([23])×\1(, mirrored)?")
 
 
 def tile_edges(size: int, grid: int) -> list[int]:
@@ -192,9 +196,23 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(original[..., ::-1] if is_mirrored else original, tuple(boxes))
 
 
+def _can_be(where: str, num_values: int, searched: Searched) -> bool:
+    found = WHERE.fullmatch(where)
+    if found is None or (found[2] and not searched.flips):
+        return False
+    grid, tiles = tiles_of(where)
+    C, H, W = searched.image_shape
+    if list(tiles) != sorted(set(tiles)) or tiles[-1] > grid**2 or min(H, W) < grid * SMALLEST_TILE:
+        return False
+    heights, widths = np.diff(tile_edges(H, grid)), np.diff(tile_edges(W, grid))
+    areas = np.outer(heights, widths).ravel()
+    return num_values == C * int(areas[np.array(tiles) - 1].sum())
+
+
 RULE = CopyRule(
     NAME,
     "at least two of 2×2, or of 3×3, are copies of one training image, each by the rule above",
     _open,
     show=_show,
+    can_be=_can_be,
 )

@@ -8,12 +8,13 @@ integers on every machine.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memaudit.audit.neighbors.rules.rule import CopyRule, Pool, RuleSearch, Shown
+from memaudit.audit.neighbors.rules.rule import CopyRule, Pool, RuleSearch, Searched, Shown
 
 if TYPE_CHECKING:
     from memaudit.audit.neighbors.base import ImageSearch
@@ -26,6 +27,8 @@ MEAN, DEVIATION = 128, 32
 FLATTEST = 4
 """Standard deviation in gray levels below which an image is not stretched further: what would be
 compared is the rounding of its pixels."""
+
+WHERE = re.compile(r"gain [0-9]{1,15}\.[0-9]{2}, offset [+-][0-9]{1,15}(, mirrored)?")
 
 
 def without_tone(images: np.ndarray) -> np.ndarray:
@@ -98,6 +101,17 @@ def _show(original: np.ndarray, where: str) -> Shown:
     return Shown(toned[..., ::-1] if where.endswith("mirrored") else toned)
 
 
+def _can_be(where: str, num_values: int, searched: Searched) -> bool:
+    found = WHERE.fullmatch(where)
+    if found is None or (found[1] and not searched.flips):
+        return False
+    return num_values == math.prod(searched.image_shape)
+
+
 RULE = CopyRule(
-    NAME, "the rule above, after mean and contrast were removed from all images", _open, show=_show
+    NAME,
+    "the rule above, after mean and contrast were removed from all images",
+    _open,
+    show=_show,
+    can_be=_can_be,
 )
