@@ -171,7 +171,8 @@ def check_images(
     ):
         for q in places.near_copies:  # the model saw the training image, not this copy of it
             together[q] = train.images[places.nearest(q)]
-    in_place = (nowhere,) * len(asked) if places is None else places.in_place
+    own_places = (nowhere,) * len(asked) if places is None else places.in_place
+    in_place = own_places
     if train is not None and train.group_numbers is not None:
         in_place = tuple(_whole_groups(positions, train.group_numbers) for positions in in_place)
     if controls is not None:
@@ -200,7 +201,7 @@ def check_images(
     labels = None
     if network is not None:
         held_out = None if controls is None else controls.images
-        labels = _labels(network, asked, train, in_place, held_out, config.class_index)
+        labels = _labels(network, asked, train, own_places, held_out, config.class_index)
     clock.lap("search")
 
     # What is generated
@@ -238,7 +239,7 @@ def check_images(
     in_training = None
     if train is not None and index is not None and places is not None:
         in_training = find_in_training(places, index, train)
-    known = [None if earlier is None or not len(at) else earlier.copies(at) for at in in_place]
+    known = [None if earlier is None or not len(at) else earlier.copies(at) for at in own_places]
     measured = Measured(
         names=tuple(asked.names),
         pool=pool,
@@ -246,7 +247,7 @@ def check_images(
         copies=collected,
         returns=tried,
         losses=losses,
-        earlier=tuple(known[: len(asked)]),
+        earlier=tuple(known),
         blind=blind,
         denoises=denoising is None or denoising.allows_pass,
     )

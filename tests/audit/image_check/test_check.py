@@ -9,6 +9,7 @@ from helpers.images import smooth_images
 import memaudit
 from memaudit import CheckConfig, ImageSet, SamplerConfig, check_images
 from memaudit.audit.image_check.result import CheckResult
+from memaudit.audit.image_check.sampled import try_returns
 from memaudit.audit.source import optimum_of
 from memaudit.errors import ConfigError, DataError
 from memaudit.models.generate import generate_images
@@ -237,6 +238,24 @@ def test_a_model_with_classes_is_asked_by_class(train: ImageSet, holdout: ImageS
     assert found.report.controls.num_examined == 80  # controls are of the class, too
     with pytest.raises(DataError, match="has no labels, and images of other classes"):
         check_images(model, asked, holdout=holdout, config=of_class)
+
+
+def test_an_image_has_its_own_class_and_not_that_of_others_of_its_patient(
+    train: ImageSet, holdout: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    tried, patients = [], [f"p{i // 2}" for i in range(40)]
+    labeled = replace(train, labels=np.arange(40) % 2).grouped(patients)
+    held = replace(holdout, labels=np.arange(160) % 2).grouped([f"h{i}" for i in range(160)])
+
+    def remember(denoiser, pool, labels, config, *, progress):  # type: ignore[no-untyped-def]
+        tried.append(labels)
+        return try_returns(denoiser, pool, labels, config, progress=progress)
+
+    monkeypatch.setattr("memaudit.audit.image_check.check.try_returns", remember)
+    few = replace(CONFIG, seeds=range(2), num_controls=19, sigmas=(0.5,), num_noises=1)
+    model = optimum_of(labeled, conditional=True)
+    check_images(model, train.images[[3, 4]], data=labeled, holdout=held, config=few)
+    assert tried[0][:2].tolist() == [1, 0]
 
 
 def test_mirrored_copies_count_where_they_are_asked_for(train: ImageSet, holdout: ImageSet):

@@ -54,6 +54,19 @@ def test_the_report_names_seeds_of_copies_that_a_few_samples_miss(
     assert found.report.earlier_scan == str(report)
 
 
+def test_copies_of_others_of_the_same_patient_are_not_copies_of_an_image(
+    report: Path, train: ImageSet
+):
+    earlier = read_earlier_scan(report)
+    first, second = sorted(earlier.keys)[:2]
+    patients = train.grouped(["both" if i in (first, second) else f"p{i}" for i in range(40)])
+    found = check_images(
+        optimum_of(train), train.images[[first]], data=patients, earlier=earlier, config=FEW
+    )
+    assert found.images[0].earlier is not None
+    assert found.images[0].earlier.keys == earlier.keys[first]
+
+
 def test_a_report_about_something_else_is_refused(
     report: Path, train: ImageSet, holdout: ImageSet, never_copies: Denoiser
 ):
