@@ -153,6 +153,7 @@ def check(
     """
     from memaudit.audit.image_check.asked import open_asked
     from memaudit.audit.image_check.check import check_images
+    from memaudit.audit.image_check.conclude import too_few_controls
     from memaudit.audit.report.check_page import check_dict, check_folder, write_check
     from memaudit.audit.report.earlier_scan import read_earlier_scan
     from memaudit.audit.source import OPTIMUM, check_roles, open_source
@@ -200,6 +201,13 @@ def check(
         if holdout is not None:
             layout = Layout(split=holdout_split, groups_from=selection.groups_from)
             others = open_images(holdout, preparation, layout=layout, progress=progress)
+            number = min(config.controls_for(len(asked)), len(others))
+            if few := too_few_controls(number, len(asked), config.rule.confidence):
+                remark(
+                    f"Warning: {few}, so that no image will be said to be given back or known. "
+                    "Give more with --holdout and --controls, or ask about fewer images.",
+                    "bold yellow",
+                )
         labeled = train if train is not None else others
         config = replace(config, class_index=choose_class(class_index, labeled))
         result = check_images(

@@ -59,6 +59,15 @@ def test_generated_images_are_checked_and_printed_as_json(run: Run, folder: Path
     assert content["source"]["sampler"] is None
 
 
+def test_too_few_controls_are_said_before_anything_is_sampled(run: Run, folder: Path):
+    asked = ("--image", folder / "generated", "--image", folder / "known.png")
+    result = run("check", folder / "generated", *asked, "--holdout", folder / "held")
+    assert result.exit_code == 0, result.stderr
+    assert "Warning: 60 held-out images are too few: at least 79 are needed" in result.stderr
+    result = run("check", folder / "generated", *asked[:2], "--holdout", folder / "held")
+    assert "Warning: " not in result.stderr
+
+
 def test_a_folder_of_images_is_asked_about_whole(run: Run, folder: Path):
     images = ("--image", folder / "generated", "--data", folder / "train", "--size", 10)
     result = run("check", folder / "generated", *images, "--json")

@@ -36,7 +36,8 @@ class Ranking:
     @property
     def stands_out(self) -> bool:
         """Whether the image stands out by more than chance allows."""
-        is_small = self.p_adjusted is not None and self.p_adjusted <= self.alpha
+        # 1 - 0.9 is a little less than 0.1, and p is a multiple of 1/(m + 1).
+        is_small = self.p_adjusted is not None and self.p_adjusted <= self.alpha + 1e-9
         return is_small and not self.objection
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 
 from memaudit.audit.diagnostics.blind_baseline import BlindBaseline
 from memaudit.audit.image_check.answer import Ranking, answer, find, headline
+from memaudit.audit.image_check.config import least_controls
 from memaudit.audit.image_check.likeness import LEAST_CONTROLS, Likeness, compare_with_controls
 from memaudit.audit.image_check.pool import Pool
 from memaudit.audit.image_check.ranks import combined_p_values, rank_p_values
@@ -74,7 +75,7 @@ def conclude(measured: Measured, confidence: float) -> tuple[str, tuple[CheckedI
     if num_controls >= LEAST_CONTROLS:
         likeness = compare_with_controls(pool.images, pool.distance_to_other, num_asked)
 
-    objection = _objection(measured, 1 - confidence)
+    objection = too_few_controls(num_controls, num_asked, confidence)
     by_seed = measured.returns is not None
     images, rankings = [], []
     for q, name in enumerate(measured.names):
@@ -140,17 +141,16 @@ def _membership(losses: np.ndarray, num_asked: int) -> tuple[MembershipRank, ...
     )
 
 
-def _objection(measured: Measured, alpha: float) -> str:
-    """Why no rank among the controls says anything, a clause; empty if they may."""
-    num_asked, num_controls = measured.pool.num_asked, measured.pool.num_controls
+def too_few_controls(num_controls: int, num_asked: int, confidence: float) -> str:
+    """Why no rank among so many controls says anything, a clause; empty if they may."""
     if not num_controls:
         return "there are no held-out images to rank it among"
-    needed = math.ceil(num_asked / alpha - 1e-9) - 1
+    needed = least_controls(num_asked, confidence)
     if num_controls < needed:
         of = "" if num_asked == 1 else f" of {num_asked:,} images"
         return (
             f"{num_controls:,} held-out images are too few: at least {needed:,} are needed for a "
-            f"rank{of} to be certain at {100 * (1 - alpha):.3g} %"
+            f"rank{of} to be certain at {100 * confidence:.3g} %"
         )
     return ""
 

@@ -13,6 +13,19 @@ from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import Option, check_options
 
+USUAL_CONTROLS, MOST_CONTROLS = 199, 10_000
+
+
+def least_controls(num_images: int, confidence: float) -> int:
+    """How many controls it takes that the smallest p-value, corrected for the number of images, is
+    at most 1 − confidence.
+
+    Examples:
+        >>> least_controls(1, 0.95), least_controls(10, 0.95)
+        (19, 199)
+    """
+    return math.ceil(num_images / (1 - confidence) - 1e-9) - 1
+
 
 @dataclass(frozen=True)
 class CheckConfig:
@@ -36,16 +49,17 @@ class CheckConfig:
         ),
     ] = None
     num_controls: Annotated[
-        int,
+        int | None,
         Option(
             "Held-out images, chosen at random, among which each image is ranked. With m of them, "
             "no p-value is below 1/(m + 1).",
             at_least=1,
-            at_most=10_000,
+            at_most=MOST_CONTROLS,
             flag="--controls",
             metavar="N",
+            default_text="199, for more than 10 images as many as they need",
         ),
-    ] = 199
+    ] = None
     sigmas: Annotated[
         tuple[float, ...],
         Option(
@@ -80,3 +94,10 @@ class CheckConfig:
             )
         seeds = ScanConfig(seeds=self.seeds).seeds  # the checks of seeds are a scan's
         object.__setattr__(self, "seeds", seeds)
+
+    def controls_for(self, num_images: int) -> int:
+        """How many controls to choose for a check of that many images."""
+        if self.num_controls is not None:
+            return self.num_controls
+        needed = least_controls(num_images, self.rule.confidence)
+        return min(max(USUAL_CONTROLS, needed), MOST_CONTROLS)

@@ -72,7 +72,8 @@ def choose_controls(
     """
     rows = _of_class(holdout, config.class_index)
     order = np.random.default_rng(0).permutation(rows)
-    examined = holdout.take(order[: max(EXAMINED, 2 * config.num_controls)])
+    wanted = config.controls_for(len(asked))
+    examined = holdout.take(order[: max(EXAMINED, 2 * wanted)])
 
     limit = largest_squared_distance(config.rule.duplicate_rms, asked.image_shape)
     of_asked = NeighborIndex(asked.images, flips=config.index.flips)
@@ -92,7 +93,7 @@ def choose_controls(
     # Copies of one image are one control: a rank counts chances, of which they have one.
     different = left[_first_of_each(examined.images[left], 0 if is_dense else limit, config)]
     num_repeated = len(left) - len(different)
-    left = different[: config.num_controls]
+    left = different[:wanted]
     if not len(left):
         raise DataError(
             f"Each of the {len(examined):,} held-out images in {holdout.source} is like an image "

@@ -8,6 +8,7 @@ from helpers.images import smooth_images
 
 import memaudit
 from memaudit import CheckConfig, ImageSet, SamplerConfig, check_images
+from memaudit.audit.image_check.config import least_controls
 from memaudit.audit.image_check.result import CheckResult
 from memaudit.audit.image_check.sampled import try_returns
 from memaudit.audit.source import optimum_of
@@ -218,6 +219,29 @@ def test_too_few_controls_are_said_to_be_too_few(train: ImageSet, holdout: Image
     )
     assert found.images[0].finding == "copied"
     assert "18 held-out images are too few: at least 19 are needed" in found.images[0].answer
+
+
+def test_many_images_have_as_many_controls_as_they_need(train: ImageSet):
+    held = ImageSet.from_array(smooth_images(300, 8, seed=11), source="held")
+    config = replace(CONFIG, num_controls=None)
+    found = check_images(
+        train.images[:5], train.images[:12], data=train, holdout=held, config=config
+    )
+    assert found.report.controls is not None and found.report.controls.num_controls == 239
+    assert [image.finding for image in found.images].count("given-back") == 5
+    assert config.controls_for(10) == 199 and config.controls_for(1000) == 10_000
+
+
+@pytest.mark.parametrize(("confidence", "num_asked"), [(0.9, 1), (0.9, 2), (0.95, 2), (0.99, 1)])
+def test_the_least_number_of_controls_is_enough(
+    confidence: float, num_asked: int, train: ImageSet, holdout: ImageSet
+):
+    for missing, finding in ((0, "given-back"), (1, "copied")):
+        number = least_controls(num_asked, confidence) - missing
+        config = replace(CONFIG, num_controls=number, rule=memaudit.Rule(confidence=confidence))
+        asked = train.images[:num_asked]
+        found = check_images(train.images[:5], asked, data=train, holdout=holdout, config=config)
+        assert {image.finding for image in found.images} == {finding}
 
 
 def test_a_model_with_classes_is_asked_by_class(train: ImageSet, holdout: ImageSet):
