@@ -180,7 +180,8 @@ def check(
     pictures = choose_pictures(no_images, blur)
     earlier = None if report is None else read_earlier_scan(report)
     if data is None:
-        refuse_options(ctx, tuple(config_fields(Selection)), "training images")
+        of_training = [name for name in config_fields(Selection) if name != "groups_from"]
+        refuse_options(ctx, of_training, "training images")
     if out is not None:
         check_folder(out, overwrite=overwrite)
     with progress_bars() as progress:

@@ -68,6 +68,13 @@ def test_too_few_controls_are_said_before_anything_is_sampled(run: Run, folder: 
     assert "Warning: " not in result.stderr
 
 
+def test_held_out_images_are_grouped_without_training_images(run: Run, folder: Path):
+    given = ("--image", folder / "known.png", "--holdout", folder / "held", "--json")
+    result = run("check", folder / "generated", *given, "--group", r"^(\d)")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["controls"]["num_controls"] == 6
+
+
 def test_a_folder_of_images_is_asked_about_whole(run: Run, folder: Path):
     images = ("--image", folder / "generated", "--data", folder / "train", "--size", 10)
     result = run("check", folder / "generated", *images, "--json")
