@@ -3,19 +3,17 @@
 The words of the page are in templates/check.html.j2, its look in templates/report.css.
 """
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from memaudit.audit.image_check.result import CheckedImage, CheckResult, CloseImage
-from memaudit.audit.report.folder import encoded, make_folder
+from memaudit.audit.report.folder import make_folder, write_texts
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
 from memaudit.audit.report.pictures import Pictures
-from memaudit.audit.report.schema import plain
+from memaudit.audit.report.schema import json_text, plain
 from memaudit.errors import ConfigError
-from memaudit.files import atomic_write
 from memaudit.wording import duration, short
 
 PAGE = "check.html"
@@ -75,13 +73,9 @@ def write_check(result: CheckResult, folder: str | Path, *, pictures: Pictures =
     Returns:
         Path of check.html.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(check_dict(result), indent=2, ensure_ascii=False, allow_nan=False)
-    for name, text in ((PAGE, check_page(result, pictures)), (REPORT, f"{content}\n")):
-        with atomic_write(folder / name) as file:
-            file.write(encoded(text))
-    return folder / PAGE
+    texts = {PAGE: check_page(result, pictures), REPORT: json_text(result.report)}
+    write_texts(folder, texts)
+    return Path(folder) / PAGE
 
 
 def check_page(result: CheckResult, pictures: Pictures = "full") -> str:

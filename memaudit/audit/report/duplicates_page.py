@@ -10,12 +10,11 @@ from pathlib import Path
 import memaudit
 from memaudit.audit.neighbors.duplicates import DuplicateGroup, Duplicates
 from memaudit.audit.neighbors.units import rms_gray_levels
-from memaudit.audit.report.folder import encoded
+from memaudit.audit.report.folder import write_texts
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
 from memaudit.audit.report.pictures import Pictures
 from memaudit.data.images import ImageSet
 from memaudit.escapes import csv_text
-from memaudit.files import atomic_write
 from memaudit.wording import short
 
 PAGE = "duplicates.html"
@@ -67,15 +66,9 @@ def write_duplicates(
     Returns:
         Path of duplicates.html.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        (TABLE, duplicates_csv(found, images)),
-        (PAGE, duplicates_page(found, images, pictures)),
-    ):
-        with atomic_write(folder / name) as file:
-            file.write(encoded(text))
-    return folder / PAGE
+    texts = {TABLE: duplicates_csv(found, images), PAGE: duplicates_page(found, images, pictures)}
+    write_texts(folder, texts)
+    return Path(folder) / PAGE
 
 
 def duplicates_csv(found: Duplicates, images: ImageSet) -> str:

@@ -7,7 +7,7 @@ verdict and leaks can be computed again from matches.csv (verify.py).
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -235,6 +235,20 @@ def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "f
 def encoded(table: str) -> bytes:
     """A table as bytes. What is not text in a name becomes an escape, never an error."""
     return table.encode(errors="backslashreplace")
+
+
+def write_texts(folder: str | Path, texts: Mapping[str, str]) -> None:
+    """Write pages and tables into a folder, which is created if necessary.
+
+    Args:
+        folder: where to write.
+        texts: the content of each file by its name.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        with atomic_write(folder / name) as file:
+            file.write(encoded(text))
 
 
 def _hashes(files: dict[str, bytes]) -> tuple[FileHash, ...]:

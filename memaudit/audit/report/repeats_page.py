@@ -3,19 +3,17 @@
 The words of the page are in templates/repeats.html.j2, its look in templates/report.css.
 """
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from memaudit.audit.diagnostics.repeats import repeat_blocks
 from memaudit.audit.image_check.self_repeats import RepeatsResult
-from memaudit.audit.report.folder import encoded
+from memaudit.audit.report.folder import write_texts
 from memaudit.audit.report.html import LARGEST_PICTURE, render_template
 from memaudit.audit.report.page import rendered
 from memaudit.audit.report.pictures import Pictures
-from memaudit.audit.report.schema import plain
-from memaudit.files import atomic_write
+from memaudit.audit.report.schema import json_text, plain
 
 PAGE = "repeats.html"
 REPORT = "repeats.json"
@@ -40,13 +38,9 @@ def write_repeats(
     Returns:
         Path of repeats.html.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(repeats_dict(result), indent=2, ensure_ascii=False, allow_nan=False)
-    for name, text in ((PAGE, repeats_page(result, pictures)), (REPORT, f"{content}\n")):
-        with atomic_write(folder / name) as file:
-            file.write(encoded(text))
-    return folder / PAGE
+    texts = {PAGE: repeats_page(result, pictures), REPORT: json_text(result.report)}
+    write_texts(folder, texts)
+    return Path(folder) / PAGE
 
 
 def repeats_page(result: RepeatsResult, pictures: Pictures = "full") -> str:

@@ -284,6 +284,11 @@ def plain(value: Any) -> Any:
     return _finite(msgspec.to_builtins(value, enc_hook=str))
 
 
+def json_text(report: Any) -> str:
+    """What a JSON file of a result holds; report.json of a scan is sealed as well, by `encode`."""
+    return f"{json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False)}\n"
+
+
 def encode(report: Report) -> bytes:
     """The bytes of report.json, with its own checksum."""
     content = plain(report)
