@@ -11,17 +11,16 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.cli.options import (
     ImagesPath,
-    SeedList,
     SourcePath,
     arch_option,
     choose_class,
     choose_device,
     choose_pictures,
     choose_seeds,
-    class_option,
     config_options,
     device_option,
     from_options,
+    generated_options,
     holdout_split_option,
     pictures_options,
     refuse_options,
@@ -82,16 +81,7 @@ STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold y
     metavar="DIR",
     help="The report of a scan of the same model and training images, whose seeds are named, too.",
 )
-@click.option(
-    "--samples",
-    type=int,
-    metavar="N",
-    help="Images to generate, with seeds 0 to N-1.  [default: 1000]",
-)
-@click.option(
-    "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
-)
-@class_option
+@generated_options
 @config_options(CheckConfig, "num_controls", "sigmas", "num_noises")
 @config_options(SamplerConfig)
 @config_options(Rule)
@@ -164,14 +154,11 @@ def check(
 
     selection = from_options(Selection, options)
     preparation = from_options(Preparation, options)
-    chosen_seeds = (
-        range(1000) if samples is None and seeds is None else choose_seeds(samples, seeds)
-    )
     where = choose_device(device)
     config = from_options(
         CheckConfig,
         options,
-        seeds=chosen_seeds,
+        seeds=choose_seeds(samples, seeds, default=1000),
         sampler=from_options(SamplerConfig, options),
         rule=from_options(Rule, options),
         index=from_options(IndexConfig, options),

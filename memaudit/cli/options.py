@@ -399,6 +399,22 @@ class_option = click.option(
 )
 
 
+def generated_options(command: Command) -> Command:
+    """`--samples`, `--seeds` and `--class` of commands that sample 1,000 images by default."""
+    samples = click.option(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="Images to generate, with seeds 0 to N-1.  [default: 1000]",
+    )
+    seeds = click.option(
+        "--seeds",
+        type=SeedList(),
+        help="One seed per generated image, such as 0-9999 or 3,7,20-29.",
+    )
+    return samples(seeds(class_option(command)))
+
+
 def choose_class(
     given: str | None, data: "ImageSet | None", *, num_classes: int | None = None
 ) -> int | None:
@@ -471,7 +487,9 @@ def refuse_options(ctx: click.Context, names: Iterable[str], what: str) -> None:
             raise ConfigError(f"{{{name}}} is for {what}. Leave it out.", field=name)
 
 
-def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[int, ...]:
+def choose_seeds(
+    samples: int | None, seeds: tuple[int, ...] | None, *, default: int = 10_000
+) -> tuple[int, ...]:
     """The seeds meant by `--samples` or `--seeds`, of which only one may be given."""
     if samples is not None and seeds is not None:
         raise ConfigError("--samples and --seeds both say which images to generate; give one.")
@@ -479,7 +497,7 @@ def choose_seeds(samples: int | None, seeds: tuple[int, ...] | None) -> tuple[in
         raise ConfigError(f"{samples} samples were asked for; at least 1 is needed.")
     if seeds is not None and len(set(seeds)) < len(seeds):
         raise ConfigError("--seeds repeats a seed, which gives the same image again; give it once.")
-    return seeds if seeds is not None else tuple(range(10_000 if samples is None else samples))
+    return seeds if seeds is not None else tuple(range(default if samples is None else samples))
 
 
 def choose_device(name: str) -> str:

@@ -11,17 +11,16 @@ from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.cli.options import (
     ImagesPath,
-    SeedList,
     SourcePath,
     arch_option,
     choose_class,
     choose_device,
     choose_pictures,
     choose_seeds,
-    class_option,
     config_options,
     device_option,
     from_options,
+    generated_options,
     holdout_split_option,
     pictures_options,
     refuse_options,
@@ -45,16 +44,7 @@ FOR_MODELS = (*config_fields(SamplerConfig), "samples", "seeds", "arch", "class_
     help="Images of the same kind that nobody generated, to compare with.",
 )
 @holdout_split_option
-@click.option(
-    "--samples",
-    type=int,
-    metavar="N",
-    help="Images to generate, with seeds 0 to N-1.  [default: 1000]",
-)
-@click.option(
-    "--seeds", type=SeedList(), help="One seed per generated image, such as 0-9999 or 3,7,20-29."
-)
-@class_option
+@generated_options
 @config_options(Preparation)
 @config_options(SamplerConfig)
 @config_options(Rule, "duplicate_rms")
@@ -112,10 +102,9 @@ def repeats(
     from memaudit.wording import short
 
     preparation = from_options(Preparation, options)
-    chosen = range(1000) if samples is None and seeds is None else choose_seeds(samples, seeds)
     where = choose_device(device)
     config = CheckConfig(
-        seeds=chosen,
+        seeds=choose_seeds(samples, seeds, default=1000),
         sampler=from_options(SamplerConfig, options),
         rule=from_options(Rule, options),
         index=from_options(IndexConfig, options),

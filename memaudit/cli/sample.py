@@ -95,7 +95,7 @@ def sample(
     from memaudit.data.resumable_folder import check_resumable, resumable_folder
     from memaudit.data.writers import check_writable, write_images
 
-    chosen = choose_seeds(64 if samples is None and seeds is None else samples, seeds)
+    chosen = choose_seeds(samples, seeds, default=64)
     is_optimum = str(source) == OPTIMUM
     if is_optimum and data_path is None:
         raise ConfigError("The optimum is computed from training images; name them with --data.")
