@@ -131,10 +131,10 @@ def check(
     or best both.
 
     \b
-    # of somebody who has the training images
+    # with the training images at hand
     memaudit check model.safetensors --image photo.png --data ./train \\
         --holdout ./test --out check
-    # of an owner who suspects: images of the same kind that were never published
+    # an owner who suspects: images of the same kind that were never published
     memaudit check model.safetensors --image ./mine --holdout ./unpublished
     # only generated images are at hand
     memaudit check ./generated --image photo.png --holdout ./unpublished

@@ -20,7 +20,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, commands=[build, inspect, duplicates, risk, compare])
 def dataset() -> None:
-    """Build training sets, look into them, find duplicates and who would leak first.
+    """Build training sets, look into them, find duplicates and what would leak first.
 
     \b
     memaudit dataset build --data cifar10.zip --size 1000 --balanced \\

@@ -33,7 +33,7 @@ COMMANDS = {
     "emm": "Measure how many training images a setup memorizes.",
     "reproduce": "Train what the paper trained, and compare the ratios with the published ones.",
     "sample": "Generate images from a checkpoint.",
-    "dataset": "Build training sets, look into them, find duplicates and who would leak first.",
+    "dataset": "Build training sets, look into them, find duplicates and what would leak first.",
     "cache": "List the decoded images and features that are kept, and remove them.",
     "inspect": "Show what a checkpoint holds, without running anything in it.",
     "convert": "Turn a checkpoint into safetensors, without running anything in it.",

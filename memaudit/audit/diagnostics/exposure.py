@@ -1,4 +1,4 @@
-"""Do those images leak that stood out before training: shown often, or far from all others?
+"""Do the images leak that stood out before training, shown often or far from all others?
 
 `memaudit dataset risk` orders a training set so without any model. Here the order is compared with
 the leaks that a scan found. docs/statistics.md says how to read it.

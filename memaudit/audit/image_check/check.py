@@ -396,7 +396,7 @@ def _warnings(
     if controls is not None and controls.num_repeated > controls.num_examined // 2:
         found.append(
             f"Of {controls.num_examined:,} held-out images, {controls.num_repeated:,} are "
-            "duplicates of others, which are no further controls: a rank counts different images."
+            "duplicates of others and do not count as controls: a rank counts different images."
         )
     if controls is not None and controls.is_dense:
         assert controls.near_training is not None

@@ -36,9 +36,9 @@ class ChosenControls:
     ratios: np.ndarray | None
     """Distance ratios of the examined images among the training images; None without any."""
     set_apart: tuple[str, ...]
-    """Names of examined images that are no controls."""
+    """Names of examined images that are not controls."""
     num_repeated: int
-    """Further examined images that are none because they are like a control."""
+    """Further examined images that are not, because they are like a control."""
     is_dense: bool
     """Whether so many are near a training image that being near does not set one apart."""
 
@@ -56,8 +56,8 @@ def choose_controls(
 
     Held-out images that are copies of a training image by the rule are set apart, as in a scan: the
     model may have seen them. Where they are more than 1 %, the data is dense: near images are then
-    what the distribution gives, and they are controls like all others. Of held-out images within
-    the duplicate radius of each other, or in dense data of equal ones, one is a control.
+    what the distribution gives, and they are controls like all others. Held-out images within the
+    duplicate radius of each other, or in dense data equal ones, are one control together.
 
     Args:
         holdout: images like those asked about that the model was not trained on.
@@ -133,7 +133,7 @@ def _of_class(holdout: ImageSet, class_index: int | None) -> np.ndarray:
     if holdout.labels is None:
         raise DataError(
             f"Images of one class are checked, but {holdout.source} has no labels, and images of "
-            "other classes are no controls. Give {holdout} with labels, or leave {class_index} "
+            "other classes cannot be controls. Give {holdout} with labels, or leave {class_index} "
             "out.",
             field=("holdout", "class_index"),
         )

@@ -207,8 +207,8 @@ class ControlFacts:
     near_training: Proportion | None
     """Examined images that are copies of a training image by the rule; null without any."""
     num_set_apart: int
-    """Held-out images that are no controls, since they are like an image asked about or copies of a
-    training image."""
+    """Held-out images left out of the controls: like an image asked about, or copies of a training
+    image."""
     set_apart: tuple[str, ...]
     """Names of the first of them."""
     copied: Proportion

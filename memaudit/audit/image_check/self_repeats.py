@@ -76,8 +76,8 @@ def check_repeats(
     Args:
         source: a model, or images that were generated already, as in `scan`.
         holdout: images of the same kind that nobody generated, to compare with.
-        config: seeds, sampler, class, duplicate radius, `index.flips` and execution; the rest does
-            not count.
+        config: seeds, sampler, class, duplicate radius, `index.flips` and execution; the rest is
+            ignored.
         progress: told how far each step is; by default shown in a notebook only.
 
     Raises:
@@ -96,7 +96,7 @@ def check_repeats(
     config = config or CheckConfig()
     if isinstance(source, str | Path) and str(source) == OPTIMUM:
         raise ConfigError(
-            "The optimum copies training images, which a search for repeats has none of; name a "
+            "The optimum copies training images, and a search for repeats has none; name a "
             "checkpoint or generated images."
         )
     opened = open_generator(source, None, config, progress)
