@@ -116,9 +116,10 @@ def _group_warnings(data: ImageSet) -> tuple[str, ...]:
     if data.num_groups != len(data):
         return ()
     return (
-        f"No two training images are of one {data.group_kind} by {short(str(data.groups_from))}, "
-        "so that groups make no difference. If some do belong together, copies of them may be "
-        "overlooked: the pattern or table takes something else for the group.",
+        f"No two training images are of one {data.group_kind} according to "
+        f"{short(str(data.groups_from))}, so groups make no difference. If some do belong "
+        "together, copies of them may be overlooked: the pattern or table then names something "
+        "other than the group.",
     )
 
 

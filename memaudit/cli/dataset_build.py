@@ -95,7 +95,7 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
         if cut := cut_groups(source, images):
             kinds = counted(len(cut), source.group_kind, plural(source.group_kind))
             remark(
-                f"Of {kinds} of {source.source}, only a part of the images is in the set "
-                f"({listed(cut)}): hold none of the others out."
+                f"For {kinds} of {source.source} ({listed(cut)}), only a part of the images is in "
+                "the set: do not hold out any of the others."
             )
     remark(f"{out}: {images.summary}, fingerprint {images.fingerprint}")

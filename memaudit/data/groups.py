@@ -20,7 +20,9 @@ from memaudit.files import read_regular
 from memaudit.wording import counted, listed, shown
 
 LOST = "\ufffd"
-"""What stands for bytes that are no characters: names that hold it may be those of two."""
+"""Stands for bytes that could not be decoded: two names that hold it may differ there."""
+MORE_ROWS = 16
+"""How many times more images than those of a set a file of groups may name."""
 _GROUP_COLUMNS = (
     "group",
     "patient",
@@ -122,7 +124,3 @@ def _from_table(contents: Contents, file: Path) -> tuple[list[str | None], str]:
     stated, header = read_table(data, file, "group", _GROUP_COLUMNS)
     kind = (header or "group").removesuffix("_id")
     return [*rows_of(contents.names, stated)], kind
-
-
-MORE_ROWS = 16
-"""How many times more images than those of a set a file of groups may name."""

@@ -29,7 +29,7 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray (ITU-R BT.601), as PIL has them."""
 
 HALVES = ("blend-50", "half")
-"""Kinds of copies that hold as much of the other image: whichever is named, it is copied."""
+"""Kinds of copies that hold equal shares of two images: either of them is copied."""
 
 COPIED_VALUES = 1 << 23
 """Pixel values of all images that are copied at a time: 42 images of 256×256×3."""
@@ -61,7 +61,8 @@ class PlantedKind:
     copies: np.ndarray
     """uint8 [B, C, H, W]. Copies that equal their original are left out, but for exact ones."""
     others: np.ndarray
-    """int64 [B]: positions of the images of which they hold as much, or once more `originals`."""
+    """int64 [B]: positions of the other images that they hold an equal share of; `originals` again
+    where there are none."""
 
 
 def plant_copies(

@@ -44,8 +44,8 @@ class CopiedGroups:
     num_images: int
     """Images judged that are a random sample of what the source makes."""
     share: Proportion | None
-    """The share of groups that so many images copy; its interval is for the average over scans of
-    as many. None where their number was not fixed before: a gate stopped when it was certain."""
+    """The share of groups that these images copy; its interval is for the average over scans of
+    that size. None where the size was not fixed before: a gate stopped when it was certain."""
     richness: SpeciesRichness
     """How many groups further samples would copy: `Chao1` and Good and Turing, with groups in the
     place of images."""
