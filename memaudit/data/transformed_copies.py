@@ -61,8 +61,8 @@ class PlantedKind:
     copies: np.ndarray
     """uint8 [B, C, H, W]. Copies that equal their original are left out, but for exact ones."""
     others: np.ndarray
-    """int64 [B]: positions of the other images that they hold an equal share of; `originals` again
-    where there are none."""
+    """int64 [B]: positions of the other images that they hold an equal share of; elsewhere
+    `originals` again."""
 
 
 def plant_copies(
