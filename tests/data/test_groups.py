@@ -100,7 +100,7 @@ def test_a_broken_csv_file_is_refused(folder, tmp_path):
     with pytest.raises(DataError, match="gives two groups to 'p1/a.png'"):
         opened(folder, str(file))
     file.write_bytes(b"x" * (1 << 25))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="33,554,432 bytes; at most"):
         opened(folder, str(file))
 
 

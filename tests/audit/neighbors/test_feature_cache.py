@@ -144,10 +144,12 @@ def test_a_damaged_entry_is_made_anew(kept, encoder, data, tmp_path, harm):
     assert (kept / "features.bin").stat().st_size == found.nbytes
 
 
-def test_features_that_others_may_write_are_not_used(kept, encoder, data, tmp_path):
+def test_features_that_others_may_write_are_not_used(kept, counting, encoder, data, tmp_path):
     os.chmod(kept, 0o777)
+    counting.count = 0
     with pytest.warns(CacheWarning, match="others may write to"):
         kept_features(data, encoder, cache_dir=tmp_path / "cache")
+    assert counting.count >= NUM_IMAGES
 
 
 def test_a_full_disk_is_told(encoder, data, tmp_path, monkeypatch: pytest.MonkeyPatch):
