@@ -349,8 +349,7 @@ def _not_tried(*, flips: bool, exact: bool, match: tuple[str, ...]) -> str:
             *([] if "shift" in match else ["shifted"]),
             *([] if flips or "flips" in match else ["mirrored"]),
             *("turned", "scaled", "cropped"),
-            *([] if "tone" in match else ["brightened"]),
-            "recolored",
+            *(["changed in hue"] if "tone" in match else ["brightened", "recolored"]),
         ]
         part = "" if "tiles" in match else ", or of a part of an image"
         return (

@@ -134,6 +134,8 @@ def test_the_tables_and_the_page_say_which_rule_and_where(folder: Path):
     page = (folder / "report/report.html").read_text(encoding="utf-8")
     assert "tiles 1 and 3 of 2×2" in page
     assert 'class="framed"' in page and "width:50.00%" in page
+    assert "one of these rules calls so: pixels, tiles, tone, shift, flips." in page
+    assert "changed in hue" in page and "recolored" not in page and "pixel by pixel" not in page
 
 
 def test_the_plain_rule_alone_writes_what_it_always_did(

@@ -65,7 +65,7 @@ class Recall:
 
     @property
     def sentence(self) -> str:
-        """What the rule would have seen, and what it would have missed, in one sentence."""
+        """What would have been seen, and what missed, in one sentence."""
         by_key = {copies.key: copies for copies in self.planted}
         seen = [by_key[key] for key in NAMED if key in by_key]
         missed = [
@@ -74,7 +74,8 @@ class Recall:
             if key in by_key and 2 * by_key[key].seen.count < by_key[key].seen.total
         ]
         counts = _counts([*seen, *missed])
-        text = f"The rule would have seen {joined(counts[: len(seen)])}"
+        several = any(copies.by_rule for copies in self.planted)
+        text = f"The rule{'s' * several} would have seen {joined(counts[: len(seen)])}"
         if missed:
             text += f", but only {joined(counts[len(seen) :])}"
         return text + "."

@@ -174,5 +174,7 @@ def test_a_copy_that_is_half_of_another_image_may_name_either():
     rng = np.random.default_rng(5)
     data = ImageSet.from_array(rng.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8))
     index = build_index(data, IndexConfig(match=("pixels", "tiles")))
-    by_key = {each.key: each for each in recall_of_rule(index, data).planted}
+    found = recall_of_rule(index, data)
+    assert found.sentence.startswith("The rules would have seen ")
+    by_key = {each.key: each for each in found.planted}
     assert by_key["half"].seen.ratio == 1
