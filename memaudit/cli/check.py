@@ -64,7 +64,7 @@ STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold y
     "data",
     type=ImagesPath(),
     metavar="PATH",
-    help="The training images, if they are at hand: says whether they hold the image.",
+    help="The training images, if they are at hand: they show whether they hold the image.",
 )
 @config_options(Selection)
 @config_options(Preparation)
@@ -124,7 +124,7 @@ def check(
 ) -> None:
     """Find out whether a model gives certain images back.
 
-    The question of an owner, or of a person who is shown. For each image: is it in the training
+    The question of an owner, or of a person in a picture. For each image: is it in the training
     set, do generated images copy it, does sampling return to it from noise, and is the loss on it
     low? Each is a rank among held-out images, so that the answer has an error rate. SOURCE is a
     checkpoint, or a folder, .zip or .npz of images that any generator made. Give --data, --holdout,

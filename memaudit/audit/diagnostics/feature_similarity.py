@@ -32,7 +32,7 @@ class CutCounts:
     """Images that are at least as similar to a training image as a published cut asks for."""
 
     similarity: float
-    """Cosine of the features from which on others speak of copies."""
+    """Cosine of the features at which others begin to speak of copies."""
     source: str
     """Where the cut comes from."""
     generated: Proportion

@@ -401,8 +401,8 @@ def _warnings(
     if controls is not None and controls.is_dense:
         assert controls.near_training is not None
         found.append(
-            f"Near copies of training images are common in this data: {controls.near_training} of "
-            "the held-out images are such. Being near to a training image does not show that an "
-            "image was in the training set, and being copied by the rule may be coincidence."
+            "Near copies of training images are common among the held-out images: "
+            f"{controls.near_training}. Being near to a training image does not show that an image "
+            "was in the training set, and being copied by the rule may be coincidence."
         )
     return tuple(found)

@@ -42,7 +42,7 @@ from memaudit.progress import Progress, silent
 _VERSION = 1
 """Raise this when the same images and encoder give other features than before."""
 WORTH_KEEPING = 10.0
-"""Seconds of encoding from which on features are kept."""
+"""Features that took at least this many seconds are kept."""
 CHECKED = 256
 """Images that are encoded again and compared."""
 REPEATS = 1e-8

@@ -19,7 +19,7 @@ from memaudit.models.encoders.published_weights import OpenedNetwork
 
 @dataclass(frozen=True)
 class PublishedCut:
-    """A similarity from which on others call two images copies of each other."""
+    """A similarity at which others begin to call two images copies of each other."""
 
     similarity: float
     """Cosine of the features."""

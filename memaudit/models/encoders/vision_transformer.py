@@ -281,7 +281,7 @@ def _side(num_patches: int, patch: int) -> int:
     """Height and width of the images that are divided into this number of patches."""
     grid = math.isqrt(max(0, num_patches))
     if not grid or grid**2 != num_patches:
-        raise CheckpointError(f"its network has {num_patches} positions, which form no square.")
+        raise CheckpointError(f"its {num_patches} positions do not form a square.")
     return grid * patch
 
 
