@@ -4,6 +4,8 @@ BIN := .venv/bin
 # To run a command, and to work on it: what every test needs, so that only a GPU's are skipped.
 RUN := .venv/.installed-to-run
 WORK := .venv/.installed-to-work
+# Which of FAISS's two distributions: the one for CUDA brings a gigabyte of libraries with it.
+FAISS ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 # Workers start with halves of the list, which keeps a file's fixtures together, and end evenly.
 PARALLEL := -n auto --dist worksteal
 # The pretended device changes torch for a whole process.
@@ -49,11 +51,13 @@ $(RUN): pyproject.toml
 	$(PYTHON) -m venv .venv
 	# uv fetches torch's wheels side by side: under a minute instead of several.
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[demo]"
+	# Both of FAISS's distributions provide the module faiss: an earlier one has to go first.
+	$(BIN)/uv pip uninstall --quiet --python $(BIN)/python faiss-cpu faiss-gpu
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[$(FAISS),demo]"
 	touch $@
 
 $(WORK): $(RUN) tests/references.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[data,demo,diffusers,medical,notebook,tensorboard,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[$(FAISS),data,demo,diffusers,medical,notebook,tensorboard,dev]"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement tests/references.txt
 	touch $@
 

@@ -26,6 +26,10 @@ OTHER_PROGRAMS = {
     "--tlog-upload": "cosign",
     "--yes": "cosign",
     "--repo": "gh",
+    "--find-links": "pip",
+    "--no-index": "pip",
+    "--wheel-dir": "pip",
+    "--torch-backend": "uv",
 }
 BENCHMARKS = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
 WRITTEN_BY_A_READER = {"mymodel.py"}
