@@ -96,7 +96,7 @@ def test_containers_know_no_format(path: Path):
 AUDIT = PACKAGE / "audit"
 FLOORS = (
     {"selftest"},
-    {"scan", "dry_run", "verification"},
+    {"doctor", "scan", "dry_run", "verification"},
     {"result"},
     {"report"},
     {"scanned"},

@@ -1,5 +1,6 @@
 """What is installed: the extras, and the wheel that is built from the source archive."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -146,3 +147,10 @@ def test_an_installed_wheel_audits(installed: Path, tmp_path: Path):
     run(installed, "memaudit", "verify", "report", "--data", "train.npz", cwd=tmp_path)
     given = ("memaudit", "scan", "fresh.npz", "--data", "train.npz", "--json")
     assert '"copies"' in run(installed, *given, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_doctor_finds_an_installed_wheel_fit(installed: Path, tmp_path: Path):
+    found = json.loads(run(installed, "memaudit", "doctor", "--json", cwd=tmp_path))
+    assert found["memaudit"] == memaudit.__version__ and found["is_fit"]
+    assert {package["name"] for package in found["packages"]} >= {"torch", "packaging", "nibabel"}

@@ -40,6 +40,7 @@ COMMANDS = {
     "report": "Compare reports side by side: snapshots of a run, models of a sweep.",
     "verify": "Check a report: against itself, its checkpoint and images, and the audit agreed on.",
     "selftest": "Test on your own images that the audit measures what is known.",
+    "doctor": "Show what is installed here, what it computes with, and what is missing.",
     "demo": "Watch a model being caught copying, in about two minutes.",
     "torchrun": "Run one of these commands on several GPUs or machines.",
 }

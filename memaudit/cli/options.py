@@ -522,8 +522,7 @@ def choose_device(name: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"--device {name} was asked for, but torch sees no CUDA device here. Use --device "
-            "cpu, or check the driver and that torch is a CUDA build (python -m "
-            "torch.utils.collect_env)."
+            "cpu, or see what `memaudit doctor` says of the GPU and of this torch."
         )
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(

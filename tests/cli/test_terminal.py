@@ -106,6 +106,8 @@ GOOD = [
     ("cache", 0),
     ("cache --json", 0),
     ("cache clear", 0),
+    ("doctor", 0),
+    ("doctor --json", 0),
 ]
 """Command lines in an order in which they work, with the exit status."""
 

@@ -35,8 +35,8 @@ def library(module: str, path: Path, *, form: str, extra: str) -> Any:
     except ImportError as error:
         name = module.partition(".")[0]
         raise DataError(
-            f"{path} is {form}, which is read with {name}. Install it: "
-            f"pip install 'memaudit-diffusion[{extra}]'"
+            f"{path} is {form}, which is read with {name}, which is not installed: pip install "
+            f'{name} (or this package with the extra "{extra}").'
         ) from error
 
 

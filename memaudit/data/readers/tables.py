@@ -25,7 +25,7 @@ from memaudit.unpickler import MAX_NAME
 from memaudit.wording import listed
 
 EXTRA = "data"
-"""What is installed with pyarrow: memaudit-diffusion[data]."""
+"""The extra that brings pyarrow."""
 _IMAGE_COLUMNS = ("image", "images", "img", "jpg", "png", "webp", "picture")
 _CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "description")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "target")

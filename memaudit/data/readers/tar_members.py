@@ -35,8 +35,8 @@ def _open_zstd(file: BinaryIO) -> object:
         import zstandard
     except ImportError as error:
         raise DataError(
-            f"{file.name} is packed with zstd, which is read with zstandard. Install it: pip "
-            "install 'memaudit-diffusion[data]'"
+            f"{file.name} is packed with zstd, which is read with zstandard, which is not "
+            'installed: pip install zstandard (or this package with the extra "data").'
         ) from error
     unpacker = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
     return unpacker.stream_reader(file, read_across_frames=True)

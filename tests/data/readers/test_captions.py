@@ -93,7 +93,7 @@ def test_a_table_of_captions_without_its_library_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     images = make("set", {"metadata.parquet": b"PAR1"})
-    assert "pip install 'memaudit-diffusion[data]'" in doubts_about(images)[0]
+    assert "pip install pyarrow" in doubts_about(images)[0]
     assert images.unread == {".parquet": 1}
 
 

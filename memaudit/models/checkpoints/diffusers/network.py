@@ -167,7 +167,7 @@ def diffusers_package() -> Any:
         import diffusers
     except ImportError as error:
         raise ConfigError(
-            "A diffusers folder needs the package diffusers: install memaudit with its extra, "
-            "memaudit-diffusion[diffusers]."
+            "A diffusers folder needs the package diffusers, which is not installed: pip install "
+            'diffusers (or this package with the extra "diffusers").'
         ) from error
     return diffusers
