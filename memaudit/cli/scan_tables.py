@@ -25,7 +25,7 @@ VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold
 
 def render(result: "ScanResult") -> None:
     """Print what a scan found."""
-    _conclusion(result)
+    _first_screen(result)
     if result.decision is not None:
         _evidence_of_gate(result.decision, is_screened=result.screening is not None)
     is_said = any(reason.kind == "denoising" for reason in result.conclusion.reasons)
@@ -67,15 +67,39 @@ def render(result: "ScanResult") -> None:
     out.print(_closest_pairs(result))
 
 
-def _conclusion(result: "ScanResult") -> None:
-    """Print the verdict, and what it is about."""
-    conclusion = result.conclusion
+def _first_screen(result: "ScanResult") -> None:
+    """Print the verdict, what it is about, the evidence, the closest pair and what to do next."""
+    from memaudit.audit.report.first_screen import first_screen
+    from memaudit.audit.report.words import say as sentence
+
+    first, conclusion = first_screen(result), result.conclusion
     style = VERDICT_STYLE.get(conclusion.verdict or "", "bold")
     if conclusion.is_contradicted:
         style = VERDICT_STYLE["INCONCLUSIVE"]
-    say(conclusion.headline, style)
-    for sentence in conclusion.sentences:
-        say(sentence)
+    say(first.headline, style)
+    say(first.about)
+    if conclusion.evidence:
+        uncounted = "" if conclusion.verdict == "FAIL" else "_uncounted"
+        evidence = "; ".join(conclusion.evidence)
+        say(sentence(f"first.memorization{uncounted}", evidence=evidence))
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for piece in first.evidence:
+        table.add_row(piece.value, piece.what.text)
+    out.print(table)
+    if first.pair is not None:
+        say(first.pair.text)
+    say(f"{sentence('first.next')}: {first.next_text}", "bold")
+    out.rule()
+    for text in (
+        conclusion.confirmed,
+        conclusion.sampler,
+        conclusion.recall,
+        conclusion.not_tried,
+    ):
+        if text:
+            say(text)
     if conclusion.choices:
         say(f"Not the defaults: {'; '.join(conclusion.choices)}.")
 
@@ -316,6 +340,9 @@ def _ratios(result: "ScanResult") -> Table:
 
 
 def _closest_pairs(result: "ScanResult") -> Table:
+    """The closest pair of each training image."""
+    from memaudit.audit.report.pairs import rows_to_show
+
     matches, data = result.matches, result.data
     table = Table(title="Closest pairs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("seed" if result.source.kind == "checkpoint" else "image")
@@ -323,7 +350,7 @@ def _closest_pairs(result: "ScanResult") -> Table:
     table.add_column("RMS distance" if result.space.exact else "distance", justify="right")
     table.add_column("d1/d2", justify="right")
     table.add_column("copy")
-    for row in matches.distance_ratio.argsort(kind="stable")[:WORST_PAIRS]:
+    for row in rows_to_show(matches)[0][:WORST_PAIRS].tolist():
         table.add_row(
             str(result.keys[row]),
             data.names[matches.nn1[row]],

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from memaudit.audit.report.pictures import Pictures
+from memaudit.audit.report.words import link_terms, meaning_html, say, say_html
 from memaudit.data.writers import png, to_picture
 from memaudit.wording import exponential, percent, printable, short
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 LARGEST_PICTURE = 64
-"""Pixels of the longer edge; pictures of larger images are averaged down."""
+"""Pixels of the longer edge of a picture, if nothing else is said."""
 BLURRED = 4
 """Areas along an edge of a blurred picture, and at least so many pixels along one of an area."""
 
@@ -35,7 +36,9 @@ class Picture:
     height: int
 
 
-def embed(pixels: np.ndarray, alt: str, pictures: Pictures = "full") -> Picture | None:
+def embed(
+    pixels: np.ndarray, alt: str, pictures: Pictures = "full", largest: int = LARGEST_PICTURE
+) -> Picture | None:
     """A picture for a page, with the words for those who cannot see it.
 
     Args:
@@ -43,6 +46,7 @@ def embed(pixels: np.ndarray, alt: str, pictures: Pictures = "full") -> Picture 
         alt: the words.
         pictures: `blurred` embeds the mean colors of at most 4 by 4 areas and nothing else of the
             image, `none` embeds nothing.
+        largest: pixels of the longer edge; larger images are averaged down.
 
     Returns:
         The picture, or None for `none`.
@@ -50,7 +54,7 @@ def embed(pixels: np.ndarray, alt: str, pictures: Pictures = "full") -> Picture 
     if pictures == "none":
         return None
     picture = to_picture(pixels)
-    shown = picture.reduce(max(1, math.ceil(max(picture.size) / LARGEST_PICTURE)))
+    shown = picture.reduce(max(1, math.ceil(max(picture.size) / largest)))
     if pictures == "blurred":
         width, height = (max(1, min(BLURRED, size // BLURRED)) for size in picture.size)
         areas = picture.resize((width, height), Image.Resampling.BOX)
@@ -96,5 +100,8 @@ def _environment() -> "Environment":
         exponential=exponential,
         short=short,
         unbroken=unbroken,
+        link_terms=link_terms,
+        meaning=meaning_html,
     )
+    environment.globals.update(say=say_html, say_text=say)
     return environment

@@ -22,10 +22,20 @@ from memaudit.audit.diagnostics.section import (
 from memaudit.audit.neighbors.rules.registry import RULES
 from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram, share_rows
 from memaudit.audit.report.ci import text_summary
+from memaudit.audit.report.first_screen import first_screen
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
-from memaudit.audit.report.pairs import AMPLIFIED, SHOWN_LEAKS, leak_row, pair, rows_to_show
+from memaudit.audit.report.pairs import (
+    AMPLIFIED,
+    SHEET_COPIES,
+    SHOWN_LEAKS,
+    contact_sheet,
+    leak_row,
+    pair,
+    rows_to_show,
+)
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import Report, plain
+from memaudit.audit.report.words import say, terms_used, without_links
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import OPTIMUM
 from memaudit.audit.statistics.gate import fixed_sample_size
@@ -42,12 +52,19 @@ BEFORE_DIAGNOSTICS = (
     ("controls", "Controls"),
     ("pairs", "Closest pairs"),
     ("edge", "Pairs at the threshold"),
+    ("sheet", "All copies"),
     ("leaks", "Training images that leak"),
     ("sensitivity", "Other thresholds and radii"),
 )
 """Sections with their own templates: the template's name and the title. The sections of diagnostics
 follow; a diagnostic with one of these titles is shown in that section."""
-AFTER_DIAGNOSTICS = (("provenance", "Provenance"), ("limits", "Limits of what is shown"))
+AFTER_DIAGNOSTICS = (
+    ("provenance", "Provenance"),
+    ("limits", "Limits of what is shown"),
+    ("definitions", "Words"),
+)
+DEFINITIONS_MARK = "<!-- the definitions of the terms that the page uses -->"
+"""Where they go once the rest of the page is rendered."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +100,22 @@ def render_page(result: Scanned, report: Report) -> str:
     decision = result.decision
     shares, shares_end = share_rows(result)
     closest, edge = rows_to_show(result.matches)
+    first, sheet = first_screen(result), contact_sheet(result, shown)
     bins = histogram(result.sample, float(result.config.rule.threshold))
     by_seed = result.source.kind == "checkpoint"
     content = plain(report)
-    return render_template(
+    from markupsafe import Markup
+
+    page = render_template(
         "report.html.j2",
         report=content,
+        first=first,
+        best=None if first.best is None else pair(result, first.best, shown),
+        second_heading=say("pairs.second"),
+        sheet=sheet,
+        sheet_copies=SHEET_COPIES,
+        sheet_is_bounded=sum(len(row.copies) for row in sheet) < int(result.matches.is_copy.sum()),
+        definitions_mark=Markup(DEFINITIONS_MARK),
         source=content["source"],
         data=content["data"],
         sampling=content["sampling"],
@@ -122,7 +149,7 @@ def render_page(result: Scanned, report: Report) -> str:
         decision=decision,
         headline=result.ratios.copies,
         screening=result.screening,
-        sections=sections(result, has_edge=len(edge) > 0, shown=shown),
+        sections=sections(result, has_edge=len(edge) > 0, has_sheet=bool(sheet), shown=shown),
         by_seed=by_seed,
         generator="model" if by_seed else "generator",
         finished=datetime.fromisoformat(result.environment.finished),
@@ -143,26 +170,36 @@ def render_page(result: Scanned, report: Report) -> str:
         shown=shown,
         reduced=shown == "full" and max(result.data.image_shape[1:]) > LARGEST_PICTURE,
     )
+    definitions = render_template("definitions.html.j2", terms=terms_used(page))
+    return page.replace(DEFINITIONS_MARK, definitions)
 
 
 def render_notebook(result: Scanned, num_pairs: int = 4) -> str:
-    """Render a result for a notebook: the answer, the ratios and the closest pairs."""
+    """Render a result for a notebook: the first screen, the ratios and the closest pairs."""
     closest, _ = rows_to_show(result.matches)
-    return render_template(
+    first = first_screen(result)
+    page = render_template(
         "notebook.html.j2",
-        summary=text_summary(result).splitlines(),
+        first=first,
+        best=None if first.best is None else pair(result, first.best),
+        second_heading=say("pairs.second"),
+        conclusion=result.conclusion,
         verdict=result.verdict,
+        summary=text_summary(result).splitlines(),
         ratios=[
             ("copies", result.ratios.copies),
             ("distinct", result.ratios.distinct),
             ("distinct, exact duplicates only", result.ratios.distinct_at_0),
             ("published rule", result.ratios.paper),
         ],
-        pairs=[pair(result, row) for row in closest[:num_pairs]],
+        pairs=[pair(result, row) for row in closest[1:num_pairs]],
     )
+    return without_links(page)  # a notebook has no definitions to link to
 
 
-def sections(result: Scanned, *, has_edge: bool, shown: Pictures = "full") -> list[Section]:
+def sections(
+    result: Scanned, *, has_edge: bool, has_sheet: bool, shown: Pictures = "full"
+) -> list[Section]:
     """The sections that have something to show, in order."""
     blocks: dict[str, list[Block]] = {}
     for _, diagnostic, found in result.diagnostics.results():
@@ -173,6 +210,7 @@ def sections(result: Scanned, *, has_edge: bool, shown: Pictures = "full") -> li
         "denoising": result.denoising is not None,
         "screening": result.screening is not None,
         "edge": has_edge,
+        "sheet": has_sheet,
     }
     listed = [
         Section(id, title, id, rendered(blocks.pop(title, ()), shown))

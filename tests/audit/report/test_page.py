@@ -27,8 +27,9 @@ from memaudit.audit.report.charts import (
 )
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page, sample_command
-from memaudit.audit.report.pairs import rows_to_show
+from memaudit.audit.report.pairs import CLOSEST_PAIRS, EDGE_PAIRS, rows_to_show
 from memaudit.audit.report.schema import make_report
+from memaudit.audit.report.words import without_links
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.source import optimum_of
@@ -44,7 +45,8 @@ Make = Callable[..., ScanResult]
 
 
 def page_of(result: ScanResult) -> str:
-    return render_page(result, make_report(result))
+    """The page, without the links from terms to their definitions."""
+    return without_links(render_page(result, make_report(result)))
 
 
 def random_images(num_images: int, size: int, seed: int = 0) -> ImageSet:
@@ -65,7 +67,7 @@ def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_resul
     assert "<h1>0 of 30 generated images copy a training image</h1>" in text
     assert re.search(r"0 % \(0 to 1[12](\.\d)? %\)", text)
     assert "None of them is a copy." in text
-    assert text.count('class="pictures"') == 30
+    assert text.count('class="pictures"') == 1 + CLOSEST_PAIRS
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,8 @@ def test_a_verdict_comes_first_with_its_reason_and_evidence(
         make_result(copies=copies, others=others, sampled=sampled, fail_above=0.01, size=4)
     )
     assert f"<h1>{heading}" in text
-    assert ("with 95 % confidence" in text) == (not heading.startswith("INCONCLUSIVE"))
+    lead = text[text.index('<p class="lead">') :].split("</p>")[0]
+    assert ("with 95&nbsp;% confidence" in lead) == (not heading.startswith("INCONCLUSIVE"))
     assert reason in text
     assert ("needed 299 without" if sampled else "at least 299 images without") in text
     assert ("≥ 20" if sampled else "≤ 0.05") in text
@@ -97,11 +100,11 @@ def test_contents_and_headings_are_the_same_in_the_same_order(whole_result: Scan
     contents = re.findall(r'<li><a href="#([\w-]+)">([^<]+)</a></li>', text)
     headings = re.findall(r'<h2 id="([\w-]+)-title">([^<]+)</h2>', text)
     assert contents == headings
-    assert len(contents) == len(set(contents)) == 18
+    assert len(contents) == len(set(contents)) == 20
 
 
 def test_a_section_without_anything_to_show_is_absent(make_result: Make):
-    text = page_of(make_result())
+    text = page_of(make_result(copies=10))
     for absent in (
         "verdict",
         "edge",
@@ -242,9 +245,11 @@ def test_the_bins_part_copies_from_others_and_miss_none(make_result: Make):
 def test_beyond_the_closest_pairs_both_sides_of_the_threshold_are_shown(make_result: Make):
     matches = make_result(copies=60, others=20).matches
     closest, edge = rows_to_show(matches)
-    assert len(closest) == 48 and len(edge) == 12
+    assert len(closest) == CLOSEST_PAIRS and len(edge) == 2 * EDGE_PAIRS
     assert not set(closest) & set(edge)
-    np.testing.assert_array_equal(matches.memorized_distinct[edge], [True] * 6 + [False] * 6)
+    np.testing.assert_array_equal(
+        matches.memorized_distinct[edge], [True] * EDGE_PAIRS + [False] * EDGE_PAIRS
+    )
 
 
 def test_a_pair_without_a_second_neighbor_says_so(make_result: Make):
@@ -394,6 +399,23 @@ def test_the_page_does_not_scroll_sideways_on_a_phone(
     page.close()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (400, 850)])
+def test_the_first_screen_has_verdict_best_pair_and_evidence(
+    browser: Any, make_result: Make, tmp_path: Path, width: int, height: int
+):
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(write_report(make_result(fail_above=0.01), tmp_path).as_uri())
+    shown = ["h1", ".best img >> nth=0", ".best img >> nth=1", ".lead", ".evidence li >> nth=2"]
+    for part in shown if width < 500 else [*shown, ".next"]:
+        box = page.locator(part).bounding_box()
+        assert 0 <= box["y"] and box["y"] + box["height"] <= height, part
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#verdict")
+    page.close()
+
+
 def test_headings_and_text_share_an_edge_on_a_wide_screen(
     browser: Any, make_result: Make, tmp_path: Path
 ):
@@ -419,7 +441,9 @@ def test_the_words_of_a_chart_stay_inside_and_apart(
     page.close()
 
 
-@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(400, "light"), (1280, "dark"), (1280, "light"), (400, "dark")]
+)
 def test_axe_finds_nothing_serious(
     browser: Any,
     barriers: Callable[[Any], list[Any]],
@@ -427,11 +451,14 @@ def test_axe_finds_nothing_serious(
     make_result: Make,
     tmp_path: Path,
     width: int,
+    scheme: str,
 ):
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     for result in (whole_result, make_result()):
         page.goto(write_report(result, tmp_path).as_uri())
         assert barriers(page) == []
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}[scheme]
     page.close()
 
 

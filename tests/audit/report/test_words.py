@@ -1,0 +1,89 @@
+"""The words of pages: one file, which has every sentence and every definition that is used."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from memaudit.audit.report import words
+from memaudit.audit.report.words import (
+    link_terms,
+    say,
+    say_html,
+    sentences,
+    terms,
+    terms_used,
+    without_links,
+)
+from memaudit.audit.result import ScanResult
+
+ROOM = Path(words.__file__).parent
+USED = re.compile(r"""(?:say|say_html|say_text|sentence|Sentence)\(\s*"([a-z_.]+)\"""")
+
+
+def test_a_sentence_is_filled_and_its_marks_are_text_or_html():
+    assert say("numbers.images", count=1) == "1 image"
+    assert say("numbers.interval", low=0.0, high=0.0092) == "0 to 0.92 %"
+    share = {"interval": "<b>1 %</b>"}
+    assert "are copies of a training image (interval: <b>" in say("evidence.copies", **share)
+    html = say_html("evidence.copies", **share)
+    assert '<a class="term" href="#word-copy">copies</a>' in html
+    assert "&lt;b&gt;1&nbsp;%&lt;/b&gt;" in html
+    assert "<strong>a copy</strong>" in say_html(
+        "first.copy_caption", generated="\u202ea", training="**b** `c` [d](#e)"
+    )
+
+
+def test_what_a_sentence_is_filled_with_holds_no_marks_and_no_hidden_characters():
+    html = say_html("pairs.at", distance="\u202e{x}", name="**b** [d](#copy) <i>")
+    assert html == "\\u202e{x}: **b** [d](#copy) &lt;i&gt;"
+
+
+def test_terms_are_linked_once_and_the_longest_first():
+    html = link_terms("The distance ratio, the distance ratios & the held-out images: 5 %")
+    assert html.count("<a ") == 2
+    assert 'href="#word-distance-ratio">distance ratio</a>, the distance ratios &amp;' in html
+    assert 'href="#word-held-out">held-out images</a>' in html
+    assert without_links(html).endswith("held-out images: 5&nbsp;%")
+    assert link_terms("a copyist, uncopied, <copy>") == (
+        'a copyist, uncopied, &lt;<a class="term" href="#word-copy">copy</a>&gt;'
+    )
+
+
+def test_every_link_leads_to_a_definition():
+    linked = {id for _, text in sentences() for id in re.findall(r"\]\(#([a-z0-9_-]+)\)", text)}
+    assert linked and linked <= terms().keys()
+    page = "".join(f'<a class="term" href="#word-{id}">' for id in terms())
+    assert {term.id for term in terms_used(page)} == terms().keys()
+    assert terms_used("") == ()
+
+
+def test_every_sentence_that_code_and_templates_name_is_in_the_file():
+    keys = {re.sub(r"\.(one|other)$", "", key) for key, _ in sentences()}
+    used = {
+        key
+        for file in [*ROOM.rglob("*.py"), *ROOM.rglob("*.j2"), *ROOM.parents[1].glob("cli/*.py")]
+        for key in USED.findall(file.read_text())
+    }
+    assert len(used) > 40
+    assert {key for key in used if not key.endswith(".")} <= keys
+
+
+def test_a_page_defines_the_terms_that_it_links_to(whole_result: ScanResult):
+    from memaudit.audit.report.page import render_page
+    from memaudit.audit.report.schema import make_report
+
+    page = render_page(whole_result, make_report(whole_result))
+    linked = set(re.findall(r'href="#(word-[a-z0-9_-]+)"', page))
+    defined = re.findall(r'<div id="(word-[a-z0-9_-]+)">', page)
+    assert len(defined) == len(set(defined)) > 20
+    assert linked <= set(defined)
+
+
+def test_the_definitions_are_those_of_the_glossary():
+    glossary = Path(__file__).parents[3] / "docs" / "glossary.md"
+    if not glossary.exists():
+        pytest.skip("there is no docs/glossary.md")
+    titles = re.findall(r"^### (.+)$", glossary.read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w-]+", "-", title.lower()).strip("-") for title in titles}
+    assert set(terms()) - anchors <= {"epochs", "loss"}
