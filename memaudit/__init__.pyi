@@ -4,6 +4,8 @@ from .audit.config import ScanConfig as ScanConfig
 from .audit.denoising.loss_test import DenoisingTest as DenoisingTest
 from .audit.denoising.loss_test import check_denoising as check_denoising
 from .audit.diagnostics.optimality import compare_with_optimum as compare_with_optimum
+from .audit.documents.annex import write_annex as write_annex
+from .audit.documents.card import audit_card as audit_card
 from .audit.image_check.check import check_images as check_images
 from .audit.image_check.config import CheckConfig as CheckConfig
 from .audit.image_check.self_repeats import check_repeats as check_repeats

@@ -95,7 +95,7 @@ def test_containers_know_no_format(path: Path):
 
 AUDIT = PACKAGE / "audit"
 FLOORS = (
-    {"selftest"},
+    {"documents", "selftest"},
     {"doctor", "scan", "dry_run", "verification"},
     {"result"},
     {"report"},

@@ -112,6 +112,12 @@ def print_row(name: str, value: str) -> None:
     out.print(Text.assemble(label, Text(text)), soft_wrap=True)
 
 
+def print_text(text: str) -> None:
+    """Print lines on stdout as they are, none of them broken; a closed pipe changes no status."""
+    for line in text.splitlines():
+        out.print(Text(terminal(line, len(line))), soft_wrap=True)
+
+
 def print_json(content: Any) -> None:
     """Print content as strict JSON on stdout; a closed pipe changes no exit status."""
     try:

@@ -1,9 +1,11 @@
-"""`memaudit report`: compare reports side by side."""
+"""`memaudit report`: compare reports side by side, or write one as an annex."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+
+from memaudit.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,27 +27,69 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the comparison as an HTML page.",
+    help="Write the comparison, or the annex, as an HTML page.  "
+    "[default: an annex is annex-TEXT.html in DIR]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+@click.option(
+    "--annex",
+    type=click.Choice(["edpb", "cnil", "nist"]),
+    help="Write the one report in DIR as a page to hand in, in the order of EDPB Opinion 28/2024, "
+    "of CNIL's sheet on the status of a model, or of the MEASURE function of NIST's AI RMF.",
+)
+@click.option(
+    "--pdf",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also print the annex to PDF, with a Chromium of this machine.",
+)
+@click.option("--auditor", metavar="TEXT", help="Who ran the audit.  [default: a line to fill in]")
+@click.option(
+    "--authority",
+    metavar="TEXT",
+    help="On whose authority the audit was run.  [default: a line to fill in]",
+)
+@click.pass_context
 def report(
+    ctx: click.Context,
     paths: tuple[Path, ...],
     by: Literal["images-seen", "size", "name"] | None,
     out: Path | None,
     overwrite: bool,
     as_json: bool,
+    annex: Literal["edpb", "cnil", "nist"] | None,
+    pdf: Path | None,
+    auditor: str | None,
+    authority: str | None,
 ) -> None:
-    """Compare reports side by side: snapshots of a run, models of a sweep.
+    """Compare reports side by side, or write one as an annex for an authority.
 
     DIR is a folder that `memaudit scan --out` wrote, or one that contains several. The table shows
     the share of copies with its interval and the number of training images that leak. It shows
     images seen in training, |D| and the verdict if they vary.
 
+    With --annex, one report becomes a page to hand in: facts in the order of an official text, each
+    with its place in the report, and lines to fill in and sign. It gives no legal advice. A report
+    that was changed after it was written is refused.
+
     \b
     memaudit report scans/snapshot-*
     memaudit report sweep --by size --out sweep.html
+    # a page for a data protection authority, on paper
+    memaudit report report --annex edpb --pdf annex.pdf
     """
+    if annex is not None:
+        _write_annex(
+            paths, annex, out, pdf, auditor=auditor, authority=authority, overwrite=overwrite
+        )
+        return
+    for name in ("pdf", "auditor", "authority"):
+        if ctx.params[name] is not None:
+            raise ConfigError(
+                f"{{{name}}} belongs to an annex; give {{annex}}, too, or leave {{{name}}} out.",
+                field=(name, "annex"),
+            )
     from memaudit.audit.report.comparison import compare_reports, comparison_dict
     from memaudit.audit.report.comparison_page import write_comparison
     from memaudit.cli.console import out as stdout
@@ -62,6 +106,40 @@ def report(
         remark(f"Warning: the reports differ in {difference}.")
     if out is not None:
         remark(f"Comparison: {out}")
+
+
+def _write_annex(
+    paths: tuple[Path, ...],
+    annex: Literal["edpb", "cnil", "nist"],
+    out: Path | None,
+    pdf: Path | None,
+    *,
+    auditor: str | None,
+    authority: str | None,
+    overwrite: bool,
+) -> None:
+    from memaudit.audit.documents.annex import write_annex
+    from memaudit.audit.documents.pdf import find_browser, print_pdf
+    from memaudit.cli.console import remark
+
+    if len(paths) != 1:
+        raise ConfigError(f"An annex is of one report, and {len(paths)} were named. Name one.")
+    if pdf is not None and pdf.exists() and not overwrite:
+        raise ConfigError(
+            f"{pdf} exists; name another file, or replace it with {{overwrite}}.",
+            field="overwrite",
+        )
+    page = write_annex(
+        paths[0], annex, out=out, auditor=auditor, authority=authority, overwrite=overwrite
+    )
+    remark(f"Annex: {page}")
+    if pdf is not None:
+        print_pdf(page, pdf)
+        remark(f"PDF: {pdf}")
+    elif find_browser() is not None:
+        remark("To print it: open it in a browser, or give --pdf FILE.")
+    else:
+        remark("To print it: open it in a browser, and print it to paper or PDF.")
 
 
 def _table(comparison: "Comparison") -> "Table":

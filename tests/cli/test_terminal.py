@@ -82,6 +82,8 @@ GOOD = [
     ("reproduce --report results$", 2),
     ("report report$ --out comparison$.html", 0),
     ("report report$ --json", 0),
+    ("report report$ --annex nist --out annex$.html", 0),
+    ("card report$", 0),
     ("emm --from-results report$", 0),
     ("dataset inspect tr$", 0),
     ("dataset inspect tr$ --json", 0),

@@ -14,6 +14,7 @@ from memaudit.audit.diagnostics.section import Curve, LineChart, Stroke
 from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.scanned import Scanned
+from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.audit.statistics.one_sided import lower_end, upper_end
 from memaudit.wording import percent
@@ -73,7 +74,7 @@ def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
     def row(label: str, share: Proportion) -> ShareRow:
         return ShareRow(label, share.total, share.ratio, share.low, share.high)
 
-    rows = [_row_of_copies(result)]
+    rows = [row_of_copies(result.ratios.copies, result.decision)]
     if result.screening is not None:
         rows = _rows_of_screening(result.screening, result.ratios.copies)
     for name, floor in (
@@ -100,9 +101,8 @@ def _rows_of_screening(screening: Screening, drawn: Proportion) -> list[ShareRow
     ]
 
 
-def _row_of_copies(result: Scanned) -> ShareRow:
+def row_of_copies(share: Proportion, decision: Decision | None) -> ShareRow:
     """The share of copies, with the end of its interval that the gate's decision rests on."""
-    share, decision = result.ratios.copies, result.decision
     low, high = share.low, share.high
     bound: Literal["both", "upper", "lower"] = "both"
     if decision is not None and decision.verdict != "INCONCLUSIVE":
