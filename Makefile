@@ -12,7 +12,7 @@ PARALLEL := -n auto --dist worksteal
 EMULATED = PYTHONPATH=tests $(BIN)/python -m pytest -p helpers.pretended_cuda \
   $(shell grep -rlE "mark\.(gpu|emulated)" tests)
 
-.PHONY: demo test test-slow test-emulated bench check prose format clean
+.PHONY: demo test test-slow test-emulated bench check docs prose format clean
 
 demo: $(RUN)  ## Train two small models, catch the one that copies
 	$(BIN)/memaudit demo
@@ -31,10 +31,13 @@ test-emulated: $(WORK)  ## The tests for a GPU, on a pretended one
 bench: $(WORK)  ## The benchmarks; DATA="TRAIN QUERIES" for images of your own
 	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))
 
-check: $(WORK) prose  ## Lint, formatting, types, prose
+check: $(WORK) prose docs  ## Lint, formatting, types, prose, the documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(WORK)  ## The documentation site, strictly and without the network, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 prose: $(WORK)  ## Spelling, phrases, and the width of Markdown
 	$(BIN)/codespell
@@ -57,9 +60,9 @@ $(RUN): pyproject.toml
 	touch $@
 
 $(WORK): $(RUN) tests/references.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[$(FAISS),data,demo,diffusers,medical,notebook,tensorboard,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[$(FAISS),data,demo,diffusers,medical,notebook,tensorboard,docs,dev]"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement tests/references.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

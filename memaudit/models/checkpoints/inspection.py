@@ -30,7 +30,8 @@ def inspect_checkpoint(
 
     Args:
         path: a checkpoint file, or a folder of diffusers or accelerate.
-        arch, config: as for `open_checkpoint`.
+        arch: as for `open_checkpoint`.
+        config: as for `open_checkpoint`.
         names: what a problem calls `arch`, such as a command's option.
 
     Raises:
