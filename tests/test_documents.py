@@ -9,7 +9,7 @@ import pytest
 from memaudit.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ROOMS = ("memaudit", "tests", "docs", "benchmarks", "examples", "tools")
 OTHER_PROGRAMS = {
     "--nproc-per-node": "torchrun",
