@@ -1,17 +1,21 @@
 """Classes: which classes of a conditional model are copied from, corrected for their number?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
 from memaudit.audit.diagnostics.section import (
     Block,
     Paragraph,
     Row,
+    ShareChart,
     Table,
 )
 from memaudit.audit.statistics.intervals import interval_text, level_text
 from memaudit.audit.statistics.per_class import ClassRatio, per_class
 from memaudit.wording import percent, short
+
+SHOWN_CLASSES = 20
+"""Classes in the chart; the table has all."""
 
 
 def _run(context: Context) -> tuple[ClassRatio, ...]:
@@ -38,6 +42,16 @@ def _section(result: tuple[ClassRatio, ...], page: PageContext) -> Iterator[Bloc
         f"class stands out without reason is at most {100 - 100 * confidence:g} %. {stand} out."
     )
     names = page.data.class_names
+    largest = sorted(result, key=lambda row: -row.proportion.ratio)[:SHOWN_CLASSES]
+    if len(result) > 1:
+        some = "Share of copies by class"
+        if len(largest) < len(result):
+            some = f"The {len(largest)} of {len(result):,} classes with the largest share of copies"
+        yield ShareChart(
+            f"{some}, with {level_text(confidence)} intervals; the numbers are in the table below",
+            tuple((_name(row, names), row.proportion, row.stands_out) for row in largest),
+            page.fail_above,
+        )
     yield Table(
         (
             "Class",
@@ -49,8 +63,7 @@ def _section(result: tuple[ClassRatio, ...], page: PageContext) -> Iterator[Bloc
         ),
         tuple(
             Row(
-                (short(names[row.class_index], 40) if names else str(row.class_index))
-                + (", stands out" if row.stands_out else ""),
+                _name(row, names),
                 (
                     f"{row.proportion.count:,}",
                     f"{row.proportion.total:,}",
@@ -64,6 +77,11 @@ def _section(result: tuple[ClassRatio, ...], page: PageContext) -> Iterator[Bloc
         ),
         title="Classes",
     )
+
+
+def _name(row: ClassRatio, names: Sequence[str]) -> str:
+    name = short(names[row.class_index], 40) if names else str(row.class_index)
+    return f"{name}, stands out" if row.stands_out else name
 
 
 DIAGNOSTIC = Diagnostic(

@@ -4,10 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memaudit.audit.diagnostics.diagnostic import Context, Diagnostic, PageContext
-from memaudit.audit.diagnostics.section import Block, Paragraph, Row, Table, measures, share_row
+from memaudit.audit.diagnostics.section import (
+    Block,
+    Paragraph,
+    Row,
+    ShareChart,
+    Table,
+    measures,
+    share_row,
+)
 from memaudit.audit.memorization.findings import CLOPPER_PEARSON
 from memaudit.audit.statistics.group_share import GroupDecision, copied_share, judge_groups
-from memaudit.audit.statistics.intervals import Proportion, describe
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson, describe, level_text
 from memaudit.audit.statistics.species_richness import (
     INDEPENDENT,
     SpeciesRichness,
@@ -150,6 +158,9 @@ def _section(result: CopiedGroups, page: PageContext) -> Iterator[Block]:
     if result.decision is not None:
         yield Paragraph(decision_text(result.decision, kind))
     if result.most_copied:
+        chart = _chart(result, page)
+        if chart is not None:
+            yield chart
         yield Table(
             (kind.capitalize(), "Copies", "Images copied"),
             tuple(
@@ -161,6 +172,27 @@ def _section(result: CopiedGroups, page: PageContext) -> Iterator[Block]:
     estimate = in_the_long_run(result.richness, kinds)
     if estimate:
         yield Paragraph(f"{estimate} {INDEPENDENT}")
+
+
+def _chart(result: CopiedGroups, page: PageContext) -> ShareChart | None:
+    """Which share of the generated images copies each group, where their number was fixed before
+    and these copies are all among them.
+    """
+    hits = [group.hits for group in result.most_copied]
+    if result.share is None or sum(hits) > page.findings.ratios.copies.count:
+        return None
+    return ShareChart(
+        f"Share of the generated images that copy a {result.kind}, with "
+        f"{level_text(result.share.confidence)} intervals; the counts are in the table below",
+        tuple(
+            (
+                short(group.name, 40),
+                clopper_pearson(group.hits, result.num_images, result.share.confidence),
+                False,
+            )
+            for group in result.most_copied
+        ),
+    )
 
 
 def _lines(result: CopiedGroups) -> Iterator[str]:

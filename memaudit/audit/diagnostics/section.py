@@ -80,6 +80,17 @@ class LineChart:
 
 
 @dataclass(frozen=True)
+class ShareChart:
+    """Shares with their intervals, on one axis from 0."""
+
+    title: str
+    rows: tuple[tuple[str, Proportion, bool], ...]
+    """Name, share, and whether it stands out."""
+    limit: float | None = None
+    """A share to mark."""
+
+
+@dataclass(frozen=True)
 class Thumbnail:
     """A picture with its caption."""
 
@@ -97,7 +108,7 @@ class Gallery:
     pictures: tuple[Thumbnail, ...]
 
 
-Block = Paragraph | Heading | Table | LineChart | Gallery
+Block = Paragraph | Heading | Table | LineChart | ShareChart | Gallery
 """A part of a section."""
 
 

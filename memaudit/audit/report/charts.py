@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from memaudit.audit.diagnostics.section import Curve, LineChart, Stroke
+from memaudit.audit.diagnostics.section import Curve, LineChart, ShareChart, Stroke
 from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.scanned import Scanned
@@ -55,6 +55,8 @@ class ShareRow:
     high: float
     bound: Literal["both", "upper", "lower"] = "both"
     """Which ends say something: after a verdict only the one that it rests on."""
+    is_marked: bool = False
+    """Whether it stands out."""
 
     @property
     def interval(self) -> str:
@@ -90,6 +92,28 @@ def share_rows(result: Scanned) -> tuple[tuple[ShareRow, ...], float]:
         rows.append(ShareRow("excess", None, excess.value, excess.low, excess.high))
     limit = result.config.fail_above or 0.0
     return tuple(rows), max(min(1.25 * limit, 1.0), *(row.high for row in rows), 1e-9)
+
+
+@dataclass(frozen=True)
+class DrawnShares:
+    """Shares in the drawing."""
+
+    title: str
+    rows: tuple[ShareRow, ...]
+    end: float
+    """End of the axis."""
+    limit: float | None
+
+
+def draw_shares(chart: ShareChart) -> DrawnShares:
+    """Fit an axis to the shares of a chart and its limit."""
+    rows = tuple(
+        ShareRow(name, share.total, share.ratio, share.low, share.high, is_marked=stands_out)
+        for name, share, stands_out in chart.rows
+    )
+    limit = chart.limit or 0.0
+    end = max(min(1.25 * limit, 1.0), *(row.high for row in rows), 1e-9)
+    return DrawnShares(chart.title, rows, end, chart.limit)
 
 
 def _rows_of_screening(screening: Screening, drawn: Proportion) -> list[ShareRow]:

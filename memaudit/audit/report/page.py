@@ -15,12 +15,19 @@ from memaudit.audit.diagnostics.section import (
     Gallery,
     Heading,
     LineChart,
+    ShareChart,
     Paragraph,
     Table,
     join_tables,
 )
 from memaudit.audit.neighbors.rules.registry import RULES
-from memaudit.audit.report.charts import count_ticks, draw_line_chart, histogram, share_rows
+from memaudit.audit.report.charts import (
+    count_ticks,
+    draw_line_chart,
+    draw_shares,
+    histogram,
+    share_rows,
+)
 from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.first_screen import first_screen
 from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
@@ -39,6 +46,7 @@ from memaudit.audit.report.words import say, terms_used, without_links
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import OPTIMUM
 from memaudit.audit.statistics.gate import fixed_sample_size
+from memaudit.audit.statistics.intervals import level_text
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields
 from memaudit.wording import duration
@@ -132,6 +140,7 @@ def render_page(result: Scanned, report: Report) -> str:
         confirmation_text=result.confirmation_text,
         conclusion=result.conclusion,
         shares=shares,
+        level_text=level_text(result.ratios.copies.confidence),
         shares_end=shares_end,
         fail_above=result.config.fail_above,
         contradicting=any(row.contradicts for row in result.findings.sensitivity),
@@ -236,6 +245,8 @@ def _render(block: Block, shown: Pictures) -> RenderedBlock:
     match block:
         case LineChart():
             return RenderedBlock("chart", draw_line_chart(block))
+        case ShareChart():
+            return RenderedBlock("shares", draw_shares(block))
         case Gallery():
             pictures = [
                 (embed(each.image, each.alt, shown), each.caption) for each in block.pictures
