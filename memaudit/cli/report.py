@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--by",
-    type=click.Choice(["images-seen", "size", "name"]),
-    help="Order by images seen in training, number of training images |D|, or name of the folder.  "
+    type=click.Choice(["images-seen", "size", "epochs", "name"]),
+    help="Order by images seen in training, number of training images |D|, epochs, or name of the "
+    "folder.  "
     "[default: whichever varies]",
 )
 @click.option(
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 def report(
     ctx: click.Context,
     paths: tuple[Path, ...],
-    by: Literal["images-seen", "size", "name"] | None,
+    by: Literal["images-seen", "size", "epochs", "name"] | None,
     out: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -67,7 +68,8 @@ def report(
 
     DIR is a folder that `memaudit scan --out` wrote, or one that contains several. The table shows
     the share of copies with its interval and the number of training images that leak. It shows
-    images seen in training, |D| and the verdict if they vary.
+    images seen in training, |D| and the verdict if they vary. The page of --out keeps sweeps apart,
+    shows the emm.json of searches in DIR, and can be filtered by name and verdict.
 
     With --annex, one report becomes a page to hand in: facts in the order of an official text, each
     with its place in the report, and lines to fill in and sign. It gives no legal advice. A report
@@ -97,7 +99,11 @@ def report(
 
     comparison = compare_reports(paths, by=by)
     if out is not None:
-        write_comparison(comparison, out, overwrite=overwrite)
+        from memaudit.experiments.emm.overview import emm_section, find_emms
+
+        section = emm_section(find_emms(paths))
+        further = () if section is None else (section,)
+        write_comparison(comparison, out, further=further, overwrite=overwrite)
     if as_json:
         print_json(comparison_dict(comparison))
     else:

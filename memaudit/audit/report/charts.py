@@ -13,6 +13,7 @@ import numpy as np
 from memaudit.audit.diagnostics.section import Curve, LineChart, ShareChart, Stroke
 from memaudit.audit.memorization.matches import Matches
 from memaudit.audit.memorization.screened import Screening
+from memaudit.audit.report.words import say
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.gate import Decision
 from memaudit.audit.statistics.intervals import Proportion
@@ -267,10 +268,12 @@ class Sample:
     low: float | None = None
     """Interval of a measured ratio; a published one has none."""
     high: float | None = None
+    name: str = ""
+    """Of what was measured, where a page can filter by it."""
 
     @staticmethod
-    def measured(x: float, ratio: Proportion) -> "Sample":
-        return Sample(x, ratio.ratio, ratio.low, ratio.high)
+    def measured(x: float, ratio: Proportion, name: str = "") -> "Sample":
+        return Sample(x, ratio.ratio, ratio.low, ratio.high, name)
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,13 @@ class Series:
     samples: tuple[Sample, ...]
     stroke: Stroke = "solid"
     is_published: bool = False
+    is_hollow: bool = False
+    """Whether its marks are, so that six curves differ."""
+
+    @property
+    def css(self) -> str:
+        """Its class in the drawing."""
+        return "published" if self.is_published else "hollow" if self.is_hollow else ""
 
 
 @dataclass(frozen=True)
@@ -295,6 +305,8 @@ class Mark:
     bottom: float | None
     text: str
     """What a pointer on it, or a screen reader, is told."""
+    name: str = ""
+    """Of what was measured, where a page can filter by it."""
 
 
 @dataclass(frozen=True)
@@ -351,7 +363,7 @@ def ratio_chart(
     xs = sorted({sample.x for curve in series for sample in curve.samples})
     if x_names is None:
         left, right = math.log(xs[0]) - 0.15, math.log(xs[-1]) + 0.15
-        names = {x: f"{x:,g}" for x in xs}
+        names = {x: f"{x:,g}" if x < 1e6 else f"{x:,.0f}" for x in xs}
     else:
         left, right = -0.5, len(x_names) - 0.5
         names = {float(i): name for i, name in enumerate(x_names)}
@@ -370,10 +382,12 @@ def ratio_chart(
             top=None if sample.high is None else up(sample.high),
             bottom=None if sample.low is None else up(sample.low),
             text=f"{curve.name}, {names[sample.x]}: {percent(sample.ratio)} %",
+            name=sample.name,
         )
 
+    is_logarithmic = x_names is None and len(xs) > 1
     return RatioChart(
-        x_label=x_label,
+        x_label=say("curves.logarithmic", label=x_label) if is_logarithmic else x_label,
         lines=tuple(
             RatioLine(
                 curve,
@@ -388,6 +402,63 @@ def ratio_chart(
         level=None if level is None else Tick(up(level[0]), level[1]),
         band=None if band is None else (across(band[0]), across(band[1])),
         connected=connected,
+    )
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """A number above 0 with its interval, if it has one."""
+
+    label: str
+    text: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class IntervalMark:
+    """One of them in the drawing."""
+
+    row: IntervalRow
+    x: float
+    left: float | None
+    right: float | None
+
+
+@dataclass(frozen=True)
+class IntervalChart:
+    """Numbers with their intervals on one logarithmic axis."""
+
+    title: str
+    marks: tuple[IntervalMark, ...]
+    x_label: str
+    x_ticks: tuple[Tick, ...]
+
+
+def interval_chart(title: str, rows: Sequence[IntervalRow], x_label: str) -> IntervalChart:
+    """Place at least one number above 0 on a logarithmic axis between powers of ten."""
+    ends = [x for row in rows for x in (row.value, row.low, row.high) if x is not None and x > 0]
+    first = math.floor(math.log10(min(ends)))
+    last = max(math.ceil(math.log10(max(ends))), first + 1)
+
+    def across(x: float) -> float:
+        share = (math.log10(max(x, 10.0**first)) - first) / (last - first)
+        return round(RATIO_WIDTH * share, 1)
+
+    return IntervalChart(
+        title,
+        tuple(
+            IntervalMark(
+                row,
+                across(row.value),
+                None if row.low is None else across(row.low),
+                None if row.high is None else across(row.high),
+            )
+            for row in rows
+        ),
+        say("curves.logarithmic", label=x_label),
+        _apart([Tick(across(10.0**power), f"{10**power:,}") for power in range(first, last + 1)]),
     )
 
 

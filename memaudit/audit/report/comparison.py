@@ -13,8 +13,9 @@ from memaudit.audit.statistics.intervals import Proportion
 from memaudit.errors import ConfigError
 from memaudit.wording import short, some
 
-Factor = Literal["images-seen", "size", "name"]
-"""What distinguishes the reports: images seen in training, |D|, or the folder's name."""
+Factor = Literal["images-seen", "size", "epochs", "name"]
+"""What distinguishes the reports: images seen in training, |D|, how often each training image was
+shown, or the folder's name."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class ComparedReport:
     rule: dict[str, str]
     """How images were judged: each criterion with its value in words."""
 
+    @property
+    def epochs(self) -> float | None:
+        """How often the training showed each image, or None if it does not say."""
+        return None if self.images_seen is None else self.images_seen / self.num_images
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -53,6 +59,14 @@ class Comparison:
         folders = [report.folder.absolute() for report in self.reports]
         shared = os.path.commonpath([folder.parent for folder in folders])
         return tuple(os.path.relpath(folder, shared) for folder in folders)
+
+    @property
+    def sweeps(self) -> tuple[str, ...]:
+        """The sweep of each report: the first folder of its name. Reports of which each is in a
+        folder of its own are one sweep, whose name is empty.
+        """
+        first = [Path(name).parts[0] for name in self.names]
+        return tuple(first) if 1 < len(set(first)) < len(first) else ("",) * len(first)
 
     @property
     def differences(self) -> tuple[str, ...]:
@@ -86,7 +100,7 @@ def compare_reports(paths: Sequence[Path], *, by: Factor | None = None) -> Compa
     files = {file.resolve(): file for path in paths for file in reports_in(path)}
     reports = [_compared(file) for file in sorted(files.values())]
     by = by or _varying(reports)
-    if by == "images-seen":
+    if by in ("images-seen", "epochs"):
         for report in reports:
             if report.images_seen is None:
                 raise ConfigError(

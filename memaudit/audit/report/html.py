@@ -10,7 +10,13 @@ import numpy as np
 from PIL import Image
 
 from memaudit.audit.report.pictures import Pictures
-from memaudit.audit.report.words import link_terms, meaning_html, say, say_html
+from memaudit.audit.report.words import (
+    link_terms,
+    meaning_html,
+    say,
+    say_html,
+    terms_used,
+)
 from memaudit.data.writers import png, to_picture
 from memaudit.wording import exponential, percent, printable, short
 
@@ -79,6 +85,16 @@ def render_template(template: str, **values: Any) -> str:
         values: what the template names; a name that it does not get is an error.
     """
     return _environment().get_template(template).render(**values)
+
+
+DEFINITIONS_MARK = "<!-- the definitions of the terms that the page uses -->"
+"""Where they go once the rest of a page is rendered."""
+
+
+def with_definitions(page: str) -> str:
+    """A page with the definitions of the terms that it links to."""
+    definitions = render_template("definitions.html.j2", terms=terms_used(page))
+    return page.replace(DEFINITIONS_MARK, definitions)
 
 
 @cache

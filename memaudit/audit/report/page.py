@@ -15,8 +15,8 @@ from memaudit.audit.diagnostics.section import (
     Gallery,
     Heading,
     LineChart,
-    ShareChart,
     Paragraph,
+    ShareChart,
     Table,
     join_tables,
 )
@@ -30,7 +30,13 @@ from memaudit.audit.report.charts import (
 )
 from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.first_screen import first_screen
-from memaudit.audit.report.html import LARGEST_PICTURE, embed, render_template
+from memaudit.audit.report.html import (
+    DEFINITIONS_MARK,
+    LARGEST_PICTURE,
+    embed,
+    render_template,
+    with_definitions,
+)
 from memaudit.audit.report.pairs import (
     AMPLIFIED,
     SHEET_COPIES,
@@ -42,7 +48,7 @@ from memaudit.audit.report.pairs import (
 )
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import Report, plain
-from memaudit.audit.report.words import say, terms_used, without_links
+from memaudit.audit.report.words import say, without_links
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.source import OPTIMUM
 from memaudit.audit.statistics.gate import fixed_sample_size
@@ -71,8 +77,6 @@ AFTER_DIAGNOSTICS = (
     ("limits", "Limits of what is shown"),
     ("definitions", "Words"),
 )
-DEFINITIONS_MARK = "<!-- the definitions of the terms that the page uses -->"
-"""Where they go once the rest of the page is rendered."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +183,7 @@ def render_page(result: Scanned, report: Report) -> str:
         shown=shown,
         reduced=shown == "full" and max(result.data.image_shape[1:]) > LARGEST_PICTURE,
     )
-    definitions = render_template("definitions.html.j2", terms=terms_used(page))
-    return page.replace(DEFINITIONS_MARK, definitions)
+    return with_definitions(page)
 
 
 def render_notebook(result: Scanned, num_pairs: int = 4) -> str:

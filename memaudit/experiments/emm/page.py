@@ -1,12 +1,14 @@
 """The files of an EMM search: emm.json, and a page with the curve and where it crosses 1 − ε."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from memaudit.audit.report.charts import Sample, Series, ratio_chart
 from memaudit.audit.report.curve_page import Section, render_curves
+from memaudit.audit.report.words import say
 from memaudit.experiments.emm.estimate import EMMEstimate
 from memaudit.experiments.emm.search import EMMResult, EMMSetup
 from memaudit.experiments.replicates import INTERVALS, describe_ratios, pool
@@ -142,7 +144,7 @@ def _make_table(result: EMMResult) -> tuple[tuple[str, ...], tuple[tuple[str, ..
 def _state_answer(estimate: EMMEstimate) -> str:
     if estimate.emm is None:
         return "The effective model memorization is not determined"
-    return f"The setup memorizes {estimate.emm:,.0f} training images"
+    return f"EMM is {estimate.emm:,.0f}: so many training images the setup learns by heart"
 
 
 def _explain_answer(estimate: EMMEstimate) -> str:
@@ -150,7 +152,8 @@ def _explain_answer(estimate: EMMEstimate) -> str:
         return estimate.reason
     return (
         "With up to this many training images, at least "
-        f"{100 * (1 - estimate.epsilon):g} % of what its models generate are copies. "
+        f"{100 * (1 - estimate.epsilon):g} % of what its models generate are copies. That is a "
+        "size of training set, not a number of images that leak from a model. "
         f"{describe_interval(estimate)} At {estimate.bracket.low:,} images the mean ratio of these "
         f"trainings is decided to be above that, at {estimate.bracket.high:,} below."
     )
@@ -163,7 +166,7 @@ def describe_interval(estimate: EMMEstimate) -> str:
         estimate: with `emm`.
     """
     level = f"{100 * estimate.confidence:g} %"
-    sampling = f"{estimate.sampling_low:,.0f} to {estimate.sampling_high:,.0f}"
+    sampling = rounded_outwards(estimate.sampling_low, estimate.sampling_high)
     if estimate.low is None or estimate.high is None:
         return (
             "There is no interval for EMM, because one training per size does not show how much "
@@ -171,10 +174,17 @@ def describe_interval(estimate: EMMEstimate) -> str:
             f"trainings that were run, the generated images leave {sampling} open."
         )
     return (
-        f"{level} interval {estimate.low:,.0f} to {estimate.high:,.0f}, from "
+        f"{level} interval {rounded_outwards(estimate.low, estimate.high)}, from "
         f"{estimate.replicates} trainings per size with other images and seeds (by the "
         f"generated images of these trainings alone: {sampling})."
     )
+
+
+def rounded_outwards(low: float | None, high: float | None) -> str:
+    """An interval of numbers of images, no narrower than it is."""
+    if low is None or high is None:
+        return "–"
+    return say("overview.emm_interval", low=math.floor(low), high=math.ceil(high))
 
 
 def _describe_setup(setup: EMMSetup | None) -> str:

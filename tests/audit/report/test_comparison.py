@@ -16,6 +16,7 @@ from memaudit.audit.report.charts import RATIO_HEIGHT
 from memaudit.audit.report.comparison import compare_reports, comparison_dict
 from memaudit.audit.report.comparison_page import render_comparison, write_comparison
 from memaudit.audit.report.folder import write_report
+from memaudit.audit.report.words import without_links
 from memaudit.audit.result import ScanResult
 from memaudit.audit.scan import scan
 from memaudit.audit.source import ModelFacts
@@ -104,9 +105,9 @@ def test_reports_that_are_not_made_alike_are_told(make_report: MakeReport):
         "duplicates within: 4 gray levels (b), 8 gray levels (a)",
         "confidence: 90 % (b), 95 % (a)",
     )
-    text = render_comparison(comparison, Path("page.html"))
+    text = without_links(render_comparison(comparison, Path("page.html")))
     assert "cannot be compared: duplicates within: 4 gray levels (b), 8 gray levels (a);" in text
-    assert "Clopper-Pearson at 90 % and Clopper-Pearson at 95 %" in text
+    assert "Clopper-Pearson at 90&nbsp;% and Clopper-Pearson at 95&nbsp;%" in text
 
 
 def test_of_many_reports_that_are_alike_the_first_are_named(make_report: MakeReport):
@@ -220,15 +221,79 @@ def test_snapshots_of_a_sweep_get_a_chart_each(make_report: MakeReport, tmp_path
         for images_seen in (100, 200):
             make_report(f"{size}/{images_seen}", 3, size=size, images_seen=images_seen)
     by_size = render_comparison(compare_reports([tmp_path]), tmp_path / "page.html")
-    assert by_size.count("<svg class") == 2
+    assert by_size.count("<svg class") == 4 and by_size.count("<polyline") == 2 + 2 + 2
     assert "by training images |D|, 100 images seen in training" in by_size
+    assert "images seen in training, logarithmic axis</text>" in by_size
+    assert "epochs, logarithmic axis</text>" in by_size
     by_seen = compare_reports([tmp_path], by="images-seen")
     text = render_comparison(by_seen, tmp_path / "page.html")
-    assert "by images seen in training, 30 training images |D|" in text
+    assert text.count("<polyline") == 2 and ">30</span>" in text and ">40</span>" in text
     assert text.count("<a href=") == 4
 
 
-@pytest.mark.parametrize("width", [400, 1280])
+def test_two_sweeps_are_two_curves(make_report: MakeReport, tmp_path: Path):
+    for sweep, copies in (("cosine", 3), ("linear", 9)):
+        for size in (30, 40, 60):
+            make_report(f"{sweep}/{size}", copies, size=size, images_seen=6000)
+    comparison = compare_reports([tmp_path], by="epochs")
+    assert set(comparison.sweeps) == {"cosine", "linear"}
+    assert sorted({report.epochs for report in comparison.reports}) == [100, 150, 200]
+    text = render_comparison(comparison, tmp_path / "page.html")
+    first = text[text.index("<svg class") :].split("</svg>")[0]
+    assert first.count("<polyline") == 2
+    assert 'class="curve solid"' in first and 'class="curve dashed"' in first
+    assert ">cosine</span>" in text and ">linear</span>" in text
+    assert ">150</td>" in text and "Sweeps are not joined." in text
+
+
+def test_reports_are_filtered_by_name_and_verdict_without_a_network(
+    browser: Any, make_report: MakeReport, tmp_path: Path
+):
+    for name, copies in (("early/a", 0), ("early/b", 9), ("late/b", 9)):
+        make_report(name, copies, images_seen=90, fail_above=0.3)
+    write_comparison(compare_reports([tmp_path], by="name"), tmp_path / "page.html")
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto((tmp_path / "page.html").as_uri())
+    rows, marks = page.locator("tbody tr:visible"), page.locator("svg g[data-name]:visible")
+    assert rows.count() == marks.count() == 3
+    page.get_by_label("Show names with").fill("B early")
+    assert rows.count() == marks.count() == 1 and "early/b" in rows.first.inner_text()
+    page.get_by_label("Show names with").fill("")
+    page.get_by_label("Verdict").select_option("INCONCLUSIVE")
+    shown = page.locator("output").inner_text()
+    assert shown == f"{rows.count()} / 3" and rows.count() in (1, 2, 3)
+    assert problems == []
+    context.close()
+    plain = browser.new_context(java_script_enabled=False).new_page()
+    plain.goto((tmp_path / "page.html").as_uri())
+    assert plain.locator("tbody tr:visible").count() == 3
+    assert not plain.locator("#filters").is_visible()
+    plain.context.close()
+
+
+def test_the_page_shows_the_emm_of_searches(make_report: MakeReport, tmp_path: Path):
+    make_report("a", 1)
+    emm = {
+        **{"schema": "memaudit.emm/2", "epsilon": 0.1, "emm": 8.6, "replicates": 3},
+        **{"low": 5.4, "high": 12.2, "confidence": 0.95, "reason": "", "points": []},
+    }
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "emm.json").write_text(json.dumps(emm))
+    result = run(tmp_path, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0, result.stderr
+    text = without_links((tmp_path / "page.html").read_text())
+    assert "9 (5 to 13)" in text and "5 to 13 (95 %)" in text
+    assert "not a number of images that leak" in text
+    for broken in ('{"schema": 1}', json.dumps({**emm, "emm": -1}), "[" * 9000):
+        (tmp_path / "search" / "emm.json").write_text(broken)
+        result = run(tmp_path, "--out", tmp_path / "page.html", "--overwrite")
+        assert result.exit_code == 2 and "is not a readable emm.json" in result.stderr
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
 def test_a_browser_shows_the_page_to_everybody(
     browser: Any,
     barriers: Callable[[Any], list[Any]],
@@ -236,12 +301,13 @@ def test_a_browser_shows_the_page_to_everybody(
     make_report: MakeReport,
     tmp_path: Path,
     width: int,
+    scheme: str,
 ):
     name = "a-folder-whose-name-has-no-place-to-break-it-and-goes-on-and-on-{}"
     for i in range(8):
         make_report(name.format(i), i)
     write_comparison(compare_reports([tmp_path]), tmp_path / "page.html")
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.goto((tmp_path / "page.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert misplaced_words(page) == []

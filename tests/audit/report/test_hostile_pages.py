@@ -93,7 +93,8 @@ def test_nothing_in_a_name_runs_or_is_asked_for(
                     !['file:'].includes(link.protocol)).length,
             })"""
         )
-        assert found == {"scripts": 0, "frames": 0, "metas": 3, "handlers": 0, "links": 0}
+        own = int(path.name == "comparison.html")  # its filters, which the CSP allows by their hash
+        assert found == {"scripts": own, "frames": 0, "metas": 3, "handlers": 0, "links": 0}
         assert page.title() != "PASS" and "owned" not in page.title()
         assert "49" not in page.title()
         context.close()

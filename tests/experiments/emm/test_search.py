@@ -262,7 +262,7 @@ def test_the_files_hold_the_curve_and_the_answer(reports: Path, tmp_path: Path):
     found = estimate_emm_from_reports([reports])
     page = write_emm(found, tmp_path / "out")
     text = page.read_text()
-    assert f"memorizes {found.estimate.emm:,.0f} training images" in text
+    assert f"EMM is {found.estimate.emm:,.0f}: so many training images" in text
     assert "http" not in text.replace('http-equiv="Content', "")
     assert "There is no interval for EMM" in text and "95 % interval" not in text
     content = json.loads((tmp_path / "out" / "emm.json").read_text())
@@ -277,7 +277,7 @@ def test_the_page_says_how_the_models_were_trained(done: tuple[EMMResult, Path])
     assert "preset laptop, with model_channels=8 channel_mult=1 attn_resolutions=" in text
     assert "epochs=4" in text and "6 images are generated from each snapshot" in text
     assert "2 networks are trained at each size" in text and ">of each training</th>" in text
-    assert ">images seen</th>" in text and ">4</td>" in text
+    assert ">images seen</a></th>" in text and ">4</td>" in text
     assert ">1 − ε = 75 %</text>" in text
     assert "or train longer" in text
 
