@@ -276,7 +276,7 @@ def test_a_notebook_shows_the_answer_and_the_closest_pairs(given: memaudit.ScanR
     page = Elements()
     page.feed(text)
     assert page.open == []
-    assert page.found.count("table") == 2
+    assert page.found.count("table") == 4
     assert page.found.count("img") >= 4 * 3
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "5 of 12 generated images copy a training image" in text

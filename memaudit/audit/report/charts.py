@@ -269,7 +269,7 @@ class Sample:
     """Interval of a measured ratio; a published one has none."""
     high: float | None = None
     name: str = ""
-    """Of what was measured, where a page can filter by it."""
+    """Name of what was measured, where a page can filter by it."""
 
     @staticmethod
     def measured(x: float, ratio: Proportion, name: str = "") -> "Sample":
@@ -306,7 +306,7 @@ class Mark:
     text: str
     """What a pointer on it, or a screen reader, is told."""
     name: str = ""
-    """Of what was measured, where a page can filter by it."""
+    """Name of what was measured, where a page can filter by it."""
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def _charts(named: Sequence[Named], by: Factor) -> Iterator[tuple[str, Sequence[
     title = say("overview.title", by=say(LABELS[by]))
     if len({(each.sweep, _factor(each.report, by)) for each in named}) == len(
         {each.sweep for each in named}
-    ):  # a folder per value is no sweep over it
+    ):  # a folder per value: no sweep over it
         named = [each._replace(sweep="") for each in named]
     other: Factor = "size" if by in ("images-seen", "epochs") else "images-seen"
     values = sorted({_factor(each.report, other) for each in named})

@@ -65,7 +65,7 @@ def test_the_headline_is_count_share_and_interval(make_result: Make):
 def test_no_copies_is_an_upper_limit_and_pairs_are_shown_all_the_same(make_result: Make):
     text = page_of(make_result(copies=0, others=30))
     assert "<h1>0 of 30 generated images copy a training image</h1>" in text
-    assert re.search(r"0 % \(0 to 1[12](\.\d)? %\)", text)
+    assert re.search(r"0&nbsp;% \(0 to 1[12](\.\d)?&nbsp;%\)", text)
     assert "None of them is a copy." in text
     assert text.count('class="pictures"') == 1 + CLOSEST_PAIRS
 
