@@ -1,6 +1,7 @@
 """Documents name only options, commands and files that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -104,6 +105,13 @@ def test_every_file_and_folder_exists(document: Path):
         if not (document.parent / link).exists():
             missing.add(link)
     assert not missing
+
+
+def test_the_glossary_has_every_term_that_a_page_defines():
+    words = ROOT / "memaudit" / "audit" / "report" / "templates" / "words.en.toml"
+    terms = set(tomllib.loads(words.read_text("utf-8"))["terms"])
+    headings = re.findall(r"^### (.+)$", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.M)
+    assert terms <= {heading.lower().replace(" ", "-") for heading in headings}
 
 
 def test_the_tests_that_hold_a_promise_exist():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def test_the_reference_has_every_option_and_public_name(site: Path) -> None:
     api = "".join(page.read_text("utf-8") for page in (site / "reference" / "api").glob("*.html"))
     for public in memaudit.__all__:
         assert public.startswith("__") or f'id="memaudit.{public}"' in api
+    assert 'id="memaudit.Denoiser.__call__"' in api
     assert "Annotated[" not in api
 
 
@@ -58,3 +60,26 @@ def test_pages_load_nothing_from_the_network_and_search_from_disk(site: Path, br
     page.wait_for_selector(".md-search-result__item", timeout=20_000)
     page.close()
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_keep_nobody_out(
+    site: Path, browser: Any, barriers: Callable[[Any], list[Any]], scheme: str
+) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    for name in (
+        "index.html",
+        "glossary.html",
+        "comparison.html",
+        "gallery/index.html",
+        "reference/commands/scan.html",
+        "reference/api/audit.html",
+        "tutorials/audit_in_a_notebook.html",
+    ):
+        page.goto((site / name).as_uri())
+        assert barriers(page) == [], name
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.goto((site / "start" / "data_owner.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.close()

@@ -36,6 +36,8 @@ LOADED = re.compile(
 FETCHED_WORKER = "https://unpkg.com/iframe-worker/shim"
 OWN_WORKER = "assets/worker_from_disk.js"
 """What the theme would load to search in a page opened from disk, and what takes its place."""
+NAMELESS_SEARCH = 'data-md-component="search" role="dialog"'
+"""The theme's search, which has no name that a screen reader could say."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -110,12 +112,14 @@ def _listing(folder: Path, config: MkDocsConfig, files: Files) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Refuse a site that would load anything from elsewhere when it is read."""
+    """Mend what the theme leaves, and refuse a site that would load anything from elsewhere."""
     site = Path(config.site_dir)
     for page in site.rglob("*.html"):
         to_the_top = "../" * (len(page.relative_to(site).parts) - 1)
         text = page.read_text(encoding="utf-8")
-        page.write_text(text.replace(FETCHED_WORKER, to_the_top + OWN_WORKER), encoding="utf-8")
+        text = text.replace(FETCHED_WORKER, to_the_top + OWN_WORKER)
+        text = text.replace(NAMELESS_SEARCH, f'{NAMELESS_SEARCH} aria-label="Search"')
+        page.write_text(text, encoding="utf-8")
     found = [
         f"{path.relative_to(site)}: {match[0][:200]}"
         for pattern in ("*.html", "*.css")

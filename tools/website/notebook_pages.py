@@ -22,7 +22,10 @@ def notebook_files(path: Path) -> dict[str, str | bytes]:
             for place, output in enumerate(cell["outputs"]):
                 picture = f"{path.stem}_{number}_{place}.png"
                 parts.append(_output(output, picture, files))
-    note = f"[Download this notebook]({path.name}) and run it; the outputs below are its own."
+    note = (
+        f'<a href="{path.name}" download>Download this notebook</a> and run it; the outputs below '
+        "are its own."
+    )
     title, _, rest = "\n\n".join(filter(None, parts)).partition("\n")
     files[f"{path.stem}.md"] = f"{title}\n\n{note}\n{rest}\n"
     return files
