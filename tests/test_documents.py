@@ -31,6 +31,15 @@ OTHER_PROGRAMS = {
     "--no-index": "pip",
     "--wheel-dir": "pip",
     "--torch-backend": "uv",
+    "--build-arg": "docker",
+    "--gpus": "docker",
+    "--network": "docker",
+    "--rm": "docker",
+    "--shm-size": "docker",
+    "--tag": "docker",
+    "--target": "docker",
+    "--user": "docker",
+    "--volume": "docker",
 }
 BENCHMARKS = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
 WRITTEN_BY_A_READER = {"mymodel.py"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.checkout import ROOT, copy_checkout, tracked_files
 
 import memaudit
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 BUILD = (
@@ -46,17 +47,31 @@ def test_the_demo_needs_no_tools_of_developers():
     assert len(installed) == 2 and "dev" not in " ".join(installed)
 
 
+def test_the_containers_are_made_of_what_there_is():
+    """What can be said without a daemon: sources, stages, extras, and the user that runs."""
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    known = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "FROM", "RUN", "USER", "WORKDIR"}
+    assert {line[0] for line in lines} == known
+    stages: dict[str, list[list[str]]] = {}
+    for line in lines:
+        if line[0] == "FROM":
+            assert line[1] in stages or line[1] == "python:3.12-slim"
+            stages[line[3]] = []
+        stages[next(reversed(stages))].append(line)
+    assert {name for name, stage in stages.items() if ["USER", "1000"] in stage} == {"cpu", "cuda"}
+    allowed = (ROOT / ".dockerignore").read_text("utf-8")
+    for line in lines:
+        if line[0] == "COPY" and line[1].startswith("--from="):
+            assert line[1].removeprefix("--from=") in stages
+        elif line[0] == "COPY":
+            assert all((ROOT / name).exists() and f"!{name}\n" in allowed for name in line[1:-1])
+    for extras in re.findall(r'"\.\[([a-z,]+)\]"', text):
+        assert set(extras.split(",")) <= EXTRAS.keys()
+
+
 # ------------------------------------------------------------------------------------------------
 # The wheel
-
-
-def tracked_files() -> list[str]:
-    """The files of the project, those that are not committed yet among them."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("this is not a checkout: what belongs to the project is not known")
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    return [name for name in names.split("\0") if name and (ROOT / name).is_file()]
 
 
 def build(hook: str, source: Path, out: Path) -> Path:
@@ -73,10 +88,8 @@ def build(hook: str, source: Path, out: Path) -> Path:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source archive of the project as it is."""
     root = tmp_path_factory.mktemp("sdist")
-    for name in tracked_files():
-        (root / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, root / "source" / name)
-    return build("build_sdist", root / "source", root / "out")
+    source = copy_checkout(root / "source")
+    return build("build_sdist", source, root / "out")
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,11 @@ def print_json(content: Any) -> None:
         out.on_broken_pipe()
 
 
+def print_script(text: str) -> None:
+    """Print a program of memaudit's own on stdout, as it is."""
+    click.echo(text)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Show the progress of a library call: bars on a terminal, otherwise a line now and then."""

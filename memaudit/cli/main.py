@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TextIO
 
 import click
+from click.shell_completion import CompletionItem
 
 import memaudit
 from memaudit.cli.threads import leave_busy_cores
@@ -42,6 +43,8 @@ COMMANDS = {
     "verify": "Check a report: against itself, its checkpoint and images, and the audit agreed on.",
     "selftest": "Test on your own images that the audit measures what is known.",
     "doctor": "Show what is installed here, what it computes with, and what is missing.",
+    "completion": "Print a script that completes commands and options in a shell.",
+    "manual": "Write a manual page for every command, for man.",
     "demo": "Watch a model being caught copying, in about two minutes.",
     "torchrun": "Run one of these commands on several GPUs or machines.",
 }
@@ -78,6 +81,11 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=COMMANDS[name]) for name in names), *options]
 
     def invoke(self, ctx: click.Context) -> object:
         try:

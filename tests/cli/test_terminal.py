@@ -110,6 +110,8 @@ GOOD = [
     ("cache clear", 0),
     ("doctor", 0),
     ("doctor --json", 0),
+    ("completion bash", 0),
+    ("manual man$", 0),
 ]
 """Command lines in an order in which they work, with the exit status."""
 
