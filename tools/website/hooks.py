@@ -92,7 +92,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         elif target.is_relative_to(ROOT / "docs"):
             inside = target.relative_to(ROOT / "docs").as_posix()
         elif target.is_file():
-            inside = f"files/{path}"
+            # As a text: mkdocs makes no page of a document that is found this late.
+            inside = f"files/{path}.txt" if target.suffix == ".md" else f"files/{path}"
             if files.get_file_from_path(inside) is None:
                 files.append(File.generated(config, inside, abs_src_path=str(target)))
         else:
