@@ -3,12 +3,17 @@
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, TextIO
 
 from memaudit.escapes import terminal
 
 EVERY = 10.0
 """Seconds between two lines of one task where lines stay, as in a log."""
+LATER = 60.0
+"""The same for a task that takes long, so that a log of hours can be read."""
+LONG = 120.0
+"""Seconds after which a task takes long."""
 REFRESH = 0.1
 """Seconds between two states of a line that is written over."""
 QUIET = 1.0
@@ -61,10 +66,11 @@ class LineProgress:
     Args:
         stream: where to write.
         overwrite: whether a line can be written over.
+        stamped: whether each line that stays begins with the time of day.
     """
 
-    def __init__(self, stream: TextIO, *, overwrite: bool) -> None:
-        self._stream, self._overwrite = stream, overwrite
+    def __init__(self, stream: TextIO, *, overwrite: bool, stamped: bool = False) -> None:
+        self._stream, self._overwrite, self._stamped = stream, overwrite, stamped
         self._every = REFRESH if overwrite else EVERY
         self._clocks: dict[str, _Clock] = {}
 
@@ -78,7 +84,8 @@ class LineProgress:
             clock = self._clocks[task] = _Clock(started=now, shown=now, first=done)
         clock.done, clock.has_ended = done, ends
         elapsed = now - clock.started
-        if elapsed >= QUIET and (ends or now - clock.shown >= self._every):
+        every = LATER if elapsed > LONG and not self._overwrite else self._every
+        if elapsed >= QUIET and (ends or now - clock.shown >= every):
             clock.shown = now
             text = describe_progress(task, done, total, elapsed, note, first=clock.first)
             self._write(terminal(text), ends)
@@ -88,7 +95,8 @@ class LineProgress:
             text = text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
             self._stream.write(f"\r{text:{WIDTH}}" + ("\n" if ends else ""))
         else:
-            self._stream.write(f"{text}\n")
+            at = f"{datetime.now():%H:%M:%S} " if self._stamped else ""
+            self._stream.write(f"{at}{text}\n")
         self._stream.flush()
 
 
@@ -115,7 +123,8 @@ def show_progress() -> Progress:
     A terminal and a notebook get a line per task that is kept up to date; a log gets a line now and
     then. Use it as `memaudit.scan(source, data, progress=memaudit.show_progress())`.
     """
-    return LineProgress(sys.stderr, overwrite=is_notebook() or sys.stderr.isatty())
+    overwrite = is_notebook() or sys.stderr.isatty()
+    return LineProgress(sys.stderr, overwrite=overwrite, stamped=not overwrite)
 
 
 def is_notebook() -> bool:

@@ -38,7 +38,6 @@ from memaudit.audit.source_checks import check_comparable, check_may_pass
 from memaudit.audit.statistics.floor_power import gate_power_text
 from memaudit.audit.statistics.forecast import GateTest, forecast_stop
 from memaudit.audit.statistics.gate import (
-    Control,
     FloorCount,
     WholeImages,
     sequential_decision,
@@ -176,30 +175,10 @@ def forecast_scan(
     D = data.images[:1].size
     num_stored = len(data) * (2 if config.index.flips else 1)
     width = projected_width(num_stored, D, config.index.memory_limit)
-    control: Control = "leave-one-out" if holdout is None else "held-out images"
-    num_control = len(data.independent_rows) if holdout is None else len(holdout)
-    num_control = min(num_control, LEFT_OUT_IMAGES) if holdout is None else num_control
-    gate = whole_images = None
-    if config.fail_above is not None:
-        # The floor is measured by the scan; at best, none of the control is counted.
-        floor = FloorCount(control, 0, num_control)
-        whole_images = floor if config.index.match else None
-        gate = GateTest.of(
-            sequential_decision(
-                0,
-                0,
-                limit=config.fail_above,
-                confidence=config.rule.confidence,
-                floor=floor,
-                whole_images=None if whole_images is None else WholeImages(0, floor),
-            )
-        )
-    # Screened seeds give no PASS, and are screened to the last one.
-    is_gated = gate is not None and model is not None and config.screening is None
-    is_gated = is_gated and config.is_sequential
-    likely_stop = _stop(0, gate, config) if is_gated else None
-    if config.execution.is_faster and likely_stop is not None and likely_stop > PROBE_SIZE:
-        likely_stop = None  # images judged in a faster format give no PASS
+    floor = _floor_at_best(data, holdout)
+    gate = _gate(config, floor)
+    is_gated = model is not None and _stops_early(config)
+    likely_stop = likely_stop_of(data, holdout, config) if is_gated else None
     num_images = len(config.seeds) if isinstance(source, Checkpoint) else len(source)
     steps: list[StepForecast] = []
     denoises = sampling = per_image = None
@@ -214,7 +193,7 @@ def forecast_scan(
             class_index=config.class_index,
         )
         per_image = sampling.per_image(config.sampler)
-    of_search, index = _search(data, holdout, config, num_images)
+    of_search, index = time_search(data, holdout, config, num_images)
     steps += of_search[:2]
     if model is not None and sampling is not None:
         of_sampling = _sampling(model, sampling, config, index)
@@ -240,13 +219,61 @@ def forecast_scan(
         floor=None
         if gate is None
         else gate_power_text(
-            gate.limit, gate.confidence, 0, num_control, control, whole_images=whole_images
+            gate.limit,
+            gate.confidence,
+            0,
+            floor.total,
+            floor.control,
+            whole_images=floor if config.index.match else None,
         ),
     )
 
 
 def _no_index() -> NoReturn:
     raise RuntimeError("a forecast builds no index")
+
+
+def likely_stop_of(data: ImageSet, holdout: ImageSet | None, config: ScanConfig) -> int | None:
+    """Images of a model after which a gate decides if none is a copy; None where none stops early.
+
+    Args:
+        data: the training images.
+        holdout: held-out images, if there are any.
+        config: of the scan.
+    """
+    if not _stops_early(config):
+        return None
+    found = _stop(0, _gate(config, _floor_at_best(data, holdout)), config)
+    if config.execution.is_faster and found is not None and found > PROBE_SIZE:
+        return None  # images judged in a faster format give no PASS
+    return found
+
+
+def _stops_early(config: ScanConfig) -> bool:
+    """Whether a gate may stop the sampling; screened seeds give no PASS, and none is left out."""
+    return config.fail_above is not None and config.screening is None and config.is_sequential
+
+
+def _floor_at_best(data: ImageSet, holdout: ImageSet | None) -> FloorCount:
+    """The floor of the gate, which the scan measures, if none of the control is counted."""
+    if holdout is not None:
+        return FloorCount("held-out images", 0, len(holdout))
+    return FloorCount("leave-one-out", 0, min(len(data.independent_rows), LEFT_OUT_IMAGES))
+
+
+def _gate(config: ScanConfig, floor: FloorCount) -> GateTest | None:
+    if config.fail_above is None:
+        return None
+    return GateTest.of(
+        sequential_decision(
+            0,
+            0,
+            limit=config.fail_above,
+            confidence=config.rule.confidence,
+            floor=floor,
+            whole_images=WholeImages(0, floor) if config.index.match else None,
+        )
+    )
 
 
 def _stop(copies: int, gate: GateTest | None, config: ScanConfig) -> int | None:
@@ -274,10 +301,20 @@ def _denoising(
     return found.message, time.perf_counter() - started
 
 
-def _search(
+def time_search(
     data: ImageSet, holdout: ImageSet | None, config: ScanConfig, num_images: int
 ) -> tuple[list[StepForecast], NeighborIndex | None]:
-    """Time index, controls and search on a part of the training images; features are not timed."""
+    """Time index, controls and search on a part of the training images; features are not timed.
+
+    Args:
+        data: the training images.
+        holdout: held-out images, whose search is part of the controls.
+        config: of the scan.
+        num_images: images that will be searched for.
+
+    Returns:
+        The steps, and the index of that part, if pixels are compared.
+    """
     if config.index.compares_features:
         return [], None
     part = data.images[:INDEXED]

@@ -148,9 +148,12 @@ def check(
     from memaudit.audit.report.earlier_scan import read_earlier_scan
     from memaudit.audit.source import OPTIMUM, check_roles, open_source
     from memaudit.cli.console import print_json, progress_bars, remark
+    from memaudit.cli.forecast import say_sampling_time, say_search_time
+    from memaudit.cli.long_work import finish
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected
+    from memaudit.models.checkpoints import Checkpoint
 
     selection = from_options(Selection, options)
     preparation = from_options(Preparation, options)
@@ -198,6 +201,21 @@ def check(
                 )
         labeled = train if train is not None else others
         config = replace(config, class_index=choose_class(class_index, labeled))
+        if train is None and others is None:
+            pass  # refused below
+        elif isinstance(opened, Checkpoint):
+            number = len(asked)
+            number += 0 if others is None else min(config.controls_for(number), len(others))
+            say_sampling_time(
+                opened.network,
+                0 if earlier is not None else len(config.seeds),
+                config.sampler,
+                execution=replace(config.execution, precision="fp32"),
+                class_index=config.class_index,
+                beside=number * config.num_noises * len(config.sigmas),
+            )
+        elif isinstance(opened, ImageSet):
+            say_search_time(opened, len(asked), device=where, flips=config.index.flips)
         result = check_images(
             opened,
             asked,
@@ -216,6 +234,7 @@ def check(
         _show(result)
     if page is not None:
         remark(f"Page: {page}")
+    finish(result.report.headline)
 
 
 def _show(result: "CheckResult") -> None:

@@ -24,8 +24,9 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from memaudit.cli.long_work import recorded
 from memaudit.escapes import terminal, terminal_json
-from memaudit.progress import WIDTH, LineProgress, Progress
+from memaudit.progress import WIDTH, LineProgress, Progress, silent
 from memaudit.wording import printable
 
 if TYPE_CHECKING:
@@ -118,6 +119,14 @@ def print_text(text: str) -> None:
         out.print(Text(terminal(line, len(line))), soft_wrap=True)
 
 
+def print_plain(text: str, *, err: bool) -> None:
+    """Print a line also where the consoles are silent; a closed pipe changes no exit status."""
+    try:
+        click.echo(terminal(text), err=err)
+    except BrokenPipeError:
+        out.on_broken_pipe()
+
+
 def print_json(content: Any) -> None:
     """Print content as strict JSON on stdout; a closed pipe changes no exit status."""
     try:
@@ -134,8 +143,11 @@ def print_script(text: str) -> None:
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Show the progress of a library call: bars on a terminal, otherwise a line now and then."""
+    if err.quiet:
+        yield recorded(silent)
+        return
     if not err.is_terminal:
-        yield LineProgress(sys.stderr, overwrite=False)
+        yield recorded(LineProgress(sys.stderr, overwrite=False, stamped=True))
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -158,7 +170,7 @@ def progress_bars() -> Iterator[Progress]:
                 bars.reset(tasks[task], total=total)
             bars.update(tasks[task], completed=done, total=total, note=note)
 
-        yield show
+        yield recorded(show)
 
 
 class _Rate(ProgressColumn):

@@ -62,6 +62,8 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
     recipe = from_options(SetRecipe, options, selection=selection, **scheme)
 
     from memaudit.cli.console import progress_bars, remark, warn_about
+    from memaudit.cli.forecast import say_reading_time
+    from memaudit.cli.long_work import finish
     from memaudit.data.built_sets import check_set_writable, write_set
     from memaudit.data.derived_sets import build_set, cut_groups
     from memaudit.data.sources import open_images
@@ -82,6 +84,7 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
             for path in paths
         ]
         images = build_set(recipe, *sources)
+        say_reading_time(images)
         write_set(
             out,
             images,
@@ -99,3 +102,4 @@ def build(data_path: Path, out: Path, overwrite: bool, labels: str | None, **opt
                 "the set: do not hold out any of the others."
             )
     remark(f"{out}: {images.summary}, fingerprint {images.fingerprint}")
+    finish(f"{images.summary}: {out}")

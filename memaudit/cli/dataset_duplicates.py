@@ -71,6 +71,8 @@ def duplicates(
     from memaudit.audit.neighbors.duplicates import find_duplicates
     from memaudit.audit.report.duplicates_page import write_duplicates
     from memaudit.cli.console import print_json, progress_bars, remark, warn_about
+    from memaudit.cli.forecast import say_search_time
+    from memaudit.cli.long_work import finish
     from memaudit.data.built_sets import check_set_writable, write_set
     from memaudit.data.sources import open_images
     from memaudit.data.writers import check_writable
@@ -87,6 +89,7 @@ def duplicates(
     with progress_bars() as progress:
         images = open_images(path, preparation, layout=layout, progress=progress)
         warn_about(images)
+        say_search_time(images, len(images), device=where, flips=flips)
         found = find_duplicates(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress
         )
@@ -110,6 +113,7 @@ def duplicates(
         remark(f"Page: {page}")
     if kept is not None:
         remark(f"{kept}: {without.summary}, {counted(len(left_out), 'image', 'images')} left out")
+    finish(f"{found.num_copies:,} of {found.num_images:,} images repeat another")
 
 
 def _as_dict(found: "Duplicates", images: "ImageSet") -> dict[str, Any]:

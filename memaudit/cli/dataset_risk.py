@@ -57,6 +57,8 @@ def risk(
     from memaudit.audit.report.exposure_table import exposure_csv, exposure_rows
     from memaudit.audit.report.folder import encoded
     from memaudit.cli.console import print_json, progress_bars, remark, warn_about
+    from memaudit.cli.forecast import say_search_time
+    from memaudit.cli.long_work import finish
     from memaudit.data.sources import open_images
     from memaudit.data.writers import check_writable
     from memaudit.files import atomic_write
@@ -70,6 +72,7 @@ def risk(
     with progress_bars() as progress:
         images = open_images(path, preparation, layout=layout, progress=progress)
         warn_about(images)
+        say_search_time(images, len(images), device=where, flips=flips)
         found = rank_exposure(
             images, duplicate_rms=duplicate_rms, flips=flips, device=where, progress=progress
         )
@@ -91,6 +94,7 @@ def risk(
         _print_exposure(found, images)
     if out is not None:
         remark(f"List: {out}")
+    finish(f"{found.num_images:,} images in order, {len(found):,} without duplicates")
 
 
 def _print_exposure(found: "Exposure", images: "ImageSet") -> None:

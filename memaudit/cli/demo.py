@@ -28,16 +28,20 @@ def demo(out: Path, device: str) -> None:
     """
     from memaudit.cli.console import out as console
     from memaudit.cli.console import progress_bars, remark, say
+    from memaudit.cli.forecast import say_cost
+    from memaudit.cli.long_work import finish
     from memaudit.cli.scan_tables import render
     from memaudit.cli.wording import describe
-    from memaudit.experiments.demo import DemoRun, run_demo
+    from memaudit.experiments.demo import DemoRun, forecast_demo, run_demo
 
     def show(run: DemoRun) -> None:
         console.rule(f"Trained on {len(run.data):,} digits")
         render(run.result)
 
+    where = choose_device(device)
+    say_cost("Two trainings and their audits", forecast_demo(where))
     with progress_bars() as progress:
-        runs = run_demo(out, device=choose_device(device), progress=progress, on_run=show)
+        runs = run_demo(out, device=where, progress=progress, on_run=show)
 
     few, many = runs
     console.rule("What this means")
@@ -55,3 +59,8 @@ def demo(out: Path, device: str) -> None:
     )
     for run in runs:
         remark(f"Report: {run.page}")
+    shares = [
+        f"{describe(run.result.ratios.distinct)} copies after {len(run.data):,} images"
+        for run in runs
+    ]
+    finish("; ".join(shares))

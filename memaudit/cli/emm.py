@@ -196,6 +196,7 @@ def _show_result(result: "EMMResult") -> None:
     from rich.table import Table
 
     from memaudit.cli.console import out, say
+    from memaudit.cli.long_work import finish
     from memaudit.experiments.emm.page import describe_interval
     from memaudit.experiments.replicates import pool
 
@@ -227,3 +228,4 @@ def _show_result(result: "EMMResult") -> None:
         if result.runs and not has_replicates:
             text += " Give --replicates 3."
     say(text)
+    finish(text)

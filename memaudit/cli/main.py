@@ -17,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 import memaudit
+from memaudit.cli.long_work import add_output_options, begin
 from memaudit.cli.threads import leave_busy_cores
 from memaudit.errors import CacheWarning, ConfigError, MemauditError
 from memaudit.escapes import terminal
@@ -75,6 +76,7 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f"memaudit.cli.{name}"), name)
+        add_output_options(command)
         _add_debug_option(command)
         return command
 
@@ -88,6 +90,7 @@ class Commands(click.Group):
         return [*(CompletionItem(name, help=COMMANDS[name]) for name in names), *options]
 
     def invoke(self, ctx: click.Context) -> object:
+        talk = begin(ctx)
         try:
             with _cache_warnings_shown():
                 return super().invoke(ctx)
@@ -102,6 +105,8 @@ class Commands(click.Group):
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             names = {} if command is None else option_names(command)
             raise _Failure(in_one_line(error, names)) from error
+        finally:
+            talk.close()
 
 
 @contextmanager
@@ -250,7 +255,7 @@ def main() -> None:
         if place is None:
             if computes_here(sys.argv[1:]):
                 chosen = leave_busy_cores(os.environ)
-                if chosen is not None:
+                if chosen is not None and "--quiet" not in sys.argv:
                     click.echo(chosen, err=True)
             _run()
         else:

@@ -97,8 +97,11 @@ def repeats(
     from memaudit.audit.report.repeats_page import repeats_dict, write_repeats
     from memaudit.audit.source import OPTIMUM, open_source
     from memaudit.cli.console import print_json, print_row, progress_bars, remark, say_in_lines
+    from memaudit.cli.forecast import say_sampling_time, say_search_time
+    from memaudit.cli.long_work import finish
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
+    from memaudit.models.checkpoints import Checkpoint
     from memaudit.wording import short
 
     preparation = from_options(Preparation, options)
@@ -126,6 +129,16 @@ def repeats(
             layout = Layout(split=holdout_split)
             others = open_images(holdout, preparation, layout=layout, progress=progress)
         config = replace(config, class_index=choose_class(class_index, others))
+        if isinstance(opened, Checkpoint):
+            say_sampling_time(
+                opened.network,
+                len(config.seeds),
+                config.sampler,
+                execution=replace(config.execution, precision="fp32"),
+                class_index=config.class_index,
+            )
+        elif isinstance(opened, ImageSet):
+            say_search_time(opened, len(opened), device=where, flips=config.index.flips)
         result = check_repeats(opened, holdout=others, config=config, progress=progress)
         page = None if out is None else write_repeats(result, out, pictures=pictures)
     for warning in result.report.warnings:
@@ -143,6 +156,7 @@ def repeats(
             print_row(f"group of {group.size:,}", f"{keys}{more}")
     if page is not None:
         remark(f"Page: {page}")
+    finish(result.report.headline)
 
 
 SHOWN_GROUPS = 10

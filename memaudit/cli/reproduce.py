@@ -116,6 +116,7 @@ def reproduce(
     """
     from memaudit.cli.console import out as console
     from memaudit.cli.console import progress_bars, remark, say
+    from memaudit.cli.long_work import finish
     from memaudit.data.sources import open_images
     from memaudit.experiments.paper.page import (
         NOT_COMPARABLE,
@@ -191,6 +192,7 @@ def reproduce(
             on_planned=lambda: _say_forecast(points, config),
             on_result=show,
         )
+    finish(f"{name}: {wording.counted(len(results), 'point', 'points')} reproduced")
     console.print(_make_table(results, is_laptop=is_laptop))
     if is_laptop:
         for trend in find_trends(results):

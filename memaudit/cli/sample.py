@@ -110,6 +110,7 @@ def sample(
     from memaudit.audit.source import optimum_of
     from memaudit.cli.console import progress_bars, remark
     from memaudit.cli.forecast import say_sampling_time
+    from memaudit.cli.long_work import finish
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import open_checkpoint
     from memaudit.models.compile_choice import settle_compile
@@ -184,7 +185,7 @@ def sample(
                     folder.add(image)
         else:
             write_images(out, images(chosen))
-    remark(f"{counted(len(chosen), 'image', 'images')}: {out}")
+    finish(f"{counted(len(chosen), 'image', 'images')}: {out}")
 
 
 def _refuse_data_options(ctx: click.Context) -> None:

@@ -46,6 +46,7 @@ from memaudit.ranks.joined import current_worker
 if TYPE_CHECKING:
     from memaudit.audit.dry_run import ScanForecast
     from memaudit.audit.result import ScanResult
+    from memaudit.data.images import ImageSet
 
 EXIT_STATUS = {None: 0, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Exit status for each verdict; every error exits with 2."""
@@ -190,7 +191,9 @@ def scan(
     from memaudit.audit.scan import scan as run_scan
     from memaudit.audit.scan_state import state_size
     from memaudit.audit.source import OPTIMUM, as_source, check_roles, open_source
+    from memaudit.audit.source_checks import check_comparable
     from memaudit.cli.console import progress_bars, remark
+    from memaudit.cli.long_work import finish, timed_steps
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.data.subsets import open_selected, select_images
@@ -268,6 +271,10 @@ def scan(
             found = forecast_scan(opened, data, holdout=others, config=config, progress=progress)
             _show_forecast(found, as_json=as_json, is_screened=screen)
             return
+        for each in (data, others):
+            if each is not None:
+                check_comparable(opened, each)  # before the forecast, which takes its time
+        _say_cost(opened, data, others, config, keeps=out is not None)
         if isinstance(opened, Checkpoint):
             stack.enter_context(spread_over_ranks(MODEL, opened))
         result = run_scan(
@@ -290,7 +297,64 @@ def scan(
             f"The {len(result.keys):,} images are kept beside it ({file_size(kept)}): the same "
             "command with more --samples continues after them."
         )
+    timed_steps((step.step, step.seconds) for step in result.timings.steps)
+    finish(*_outcome(result))
     ctx.exit(EXIT_STATUS[result.verdict])
+
+
+def _say_cost(
+    opened: Any, data: "ImageSet", holdout: "ImageSet | None", config: ScanConfig, *, keeps: bool
+) -> None:
+    """Say how long the scan will take, and what it costs in disk and memory.
+
+    Args:
+        opened: a checkpoint, or images.
+        data: the training images.
+        holdout: the held-out images, if there are any.
+        config: of the scan.
+        keeps: whether generated images are kept on disk until the report is written.
+    """
+    from memaudit.audit.diagnostics import optimality
+    from memaudit.audit.dry_run import likely_stop_of
+    from memaudit.cli.forecast import index_bytes, say_sampling_time, say_search_time
+    from memaudit.models.checkpoints import Checkpoint
+    from memaudit.models.own_sampler import resolve_sampler
+
+    flips = config.index.flips
+    if not isinstance(opened, Checkpoint):
+        if not config.index.compares_features:
+            say_search_time(data, len(opened), device=config.execution.device, flips=flips)
+        return
+    number, D = len(config.seeds), data.images[:1].size
+    memory = 0
+    if not config.index.compares_features:
+        memory = index_bytes(data, flips=flips, limit=config.index.memory_limit)
+    has_optimum = "optimality" not in config.without
+
+    def comparison(per_evaluation: float) -> float:
+        resolved = replace(config, sampler=resolve_sampler(config.sampler, opened.network))
+        return optimality.forecast_seconds(
+            opened.network, data, holdout, resolved, per_evaluation=per_evaluation
+        )
+
+    say_sampling_time(
+        opened.network,
+        number,
+        config.sampler,
+        execution=replace(config.execution, precision="fp32"),
+        class_index=config.class_index,
+        seconds_beside=comparison if has_optimum else None,
+        disk_bytes=number * D if keeps else 0,
+        memory_bytes=memory + (4 * len(data) * D if has_optimum else 0),
+        likely=likely_stop_of(data, holdout, config),
+    )
+
+
+def _outcome(result: "ScanResult") -> tuple[str, ...]:
+    """What came out, for the line at the end."""
+    ratio = result.ratios.copies
+    found = () if result.verdict is None else (f"{ratio.count:,} copies of {ratio.total:,}",)
+    return result.conclusion.headline, *found, f"{len(result.leaks):,} training images leak"
 
 
 def _configs(

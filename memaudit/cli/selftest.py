@@ -89,7 +89,8 @@ def selftest(
     from memaudit.audit.selftest import serve_selftest
     from memaudit.audit.source import open_source
     from memaudit.cli.console import print_json, progress_bars, warn_about
-    from memaudit.cli.forecast import say_sampling_time
+    from memaudit.cli.forecast import say_sampling_time, say_search_time
+    from memaudit.cli.long_work import finish
     from memaudit.data.layout import Layout
     from memaudit.data.preparation import Preparation
     from memaudit.data.selection import Selection
@@ -125,6 +126,7 @@ def selftest(
             )
         if isinstance(source, Checkpoint):
             say_sampling_time(source.network, samples, config.sampler, execution=config.execution)
+        say_search_time(images, len(images), device=where, flips=config.index.flips)
         result = run_selftest(
             images, model=source, holdout=others, config=config, progress=progress
         )
@@ -132,6 +134,7 @@ def selftest(
         print_json(asdict(result))
     else:
         _render(result)
+    finish("all controls passed" if result.passed else "FAIL: a control failed")
     if not result.passed:
         ctx.exit(1)
 

@@ -62,6 +62,7 @@ def train(
         --ema-mode plain --ema-decay 0.999 --epochs 2000 --out runs/small-64
     """
     from memaudit.cli.console import progress_bars, remark, warn_about
+    from memaudit.cli.long_work import finish
     from memaudit.data.preparation import Preparation
     from memaudit.data.selection import Selection
     from memaudit.data.subsets import open_selected
@@ -133,6 +134,10 @@ def train(
         f"({format_epochs(result.images_seen / len(data))} epochs). "
         + ("Continue with the same command and --resume. " if result.interrupted else "")
         + f"Model: {result.model}"
+    )
+    finish(
+        f"{'stopped' if result.interrupted else 'trained'} after {result.images_seen:,} images",
+        str(result.model),
     )
 
 

@@ -1,6 +1,7 @@
 """`memaudit verify`: check a report against itself and its sources."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,12 @@ from memaudit.cli.options import (
     device_option,
     holdout_split_option,
 )
+from memaudit.errors import MemauditError
 from memaudit.wording import counted, joined
 
 if TYPE_CHECKING:
     from memaudit.audit.verification.check import Check
+    from memaudit.audit.verification.verify import Verification
 
 WRONG = {"policy": "VIOLATED"}
 """What is said of a check that failed, by the first word of its name; CHANGED of all others."""
@@ -108,9 +111,15 @@ def verify(
     # in CI: accept only the audit that was agreed on
     memaudit verify report --policy policy.toml
     """
+    from memaudit.audit.report.schema import read_report
     from memaudit.audit.verification.verify import verify_report
     from memaudit.cli.console import out, print_json, progress_bars, say
+    from memaudit.cli.forecast import say_verification_time
+    from memaudit.cli.long_work import finish
 
+    if data_path is not None:
+        with suppress(MemauditError):  # whatever is wrong with it is a check that fails
+            say_verification_time(read_report(folder), spot_check=spot_check)
     with progress_bars() as progress:
         result = verify_report(
             folder,
@@ -125,6 +134,7 @@ def verify(
             device=choose_device(device) if data_path is not None else "cpu",
             progress=progress,
         )
+    finish(_outcome(result))
     if as_json:
         print_json({"passed": result.passed, **asdict(result)})
         ctx.exit(0 if result.passed else 1)
@@ -146,6 +156,15 @@ def verify(
         say(f"Not proven: {each.text}{f' Give {joined(options)}.' if options else ''}")
     say(f"SHA-256 of report.json: {result.sha256}")
     ctx.exit(0 if result.passed else 1)
+
+
+def _outcome(result: "Verification") -> str:
+    """What came out, for the line at the end."""
+    stated = result.verdict or "no verdict"
+    if result.passed:
+        return f"as written; the report states {stated}"
+    failed = sum(not check.passed for check in result.checks)
+    return f"{counted(failed, 'check', 'checks')} FAILED; the report states {stated}"
 
 
 def _refusal(checks: "Sequence[Check]") -> str:

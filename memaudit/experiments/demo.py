@@ -19,6 +19,8 @@ from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError
+from memaudit.experiments.cost import count_forward_flops, predict_run_cost
+from memaudit.experiments.timing import measure_throughput
 from memaudit.experiments.train_and_scan import train_to_end
 from memaudit.experiments.training_presets import LAPTOP
 from memaudit.models.checkpoints import open_checkpoint
@@ -71,6 +73,19 @@ def load_digits() -> ImageSet:
         class_names=tuple(str(name) for name in loaded.target_names),
         source="scikit-learn's digits",
     )
+
+
+def forecast_demo(device: str) -> float:
+    """Seconds that the trainings and audits of a demo take here, what is there already included."""
+    images = select_images(load_digits(), Selection(size=max(SIZES), subset="random"))
+    flops = count_forward_flops(NETWORK, images)
+    with one_thread():
+        speed = measure_throughput(NETWORK, images, device=device)
+    costs = (
+        predict_run_cost(NETWORK, size, num_samples=NUM_SAMPLES, flops_per_image=flops)
+        for size in SIZES
+    )
+    return sum(speed.seconds(cost) for cost in costs)
 
 
 def run_demo(

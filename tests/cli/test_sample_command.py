@@ -151,4 +151,4 @@ def test_many_images_are_forecast_before_they_are_made(
     few = run("sample", checkpoint, "--samples", 5, "--steps", 1, "--out", tmp_path / "few")
     assert "will take" not in few.stderr
     many = run("sample", checkpoint, "--samples", 65, "--steps", 1, "--out", tmp_path / "many.npz")
-    assert "65 images will take about" in many.stderr and "MB of disk at most" in many.stderr
+    assert "65 images will take about" in many.stderr and "12 kB of disk at most" in many.stderr
