@@ -86,7 +86,6 @@ def on_github(
         if "uses" in step:
             job.uploaded = {key: expand(str(text), known) for key, text in step["with"].items()}
             continue
-        assert "${{" not in step["run"]
         for file in files.values():
             file.write_text("")
         environment = os.environ | {name: str(file) for name, file in files.items()}
@@ -222,6 +221,32 @@ def test_the_template_decides_likewise(
     assert job.uploaded is not None
     paths = [*job.uploaded["paths"], job.uploaded["reports"]["junit"]]
     assert all((tmp_path / path).is_file() for path in paths) or status == 2
+
+
+def test_no_input_becomes_part_of_a_script():
+    assert all("${{" not in step.get("run", "") for step in ACTION["runs"]["steps"])
+    (job,) = list(yaml.safe_load_all(TEMPLATE))[1].values()
+    assert "$[[" not in "".join([*job["before_script"], *job["script"]])
+
+
+@pytest.mark.parametrize("runner", [on_github, on_gitlab])
+def test_what_an_input_says_is_not_run(runner: Runner, room: Path, tmp_path: Path):
+    """With a program that writes down what it is given, and decides nothing."""
+    program = tmp_path / "bin" / "memaudit"
+    program.parent.mkdir()
+    script = '[ "$1" = doctor ] && exit; for word; do echo "<$word>"; done; exit 2'
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    hostile = "a'b\\\"; touch ran; $(touch ran) `touch ran` *"
+    inputs = given(room, "few", "1%") | {"data": "x $(touch ran)", "options": "--size $(touch"}
+    if runner is on_github:
+        inputs["source"] = hostile
+        job = runner(inputs, tmp_path, tmp_path)
+        assert f"<{hostile}>" in job.said
+    else:
+        job = runner(as_gitlab(inputs), tmp_path, tmp_path)
+    assert "<x $(touch ran)>" in job.said and "<$(touch>" in job.said
+    assert job.status == 2 and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow

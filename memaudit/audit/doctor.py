@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import memaudit
 from memaudit.cores import num_cores
@@ -44,6 +45,8 @@ EXTRAS = {
 }
 """What each extra is for. Those that choose FAISS, or are for developers, are not among them."""
 FAISS = ("faiss-cpu", "faiss-gpu")
+LEAST_FAISS = ">=1.14.3"
+"""As in pyproject.toml: earlier ones crashed beside torch."""
 MODULES = {"pillow": "PIL"}
 """Modules that are not called as their distribution is."""
 LITTLE_DISK = 2_000_000_000
@@ -325,7 +328,8 @@ def _search(device: str, installed: tuple[str, ...], advice: list[Advice]) -> st
 
     from memaudit.audit.neighbors.vector_search import faiss_serves, load_faiss
 
-    wanted = "faiss-gpu" if device == "cuda" and _has_faiss_gpu() else "faiss-cpu"
+    name = "faiss-gpu" if device == "cuda" and _has_faiss_gpu() else "faiss-cpu"
+    wanted = f"{name}{LEAST_FAISS}"
     if len(installed) > 1:
         command = f"{_uninstall_command(*FAISS)} && {install_command(wanted)}"
         text = (
@@ -333,6 +337,11 @@ def _search(device: str, installed: tuple[str, ...], advice: list[Advice]) -> st
             "has overwritten files of the other. Uninstall both, and install one."
         )
         advice.append(Advice(text, is_problem=True, command=command))
+    elif installed and not SpecifierSet(LEAST_FAISS).contains(installed[0].split()[1]):
+        text = f"{installed[0]} is installed, and {LEAST_FAISS} is needed: earlier ones may crash."
+        command = install_command(f"{installed[0].split()[0]}{LEAST_FAISS}")
+        advice.append(Advice(text, is_problem=True, command=command))
+        return ""
     if not installed and find_spec("faiss") is None:
         text = (
             "FAISS is not installed. The search is exact as well, and slower: about three times "

@@ -86,9 +86,19 @@ def test_two_faiss_are_a_problem_and_none_is_not(
     found = doctor.diagnose()
     advice = advice_about("FAISS is not" if not installed else "overwritten")
     assert advice.is_problem == (not found.is_fit) == bool(installed)
-    assert str(advice.command).endswith(kept)
+    assert str(advice.command).endswith(f"'{kept}>=1.14.3'")
     assert found.computing is not None
     assert found.computing.search.startswith("faiss-" if installed else "products-")
+
+
+def test_a_faiss_that_crashes_is_a_problem(no_imports: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch"])
+    monkeypatch.setattr(doctor, "version", {"torch": "9", "faiss-cpu": "1.12.0"}.__getitem__)
+    monkeypatch.setattr(doctor, "PackageNotFoundError", KeyError)
+    found = advice_about("1.12.0")
+    assert found.is_problem and found.command == doctor.install_command("faiss-cpu>=1.14.3")
+    needed = PROJECT["project"]["optional-dependencies"]["cpu"]
+    assert needed == [f"faiss-cpu{doctor.LEAST_FAISS}"]
 
 
 def test_a_broken_faiss_is_a_problem(no_imports: None, monkeypatch: pytest.MonkeyPatch):
