@@ -74,7 +74,8 @@ def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for said in SAYS[path.stem]:
         assert said in shown
     errors = [output["text"] for output in outputs if output.get("name") == "stderr"]
-    assert all(text.startswith("\r") for text in errors)  # progress, and no warning
+    theirs = "IProgress not found"  # tqdm's warning, which diffusers loads
+    assert all(text.startswith("\r") or theirs in text for text in errors)  # and no warning
     committed = nbformat.read(path, as_version=4)
     assert count_pictures(notebook) == count_pictures(committed)
 
