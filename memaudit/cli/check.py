@@ -141,6 +141,20 @@ def check(
 
     Exit status: 0 done, whatever was found, 2 could not run.
     """
+    selection = from_options(Selection, options)
+    preparation = from_options(Preparation, options)
+    config = from_options(
+        CheckConfig,
+        options,
+        seeds=choose_seeds(samples, seeds, default=1000),
+        sampler=from_options(SamplerConfig, options),
+        rule=from_options(Rule, options),
+        index=from_options(IndexConfig, options),
+        execution=from_options(Execution, options),
+    )
+    pictures = choose_pictures(no_images, blur)
+
+    # Only now: torch takes seconds to import.
     from memaudit.audit.image_check.asked import open_asked
     from memaudit.audit.image_check.check import check_images
     from memaudit.audit.image_check.conclude import too_few_controls
@@ -155,19 +169,8 @@ def check(
     from memaudit.data.subsets import open_selected
     from memaudit.models.checkpoints import Checkpoint
 
-    selection = from_options(Selection, options)
-    preparation = from_options(Preparation, options)
     where = choose_device(device)
-    config = from_options(
-        CheckConfig,
-        options,
-        seeds=choose_seeds(samples, seeds, default=1000),
-        sampler=from_options(SamplerConfig, options),
-        rule=from_options(Rule, options),
-        index=from_options(IndexConfig, options),
-        execution=from_options(Execution, options, device=where),
-    )
-    pictures = choose_pictures(no_images, blur)
+    config = replace(config, execution=replace(config.execution, device=where))
     earlier = None if report is None else read_earlier_scan(report)
     if data is None:
         of_training = [name for name in config_fields(Selection) if name != "groups_from"]

@@ -92,6 +92,17 @@ def repeats(
 
     Exit status: 0 done, whatever was found, 2 could not run.
     """
+    preparation = from_options(Preparation, options)
+    config = CheckConfig(
+        seeds=choose_seeds(samples, seeds, default=1000),
+        sampler=from_options(SamplerConfig, options),
+        rule=from_options(Rule, options),
+        index=from_options(IndexConfig, options),
+        execution=from_options(Execution, options),
+    )
+    pictures = choose_pictures(no_images, blur)
+
+    # Only now: torch takes seconds to import.
     from memaudit.audit.image_check.self_repeats import check_repeats
     from memaudit.audit.report.folder import make_folder
     from memaudit.audit.report.repeats_page import repeats_dict, write_repeats
@@ -104,16 +115,8 @@ def repeats(
     from memaudit.models.checkpoints import Checkpoint
     from memaudit.wording import short
 
-    preparation = from_options(Preparation, options)
     where = choose_device(device)
-    config = CheckConfig(
-        seeds=choose_seeds(samples, seeds, default=1000),
-        sampler=from_options(SamplerConfig, options),
-        rule=from_options(Rule, options),
-        index=from_options(IndexConfig, options),
-        execution=from_options(Execution, options, device=where),
-    )
-    pictures = choose_pictures(no_images, blur)
+    config = replace(config, execution=replace(config.execution, device=where))
     if out is not None:
         make_folder(out)
     with progress_bars() as progress:

@@ -184,23 +184,6 @@ def scan(
 
     Exit status: 0 done or PASS, 1 FAIL, 2 could not run, 3 INCONCLUSIVE.
     """
-    from memaudit.audit.dry_run import forecast_scan
-    from memaudit.audit.neighbors.sharded_index import TASK as SEARCH
-    from memaudit.audit.neighbors.sharded_index import search_handler
-    from memaudit.audit.report.folder import report_folder, write_report
-    from memaudit.audit.scan import scan as run_scan
-    from memaudit.audit.scan_state import state_size
-    from memaudit.audit.source import OPTIMUM, as_source, check_roles, open_source
-    from memaudit.audit.source_checks import check_comparable
-    from memaudit.cli.console import progress_bars, remark
-    from memaudit.cli.long_work import finish, timed_steps
-    from memaudit.data.images import ImageSet
-    from memaudit.data.sources import open_images
-    from memaudit.data.subsets import open_selected, select_images
-    from memaudit.models.checkpoints import Checkpoint
-    from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
-    from memaudit.wording import file_size
-
     worker = current_worker()
     if dry_run or worker is not None:
         out = junit = summary = None
@@ -209,11 +192,31 @@ def scan(
             stack.enter_context(_errors_into(junit))
         if seeds is not None and options["nonce"] is not None:
             raise ConfigError("--nonce draws the seeds, but --seeds gives them; leave one out.")
+        # All that options alone can tell comes before torch, which takes seconds to import.
         preparation = from_options(Preparation, options)
-        config, selection = _configs(options, choose_seeds(samples, seeds), choose_device(device))
+        config, selection = _configs(options, choose_seeds(samples, seeds))
         config = _with_screening(ctx, config, options, screen=screen)
         pictures = choose_pictures(no_images, blur)
         _check_summary_files(junit, summary)
+
+        from memaudit.audit.dry_run import forecast_scan
+        from memaudit.audit.neighbors.sharded_index import TASK as SEARCH
+        from memaudit.audit.neighbors.sharded_index import search_handler
+        from memaudit.audit.report.folder import report_folder, write_report
+        from memaudit.audit.scan import scan as run_scan
+        from memaudit.audit.scan_state import state_size
+        from memaudit.audit.source import OPTIMUM, as_source, check_roles, open_source
+        from memaudit.audit.source_checks import check_comparable
+        from memaudit.cli.console import progress_bars, remark
+        from memaudit.cli.long_work import finish, timed_steps
+        from memaudit.data.images import ImageSet
+        from memaudit.data.sources import open_images
+        from memaudit.data.subsets import open_selected, select_images
+        from memaudit.models.checkpoints import Checkpoint
+        from memaudit.models.spread import MODEL, serve_images, spread_over_ranks
+        from memaudit.wording import file_size
+
+        config = replace(config, execution=replace(config.execution, device=choose_device(device)))
         if config.fail_above is not None:
             check_status_is_kept()
         if out is not None:
@@ -352,14 +355,21 @@ def _say_cost(
 
 def _outcome(result: "ScanResult") -> tuple[str, ...]:
     """What came out, for the line at the end."""
+    from memaudit.audit.statistics.forecast import GateTest, forecast_stop
+
     ratio = result.ratios.copies
-    found = () if result.verdict is None else (f"{ratio.count:,} copies of {ratio.total:,}",)
+    found: tuple[str, ...] = ()
+    if result.verdict is not None:
+        found = (f"{ratio.count:,} copies of {ratio.total:,}",)
+    kinds = {reason.kind for reason in result.conclusion.reasons}
+    if result.decision is not None and kinds == {"undecided"} and result.config.is_sequential:
+        gate = GateTest.of(result.decision)
+        stop = forecast_stop(ratio.count, ratio.total, gate).median
+        found += () if stop is None else (f"about {stop:,} images would decide",)
     return result.conclusion.headline, *found, f"{len(result.leaks):,} training images leak"
 
 
-def _configs(
-    options: dict[str, Any], seeds: Sequence[int], device: str
-) -> tuple[ScanConfig, Selection]:
+def _configs(options: dict[str, Any], seeds: Sequence[int]) -> tuple[ScanConfig, Selection]:
     """Build the configuration and the selection of training images from the options."""
     selection = from_options(Selection, options)
     config = from_options(
@@ -369,7 +379,7 @@ def _configs(
         sampler=from_options(SamplerConfig, options),
         rule=from_options(Rule, options),
         index=from_options(IndexConfig, options),
-        execution=from_options(Execution, options, device=device),
+        execution=from_options(Execution, options),
     )
     return config, selection
 

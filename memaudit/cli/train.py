@@ -61,10 +61,17 @@ def train(
         --dropout 0 --batch-size 64 --lr 2e-3 --lr-rampup-epochs 0 \\
         --ema-mode plain --ema-decay 0.999 --epochs 2000 --out runs/small-64
     """
-    from memaudit.cli.console import progress_bars, remark, warn_about
-    from memaudit.cli.long_work import finish
     from memaudit.data.preparation import Preparation
     from memaudit.data.selection import Selection
+
+    selection = from_options(Selection, options)
+    preparation = from_options(Preparation, options)
+    config = from_options(TrainingConfig, options)
+    audits = from_options(EarlyWarningConfig, options)
+
+    # Only now: torch takes seconds to import.
+    from memaudit.cli.console import progress_bars, remark, warn_about
+    from memaudit.cli.long_work import finish
     from memaudit.data.subsets import open_selected
     from memaudit.experiments.early_warning import EarlyWarning
     from memaudit.training.distributed import (
@@ -76,10 +83,6 @@ def train(
     from memaudit.training.run_folder import RunFolder
     from memaudit.training.schedule import Schedule, format_epochs
 
-    selection = from_options(Selection, options)
-    preparation = from_options(Preparation, options)
-    config = from_options(TrainingConfig, options)
-    audits = from_options(EarlyWarningConfig, options)
     if resume and not RunFolder(out).holds_run:
         raise ConfigError(
             f"{out} does not hold a training run to resume: there is no snapshot in it. Leave out "

@@ -106,6 +106,8 @@ def test_a_scan_says_before_it_starts_what_it_costs(
     said = result.stderr.splitlines()[0]
     assert said.startswith("70 images will take about ")
     assert "13 kB of disk at most" in said and "of memory" in said
+    undecided = run(*given[:5], 10, "--steps", 2, "--fail-above", 0.01, "--min-samples", 10)
+    assert "about 377 images would decide" in undecided.stderr.splitlines()[-1]
     gated = run(*given[:5], 9000, "--steps", 2, "--fail-above", 0.4, "--without", "optimality")
     assert "If none is a copy, it is likely to stop after 64 images" in gated.stderr
 

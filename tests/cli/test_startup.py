@@ -57,3 +57,24 @@ def test_a_small_scan_imports_only_what_it_uses(tmp_path: Path, form: str):
 
 def test_the_help_of_a_scan_imports_no_libraries_but_numpy():
     assert not imported_by("scan", "--help") & (UNUSED | {"PIL", "rich", "scipy", "torch"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "scan . --data . --threshold 2",
+        "check . --image . --threshold 2",
+        "repeats . --duplicate-rms -1",
+        "train --data . --batch-size 0 --out out",
+    ],
+)
+def test_an_option_out_of_its_range_is_refused_before_torch_is_imported(words: str):
+    code = (
+        "import sys\nfrom memaudit.cli.main import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"is needed" in done.stderr
