@@ -48,7 +48,8 @@ def test_its_command_repeats_the_scan(
     assert card.exit_code == 0, card.stderr
     lines = card.stdout.replace("\\\n", " ").splitlines()
     (line,) = [line for line in lines if line.startswith("memaudit scan")]
-    assert all(len(each) <= 100 for each in card.stdout.splitlines() if each[0:1] != "|")
+    wrapped = [each for each in card.stdout.splitlines() if not each.startswith(("|", "**"))]
+    assert all(len(each) <= 100 for each in wrapped)
     stands_for = {DATA: str(train), HOLDOUT: str(held_out), checkpoint.name: str(checkpoint)}
     again = [stands_for.get(word, word) for word in shlex.split(line)[1:]]
     assert again[-2:] == ["--out", "report"]
