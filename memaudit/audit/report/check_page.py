@@ -1,6 +1,6 @@
 """Write what a check found: check.html to look at, and check.json.
 
-The words of the page are in templates/check.html.j2, its look in templates/report.css.
+Its words are in templates/words.en.toml, its look in templates/report.css.
 """
 
 from dataclasses import dataclass

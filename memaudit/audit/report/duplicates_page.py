@@ -1,6 +1,6 @@
 """Write duplicates to look at and to sort: duplicates.html and duplicates.csv.
 
-The words of the page are in templates/duplicates.html.j2, its look in templates/report.css.
+Its words are in templates/words.en.toml, its look in templates/report.css.
 """
 
 from collections.abc import Iterator, Sequence

@@ -2,6 +2,7 @@
 
 import base64
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -76,12 +77,21 @@ def unbroken(text: str) -> "Markup":
     return escape(printable(text)).replace(" %", Markup("&nbsp;%"))
 
 
+def in_words(value: Any) -> str:
+    """A value of a checkpoint or a configuration, without the signs of a programming language."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {in_words(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(in_words, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
 def render_template(template: str, **values: Any) -> str:
     """The text of a page.
 
     Args:
-        template: file in templates/, whose filters are `percent`, `grouped`, `exponential`,
-            `short` and `unbroken`.
+        template: file in templates/, which takes its sentences from the file of words by `say` (as
+            HTML) and `say_text`.
         values: what the template names; a name that it does not get is an error.
     """
     return _environment().get_template(template).render(**values)
@@ -116,6 +126,7 @@ def _environment() -> "Environment":
         exponential=exponential,
         short=short,
         unbroken=unbroken,
+        in_words=in_words,
         link_terms=link_terms,
         meaning=meaning_html,
     )

@@ -1,7 +1,7 @@
 """The page of a report: one HTML file that needs no network and no JavaScript.
 
-The words about the ratio are in templates/report.html.j2 and, by section, in templates/report/.
-Each diagnostic supplies its own words. The look is in templates/report.css.
+Its words are in templates/words.en.toml, its parts in templates/report.html.j2 and, by section, in
+templates/report/. Each diagnostic supplies its own words. The look is in templates/report.css.
 """
 
 import shlex
@@ -58,25 +58,23 @@ from memaudit.options import config_fields
 from memaudit.wording import duration
 
 BEFORE_DIAGNOSTICS = (
-    ("verdict", "Verdict"),
-    ("measured", "How it was measured"),
-    ("screening", "Screening"),
-    ("ratios", "Share of copies"),
-    ("denoising", "Does the model denoise?"),
-    ("controls", "Controls"),
-    ("pairs", "Closest pairs"),
-    ("edge", "Pairs at the threshold"),
-    ("sheet", "All copies"),
-    ("leaks", "Training images that leak"),
-    ("sensitivity", "Other thresholds and radii"),
+    "verdict",
+    "measured",
+    "screening",
+    "ratios",
+    "denoising",
+    "controls",
+    "pairs",
+    "edge",
+    "sheet",
+    "leaks",
+    "sensitivity",
 )
-"""Sections with their own templates: the template's name and the title. The sections of diagnostics
-follow; a diagnostic with one of these titles is shown in that section."""
-AFTER_DIAGNOSTICS = (
-    ("provenance", "Provenance"),
-    ("limits", "Limits of what is shown"),
-    ("definitions", "Words"),
-)
+"""Sections with their own templates, whose titles are in the file of words. The sections of
+diagnostics follow; a diagnostic with one of these titles is shown in that section."""
+AFTER_DIAGNOSTICS = ("provenance", "limits", "definitions")
+SHOWN_SECONDS = 0.005
+"""Steps that took less, or were not asked for, are not listed."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,11 @@ def render_page(result: Scanned, report: Report) -> str:
         ticks=count_ticks(bins),
         leaks=[leak_row(result, leak, shown) for leak in result.leaks[:SHOWN_LEAKS]],
         regenerate=sample_command(result, "SEED"),
-        timings=[(step.step, duration(step.seconds)) for step in result.timings.steps]
+        timings=[
+            (step.step, duration(step.seconds))
+            for step in result.timings.steps
+            if step.seconds >= SHOWN_SECONDS
+        ]
         + [("total", duration(result.timings.total))],
         file_hashes=[(file.name, file.sha256) for file in report.files],
         packages=[(each.name, each.version) for each in result.environment.packages],
@@ -226,16 +228,20 @@ def sections(
     }
     listed = [
         Section(id, title, id, rendered(blocks.pop(title, ()), shown))
-        for id, title in BEFORE_DIAGNOSTICS
+        for id, title in _titled(BEFORE_DIAGNOSTICS)
         if has_template.get(id, True)
     ]
-    last = [Section(id, title, id, ()) for id, title in AFTER_DIAGNOSTICS]
+    last = [Section(id, title, id, ()) for id, title in _titled(AFTER_DIAGNOSTICS)]
     others = [
         Section(title.lower().replace(" ", "-"), title, None, rendered(section, shown))
         for title, section in blocks.items()
         if section
     ]
     return [*listed, *others, *last]
+
+
+def _titled(ids: Iterable[str]) -> list[tuple[str, str]]:
+    return [(id, say(f"sections.{id}")) for id in ids]
 
 
 def rendered(blocks: Iterable[Block], shown: Pictures) -> tuple[RenderedBlock, ...]:

@@ -1,6 +1,6 @@
 """Write how often a generator repeats itself: repeats.html to look at, and repeats.json.
 
-The words of the page are in templates/repeats.html.j2, its look in templates/report.css.
+Its words are in templates/words.en.toml, its look in templates/report.css.
 """
 
 from datetime import datetime

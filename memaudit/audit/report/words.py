@@ -30,6 +30,7 @@ _MARKS = (
     (_LINK, rf'<a class="term" href="#{ANCHOR}\2">\1</a>'),
 )
 _TERM = re.compile(rf'<a class="term" href="#{ANCHOR}[a-z0-9_-]+">([^<]*)</a>')
+_TAG = re.compile(r"(<[^>]*>)")
 _USED = re.compile(rf'href="#{ANCHOR}([a-z0-9_-]+)"')
 
 
@@ -72,11 +73,11 @@ def say_html(key: str, /, **values: Any) -> "Markup":
 
 
 def link_terms(text: Any) -> "Markup":
-    """Text whose known terms are links to their definitions, each at its first place."""
+    """Text, or HTML, whose known terms are links to their definitions, each at its first place."""
     from markupsafe import Markup, escape
 
-    escaped = str(escape(printable(str(text)))).replace(" %", "&nbsp;%")
-    done: set[str] = set()
+    html = str(escape(text if hasattr(text, "__html__") else printable(str(text))))
+    done = set(_USED.findall(html))
 
     def link(found: re.Match[str]) -> str:
         id = _forms()[found[0].lower()]
@@ -85,7 +86,12 @@ def link_terms(text: Any) -> "Markup":
         done.add(id)
         return f'<a class="term" href="#{ANCHOR}{id}">{found[0]}</a>'
 
-    return Markup(_any_form().sub(link, escaped))
+    parts, inside = [], 0
+    for number, part in enumerate(_TAG.split(html.replace(" %", "&nbsp;%"))):
+        if number % 2:
+            inside += (part.startswith(("<a ", "<code"))) - part.startswith(("</a", "</code"))
+        parts.append(part if number % 2 or inside else _any_form().sub(link, part))
+    return Markup("".join(parts))
 
 
 def without_links(page: str) -> str:

@@ -87,3 +87,31 @@ def test_the_definitions_are_those_of_the_glossary():
     titles = re.findall(r"^### (.+)$", glossary.read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^\w-]+", "-", title.lower()).strip("-") for title in titles}
     assert set(terms()) - anchors <= {"epochs", "loss"}
+
+
+def test_no_words_are_left_in_templates():
+    """Text, attributes that are read, and texts in expressions. The annex has a file of its own."""
+    found = []
+    for file in sorted((ROOM / "templates").rglob("*.j2")):
+        if file.name == "annex.html.j2":
+            continue
+        source = re.sub(r"\{#.*?#\}|<style>.*?</style>", "", file.read_text(), flags=re.DOTALL)
+        jinja = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+        texts = re.findall(r'"([^"]*)"', " ".join(jinja.findall(source)))
+        found += [text for text in texts if re.search(r"[a-z]{2,} +[a-z]{2,}", text, re.IGNORECASE)]
+        plain = jinja.sub("", source)
+        found += re.findall(r'(?:aria-label|alt|title)="([^"]*[A-Za-z]{2,}[^"]*)"', plain)
+        shown = re.sub(r"&\w+;", "", re.sub(r"<[^>]*>", " ", plain))
+        found += re.findall(r"[A-Za-z]{2,}[A-Za-z ]*", shown)
+    assert found == ["mixture sequence"]  # a value of report.json
+
+
+def test_every_sentence_of_the_file_is_used_somewhere():
+    code = "".join(
+        file.read_text()
+        for file in [*ROOM.rglob("*.py"), *ROOM.rglob("*.j2"), *ROOM.parents[1].rglob("*.py")]
+    )
+    keys = {re.sub(r"\.(one|other)$", "", key) for key, _ in sentences()}
+    made = ("sections.", "next.", "evidence.", "pairs.", "first.", "overview.emm_", "terms.")
+    unused = {key for key in keys if f'"{key}"' not in code and not key.startswith(made)}
+    assert unused == set()
