@@ -20,7 +20,7 @@ CLOSEST_PAIRS = 16
 """Cards shown: one per training image, with the closest of its pairs."""
 EDGE_PAIRS = 3
 """Pairs shown on each side of the threshold if the cards do not hold every copy."""
-SHOWN_LEAKS = 60
+SHOWN_LEAKS = 40
 """Leaking training images listed."""
 SHEET_PICTURES = 240
 """Pictures on the contact sheet. These limits keep a page of 64×64 images under 10 MB."""
