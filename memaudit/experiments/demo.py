@@ -19,13 +19,14 @@ from memaudit.data.images import ImageSet
 from memaudit.data.selection import Selection
 from memaudit.data.subsets import select_images
 from memaudit.errors import ConfigError
-from memaudit.experiments.cost import count_forward_flops, predict_run_cost
-from memaudit.experiments.timing import measure_throughput
+from memaudit.experiments.cost import BACKWARD, EVALUATIONS
+from memaudit.experiments.timing import time_step
 from memaudit.experiments.train_and_scan import train_to_end
 from memaudit.experiments.training_presets import LAPTOP
 from memaudit.models.checkpoints import open_checkpoint
 from memaudit.models.execution import Execution
 from memaudit.progress import Progress, add_suffix, silent
+from memaudit.training.schedule import Schedule
 
 SIZES = (32, 1500)
 """Numbers of training images of the two networks."""
@@ -76,16 +77,14 @@ def load_digits() -> ImageSet:
 
 
 def forecast_demo(device: str) -> float:
-    """Seconds that the trainings and audits of a demo take here, what is there already included."""
+    """Seconds that the trainings and the sampling of a demo take here, if nothing is there yet."""
     images = select_images(load_digits(), Selection(size=max(SIZES), subset="random"))
-    flops = count_forward_flops(NETWORK, images)
     with one_thread():
-        speed = measure_throughput(NETWORK, images, device=device)
-    costs = (
-        predict_run_cost(NETWORK, size, num_samples=NUM_SAMPLES, flops_per_image=flops)
-        for size in SIZES
-    )
-    return sum(speed.seconds(cost) for cost in costs)
+        step = time_step(NETWORK, images, device=device)
+    num_steps = Schedule(NETWORK, len(images)).num_steps
+    training = num_steps * step.seconds(NETWORK.batch_size)
+    sampling = NUM_SAMPLES * EVALUATIONS * step.per_image / (1 + BACKWARD)
+    return len(SIZES) * (training + sampling)
 
 
 def run_demo(
