@@ -21,6 +21,8 @@ LONG_SEARCH = 1e11
 """Differences of pixel values from which on a search is timed on a part."""
 LARGE = 100_000_000
 """Bytes of disk or memory from which on they are worth a line, where the work is short."""
+LONGEST = 1e7
+"""Seconds that a report's times may add up to, if they are to be believed."""
 READ = 64
 """Images whose reading is timed."""
 
@@ -166,4 +168,5 @@ def say_verification_time(report: "Report", *, spot_check: int) -> None:
         seconds += of.get("denoising test", 0.0)
     if report.source.kind == "images":
         seconds += of.get("search", 0.0)
-    say_cost("If this machine is as fast as that of the report, this", seconds)
+    if 0 <= seconds <= LONGEST:  # a forged report may state anything
+        say_cost("If this machine is as fast as that of the report, this", seconds)

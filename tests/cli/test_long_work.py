@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.forged_reports import seal_again
 
 from memaudit.cli import console, forecast
 from memaudit.cli.long_work import LONG, LONGEST, closing_line, finish
@@ -139,6 +141,14 @@ def test_a_verification_with_the_images_says_how_long_it_takes(
     result = run("verify", tmp_path / "report", "--data", images, "--source", images)
     assert result.exit_code == 0, result.stderr
     assert "If this machine is as fast as that of the report, this will take" in result.stderr
+
+    def state_no_time(report: dict[str, Any]) -> None:
+        for step in report["timings"]["steps"]:
+            step["seconds"] = "inf"
+
+    seal_again(tmp_path / "report", state_no_time)
+    forged = run("verify", tmp_path / "report", "--data", images, "--source", images)
+    assert forged.exit_code in (0, 1) and "will take" not in forged.stderr, forged.stderr
 
 
 def test_lines_of_a_log_have_the_time_of_day(monkeypatch: pytest.MonkeyPatch):
