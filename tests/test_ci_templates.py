@@ -196,7 +196,7 @@ def test_the_gate_decides(
         assert "data:image/png" not in (out / "report.html").read_text("utf-8")
         assert f"memaudit: {verdict}" in job.summary
         for line in job.uploaded["path"].splitlines():
-            assert (tmp_path / line).is_file(), line
+            assert (tmp_path / line).is_file() or line.endswith("screening.csv"), line
     if verdict == "INCONCLUSIVE":  # everywhere it says how many would decide
         junit = ElementTree.tostring(ElementTree.parse(out / "junit.xml").getroot(), "unicode")
         for text in (job.said, job.summary, junit):
@@ -220,6 +220,7 @@ def test_the_template_decides_likewise(
     assert job.status == status, job.said
     assert job.uploaded is not None
     paths = [*job.uploaded["paths"], job.uploaded["reports"]["junit"]]
+    paths.remove("memaudit-report/screening.csv")
     assert all((tmp_path / path).is_file() for path in paths) or status == 2
 
 
@@ -247,6 +248,121 @@ def test_what_an_input_says_is_not_run(runner: Runner, room: Path, tmp_path: Pat
         job = runner(as_gitlab(inputs), tmp_path, tmp_path)
     assert "<x $(touch ran)>" in job.said and "<$(touch>" in job.said
     assert job.status == 2 and not (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------------------------------------
+# A program that ends as it is told, in place of memaudit
+
+DOUBLE = """#!/bin/bash
+echo "$@" >> calls.txt
+case "$1" in
+  scan)
+    if [ "$SCAN_ENDS" != 137 ] && [[ " $* " != *" --dry-run "* ]]; then
+      mkdir -p memaudit-report
+      date +%N > memaudit-report/report.json
+      echo new > memaudit-report/summary.md
+    fi
+    echo "::set-output name=verdict::PASS"
+    echo "##[set-output name=verdict]PASS" >&2
+    exit "$SCAN_ENDS" ;;
+  verify) exit "$VERIFY_ENDS" ;;
+esac
+"""
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Path:
+    """A workspace where memaudit is a program that exits with $SCAN_ENDS and $VERIFY_ENDS."""
+    program = tmp_path / "bin" / "memaudit"
+    program.parent.mkdir()
+    program.write_text(DOUBLE)
+    program.chmod(0o755)
+    return tmp_path
+
+
+def on_both(
+    double: Path, inputs: Mapping[str, str], *, scanned: int, verified: int = 0
+) -> tuple[Job, Job]:
+    both = {"source": "x", "data": "y", "extras": "none"} | dict(inputs)
+    for_gitlab = {key: each for key, each in both.items() if key != "on-inconclusive"}
+    told = {"SCAN_ENDS": str(scanned), "VERIFY_ENDS": str(verified)}
+    return (
+        on_github(both, double, double, **told),
+        on_gitlab(as_gitlab(for_gitlab), double, double, **told),
+    )
+
+
+@pytest.mark.parametrize(
+    ("scanned", "verified", "inputs", "status", "on_gitlab_status"),
+    [
+        (0, 0, {}, 0, 0),
+        (0, 1, {}, 1, 1),
+        (0, 2, {}, 2, 2),
+        (0, 130, {}, 130, 130),
+        (1, 0, {}, 1, 1),
+        (1, 0, {"on-inconclusive": "warn"}, 1, 1),
+        (2, 0, {"on-inconclusive": "warn"}, 2, 2),
+        (3, 0, {}, 3, 3),
+        # GitLab lets 3 pass with a warning where it is told to, and never a report that is refused.
+        (3, 1, {}, 3, 1),
+        (3, 1, {"on-inconclusive": "warn"}, 1, 1),
+        (130, 0, {}, 130, 130),
+        (137, 0, {}, 137, 137),
+        (0, 0, {"options": "--flips\n--dry-run\n"}, 2, 2),
+    ],
+)
+def test_no_end_but_a_pass_that_was_checked_is_green(
+    double: Path,
+    scanned: int,
+    verified: int,
+    inputs: dict[str, str],
+    status: int,
+    on_gitlab_status: int,
+):
+    github, gitlab = on_both(double, inputs, scanned=scanned, verified=verified)
+    assert (github.status, gitlab.status) == (status, on_gitlab_status)
+    verdict = {0: "PASS", 1: "FAIL", 3: "INCONCLUSIVE"}.get(scanned, "none")
+    assert github.outputs["verdict"] == ("none" if "options" in inputs else verdict)
+
+
+def test_options_on_several_lines_are_all_given_and_stand_for_no_files(double: Path):
+    on_both(double, {"options": "--fail-on label-test\n --match *\n"}, scanned=0)
+    scans = [line for line in (double / "calls.txt").read_text().splitlines() if "scan" in line]
+    assert len(scans) == 2 and "--fail-on label-test --match " in scans[1]
+    assert scans[1].endswith("--match * -- x")
+    source = {"source": "--help", "verify-options": "--quiet\n--verbose"}
+    on_both(double, source, scanned=0)
+    calls = (double / "calls.txt").read_text()
+    assert calls.count("-- --help\n") == 2
+    assert calls.count("--quiet --verbose -- memaudit-report\n") == 2
+
+
+def test_what_is_printed_is_no_command_to_the_runner(double: Path):
+    job, _ = on_both(double, {}, scanned=1)
+    lines = job.said.splitlines()
+    (start,) = [i for i, line in enumerate(lines) if line.startswith("::stop-commands::")][:1]
+    token = lines[start].rpartition("::")[2]
+    end = lines.index(f"::{token}::")
+    assert len(token) == 32
+    printed = [i for i, line in enumerate(lines) if "set-output" in line]
+    assert len(printed) == 2 and all(start < i < end for i in printed)
+    odd = {"pictures": "x\n::notice::PASS"}
+    assert "::notice" not in on_both(double, odd, scanned=0)[0].said
+
+
+def test_an_earlier_report_is_not_that_of_the_run(double: Path):
+    (double / "memaudit-report").mkdir()
+    for name in ("report.json", "summary.md", "junit.xml"):
+        (double / "memaudit-report" / name).write_text("PASS")
+    github, gitlab = on_both(double, {}, scanned=137)
+    assert (github.status, gitlab.status) == (137, 137)
+    assert github.uploaded is None and github.summary == ""
+    assert not (double / "memaudit-report" / "summary.md").exists()
+    github, gitlab = on_both(double, {"options": "--dry-run"}, scanned=0)
+    assert (github.status, gitlab.status) == (2, 2)
+    assert github.uploaded is None and github.outputs["verdict"] == "none"
+    github, _ = on_both(double, {}, scanned=0)  # it continues an undecided one
+    assert github.status == 0 and github.uploaded is not None and github.summary == "new\n"
 
 
 @pytest.mark.slow

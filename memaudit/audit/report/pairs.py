@@ -140,9 +140,9 @@ def contact_sheet(result: Scanned, shown: Pictures = "full") -> tuple[SheetRow, 
     rows: list[SheetRow] = []
     room = SHEET_PICTURES
     for leak in result.leaks:
-        copies = leak.rows[: min(SHEET_COPIES, room - 1)]
-        if not copies:
+        if room < 2:
             break
+        copies = leak.rows[: min(SHEET_COPIES, room - 1)]
         name = short(leak.name)
         pictures = [
             embed(result.generated[row], _copy_of(result, row, name), shown, SHEET_SIZE)

@@ -27,7 +27,14 @@ from memaudit.audit.report.charts import (
 )
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.page import render_page, sample_command
-from memaudit.audit.report.pairs import CLOSEST_PAIRS, EDGE_PAIRS, rows_to_show
+from memaudit.audit.report.pairs import (
+    CLOSEST_PAIRS,
+    EDGE_PAIRS,
+    SHEET_COPIES,
+    SHEET_PICTURES,
+    contact_sheet,
+    rows_to_show,
+)
 from memaudit.audit.report.schema import make_report
 from memaudit.audit.report.words import without_links
 from memaudit.audit.result import ScanResult
@@ -54,6 +61,18 @@ def random_images(num_images: int, size: int, seed: int = 0) -> ImageSet:
     images = rng.integers(0, 256, (num_images, 3, size, size), dtype=np.uint8)
     names = [f"{seed}/{i:05d}.png" for i in range(num_images)]
     return ImageSet(images, names, source=f"set {seed}")
+
+
+def test_the_contact_sheet_is_bounded(make_result: Make, monkeypatch: pytest.MonkeyPatch):
+    result = make_result(60, 0)
+    first, rows = result.leaks[0], tuple(range(60))
+    leaks = [replace(first, rows=rows, hits=60) for _ in range(60)]
+    monkeypatch.setattr(ScanResult, "leaks", property(lambda _: leaks))
+    monkeypatch.setattr("memaudit.audit.report.pairs.embed", lambda *_: None)
+    for last in range(1, SHEET_COPIES + 1):  # whatever is left for the last row
+        leaks[8] = replace(first, rows=rows[:last], hits=last)
+        shown = contact_sheet(result)
+        assert sum(1 + len(row.copies) for row in shown) <= SHEET_PICTURES
 
 
 def test_the_headline_is_count_share_and_interval(make_result: Make):
