@@ -50,6 +50,11 @@ def open_function(reference: str, device: torch.device | str, given: Given) -> C
         raise CheckpointError(
             f"the module {module_name} has no function {name}; its file is {module.__file__}."
         )
+    if hasattr(function, "img_resolution") and not isinstance(function, type):
+        raise CheckpointError(
+            f"{name} is a denoiser already; name a function without arguments that returns it, such "
+            f"as `def make(): return {name}`."
+        )
     try:
         denoiser = function()
     except Exception as error:

@@ -53,6 +53,7 @@ def number():
     return 7
 
 constant = 7
+made = plain()
 
 def with_levels(low, high):
     denoise = lambda x, sigma, class_labels: x
@@ -119,6 +120,7 @@ def test_its_attributes_and_rounding_are_the_users(module):
     [
         ("absent", "has no function absent"),
         ("constant", "has no function constant"),
+        ("made", "made is a denoiser already; name a function without arguments that returns it"),
         ("failing", r"failing\(\) failed with KeyError: 'weights.pt'"),
         ("number", "it returned int; a callable D"),
         ("without_size", "img_channels is None; a number from 1"),
