@@ -52,8 +52,8 @@ def open_function(reference: str, device: torch.device | str, given: Given) -> C
         )
     if hasattr(function, "img_resolution") and not isinstance(function, type):
         raise CheckpointError(
-            f"{name} is a denoiser already; name a function without arguments that returns it, such "
-            f"as `def make(): return {name}`."
+            f"{name} is a denoiser already; name a function without arguments that returns it, "
+            f"such as `def make(): return {name}`."
         )
     try:
         denoiser = function()
