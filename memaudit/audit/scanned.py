@@ -113,7 +113,16 @@ class Scanned:
     @property
     def is_explained_by_floor(self) -> bool:
         """Whether as many images are counted as would be without any copying."""
-        return any(reason.kind in ("floor", "dense") for reason in self.conclusion.reasons)
+        return self.conclusion.is_explained_by_floor
+
+    @property
+    def leaks_text(self) -> str:
+        """How many training images leak, or are the nearest of what coincidence may have made."""
+        counted = f"{len(self.leaks):,} of {len(self.data):,} training images"
+        if self.leaks and self.is_explained_by_floor:
+            verb = "is" if len(self.leaks) == 1 else "are"
+            return f"{counted} {verb} the nearest of an image that was counted"
+        return f"{counted} leak"
 
     @property
     def left_out(self) -> str:
@@ -164,5 +173,4 @@ class Scanned:
         copies = f"{ratio.count:,} of {ratio.total:,} generated images copy a training image"
         if self.screening is not None:
             copies = f"{self.screening.share_text} of generated images copy a training image"
-        leaks = f"{len(self.leaks):,} of {len(self.data):,} training images leak"
-        return f"{type(self).__name__}({verdict}{copies}, {leaks})"
+        return f"{type(self).__name__}({verdict}{copies}, {self.leaks_text})"

@@ -77,6 +77,11 @@ class Conclusion:
         return bool(self.evidence) and self.verdict != "FAIL"
 
     @property
+    def is_explained_by_floor(self) -> bool:
+        """Whether as many images are counted as would be without any copying."""
+        return any(reason.kind in ("floor", "dense") for reason in self.reasons)
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """Everything but headline and choices, one statement each."""
         against = f"Evidence of memorization: {'; '.join(self.evidence)}." if self.evidence else ""
@@ -239,8 +244,8 @@ def _headline(
         elif "floor" in kinds:
             counts = "counts as a copy" if ratio.count == 1 else "count as copies"
             found = (
-                f"{ratio.count:,} of {ratio.total:,} generated images {counts}, no more than the "
-                "floor explains"
+                f"{ratio.count:,} of {ratio.total:,} generated images {counts}, not shown to be "
+                "more than the floor explains"
             )
         if "denoising" in kinds:
             found += ", but the model does not denoise these images as it is run"
@@ -416,8 +421,7 @@ def _advice(
         )
     if kinds == {"undecided"}:
         is_sequential = decision.method == "sequential"
-        text = advice(
+        return advice(
             decision.count, decision.total, GateTest.of(decision), sequential=is_sequential
         )
-        return f"{text} Give more samples." if is_sequential else text
     return ""

@@ -90,7 +90,8 @@ def about_floor(decision: Decision, controls: Controls, diagnostics: Diagnostics
         Reason(
             "floor",
             f"More than {limit} are counted as copies. {whose}, {floor.count:,} are "
-            "counted as well, and the ratio is not above what limit and floor explain together, "
+            "counted by the same rule, and the ratio is not above what limit and floor explain "
+            "together, "
             f"{percent(decision.fail_limit)} %."
             f"{_of_whole_images(decision)}{_which_rules(controls)}",
         )
@@ -228,7 +229,7 @@ def explained(findings: Findings, controls: Controls) -> list[Reason]:
         Reason(
             "floor",
             f"That is not above the floor by more than chance: of {floor.copies.total:,} "
-            f"{WHOSE[floor.control]}, {floor.copies.count:,} are counted as well.",
+            f"{WHOSE[floor.control]}, {floor.copies.count:,} are counted by the same rule.",
         )
     ]
 

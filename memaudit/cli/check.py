@@ -1,5 +1,7 @@
 """`memaudit check`: does a model give certain images back?"""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,7 @@ FOR_MODELS = (
     "num_noises",
 )
 """Options that apply only to a model."""
+SAID = {"returned-to": "known", "copied": "copied by the rule", "not-shown": "not shown"}
 STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold yellow"}
 
 
@@ -237,7 +240,17 @@ def check(
         _show(result)
     if page is not None:
         remark(f"Page: {page}")
-    finish(result.report.headline)
+    finish(*_outcome(result))
+
+
+def _outcome(result: "CheckResult") -> Iterator[str]:
+    """What came out, for the line at the end: the headline says more than fits there."""
+    found = Counter[str](image.finding for image in result.images)
+    number = len(result.images)
+    yield f"{found['given-back']:,} of {number:,} given back"
+    for finding, words in SAID.items():
+        if found[finding]:
+            yield f"{found[finding]:,} {words}"
 
 
 def _show(result: "CheckResult") -> None:

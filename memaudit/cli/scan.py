@@ -366,7 +366,7 @@ def _outcome(result: "ScanResult") -> tuple[str, ...]:
         gate = GateTest.of(result.decision)
         stop = forecast_stop(ratio.count, ratio.total, gate).median
         found += () if stop is None else (f"about {stop:,} images would decide",)
-    return result.conclusion.headline, *found, f"{len(result.leaks):,} training images leak"
+    return result.conclusion.headline, *found, result.leaks_text
 
 
 def _configs(options: dict[str, Any], seeds: Sequence[int]) -> tuple[ScanConfig, Selection]:

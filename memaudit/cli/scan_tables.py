@@ -55,13 +55,8 @@ def render(result: "ScanResult") -> None:
         )
     if result.few_searched:
         say(result.few_searched)
-    if result.is_explained_by_floor:
-        say(
-            f"{len(result.leaks):,} of {len(result.data):,} training images are the nearest of an "
-            "image that was counted; whether they leak, the count cannot tell."
-        )
-    else:
-        say(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    cannot_tell = "; whether they leak, the count cannot tell"
+    say(f"{result.leaks_text}{cannot_tell if result.is_explained_by_floor else ''}.")
     _notes_of_controls(result)
     _diagnostic_lines(result)
     out.print(_closest_pairs(result))

@@ -40,6 +40,7 @@ def test_images_are_checked_against_a_model(run: Run, folder: Path, tmp_path: Pa
     assert "in the training set       yes: 03.png" in result.stdout
     assert "in the training set       no" in result.stdout
     assert f"Page: {out / 'check.html'}" in result.stderr
+    assert "memaudit check: 1 of 2 given back · 1 not shown" in result.stderr
     content = json.loads((out / "check.json").read_text())
     assert [image["finding"] for image in content["images"]] == ["given-back", "not-shown"]
 

@@ -34,14 +34,18 @@ def _lines(result: SpeciesRichness) -> Iterator[str]:
         low, high = f"{chao1.low:,.0f}", f"{chao1.high:,.0f}"
         number = f"up to {high}" if low == high else f"{low} to {high}"
         yield (
-            f"With more independent samples, {number} might leak (too few repeats for an estimate)."
+            f"With more independent samples, {number} training images "
+            "might be counted (too few repeats for an estimate)."
         )
     elif round(chao1.value) <= result.num_leaking:
-        yield f"With more independent samples, up to {chao1.high:,.0f} might leak (Chao1)."
+        yield (
+            f"With more independent samples, up to {chao1.high:,.0f} training images might be "
+            "counted (Chao1)."
+        )
     else:
         yield (
-            f"With more independent samples, at least about {chao1.value:,.0f} would leak "
-            f"({chao1.low:,.0f} to {chao1.high:,.0f}, Chao1)."
+            f"With more independent samples, at least about {chao1.value:,.0f} training "
+            f"images would be counted ({chao1.low:,.0f} to {chao1.high:,.0f}, Chao1)."
         )
 
 

@@ -502,7 +502,9 @@ def _results(report: Report) -> Iterator[Fact]:
             "ratios",
         )
     yield Fact(
-        "Training images copied at least once",
+        "Training images nearest to what was counted"
+        if report.conclusion.is_explained_by_floor
+        else "Training images copied at least once",
         f"{report.num_leaking_images:,} of {report.data.num_images:,}",
         "num_leaking_images",
         "leaks",

@@ -108,7 +108,11 @@ def _rows(verified: VerifiedReport) -> Iterator[tuple[str, str]]:
     if floor is not None:
         yield "Counted by coincidence", f"{share_text(floor.copies)}, {floor.control}"
     leaks = f"{report.num_leaking_images:,} of {report.data.num_images:,}"
-    yield "Training images copied", leaks
+    explained = report.conclusion.is_explained_by_floor
+    yield (
+        "Training images nearest to what was counted" if explained else "Training images copied",
+        leaks,
+    )
     groups = report.diagnostics.groups
     if groups is not None:
         yield (

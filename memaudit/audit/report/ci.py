@@ -89,7 +89,7 @@ def text_summary(result: Scanned) -> str:
     else:
         lines.append(f"Copies among the seeds drawn at random: {ratio}. {_floors(result)}".rstrip())
         lines.append(result.screening.agreement_text)
-    lines.append(f"{len(result.leaks):,} of {len(result.data):,} training images leak.")
+    lines.append(f"{result.leaks_text}.")
     lines += result.controls.notes(result.config.rule.duplicate_rms)
     for _, diagnostic, found in result.diagnostics.results():
         lines += [line for line in diagnostic.lines(found) if isinstance(line, str)]
@@ -144,7 +144,11 @@ def _facts(result: Scanned) -> dict[str, str]:
         facts["limit"] = f"{percent(result.decision.limit)} %"
         facts["confidence"] = f"{100 * result.decision.confidence:g} %"
         facts["evidence"] = _evidence(result.decision)
-    facts["training images that leak"] = f"{len(result.leaks):,} of {len(result.data):,}"
+    explained = result.is_explained_by_floor
+    named = (
+        "training images nearest to what was counted" if explained else "training images that leak"
+    )
+    facts[named] = f"{len(result.leaks):,} of {len(result.data):,}"
     if result.few_searched:
         facts["few images"] = result.few_searched
     hashed = "SHA-256" if result.source.kind == "checkpoint" else "SHA-256 of the pixels"

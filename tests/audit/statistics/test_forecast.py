@@ -136,7 +136,7 @@ def test_a_ratio_between_both_limits_is_never_decided():
     assert samples_to_decide(150, 100_000, limit=0.001, fail_limit=0.002) is None
     assert forecast_stop(1000, 1_000_000, GateTest(0.001)).late is None
     text = advice(150, 100_000, GateTest(0.001, 0.95, 0.002, 0.975), sequential=True)
-    assert "between the limit and" in text
+    assert "between the limit and" in text and "Give more samples" not in text
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 100), (2, 900), (12, 900), (30, 900)])
@@ -163,13 +163,14 @@ def test_an_exact_test_of_the_forecast_size_decides_half_the_time(count: int, to
 
 def test_advice_says_how_many_more_and_of_what():
     assert advice(0, 3000, GateTest(0.001), sequential=True) == (
-        "About 790 more samples (3,800 in all) would probably decide: PASS if none is a copy."
+        "About 790 more samples (3,800 in all) would probably decide: PASS if none is a copy. "
+        "Give more samples."
     )
     assert "as FAIL if the ratio stays" in advice(30, 1000, GateTest(0.02), sequential=True)
     given = advice(0, 500, GateTest(0.001), sequential=False)
     assert given.startswith("About 3,000 other images") and "second look" in given
     close = advice(10_000, 10_000_000, GateTest(0.001), sequential=True)
-    assert "so close to the limit" in close
+    assert "so close to the limit" in close and "Give more samples" not in close
 
 
 def test_numbers_that_are_only_likely_have_two_digits():
