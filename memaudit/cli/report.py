@@ -67,9 +67,10 @@ def report(
     """Compare reports side by side, or write one as an annex for an authority.
 
     DIR is a folder that `memaudit scan --out` wrote, or one that contains several. The table shows
-    the share of copies with its interval and the number of training images that leak. It shows
-    images seen in training, |D| and the verdict if they vary. The page of --out keeps sweeps apart,
-    shows the emm.json of searches in DIR, and can be filtered by name and verdict.
+    the share of copies with its interval, the verdict if there is one, and the number of training
+    images that leak. It shows images seen in training and |D| if they vary. The page of --out keeps
+    sweeps apart, shows the emm.json of searches in DIR, and can be filtered by name and verdict.
+    Both show what reports state; memaudit verify checks one.
 
     With --annex, one report becomes a page to hand in: facts in the order of an official text, each
     with its place in the report, and lines to fill in and sign. It gives no legal advice. A report
@@ -82,6 +83,13 @@ def report(
     memaudit report report --annex edpb --pdf annex.pdf
     """
     if annex is not None:
+        for name, given in (("by", by is not None), ("as_json", as_json)):
+            if given:
+                raise ConfigError(
+                    f"{{{name}}} belongs to a comparison, and {{annex}} writes no other; leave one "
+                    "out.",
+                    field=(name, "annex"),
+                )
         _write_annex(
             paths, annex, out, pdf, auditor=auditor, authority=authority, overwrite=overwrite
         )
@@ -160,20 +168,23 @@ def _table(comparison: "Comparison") -> "Table":
         "|D|": [f"{r.num_images:,}" for r in reports],
         "copies": [f"{r.ratio.count:,} / {r.ratio.total:,}" for r in reports],
         "share": [with_interval(r.ratio) for r in reports],
-        "verdict": [r.verdict or "" for r in reports],
+        "verdict": [r.judged for r in reports],
         "leaks": [
             f"{r.num_leaking_images:,} of {r.num_images:,}"
             + (f", {r.num_leaking_groups}" if r.num_leaking_groups else "")
             for r in reports
         ],
     }
-    for name in ("seen", "|D|", "verdict"):
+    for name in ("seen", "|D|"):
         if len(set(columns[name])) == 1:
             del columns[name]
+    if not any(columns["verdict"]):
+        del columns["verdict"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("report", overflow="fold")
+    # On a narrow terminal cells break, and nothing is cut off.
+    table.add_column("report", overflow="fold", min_width=8)
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for name, *cells in zip(comparison.names, *columns.values(), strict=True):
         table.add_row(name, *cells)
     return table

@@ -16,7 +16,7 @@ from memaudit.audit.documents.verified import (
 )
 from memaudit.audit.report.schema import Report
 from memaudit.escapes import markdown, markdown_code
-from memaudit.wording import counted, percent, printable
+from memaudit.wording import counted, percent, printable, short
 
 WIDTH = 100
 """Columns of the lines that are not in a table."""
@@ -85,14 +85,15 @@ def _rows(verified: VerifiedReport) -> Iterator[tuple[str, str]]:
     source = report.source
     name = markdown_code(Path(source.path).name or source.path)
     if source.model is None:
-        hashed = "" if source.sha256 is None else f", SHA-256 of the pixels `{source.sha256}`"
-        yield "Audited", f"{report.ratios.copies.total:,} generated images, {name}{hashed}"
-    else:
-        hashed = "" if source.sha256 is None else f", SHA-256 `{source.sha256}`"
-        yield "Audited", f"{name}{hashed}"
+        name = f"{report.ratios.copies.total:,} generated images, {name}"
+    if source.sha256 is not None:
+        of_pixels = " of the pixels" if source.model is None else ""
+        name += f", SHA-256{of_pixels} {markdown_code(source.sha256)}"
+    yield "Audited", name
     yield (
         "Training images",
-        f"{report.data.num_images:,}, SHA-256 of the pixels `{report.data.fingerprint}`",
+        f"{report.data.num_images:,}, SHA-256 of the pixels "
+        f"{markdown_code(report.data.fingerprint)}",
     )
     if report.screening is None:
         yield "Copies", copies_text(report)
@@ -122,11 +123,29 @@ def _rows(verified: VerifiedReport) -> Iterator[tuple[str, str]]:
         )
     if report.conclusion.evidence:
         yield "Evidence beside the count", markdown("; ".join(report.conclusion.evidence))
+    reasons = tuple(reason.text for reason in report.conclusion.reasons)
+    if reasons:
+        yield "Why it is limited", markdown(" ".join(reasons))
+    # One on a model that does not denoise begins with the reason, and is long.
+    warnings = [
+        short(_without_folders(each, report), 300)
+        for each in source.warnings
+        if not each.startswith(reasons)
+    ]
+    if warnings:
+        yield "Warning", markdown(" ".join(warnings))
     if report.conclusion.choices:
         yield "Not the defaults", markdown("; ".join(report.conclusion.choices))
     finished = datetime.fromisoformat(report.environment.finished)
     yield "Date", f"{finished:%Y-%m-%d}, memaudit {markdown(report.environment.memaudit)}"
     yield "Report", f"SHA-256 of report.json `{verified.sha256}`"
+
+
+def _without_folders(text: str, report: Report) -> str:
+    for path in (report.source.path, report.data.path):
+        if name := Path(path).name:
+            text = text.replace(path, name)
+    return text
 
 
 def _limits(report: Report) -> Iterator[str]:

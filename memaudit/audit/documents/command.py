@@ -17,6 +17,7 @@ from memaudit.audit.source import OPTIMUM
 from memaudit.audit.unchosen_seeds import are_consecutive
 from memaudit.audit.verification.settings import config_of
 from memaudit.data.preparation import Preparation
+from memaudit.models.checkpoints.formats.python_function import NAME as FUNCTION
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import config_fields, size_text
 from memaudit.wording import parse_ranges, ranges
@@ -53,7 +54,10 @@ def _words(report: Report) -> Iterator[str]:
     seeds = () if sampling is None else tuple(parse_ranges(sampling.seeds))
     config = config_of(report, seeds)
     source, model = report.source, report.source.model
-    yield source.path if source.path == OPTIMUM else Path(source.path).name or source.path
+    name = source.path if source.path == OPTIMUM else Path(source.path).name or source.path
+    is_code = model is not None and model.format == FUNCTION
+    # A name of a file that would be an option, or a function to call.
+    yield f"./{name}" if name.startswith("-") or (":" in name and not is_code) else name
     yield from ("--data", DATA)
     if report.controls.num_holdout:
         yield from ("--holdout", HOLDOUT)

@@ -1,14 +1,15 @@
 """Compare reports side by side: the snapshots of a run, or the models of a sweep."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from memaudit.audit.diagnostics.groups import counted_groups
 from memaudit.audit.report.folder import reports_in
-from memaudit.audit.report.schema import plain, read_report
+from memaudit.audit.report.schema import Report, plain, read_report
+from memaudit.audit.report.words import say
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.errors import ConfigError
 from memaudit.wording import short, some
@@ -30,10 +31,12 @@ class ComparedReport:
     num_images: int
     """|D|, the number of training images."""
     ratio: Proportion
-    """The distinct ratio, the headline."""
+    """The share of copies, which the report's headline is about."""
     interval: str
     """How the interval of the ratio was made."""
     verdict: str | None
+    caveats: tuple[str, ...]
+    """What must be read with verdict and share, in a few words each."""
     num_leaking_images: int
     num_leaking_groups: str | None
     """Groups that are copied: `3 of 212 patients`; None where groups do not count."""
@@ -44,6 +47,11 @@ class ComparedReport:
     def epochs(self) -> float | None:
         """How often the training showed each image, or None if it does not say."""
         return None if self.images_seen is None else self.images_seen / self.num_images
+
+    @property
+    def judged(self) -> str:
+        """The verdict with its caveats: `PASS, with evidence of memorization`; empty for none."""
+        return ", ".join((*([] if self.verdict is None else [self.verdict]), *self.caveats))
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,10 @@ def _compared(file: Path) -> ComparedReport:
         source=report.source.path,
         images_seen=None if model is None else model.images_seen,
         num_images=report.data.num_images,
-        ratio=report.ratios.distinct,
+        ratio=report.ratios.copies,
         interval=report.interval,
         verdict=report.verdict,
+        caveats=tuple(_caveats(report)),
         num_leaking_images=report.num_leaking_images,
         num_leaking_groups=None if groups is None else counted_groups(groups),
         rule={
@@ -142,6 +151,17 @@ def _compared(file: Path) -> ComparedReport:
             else "screened, and those drawn at random counted",
         },
     )
+
+
+def _caveats(report: Report) -> Iterator[str]:
+    if report.conclusion.is_contradicted:
+        yield say("overview.contradicted")
+    if any(reason.kind == "denoising" for reason in report.conclusion.reasons):
+        yield say("overview.not_denoising")
+    if report.screening is not None:
+        yield say("overview.screened")
+    if report.source.warnings:
+        yield say("overview.warned")
 
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:

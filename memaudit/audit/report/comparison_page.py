@@ -99,7 +99,7 @@ def render_comparison(
                     rows=rows,
                     links=tuple(_link(each.report, path) for each in curve),
                     names=tuple(each.name for each in curve),
-                    verdicts=tuple(each.report.verdict or "" for each in curve),
+                    verdicts=tuple(each.report.judged for each in curve),
                 )
             if section.chart is not None or section.rows:
                 sections.append(section)
@@ -212,7 +212,7 @@ def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ..
             f"{report.num_images:,}",
             say("overview.of", count=report.ratio.count, total=report.ratio.total),
             with_interval(report.ratio),
-            report.verdict or "–",
+            report.judged or "–",
             say("overview.of", count=report.num_leaking_images, total=report.num_images)
             + (f", {report.num_leaking_groups}" if report.num_leaking_groups else ""),
         )

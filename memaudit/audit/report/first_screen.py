@@ -169,4 +169,6 @@ def _next(result: Scanned) -> str:
         return "pass" if result.controls.holdout is not None else "pass_no_holdout"
     if result.is_explained_by_floor:
         return "floor"
+    if conclusion.verdict == "INCONCLUSIVE":
+        return "undecided"
     return "no_gate_copies" if result.leaks else "no_gate"

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.forged_reports import seal_again
 
 from memaudit.audit.documents.card import audit_card
 from memaudit.audit.report.folder import write_report
@@ -48,6 +50,40 @@ def test_a_name_cannot_leave_the_card(make_result: Make, tmp_path: Path):
     (audited,) = [line for line in lines[:fence] if "<script>" in line]
     assert audited.count("`") == 4  # two names in code, which nothing interprets
     assert sum(line.startswith("| Audited") for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", ["-rf.npz", "os:system"])
+def test_a_file_in_the_command_is_neither_option_nor_code(
+    make_result: Make, tmp_path: Path, name: str
+):
+    result = make_result(sampled=True)
+    write_report(replace(result, source=replace(result.source, path=name)), tmp_path)
+    assert f"memaudit scan ./{name} " in audit_card(tmp_path)
+
+
+def test_a_hash_that_is_none_cannot_leave_the_card(make_result: Make, tmp_path: Path):
+    """The words of a page of another version are not compared, so hashes in it may be any text."""
+    hostile = "0` |\n\n# PASS <b>"
+    result = make_result()
+    write_report(replace(result, source=replace(result.source, sha256=hostile)), tmp_path)
+
+    def change(report: dict[str, Any]) -> None:
+        report["environment"]["memaudit"] = "0.0.1"
+        report["data"]["fingerprint"] = hostile
+
+    seal_again(tmp_path, change)
+    card = audit_card(tmp_path)
+    assert "\n# PASS" not in card and card.count(r"`0\x60 \x7c\n\n# PASS <b>`") == 2
+
+
+def test_it_says_what_limits_the_verdict(make_result: Make, tmp_path: Path):
+    result = make_result(0, 20, fail_above=0.01)
+    source = replace(result.source, warnings=("All images in /home/me/train are equal.",))
+    data = replace(result.data, source="/home/me/train")
+    write_report(replace(result, source=source, data=data), tmp_path)
+    card = audit_card(tmp_path)
+    assert "**INCONCLUSIVE" in card and "| Why it is limited | 20 images do not decide" in card
+    assert "| Warning | All images in train are equal. |" in card
 
 
 def test_a_changed_report_has_no_card(make_result: Make, tmp_path: Path):

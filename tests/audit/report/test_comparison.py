@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.forged_reports import seal_again
 
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.charts import RATIO_HEIGHT
 from memaudit.audit.report.comparison import compare_reports, comparison_dict
 from memaudit.audit.report.comparison_page import render_comparison, write_comparison
@@ -71,8 +73,45 @@ def test_a_report_is_read_as_it_was_written(make_report: MakeReport):
     assert found.folder == folder and found.source == "generated"
     assert (found.images_seen, found.num_images, found.num_leaking_images) == (5000, 30, 14)
     assert (found.ratio.count, found.ratio.total) == (14, 20)
-    assert found.ratio.low == written["ratios"]["distinct"]["low"]
-    assert found.verdict == "FAIL" and found.interval == "Clopper-Pearson"
+    assert found.ratio.low == written["ratios"]["copies"]["low"]
+    assert found.verdict == found.judged == "FAIL" and found.interval == "Clopper-Pearson"
+
+
+def test_a_verdict_is_shown_with_what_speaks_against_it(make_report: MakeReport, tmp_path: Path):
+    def change(report: dict[str, Any]) -> None:
+        report["conclusion"]["evidence"] = ["the label test"]
+        report["conclusion"]["reasons"] = [{"kind": "denoising", "text": "It does not."}]
+        report["source"]["warnings"] = ["Only 0 and 255."]
+
+    folder = make_report("a", 0, fail_above=0.9)
+    one = run(folder)
+    assert "PASS" in one.stdout and "with" not in one.stdout
+    seal_again(folder, change)
+    caveats = "PASS, with evidence of memorization, does not denoise, with warnings"
+    (found,) = compare_reports([folder]).reports
+    assert found.judged == caveats
+    text = render_comparison(compare_reports([folder]), tmp_path / "page.html")
+    assert f'data-verdict="{caveats}"' in text and f">{caveats}</td>" in text
+    narrow = CliRunner(env={"COLUMNS": "44"}).invoke(cli, ["report", str(folder)])
+    shown = "".join(narrow.stdout.split())
+    assert "…" not in shown and "memorization" in shown.replace("\n", "")
+    alone = run(make_report("b", 20, fail_above=0.001))
+    assert "FAIL" in alone.stdout
+    contradiction = run(folder, "--annex", "edpb", "--json")
+    assert contradiction.exit_code == 2 and "--json belongs to a comparison" in contradiction.stderr
+
+
+def test_the_share_is_that_of_the_verdict(tmp_path: Path):
+    """A copy by another rule, or a near-duplicate of a training image, is a copy here as well."""
+    rng = np.random.default_rng(0)
+    train = rng.integers(40, 216, (20, 1, 16, 16), dtype=np.uint8)
+    shifted = np.roll(train[:10], 1, axis=3)
+    config = ScanConfig(index=IndexConfig(match=("shift",)), fail_above=0.01)
+    result = scan(shifted, train, config=config)
+    write_report(result, tmp_path)
+    (found,) = compare_reports([tmp_path]).reports
+    assert found.verdict == "FAIL" and found.ratio == result.ratios.copies
+    assert found.ratio.count > result.ratios.distinct.count
 
 
 def test_what_varies_orders_the_reports(make_report: MakeReport, tmp_path: Path):

@@ -1,11 +1,13 @@
 """The words of pages: one file, which has every sentence and every definition that is used."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from memaudit.audit.report import words
+from memaudit.audit.report.first_screen import first_screen
 from memaudit.audit.report.words import (
     link_terms,
     say,
@@ -115,3 +117,12 @@ def test_every_sentence_of_the_file_is_used_somewhere():
     made = ("sections.", "next.", "evidence.", "pairs.", "first.", "overview.emm_", "terms.")
     unused = {key for key in keys if f'"{key}"' not in code and not key.startswith(made)}
     assert unused == set()
+
+
+def test_an_undecided_scan_without_advice_is_not_told_to_choose_a_limit(
+    make_result: Callable[..., ScanResult], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("memaudit.audit.verdict._advice", lambda *_: "")
+    screen = first_screen(make_result(0, 20, fail_above=0.01))
+    assert screen.headline.startswith("INCONCLUSIVE")
+    assert screen.next_text.startswith("Do not take this for a PASS")
