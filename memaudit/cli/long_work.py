@@ -14,7 +14,7 @@ import click
 
 from memaudit.errors import ConfigError
 from memaudit.progress import Progress
-from memaudit.wording import duration, file_size
+from memaudit.wording import duration, file_size, short
 
 LONG = (
     *("scan", "check", "repeats", "train", "emm", "reproduce", "sample", "selftest", "demo"),
@@ -156,9 +156,8 @@ def closing_line(name: str, parts: Sequence[str]) -> str:
         'memaudit scan: PASS: at most 1 % · 0 of 377 · 12 s'
     """
     first, *others = [" ".join(part.split()).rstrip(".") for part in parts if part.strip()]
-    line = f"{name}: {first}"
-    if len(line) > LONGEST:
-        line = line[: LONGEST - 1].rstrip() + "…"
+    # The end of a headline may say what speaks against its start, so the middle is left out.
+    line = short(f"{name}: {first}", LONGEST)
     for part in others:
         if len(line) + len(part) + 3 <= LONGEST:
             line += f" · {part}"

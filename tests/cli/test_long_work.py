@@ -85,8 +85,14 @@ def test_a_command_of_a_group_is_named_whole(run: Run, make_npz: Callable[..., P
 def test_the_line_at_the_end_fits_a_commit_status(length: int):
     line = closing_line("memaudit scan", ["x" * length, "y" * 30, "z\nz."])
     assert len(line) <= LONGEST and "\n" not in line
-    assert line.endswith("…") == (length > LONGEST - 15)
+    assert ("…" in line) == (length > LONGEST - 15)
     assert ("z z" in line) == (length < 120)
+
+
+def test_the_end_of_a_headline_is_not_cut_off():
+    headline = f"Not shown that the image is given back, {'x' * 100}; it is copied by an image"
+    line = closing_line("memaudit check", [headline, "1 s"])
+    assert len(line) <= LONGEST and line.endswith("it is copied by an image")
 
 
 def test_without_a_command_there_is_no_line(capsys: pytest.CaptureFixture[str]):
