@@ -202,7 +202,8 @@ def check(
             if few := too_few_controls(number, len(asked), config.rule.confidence):
                 remark(
                     f"Warning: {few}, so that no image will be said to be given back or known. "
-                    "Give more with --holdout and --controls, or ask about fewer images.",
+                    "Give more with --holdout and --controls, or ask about fewer images, chosen "
+                    "without looking at what was generated.",
                     "bold yellow",
                 )
         labeled = train if train is not None else others
