@@ -291,7 +291,8 @@ def test_a_command_is_one_file_and_one_line(found: dict[str, Any]):
 
 def test_a_rule_is_one_file_and_one_line(found: dict[str, Any]):
     assert found["rule"]["status"] == 0, found["rule"]
-    report = json.loads(found["rule"]["text"][found["rule"]["text"].index("{") :])
+    text = found["rule"]["text"]
+    report, _ = json.JSONDecoder().raw_decode(text, text.index("{"))
     assert report["search"]["match"] == ["pixels", "toy"]
     by_rule = {row["rule"]: row["copies"]["count"] for row in report["ratios"]["by_rule"]}
     assert by_rule["toy"] == report["ratios"]["copies"]["count"] == 4

@@ -1,6 +1,5 @@
 """The words of the verdict: what counts, what speaks against it, and what was chosen."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import smooth_images
+from helpers.pages import without_links
 
 from memaudit import scan
 from memaudit.audit.choices import choices_of
@@ -128,8 +128,7 @@ def test_evidence_takes_the_word_from_a_pass_but_not_the_verdict(
     assert against.verdict == "PASS" and against.conclusion.is_contradicted
     for text in everywhere(against):
         assert "PASS, with evidence of memorization that the rule does not count" in text
-        # The page links words to their definitions.
-        assert "C_T z = -14; AUC 0.9" in re.sub("<a .*?>|</a>", "", text)
+        assert "C_T z = -14; AUC 0.9" in without_links(text)
     assert '<header class="contradicted">' in everywhere(against)[0]
 
 

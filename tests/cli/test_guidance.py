@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from helpers.pages import without_links
 from helpers.tiny_networks import SMALLEST
 from PIL import Image
 
@@ -41,7 +42,7 @@ def test_guidance_is_recorded_named_shown_and_repeated_by_verify(
     assert report["sampling"]["sampler"]["guidance"] == 1.5
     assert "guidance 1.5" in report["conclusion"]["choices"]
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "EDM’s Heun sampler in 6 steps, guided by w = 1.5." in page
+    assert "EDM’s Heun sampler in 6 steps, guided by w = 1.5." in without_links(page)
     given = ("--source", "optimum", "--data", data, "--spot-check", 3)
     verified = run("verify", tmp_path / "report", *given)
     assert verified.exit_code == 0 and "3 of 8 rows" in verified.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from helpers.pages import without_links
 from helpers.tiny_networks import SMALLEST
 
 from memaudit.models.build import build_network
@@ -35,7 +36,7 @@ def test_the_models_own_sampler_is_recorded_named_and_repeated_by_verify(
     assert (sampler["sampler"], sampler["solver"], sampler["num_steps"]) == ("own", "ancestral", 5)
     assert {"sampler own", "solver ancestral", "steps 5"} <= set(report["conclusion"]["choices"])
     page = (out / "report.html").read_text()
-    assert "with its own ancestral (DDPM) sampler in 5 steps." in page
+    assert "with its own ancestral (DDPM) sampler in 5 steps." in without_links(page)
     verified = run("verify", out, "--source", model, "--data", data, "--spot-check", 3)
     assert verified.exit_code == 0 and "3 of 8 rows" in verified.stdout, verified.output
 

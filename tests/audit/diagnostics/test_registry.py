@@ -26,6 +26,7 @@ from memaudit.audit.diagnostics.section import (
     LineChart,
     Paragraph,
     Row,
+    ShareChart,
     Table,
     join_tables,
 )
@@ -347,7 +348,7 @@ def test_what_follows_from_the_matches_is_computed_again(whole_result: ScanResul
 
 
 def test_every_result_has_something_to_show_and_to_say(whole_result: ScanResult):
-    kinds = (Paragraph, Heading, Table, LineChart, Gallery)
+    kinds = (Paragraph, Heading, Table, LineChart, ShareChart, Gallery)
     shown = {}
     for name, diagnostic, result in whole_result.diagnostics.results():
         blocks = list(diagnostic.section(result, whole_result.page_context))

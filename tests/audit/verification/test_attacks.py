@@ -421,7 +421,7 @@ def test_a_page_that_says_something_else_is_noticed(given: ScanResult, tmp_path:
         ("<title>Memorization audit: FAIL", "<title>Memorization audit: PASS"),
         ("</main>", "<p>Approved.</p></main>"),
         (">copy<", ">not a copy<"),
-        ("Nearest</dt>", "Nearest <b>none</b></dt>"),
+        ("Nearest</a></dt>", "Nearest</a> <b>none</b></dt>"),
         ("<img src", '<img style="position: fixed" src'),
         ('alt="Nearest', 'alt="Distant'),
     ):

@@ -198,7 +198,9 @@ def test_without_the_extra_the_message_says_what_to_install(tmp_path, monkeypatc
     (tmp_path / "config.json").write_text(json.dumps(UNET))
     (tmp_path / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04}.")
-    with pytest.raises(ConfigError, match=r"memaudit-diffusion\[diffusers\]"):
+    with pytest.raises(
+        ConfigError, match=r"pip install diffusers \(or this package with the extra \"diffusers\""
+    ):
         open_checkpoint(tmp_path)
 
 
