@@ -81,10 +81,10 @@ class Talk:
             rate = f", {task.units / seconds:,.1f}/s" if seconds >= 0.01 and task.units else ""
             if not self.steps:
                 rows.append((f"{name} ({task.units:,}{rate})", seconds))
-        if self.steps:
-            others = total - sum(seconds for _, seconds in rows)
-            rows.append(("everything else, such as loading and forecasts", others))
+        others = total - sum(seconds for _, seconds in rows)
         rows = [(name, seconds) for name, seconds in rows if seconds >= SHORTEST]
+        if self.steps:  # said even if it is short, so that the list is seen to be whole
+            rows.append(("everything else, such as loading and forecasts", max(0.0, others)))
         width = max((len(name) for name, _ in rows), default=0)
         for name, seconds in rows:
             yield f"  {name:{width}}  {duration(seconds):>12}"

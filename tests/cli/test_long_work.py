@@ -66,8 +66,9 @@ def test_quiet_says_errors(run: Run, make_npz: Callable[..., Path], tmp_path: Pa
 
 
 def test_verbose_says_where_the_time_went(
-    run: Run, checkpoint: Path, make_npz: Callable[..., Path]
+    run: Run, checkpoint: Path, make_npz: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("memaudit.cli.long_work.SHORTEST", 0.0)
     result = run("scan", checkpoint, "--data", make_npz(20), "--samples", 8, "--verbose")
     lines = result.stderr.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("Where the time went"))
