@@ -7,7 +7,7 @@
 Without --data they run on synthetic photographs. Each writes its record to benchmarks/results/, and
 ends in an error if its results are not equal to the baseline's. The file of a benchmark says what
 it asks, and takes more arguments. Started by themselves: exposure, forecasts, gate_power, matching,
-precision and screening.
+overhead, precision and screening.
 """
 
 import argparse
