@@ -450,7 +450,10 @@ def _impossible(policy: Policy) -> Iterator[str]:
     for name, convert in (
         ("gate.limit", lambda: gate.share),
         ("rule.threshold", lambda: policy.rule.fraction),
-        ("gate.limit_groups", lambda: as_share(gate.limit_groups or gate.limit)),
+        (
+            "gate.limit_groups",
+            lambda: as_share(gate.limit if gate.limit_groups is None else gate.limit_groups),
+        ),
     ):
         try:
             value = convert()

@@ -221,6 +221,8 @@ def test_seeds_of_the_agreed_nonce(report: Report):
         ('[gate]\nlimit = "1e-999999999%"', "not a fraction"),
         ('[gate]\nlimit = "1/0"', "not a fraction"),
         ("[gate]\nlimit = true", "not a policy"),
+        ('[gate]\nlimit = 0.1\nlimit_groups = ""', "gate.limit_groups"),
+        ("[gate]\nlimit = 0.1\nlimit_groups = 0", "gate.limit_groups"),
         ("gate = 3", "gate is a table"),
         ("[gate]\nlimit = 0.1\nconfidnce = 0.9", "did you mean gate.confidence?"),
         ("[gates]\nlimit = 0.1", "did you mean gate?"),
