@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.forged_reports import seal_again
-from helpers.pages import without_links
 from helpers.tiny_networks import SMALLEST
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from memaudit.audit import sampling as audit_sampling
 from memaudit.audit.config import ScanConfig
 from memaudit.audit.diagnostics.noise_and_return import ReturnTestConfig, return_test
 from memaudit.audit.report.folder import write_report
+from memaudit.audit.report.words import without_links
 from memaudit.audit.scan_state import ScanState
 from memaudit.audit.verification.rows import ROWS
 from memaudit.audit.verification.verify import verify_report

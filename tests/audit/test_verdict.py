@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import smooth_images
-from helpers.pages import without_links
 
 from memaudit import scan
 from memaudit.audit.choices import choices_of
@@ -20,6 +19,7 @@ from memaudit.audit.neighbors.config import IndexConfig
 from memaudit.audit.report.ci import junit_xml, markdown_summary
 from memaudit.audit.report.page import render_page
 from memaudit.audit.report.schema import make_report
+from memaudit.audit.report.words import without_links
 from memaudit.audit.result import ScanResult
 from memaudit.audit.statistics.gate import FloorCount, exact_decision, sequential_decision
 from memaudit.audit.statistics.intervals import clopper_pearson

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from helpers.pages import without_links
 from helpers.tiny_networks import SMALLEST
 from PIL import Image
 
+from memaudit.audit.report.words import without_links
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import save_checkpoint
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from helpers.pages import without_links
 from helpers.tiny_networks import SMALLEST
 
+from memaudit.audit.report.words import without_links
 from memaudit.models.build import build_network
 from memaudit.models.checkpoints import save_checkpoint
 
