@@ -345,10 +345,11 @@ def _persons(report: Report) -> Iterator[Fact]:
         )
     else:
         kinds = plural(found.kind)
+        explained = report.conclusion.is_explained_by_floor
         yield Fact(
             f"Groups ({short(kinds)})",
             f"{data.num_groups:,} in the training images; images of {found.num_copied:,} of them "
-            "were copied",
+            + ("are the nearest to what was counted" if explained else "were copied"),
             "diagnostics.groups.num_copied",
             "groups-that-leak",
         )

@@ -117,7 +117,7 @@ def _rows(verified: VerifiedReport) -> Iterator[tuple[str, str]]:
     groups = report.diagnostics.groups
     if groups is not None:
         yield (
-            "Groups copied",
+            "Groups nearest to what was counted" if explained else "Groups copied",
             f"{groups.num_copied:,} of {counted(groups.num_groups, 'group', 'groups')} "
             f"({markdown(groups.kind)})",
         )
