@@ -22,7 +22,7 @@ FactGroup = Literal[
     "responsible",
     "record",
 ]
-"""Groups of facts that annex.py takes from a report."""
+"""Groups of facts that annex.py takes from a report, by the functions of their names in facts/."""
 
 
 @dataclass(frozen=True)
