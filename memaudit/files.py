@@ -13,6 +13,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from memaudit.errors import ConfigError
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -76,6 +78,25 @@ def read_regular(path: str | Path, limit: int) -> bytes:
             errno.EFBIG, f"it has {size:,} bytes; at most {limit:,} make sense here", str(path)
         )
     return data
+
+
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Check that a file may be written, before the work for it begins.
+
+    Args:
+        path: the file.
+        overwrite: whether it may replace one.
+
+    Raises:
+        ConfigError: it exists and must not be replaced, it is a folder, or its folder is missing.
+    """
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ConfigError(
+            f"{path} exists; name another file, or replace it with {{overwrite}}.",
+            field="overwrite",
+        )
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path.parent} is not a folder; make it, or name a file in another one.")
 
 
 @contextmanager

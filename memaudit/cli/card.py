@@ -4,8 +4,6 @@ from pathlib import Path
 
 import click
 
-from memaudit.errors import ConfigError
-
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path), metavar="DIR")
@@ -26,13 +24,10 @@ def card(folder: Path, out: Path | None, overwrite: bool) -> None:
     """
     from memaudit.audit.documents.card import audit_card
     from memaudit.cli.console import print_text, remark
-    from memaudit.files import atomic_write
+    from memaudit.files import atomic_write, check_new
 
-    if out is not None and out.exists() and not overwrite:
-        raise ConfigError(
-            f"{out} exists; name another file, or replace it with {{overwrite}}.",
-            field="overwrite",
-        )
+    if out is not None:
+        check_new(out, overwrite=overwrite)
     text = audit_card(folder)
     if out is None:
         print_text(text)

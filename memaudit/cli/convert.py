@@ -6,6 +6,7 @@ import click
 
 from memaudit.cli.options import arch_option
 from memaudit.errors import ConfigError
+from memaudit.files import check_new
 
 
 @click.command()
@@ -26,10 +27,7 @@ def convert(source: Path, target: Path, arch: str | None, overwrite: bool) -> No
     """
     if target.suffix != ".safetensors":
         raise ConfigError(f"{target} must end in .safetensors, the only format that is written.")
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target} exists; name another file, or give --overwrite.")
-    if not target.parent.is_dir():
-        raise ConfigError(f"There is no folder {target.parent} to write {target.name} into.")
+    check_new(target, overwrite=overwrite)
 
     # Only now: torch takes seconds to import.
     from memaudit.cli.console import remark

@@ -77,6 +77,16 @@ def _whole_extras(found: "Diagnosis") -> list[str]:
     return [extra for extra in extras if extra not in broken]
 
 
+def _search(computing: "Computing") -> str:
+    installed = ", ".join(computing.faiss) or "FAISS is not installed"
+    if not computing.search:
+        return f"broken ({installed})"
+    name, _, device = computing.search.partition("-")
+    place = "the GPU" if device == "cuda" else "the CPU"
+    searches = "by FAISS" if name == "faiss" else "by PyTorch's products"
+    return f"exact, {searches} on {place} ({installed})"
+
+
 def _show_computing(computing: "Computing", cores: int) -> None:
     from memaudit.cli.console import print_row
 
@@ -87,7 +97,6 @@ def _show_computing(computing: "Computing", cores: int) -> None:
         print_row("GPU", "none that PyTorch sees")
     cuda = "for the CPU" if computing.cuda is None else f"for CUDA {computing.cuda}"
     print_row("PyTorch's build", cuda)
-    faiss = ", ".join(computing.faiss) or "FAISS is not installed"
-    print_row("search", f"{computing.search or 'broken'} ({faiss})")
+    print_row("search", _search(computing))
     print_row("computes on", computing.device)
     print_row("threads", f"{computing.threads} on {counted(cores, 'core', 'cores')}")

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from memaudit.errors import ConfigError
+from memaudit.files import check_new
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from memaudit.audit.report.comparison import Comparison
+    from memaudit.experiments.emm.overview import FoundEMM
 
 
 @click.command()
@@ -68,8 +70,9 @@ def report(
 
     DIR is a folder that `memaudit scan --out` wrote, or one that contains several. The table shows
     the share of copies with its interval, the verdict if there is one, and the number of training
-    images that leak. It shows images seen in training and |D| if they vary. The page of --out keeps
-    sweeps apart, shows the emm.json of searches in DIR, and can be filtered by name and verdict.
+    images that leak. It shows images seen in training and |D| if they vary. Searches for EMM in DIR
+    have a table of their own. The page of --out keeps sweeps apart, and can be filtered by name and
+    verdict.
     Both show what reports state; memaudit verify checks one.
 
     With --annex, one report becomes a page to hand in: facts in the order of an official text, each
@@ -100,24 +103,42 @@ def report(
                 f"{{{name}}} belongs to an annex; give {{annex}}, too, or leave {{{name}}} out.",
                 field=(name, "annex"),
             )
+    _compare(paths, by=by, out=out, overwrite=overwrite, as_json=as_json)
+
+
+def _compare(
+    paths: tuple[Path, ...],
+    *,
+    by: Literal["images-seen", "size", "epochs", "name"] | None,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Compare reports and searches for EMM; there may be only one of the two kinds."""
     from memaudit.audit.report.comparison import compare_reports, comparison_dict
-    from memaudit.audit.report.comparison_page import write_comparison
+    from memaudit.audit.report.folder import REPORT
     from memaudit.cli.console import out as stdout
     from memaudit.cli.console import print_json, remark
+    from memaudit.experiments.emm.overview import emms_dict, find_emms, write_overview
 
-    comparison = compare_reports(paths, by=by)
+    found = find_emms(paths)
+    audited = [
+        path for path in paths if path.is_file() or any(path.rglob(REPORT)) or not find_emms([path])
+    ]
+    comparison = compare_reports(audited, by=by) if audited else None
     if out is not None:
-        from memaudit.experiments.emm.overview import emm_section, find_emms
-
-        section = emm_section(find_emms(paths))
-        further = () if section is None else (section,)
-        write_comparison(comparison, out, further=further, overwrite=overwrite)
+        write_overview(comparison, found, out, overwrite=overwrite)
     if as_json:
-        print_json(comparison_dict(comparison))
+        content = {} if comparison is None else comparison_dict(comparison)
+        print_json({**content, "searches": emms_dict(found)})
     else:
-        stdout.print(_table(comparison))
-    for difference in comparison.differences:
-        remark(f"Warning: the reports differ in {difference}.")
+        if comparison is not None:
+            stdout.print(_table(comparison))
+        if found:
+            stdout.print(_emm_table(found))
+    if comparison is not None:
+        for difference in comparison.differences:
+            remark(f"Warning: the reports differ in {difference}.")
     if out is not None:
         remark(f"Comparison: {out}")
 
@@ -138,11 +159,8 @@ def _write_annex(
 
     if len(paths) != 1:
         raise ConfigError(f"An annex is of one report, and {len(paths)} were named. Name one.")
-    if pdf is not None and pdf.exists() and not overwrite:
-        raise ConfigError(
-            f"{pdf} exists; name another file, or replace it with {{overwrite}}.",
-            field="overwrite",
-        )
+    if pdf is not None:
+        check_new(pdf, overwrite=overwrite)
     page = write_annex(
         paths[0], annex, out=out, auditor=auditor, authority=authority, overwrite=overwrite
     )
@@ -187,4 +205,20 @@ def _table(comparison: "Comparison") -> "Table":
         table.add_column(name, justify="right", overflow="fold")
     for name, *cells in zip(comparison.names, *columns.values(), strict=True):
         table.add_row(name, *cells)
+    return table
+
+
+def _emm_table(found: "dict[Path, FoundEMM]") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    from memaudit.experiments.emm.overview import EMM_HEADER, emm_rows
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    first, *others = EMM_HEADER
+    table.add_column(first, overflow="fold", min_width=8)
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    for row in emm_rows(found):
+        table.add_row(*row)
     return table

@@ -1,6 +1,7 @@
 """What is wrong with an installation is found, and the command that is named mends it."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,6 +156,9 @@ def test_the_command_shows_it_and_its_status_says_whether_audits_can_run(
 ):
     good = CliRunner().invoke(cli, ["doctor"])
     assert good.exit_code == 0 and good.stdout.endswith("Audits can run here.\n")
+    assert re.search(
+        r"^search +exact, by FAISS on the CPU \(faiss-\w+ [\d.]+\)$", good.stdout, re.M
+    )
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch", "no-such-one"])
     bad = CliRunner().invoke(cli, ["doctor"])
     assert bad.exit_code == 2 and f"    {doctor.install_command('no-such-one')}\n" in bad.stdout

@@ -91,7 +91,7 @@ def test_converting_into_a_folder_that_is_not_there_is_refused(
 ):
     result = run("convert", checkpoint, tmp_path / "no" / "out.safetensors")
     assert result.exit_code == 2
-    assert "There is no folder" in result.stderr
+    assert "is not a folder" in result.stderr
 
 
 def test_a_file_system_that_fails_is_a_message(

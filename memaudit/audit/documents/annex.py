@@ -24,8 +24,7 @@ from memaudit.audit.documents.verified import (
 )
 from memaudit.audit.report.folder import PAGE
 from memaudit.audit.report.html import render_template
-from memaudit.errors import ConfigError
-from memaudit.files import atomic_write
+from memaudit.files import atomic_write, check_new
 
 AnnexText = Literal["edpb", "cnil", "nist"]
 
@@ -67,13 +66,7 @@ def write_annex(
     """
     verified = open_verified(folder)
     out = Path(folder) / f"annex-{text}.html" if out is None else Path(out)
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise ConfigError(
-            f"{out} exists; name another file, or replace it with {{overwrite}}.",
-            field="overwrite",
-        )
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out.parent} is not a folder; make it, or name a file in another one.")
+    check_new(out, overwrite=overwrite)
     page = render_annex(
         verified, TEXTS[text], out=out, auditor=auditor, authority=authority, written=_today()
     )

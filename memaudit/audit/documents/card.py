@@ -151,7 +151,7 @@ def _without_folders(text: str, report: Report) -> str:
 def _limits(report: Report) -> Iterator[str]:
     yield "Limits:"
     if report.verdict is None:
-        yield "no limit was set, so there is no verdict."
+        yield "there is no verdict, since no share of copies was said to be too many."
     elif report.screening is not None:
         yield "seeds were screened, which gives no PASS."
     else:

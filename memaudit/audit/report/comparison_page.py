@@ -13,8 +13,7 @@ from memaudit.audit.report.comparison import ComparedReport, Comparison, Factor
 from memaudit.audit.report.curve_page import Section, render_curves, with_interval
 from memaudit.audit.report.folder import PAGE
 from memaudit.audit.report.words import say
-from memaudit.errors import ConfigError
-from memaudit.files import atomic_write
+from memaudit.files import atomic_write, check_new
 from memaudit.wording import short
 
 
@@ -55,13 +54,7 @@ def write_comparison(
     Raises:
         ConfigError: the file exists and must not be overwritten, or its folder does not exist.
     """
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ConfigError(
-            f"{path} exists; name another file, or replace it with {{overwrite}}.",
-            field="overwrite",
-        )
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"{path.parent} is not a folder; make it, or name a file in another one.")
+    check_new(path, overwrite=overwrite)
     with atomic_write(path) as file:
         file.write(render_comparison(comparison, path, further=further).encode())
 

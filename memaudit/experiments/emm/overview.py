@@ -3,21 +3,31 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from memaudit.audit.report.charts import IntervalRow, interval_chart
-from memaudit.audit.report.curve_page import Section
+from memaudit.audit.report.comparison import Comparison
+from memaudit.audit.report.comparison_page import write_comparison
+from memaudit.audit.report.curve_page import Section, render_curves
 from memaudit.audit.report.words import say
 from memaudit.errors import DataError
 from memaudit.experiments.emm.page import RESULT, SCHEMA, rounded_outwards
-from memaudit.files import read_regular
+from memaudit.files import atomic_write, check_new, read_regular
 from memaudit.wording import printable, short
 
 LARGEST_RESULT = 32 << 20
 """Most bytes of an emm.json that are read."""
 MOST_IMAGES = 1e15
 """No training set has more."""
+
+
+EMM_HEADER = tuple(
+    say(f"overview.emm_{name}")
+    for name in ("search", "estimate", "level", "threshold", "trainings")
+)
+"""Header of a table of searches."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +70,79 @@ def _read(file: Path) -> FoundEMM:
         ) from error
 
 
-def emm_section(found: dict[Path, FoundEMM]) -> Section | None:
-    """A chart and a table of EMMs with their intervals, rounded outwards; None without any."""
-    if not found:
-        return None
-    rows, drawn = [], []
+def emms_dict(found: dict[Path, FoundEMM]) -> list[dict[str, Any]]:
+    """The searches in values that strict JSON can hold."""
+    return [{"file": str(file), **msgspec.to_builtins(each)} for file, each in found.items()]
+
+
+def write_overview(
+    comparison: Comparison | None, found: dict[Path, FoundEMM], path: Path, *, overwrite: bool
+) -> None:
+    """Write the page of a comparison, which the searches follow or stand alone in.
+
+    Args:
+        comparison: of reports; None without any.
+        found: what `find_emms` found; at least one search where there is no report.
+        path: of the page.
+        overwrite: replace the file if it exists.
+
+    Raises:
+        ConfigError: the file exists and must not be overwritten, or its folder does not exist.
+    """
+    sections = [_section(found)] if found else []
+    if comparison is not None:
+        write_comparison(comparison, path, further=sections, overwrite=overwrite)
+        return
+    check_new(path, overwrite=overwrite)
+    page = render_curves(
+        title=say("overview.emm"),
+        lead=say("overview.emm_lead", count=len(found)),
+        sections=sections,
+        intervals=say("overview.emm_intervals"),
+    )
+    with atomic_write(path) as file:
+        file.write(page.encode())
+
+
+def emm_rows(found: dict[Path, FoundEMM]) -> list[tuple[str, ...]]:
+    """A row of words for each search, under EMM_HEADER."""
+    rows: list[tuple[str, ...]] = []
     for file, each in found.items():
-        name = short(file.parent.name or str(file.parent), 60)
         interval = rounded_outwards(each.low, each.high)
-        if each.emm is None:
-            estimate = say("overview.emm_none", reason=short(each.reason, 200))
-        else:
-            emm = round(each.emm)
-            estimate = f"{emm:,}"
-            text = say("overview.emm_value", emm=emm, interval=interval)
-            if each.low is None or each.high is None:
-                text = say("overview.emm_alone", emm=emm)
-            drawn.append(IntervalRow(name, text, each.emm, each.low, each.high))
-        level = f"{interval} ({100 * each.confidence:g} %)" if each.low is not None else interval
+        estimate = _estimate(each)
+        level = interval if each.low is None else f"{interval} ({100 * each.confidence:g} %)"
         threshold = f"{100 * (1 - each.epsilon):g} %"
-        rows.append((name, estimate, level, threshold, f"{each.replicates:,}"))
-    names = ("search", "estimate", "level", "threshold", "trainings")
+        rows.append((_name(file), estimate, level, threshold, f"{each.replicates:,}"))
+    return rows
+
+
+def _name(file: Path) -> str:
+    return short(file.parent.name or str(file.parent), 60)
+
+
+def _estimate(each: FoundEMM) -> str:
+    if each.emm is None:
+        return say("overview.emm_none", reason=short(each.reason, 200))
+    return say("overview.emm_alone", emm=round(each.emm))
+
+
+def _section(found: dict[Path, FoundEMM]) -> Section:
+    """A chart and a table of EMMs with their intervals, rounded outwards."""
+    drawn = []
+    for file, each in found.items():
+        if each.emm is None:
+            continue
+        text = _estimate(each)
+        if each.low is not None and each.high is not None:
+            interval = rounded_outwards(each.low, each.high)
+            text = say("overview.emm_value", emm=round(each.emm), interval=interval)
+        drawn.append(IntervalRow(_name(file), text, each.emm, each.low, each.high))
     return Section(
         title=say("overview.emm"),
         text=(say("overview.emm_text"),),
         chart=None,
-        header=tuple(say(f"overview.emm_{name}") for name in names),
-        rows=tuple(rows),
+        header=EMM_HEADER,
+        rows=tuple(emm_rows(found)),
         intervals=interval_chart(say("overview.emm_chart"), drawn, say("overview.emm_axis"))
         if drawn
         else None,

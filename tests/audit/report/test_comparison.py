@@ -234,7 +234,7 @@ def test_the_command_shows_a_table_and_writes_a_page(make_report: MakeReport, tm
     assert again.exit_code == 2 and "--overwrite" in again.stderr
 
     content = json.loads(run(*folders, "--json").stdout)
-    assert content == comparison_dict(compare_reports(folders))
+    assert content == {**comparison_dict(compare_reports(folders)), "searches": []}
     assert content["by"] == "images-seen"
     assert [entry["images_seen"] for entry in content["reports"]] == [90, 900]
     assert content["reports"][1]["ratio"]["ratio"] == 0.3
@@ -327,6 +327,14 @@ def test_the_page_shows_the_emm_of_searches(make_report: MakeReport, tmp_path: P
     text = without_links((tmp_path / "page.html").read_text())
     assert "9 (5 to 13)" in text and "5 to 13 (95 %)" in text
     assert "not a number of images that leak" in text
+    alone = run(tmp_path / "search", "--out", tmp_path / "alone.html")
+    assert alone.exit_code == 0 and "5 to 13 (95 %)" in alone.stdout
+    assert "9 (5 to 13)" in without_links((tmp_path / "alone.html").read_text())
+    (found,) = json.loads(run(tmp_path / "search", "--json").stdout)["searches"]
+    assert found["emm"] == 8.6
+    together = run(tmp_path / "a", tmp_path / "search", "--json")
+    content = json.loads(together.stdout)
+    assert len(content["reports"]) == len(content["searches"]) == 1
     for broken in ('{"schema": 1}', json.dumps({**emm, "emm": -1}), "[" * 9000):
         (tmp_path / "search" / "emm.json").write_text(broken)
         result = run(tmp_path, "--out", tmp_path / "page.html", "--overwrite")
