@@ -15,7 +15,7 @@ from memaudit.audit.memorization.controls import NEAR_PAIRS, Controls
 from memaudit.audit.memorization.findings import Findings, Gate, decide
 from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.memorization.screened import Screening
-from memaudit.audit.memorization.sensitivity import is_above_floor
+from memaudit.audit.memorization.sensitivity import is_above_floor, least_floor
 from memaudit.audit.sampler_control import SamplerControl
 from memaudit.audit.statistics.gate import Decision, FloorCount
 from memaudit.audit.statistics.group_share import judge_groups
@@ -225,11 +225,14 @@ def explained(findings: Findings, controls: Controls) -> list[Reason]:
     ratio, floor = findings.ratios.copies, controls.floor
     if not ratio.count or floor is None or is_above_floor(ratio, floor.copies):
         return []
+    too_few = "."
+    if not floor.copies.count:
+        too_few = f", and these are too few to tell: {least_floor(ratio):,} would do."
     return [
         Reason(
             "floor",
             f"That is not above the floor by more than chance: of {floor.copies.total:,} "
-            f"{WHOSE[floor.control]}, {floor.copies.count:,} are counted by the same rule.",
+            f"{WHOSE[floor.control]}, {floor.copies.count:,} are counted by the same rule{too_few}",
         )
     ]
 

@@ -48,6 +48,10 @@ FOR_MODELS = (
 )
 """Options that apply only to a model."""
 SAID = {"returned-to": "known", "copied": "copied by the rule", "not-shown": "not shown"}
+LISTED = 20
+"""Images of which nothing was shown that the terminal lists."""
+IN_FULL = 3
+"""With more such images than this, they are listed on a line each."""
 STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold yellow"}
 
 
@@ -98,7 +102,7 @@ STYLES = {"given-back": "bold red", "returned-to": "bold red", "copied": "bold y
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Write check.html and check.json into DIR.",
+    help="Write check.html, check.csv and check.json into DIR.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a check that is already in DIR.")
 @pictures_options
@@ -259,12 +263,41 @@ def _show(result: "CheckResult") -> None:
     from memaudit.cli.console import print_row, say, say_in_lines
 
     say_in_lines(result.report.headline, "bold")
-    for image in result.images:
+    ordered = [result.images[q] for q in result.worst_first]
+    nothing = [image for image in ordered if image.finding == "not-shown"]
+    in_full = ordered
+    if len(nothing) > IN_FULL:
+        in_full = ordered[: 1 - len(nothing)]  # one of them says what holds for the others, too
+    for image in in_full:
         say("")
         say(image.name, STYLES.get(image.finding, "bold"))
         say_in_lines(image.answer)
         for name, value in _rows(image):
             print_row(name, value)
+    if len(in_full) < len(ordered):
+        rest = ordered[len(in_full) :]
+        say("")
+        say(f"Not shown of {len(rest):,} others, either", "bold")
+        for image in rest[:LISTED]:
+            say_in_lines(f"{image.name}: {_in_short(image)}")
+        if len(rest) > LISTED:
+            say(f"and {len(rest) - LISTED:,} more; --out writes a table of all.")
+
+
+def _in_short(image: "CheckedImage") -> str:
+    """What is known of an image of which nothing was shown, on one line."""
+    from memaudit.wording import p_text
+
+    parts = []
+    if image.in_training is not None and image.in_training.kind != "no":
+        kind = "is" if image.in_training.kind == "equal" else "has a near copy"
+        parts.append(f"{kind} in the training set")
+    if image.copies.closest:
+        close = image.copies.closest[0]
+        parts.append(f"closest {close.key}, {close.ratio_words}")
+    if image.p_adjusted is not None:
+        parts.append(p_text(image.p_adjusted))
+    return ", ".join(parts)
 
 
 def _rows(image: "CheckedImage") -> list[tuple[str, str]]:

@@ -9,6 +9,8 @@ import pytest
 from helpers.images import smooth_images
 from PIL import Image
 
+from memaudit.escapes import csv_rows
+
 Run = Callable[..., object]
 FEW = ("--samples", 40, "--steps", 6, "--controls", 39, "--sigmas", "0.5,2", "--noises", 1)
 
@@ -119,3 +121,60 @@ def test_images_of_another_shape_are_refused_with_what_makes_them_alike(
     assert "Prepare all of them alike with --resolution 8" in result.stderr
     result = run("check", folder / "generated", *given, "--resolution", 8)
     assert result.exit_code == 0, result.stderr
+
+
+def test_the_copied_images_come_first_and_the_others_on_a_line_each(
+    run: Run, folder: Path, tmp_path: Path
+):
+    asked = ("--image", folder / "train", "--holdout", folder / "held")
+    result = run("check", folder / "generated", *asked, "--out", tmp_path / "check")
+    assert result.exit_code == 0, result.stderr
+    copied = [result.stdout.index(f"train/{i:02d}.png\nBy the rule") for i in (3, 4, 5)]
+    others = result.stdout.index("Not shown of 16 others, either")
+    assert max(copied) < others
+    assert result.stdout.count("held-out images are too few") == 5
+    assert result.stdout[others:].count(".png: closest 0") == 16
+    rows = list(csv_rows((tmp_path / "check/check.csv").read_text(encoding="utf-8")))
+    assert rows[0][:3] == ["name", "finding", "copies"]
+    assert {Path(row[0]).name for row in rows[1:4]} == {"03.png", "04.png", "05.png"}
+    assert {row[1] for row in rows[4:]} == {"not-shown"}
+    page = (tmp_path / "check/check.html").read_text(encoding="utf-8")
+    assert max(page.index(f"/{i:02d}.png</h2>") for i in (3, 4, 5)) < page.index("/00.png</h2>")
+    content = json.loads((tmp_path / "check/check.json").read_text())
+    assert [Path(image["name"]).name for image in content["images"]][:2] == ["00.png", "01.png"]
+
+
+def test_what_was_not_read_or_is_stored_turned_is_said_of_the_images_asked_about(
+    run: Run, folder: Path, tmp_path: Path
+):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    for image in ("a", "b"):
+        Image.open(folder / "known.png").save(tmp_path / f"{image}.png", exif=exif)
+    (tmp_path / "notes.txt").write_text("May")
+    given = ("--image", tmp_path, "--image", folder / "new.png", "--holdout", folder / "held")
+    result = run("check", folder / "generated", *given, "--out", tmp_path / "check")
+    assert result.exit_code == 0, result.stderr
+    assert "2 images have an EXIF orientation" in result.stderr
+    assert "1 file was not read as images" in result.stderr
+    page = (tmp_path / "check/check.html").read_text(encoding="utf-8")
+    assert "2 images have an EXIF orientation" in page
+
+
+def test_a_page_says_how_the_images_were_prepared(run: Run, folder: Path, tmp_path: Path):
+    given = ("--image", folder / "new.png", "--holdout", folder / "held", "--resolution", 4)
+    result = run("check", folder / "generated", *given, "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    said = "resized to 4 x 4, lanczos filter"
+    assert json.loads((tmp_path / "check.json").read_text())["preparation"] == said
+    assert said in (tmp_path / "check.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [("card",), ("verify",), ("report", "--annex", "edpb")])
+def test_the_folder_of_a_check_is_not_that_of_a_scan(
+    run: Run, folder: Path, tmp_path: Path, command: tuple[str, ...]
+):
+    (tmp_path / "check.json").write_text("{}")
+    result = run(*command, tmp_path)
+    assert result.exit_code == 2
+    assert "Its page, check.html, is the document to hand in" in result.stderr

@@ -208,7 +208,8 @@ def _lines(result: CopiedGroups) -> Iterator[str]:
     if chao1 is not None and chao1.high >= result.num_copied + 0.5:
         low, high = f"{chao1.low:,.0f}", f"{chao1.high:,.0f}"
         yield (
-            f"With more independent samples, images of {low} to {high} {kinds} might leak (Chao1)."
+            f"With more independent samples, images of {low} to {high} {kinds} might be counted "
+            "(Chao1)."
         )
 
 

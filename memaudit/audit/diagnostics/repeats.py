@@ -1,7 +1,8 @@
 """Repeats: does the generator make near-equal images again and again?
 
 Near-equal images are a sign of memorization where no training images are at hand. With them,
-repeats that copy a training image are told from those that copy none, which are mode collapse.
+repeats that copy a training image are told from those that copy none, which are mode collapse, or
+copies of training images that were not given.
 """
 
 from collections.abc import Iterator, Sequence
@@ -146,16 +147,19 @@ def _cells(count: RepeatCount) -> tuple[str, ...]:
     )
 
 
+_COPYING_NONE = "a mode collapse, or copies of images that were not given"
+
+
 def _sentence(result: ScanRepeats) -> str:
     count, train = result.repeats.count, result.train
     text = count.sentence
     copies, rest = result.num_copies, count.num_repeated - result.num_copies
     if copies and rest:
-        text += f": {copies:,} copy a training image, and {rest:,} copy none, a mode collapse"
+        text += f": {copies:,} copy a training image, and {rest:,} copy none: {_COPYING_NONE}"
     elif copies:
         text += ", and all of them copy a training image"
     elif rest:
-        text += ", and none of them copies a training image: a mode collapse"
+        text += f", and none of them copies a training image: {_COPYING_NONE}"
     number = f"{train.num_repeated:,} are" if train.num_repeated else "none is"
     return f"{text}. Of {train.num_images:,} training images, {number}."
 

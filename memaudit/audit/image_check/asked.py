@@ -1,6 +1,7 @@
 """The images asked about, however they are given."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,19 @@ def open_asked(
             labels=labels,
             source=sets[0].source if len(sets) == 1 else "the images asked about",
             preparation=preparation.resolved(),
+            unread=_summed(one.unread for one in sets),
+            kinds=_summed(one.kinds for one in sets),
+            notes=tuple(dict.fromkeys(note for one in sets for note in one.notes)),
         )
     )
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    """What was counted in several sources, together."""
+    found = Counter[str]()
+    for each in counts:
+        found.update(each)
+    return found
 
 
 def _name(images: ImageSet, name: str) -> str:

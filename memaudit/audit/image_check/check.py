@@ -269,6 +269,7 @@ def check_images(
         threshold=float(config.rule.threshold),
         duplicate_rms=config.rule.duplicate_rms,
         confidence=config.rule.confidence,
+        preparation=str(asked.preparation),
         warnings=(*warnings, *_warnings(opened, train, (asked, held), controls, config)),
         timings=clock.timings(),
         environment=describe_environment(device),

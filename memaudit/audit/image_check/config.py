@@ -13,6 +13,8 @@ from memaudit.models.execution import Execution
 from memaudit.models.sampler_config import SamplerConfig
 from memaudit.options import Option, check_options
 
+REPORT = "check.json"
+"""The file that holds what a check found."""
 USUAL_CONTROLS, MOST_CONTROLS = 199, 10_000
 
 

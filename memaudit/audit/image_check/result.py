@@ -22,6 +22,7 @@ Finding = Literal["given-back", "returned-to", "copied", "not-shown"]
 - `copied`: generated images copy it by the rule, and coincidence is not excluded.
 - `not-shown`: neither.
 """
+_WORST_FIRST: tuple[Finding, ...] = ("given-back", "returned-to", "copied", "not-shown")
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,8 @@ class CheckReport:
     duplicate_rms: float
     """Or where it is within this many RMS gray levels of it."""
     confidence: float
+    preparation: str
+    """How images became pixels: those asked about, training, held-out and given generated ones."""
     warnings: tuple[str, ...]
     """What a reader must know before trusting the answers."""
     timings: Timings
@@ -265,11 +268,29 @@ class CheckResult:
         """What was found about each image."""
         return self.report.images
 
+    @property
+    def worst_first(self) -> tuple[int, ...]:
+        """Positions of the images in the order in which a reader wants them: by what was found,
+        then by rank, then by how near a generated image comes."""
+        return tuple(sorted(range(len(self.images)), key=lambda q: _severity(self.images[q])))
+
     def summary(self) -> str:
-        """The answers, in a few lines of text."""
+        """The answers, the worst first, in a few lines of text."""
         lines = [self.report.headline]
-        lines += [f"{image.name}: {image.answer}" for image in self.images]
+        for q in self.worst_first:
+            lines.append(f"{self.images[q].name}: {self.images[q].answer}")
         return "\n".join([*lines, *(f"Warning: {text}" for text in self.report.warnings)])
 
     def __repr__(self) -> str:
         return f"CheckResult({self.report.headline})"
+
+
+def _severity(image: CheckedImage) -> tuple[int, float, int, float]:
+    """What an image is sorted by: the worst has the smallest."""
+    closest = image.copies.closest
+    return (
+        _WORST_FIRST.index(image.finding),
+        1.0 if image.p_adjusted is None else image.p_adjusted,
+        -image.copies.share.count,
+        closest[0].distance_ratio if closest else float("inf"),
+    )

@@ -1,11 +1,12 @@
 """The count of copies by other rules: does a verdict hang on the threshold or the radius?"""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from memaudit.audit.memorization.matches import THRESHOLDS, Matches
-from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
 
 NUM_ROWS = len(THRESHOLDS) + 1
 """Rows of the table, for whose number the tests are corrected: along a row, nearly the same images
@@ -122,3 +123,26 @@ def is_above_floor(ratio: Proportion, floor: Proportion, *, num_tests: int = 1) 
     copies, images = ratio.count + floor.count, ratio.total + floor.total
     p = float(hypergeom.sf(ratio.count - 1, images, copies, ratio.total))
     return p <= (1 - ratio.confidence) / num_tests
+
+
+def least_floor(ratio: Proportion) -> int:
+    """How many images of a control, none of them counted, make a share of copies above the floor.
+
+    The smallest m for which `is_above_floor` holds with c = 0.
+
+    Args:
+        ratio: share of the generated images, k of n, k at least 1.
+
+    Examples:
+        >>> from memaudit.audit.statistics.intervals import clopper_pearson
+        >>> least_floor(clopper_pearson(7, 300)), least_floor(clopper_pearson(1, 300))
+        (159, 5700)
+    """
+
+    def is_enough(number: int) -> bool:
+        return is_above_floor(ratio, clopper_pearson(0, number, ratio.confidence))
+
+    most = 1
+    while not is_enough(most):
+        most *= 2
+    return bisect_left(range(1, most + 1), True, key=is_enough) + 1

@@ -1,4 +1,4 @@
-"""Write what a check found: check.html to look at, and check.json.
+"""Write what a check found: check.html to look at, check.csv for a spreadsheet, and check.json.
 
 Its words are in templates/words.en.toml, its look in templates/report.css.
 """
@@ -8,18 +8,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from memaudit.audit.image_check.config import REPORT
 from memaudit.audit.image_check.result import CheckedImage, CheckResult, CloseImage
 from memaudit.audit.report.folder import make_folder, write_texts
 from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import json_text, plain
 from memaudit.errors import ConfigError
+from memaudit.escapes import csv_text
 from memaudit.wording import duration, short
 
 PAGE = "check.html"
-REPORT = "check.json"
+TABLE = "check.csv"
 SHOWN_IMAGES = 100
-"""Images that the page shows; check.json has all."""
+"""Images that the page shows, the worst ones; check.csv and check.json have all."""
 FINDINGS = {
     "given-back": "given back",
     "returned-to": "known",
@@ -63,7 +65,7 @@ def check_folder(folder: str | Path, *, overwrite: bool) -> None:
 
 
 def write_check(result: CheckResult, folder: str | Path, *, pictures: Pictures = "full") -> Path:
-    """Write the page and the JSON.
+    """Write the page, the table and the JSON.
 
     Args:
         result: what `check_images` found.
@@ -73,9 +75,40 @@ def write_check(result: CheckResult, folder: str | Path, *, pictures: Pictures =
     Returns:
         Path of check.html.
     """
-    texts = {PAGE: check_page(result, pictures), REPORT: json_text(result.report)}
+    texts = {
+        PAGE: check_page(result, pictures),
+        TABLE: check_csv(result),
+        REPORT: json_text(result.report),
+    }
     write_texts(folder, texts)
     return Path(folder) / PAGE
+
+
+def check_csv(result: CheckResult) -> str:
+    """The content of check.csv: a row per image asked about, the worst first."""
+    columns = (
+        "name finding copies generated_images closest distance distance_ratio p_value p_adjusted "
+        "in_training answer"
+    )
+    return csv_text(columns.split(), (_row(result.images[q]) for q in result.worst_first))
+
+
+def _row(image: CheckedImage) -> tuple[str | int | float | None, ...]:
+    copies, place = image.copies, image.in_training
+    close = copies.closest[0] if copies.closest else None
+    return (
+        image.name,
+        image.finding,
+        copies.share.count,
+        copies.share.total,
+        None if close is None else close.key,
+        None if close is None else close.distance,
+        None if close is None else close.distance_ratio,
+        image.p_value,
+        image.p_adjusted,
+        None if place is None else place.kind,
+        image.answer,
+    )
 
 
 def check_page(result: CheckResult, pictures: Pictures = "full") -> str:
@@ -84,7 +117,7 @@ def check_page(result: CheckResult, pictures: Pictures = "full") -> str:
     return render_template(
         "check.html.j2",
         report=report,
-        checked=[_shown(result, q, pictures) for q in range(len(result.images))[:SHOWN_IMAGES]],
+        checked=[_shown(result, q, pictures) for q in result.worst_first[:SHOWN_IMAGES]],
         found=any(image.finding in ("given-back", "returned-to") for image in result.images),
         by_seed=report.source.kind == "checkpoint",
         sampler_text="" if report.source.sampler is None else report.source.sampler.text,

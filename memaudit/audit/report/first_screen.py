@@ -168,7 +168,7 @@ def _next(result: Scanned) -> str:
     if conclusion.verdict == "PASS":
         return "pass" if result.controls.holdout is not None else "pass_no_holdout"
     if result.is_explained_by_floor:
-        return "floor"
+        return "floor" if result.controls.holdout is None else "floor_holdout"
     if conclusion.verdict == "INCONCLUSIVE":
         return "undecided"
     return "no_gate_copies" if result.leaks else "no_gate"

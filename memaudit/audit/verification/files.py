@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from memaudit.audit.image_check.config import REPORT as CHECK_REPORT
 from memaudit.audit.report.folder import LEAKS, MATCHES, PAGE, REPORT, SCREENING
 from memaudit.audit.report.schema import LARGEST_REPORT, Report
 from memaudit.audit.scan_state import STATE
@@ -53,6 +54,12 @@ def read_report_bytes(folder: Path) -> bytes:
             raise ConfigError(
                 f"{folder} holds a scan that was stopped before its report was written. Give the "
                 "command of that scan again: it resumes where it was."
+            ) from error
+        if (folder / CHECK_REPORT).is_file():
+            raise ConfigError(
+                f"{folder} holds what `memaudit check` found about single images. Its page, "
+                "check.html, is the document to hand in; `memaudit scan` writes the reports that "
+                "card, annex and verify are made of."
             ) from error
         raise ConfigError(
             f"{folder} holds no report.json ({error.strerror}). Name the folder that "

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,15 @@ def test_an_undecided_scan_without_advice_is_not_told_to_choose_a_limit(
     screen = first_screen(make_result(0, 20, fail_above=0.01))
     assert screen.headline.startswith("INCONCLUSIVE")
     assert screen.next_text.startswith("Do not take this for a PASS")
+
+
+def test_where_the_floor_explains_the_count_it_is_said_what_would_tell(
+    make_result: Callable[..., ScanResult],
+):
+    result = make_result(1, 40)
+    assert result.is_explained_by_floor
+    assert "Held-out images (--holdout), which the model" in first_screen(result).next_text
+    assert "these are too few to tell: 779 would do" in first_screen(result).about
+    controls = replace(result.controls, holdout=result.controls.leave_one_out)
+    given = replace(result, controls=controls)
+    assert "More held-out images (--holdout), or" in first_screen(given).next_text
