@@ -18,8 +18,9 @@ import pytest
 from click.testing import CliRunner
 from helpers.checkout import ROOT, copy_checkout
 
-from memaudit.audit.verification.policy import read_policy
+from memaudit.audit.verification.policy import as_policy
 from memaudit.cli.main import cli
+from memaudit.errors import ConfigError
 
 yaml = pytest.importorskip("yaml")
 
@@ -175,7 +176,7 @@ def as_gitlab(inputs: Mapping[str, str]) -> dict[str, str]:
     ("source", "limit", "others", "status", "verdict"),
     [
         ("fresh", "5%", {"policy": "policy.toml"}, 0, "PASS"),
-        ("fresh", "5%", {"policy": "strict.toml"}, 1, "PASS"),
+        ("fresh", "5%", {"policy": "strict.toml"}, 1, "REFUSED"),
         ("copies", "5%", {}, 1, "FAIL"),
         ("few", "1%", {}, 3, "INCONCLUSIVE"),
         ("few", "1%", {"on-inconclusive": "warn"}, 0, "INCONCLUSIVE"),
@@ -197,7 +198,8 @@ def test_the_gate_decides(
     if verdict not in ("none", ""):
         out = tmp_path / "memaudit-report"
         assert "data:image/png" not in (out / "report.html").read_text("utf-8")
-        assert f"memaudit: {verdict}" in job.summary
+        stated = "PASS" if verdict == "REFUSED" else verdict
+        assert f"memaudit: {stated}" in job.summary
         for line in job.uploaded["path"].splitlines():
             assert (tmp_path / line).is_file() or line.endswith("screening.csv"), line
     if verdict == "INCONCLUSIVE":  # everywhere it says how many would decide
@@ -260,7 +262,7 @@ DOUBLE = """#!/bin/bash
 echo "$@" >> calls.txt
 case "$1" in
   scan)
-    if [ "$SCAN_ENDS" != 137 ] && [[ " $* " != *" --dry-run "* ]]; then
+    if [ "$SCAN_ENDS" != 137 ] && [[ " $* " != *" --nothing "* ]]; then
       mkdir -p memaudit-report
       date +%N > memaudit-report/report.json
       echo new > memaudit-report/summary.md
@@ -311,7 +313,12 @@ def on_both(
         (3, 1, {"on-inconclusive": "warn"}, 1, 1),
         (130, 0, {}, 130, 130),
         (137, 0, {}, 137, 137),
+        # Nothing would be audited, or by another limit than the input says.
         (0, 0, {"options": "--flips\n--dry-run\n"}, 2, 2),
+        (0, 0, {"options": "--help"}, 2, 2),
+        (0, 0, {"options": "--flips --fail-above=50%"}, 2, 2),
+        (0, 0, {"verify-options": "--help"}, 2, 2),
+        (0, 0, {"verify-options": "--quiet --policy other.toml"}, 2, 2),
     ],
 )
 def test_no_end_but_a_pass_that_was_checked_is_green(
@@ -324,8 +331,23 @@ def test_no_end_but_a_pass_that_was_checked_is_green(
 ):
     github, gitlab = on_both(double, inputs, scanned=scanned, verified=verified)
     assert (github.status, gitlab.status) == (status, on_gitlab_status)
+    refused = inputs.keys() - {"on-inconclusive"}
     verdict = {0: "PASS", 1: "FAIL", 3: "INCONCLUSIVE"}.get(scanned, "none")
-    assert github.outputs["verdict"] == ("none" if "options" in inputs else verdict)
+    if verdict == "PASS" and verified:  # whoever publishes on PASS does not publish this
+        verdict = "REFUSED"
+    assert github.outputs["verdict"] == ("" if refused else verdict)
+    assert not refused or not (double / "calls.txt").read_text().count("scan ")
+    if status not in (0, 3):  # the page of the run says why
+        assert re.search(r"^::error::", github.said, re.MULTILINE), github.said
+
+
+def test_the_summary_says_whether_there_was_a_policy(double: Path):
+    github, gitlab = on_both(double, {}, scanned=0)
+    assert "No policy was given" in github.summary and "No policy was given" in gitlab.said
+    github, gitlab = on_both(double, {"policy": "policy.toml"}, scanned=0)
+    assert "within the policy" in github.summary and "No policy" not in gitlab.said
+    github, _ = on_both(double, {"policy": "policy.toml"}, scanned=0, verified=1)
+    assert "**REFUSED**" in github.summary
 
 
 def test_options_on_several_lines_are_all_given_and_stand_for_no_files(double: Path):
@@ -361,11 +383,12 @@ def test_an_earlier_report_is_not_that_of_the_run(double: Path):
     assert (github.status, gitlab.status) == (137, 137)
     assert github.uploaded is None and github.summary == ""
     assert not (double / "memaudit-report" / "summary.md").exists()
-    github, gitlab = on_both(double, {"options": "--dry-run"}, scanned=0)
+    github, gitlab = on_both(double, {"options": "--nothing"}, scanned=0)
     assert (github.status, gitlab.status) == (2, 2)
     assert github.uploaded is None and github.outputs["verdict"] == "none"
     github, _ = on_both(double, {}, scanned=0)  # it continues an undecided one
-    assert github.status == 0 and github.uploaded is not None and github.summary == "new\n"
+    assert github.status == 0 and github.uploaded is not None
+    assert github.summary.startswith("new\n")
 
 
 @pytest.mark.slow
@@ -407,6 +430,9 @@ def test_the_step_that_installs_makes_a_program_that_runs(
 def test_the_sample_gives_inputs_that_there_are():
     workflow = yaml.safe_load((SAMPLE / ".github/workflows/memorization.yml").read_text("utf-8"))
     (step,) = [step for step in workflow["jobs"]["gate"]["steps"] if "with" in step]
+    release, output = workflow["jobs"]["release"], workflow["jobs"]["gate"]["outputs"]["verdict"]
+    assert release["needs"] == "gate" and release["if"] == "needs.gate.outputs.verdict == 'PASS'"
+    assert output == f"${{{{ steps.{step['id']}.outputs.verdict }}}}"
     required = {name for name, each in ACTION["inputs"].items() if each.get("required")}
     assert required <= step["with"].keys() <= ACTION["inputs"].keys()
     included = yaml.safe_load((SAMPLE / ".gitlab-ci.yml").read_text("utf-8"))
@@ -422,8 +448,10 @@ def test_the_sample_gives_inputs_that_there_are():
 
 def test_the_sample_policy_can_be_read_and_means_what_it_says():
     path = SAMPLE / "memorization" / "policy.toml"
-    assert read_policy(path) is not None
     text = tomllib.loads(path.read_text("utf-8"))
+    with pytest.raises(ConfigError, match=r"data\.fingerprint"):  # until it is filled in
+        as_policy(text)
+    assert as_policy(text | {"data": {"fingerprint": "0" * 64}}) is not None
     assert text["gate"]["limit"] == "0.1%" and text["holdout"]["required"]
 
 
