@@ -27,6 +27,8 @@ REPORTED = "reported"
 """Name of the mark: the images are those of the report in the folder."""
 REFUSED = "refused"
 """Name of the mark: a part of the images was generated again and came out otherwise."""
+FINISHED = "finished"
+"""Name of the mark: the report that was being written needs the images no more."""
 _PLACE = re.compile(r"[0-9]{9}")
 
 
@@ -98,6 +100,7 @@ class ScanState:
             self._folder.mkdir(parents=True)
             with atomic_write(about) as file:
                 file.write(json.dumps(identity).encode())
+        (self._folder / FINISHED).unlink(missing_ok=True)  # its report was not written
         remove_parts(self._folder)
 
     def load(self, image_shape: tuple[int, int, int], label_dim: int) -> list[Part]:
@@ -206,6 +209,21 @@ def keep_state(folder: Path) -> None:
     """Mark the stored images as those of the report that is written into the folder."""
     if (folder / STATE).is_dir():
         append(folder / STATE / REPORTED, b"")
+
+
+def finish_state(folder: Path) -> None:
+    """Mark the stored images as not needed once the report is written, which begins now.
+
+    Whoever kills the process between the report and their removal does not leave them for good.
+    """
+    if (folder / STATE).is_dir():
+        append(folder / STATE / FINISHED, b"")
+
+
+def discard_finished_state(folder: Path) -> None:
+    """Remove the stored images of a report that was written by a process killed right after."""
+    if (folder / STATE / FINISHED).is_file():
+        discard_state(folder)
 
 
 def keeps_reported_images(folder: Path) -> bool:

@@ -356,6 +356,7 @@ def _say_cost(
 def _outcome(result: "ScanResult") -> tuple[str, ...]:
     """What came out, for the line at the end."""
     from memaudit.audit.statistics.forecast import GateTest, forecast_stop
+    from memaudit.wording import counted
 
     ratio = result.ratios.copies
     found: tuple[str, ...] = ()
@@ -366,6 +367,8 @@ def _outcome(result: "ScanResult") -> tuple[str, ...]:
         gate = GateTest.of(result.decision)
         stop = forecast_stop(ratio.count, ratio.total, gate).median
         found += () if stop is None else (f"about {stop:,} images would decide",)
+    if warnings := result.source.warnings:  # which --quiet does not print
+        found = (counted(len(warnings), "warning", "warnings"), *found)
     return result.conclusion.headline, *found, result.leaks_text
 
 

@@ -18,6 +18,7 @@ from memaudit.audit.report.folder import REPORT, check_output_folder, write_repo
 from memaudit.audit.report.pictures import shows_no_more
 from memaudit.audit.report.schema import read_report
 from memaudit.audit.scan import scan
+from memaudit.audit.scan_state import discard_finished_state
 from memaudit.audit.statistics.intervals import Proportion
 from memaudit.data.images import ImageSet
 from memaudit.experiments.config import RunConfig
@@ -155,6 +156,7 @@ def _scan_snapshot(
         same = report.source.sha256 == sha256 and sampled == ranges(seeds)
         same &= report.screening is None
         if same and shows_no_more(report.pictures, config.pictures):
+            discard_finished_state(folder)
             return _Scan(read_snapshot(folder, snapshot.images_seen), report.timings.total)
     check_output_folder(folder, overwrite=True)
     result = scan(

@@ -12,6 +12,8 @@ import pytest
 from memaudit.audit.scan_state import (
     STATE,
     ScanState,
+    discard_finished_state,
+    finish_state,
     missing_positions,
     only_scan_in,
     was_compiled,
@@ -105,6 +107,17 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path):
     content[bytes(content).index(images) + 5] ^= 1
     path.write_bytes(content)
     assert list(ScanState(tmp_path, IDENTITY, (0, 1)).load(SHAPE, 0)) == []
+
+
+def test_images_marked_as_not_needed_are_kept_for_a_scan_that_begins_again(tmp_path: Path):
+    ScanState(tmp_path, IDENTITY, (0, 1)).store(0, batch([0, 1]))
+    finish_state(tmp_path)
+    ScanState(tmp_path, IDENTITY, (0, 1))
+    discard_finished_state(tmp_path)
+    assert (tmp_path / STATE / "part-000000000.npz").is_file()
+    finish_state(tmp_path)
+    discard_finished_state(tmp_path)
+    assert not (tmp_path / STATE).exists()
 
 
 def test_images_of_another_scan_are_refused_by_name(tmp_path: Path):

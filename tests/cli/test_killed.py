@@ -205,7 +205,10 @@ def test_a_command_killed_at_any_moment_and_given_again_ends_the_same(
         for _ in range(moments.randint(1, 2)):
             more = one.to_resume(out)
             moment = moments.uniform(0, 1.1 * seconds)
-            num_killed += kill_after(moment, *one.arguments, *more, "--out", out)
+            if kill_after(moment, *one.arguments, *more, "--out", out):
+                num_killed += 1
+            else:  # the machine was busier when the command was timed
+                seconds *= 0.9
         if not one.is_done(out):
             more = one.to_resume(out)
             result = run(*one.arguments, *more, "--out", out)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from helpers.forged_reports import seal_again
+from helpers.tiny_networks import SMALLEST
 
 from memaudit.cli import console, forecast
 from memaudit.cli.long_work import LONG, LONGEST, closing_line, finish
 from memaudit.cli.main import COMMANDS, COMPUTING, cli
+from memaudit.models.build import build_network
+from memaudit.models.checkpoints import save_checkpoint
 
 Run = Callable[..., Result]
 
@@ -48,6 +51,18 @@ def test_quiet_prints_one_line_and_the_status_stays(
     # The next call speaks again.
     loud = run("verify", tmp_path / "report")
     assert loud.stdout.startswith("ok ") and "memaudit verify: as written" in loud.stderr
+
+
+def test_quiet_says_that_there_are_warnings(
+    run: Run, make_npz: Callable[..., Path], tmp_path: Path
+):
+    model = tmp_path / "augmented.safetensors"
+    network = build_network(SMALLEST)
+    save_checkpoint(model, network, SMALLEST, provenance={"training_config": {"augment": 0.1}})
+    given = ("scan", model, "--data", make_npz(10), "--samples", 4, "--steps", 2)
+    options = ("--without", "optimality")
+    assert "Warning: The checkpoint was trained on images that" in run(*given, *options).stderr
+    assert " · 1 warning · " in run(*given, *options, "--quiet").stdout
 
 
 def test_quiet_leaves_json_alone(run: Run, make_npz: Callable[..., Path]):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from memaudit.audit.scan_state import STATE
+from memaudit.audit.report import folder
+from memaudit.audit.scan_state import FINISHED, STATE
 from memaudit.audit.verification.verify import verify_report
 
 Run = Callable[..., Result]
@@ -106,6 +107,43 @@ ScanState.store = full
     assert parts(out) == 2 and not list(out.rglob("*.part"))
     assert run(*command).exit_code == 0
     assert verify_report(out).passed
+
+
+def test_a_scan_killed_once_its_report_is_written_leaves_nothing_for_good(
+    run: Run,
+    checkpoint: Path,
+    make_npz: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    data, out = make_npz(50), tmp_path / "report"
+    command = arguments(checkpoint, data, out, 16)
+    with monkeypatch.context() as killed:
+        killed.setattr(folder, "discard_state", lambda path: None)
+        assert run(*command).exit_code == 0
+    assert verify_report(out).passed and parts(out) == 2
+    again = run(*command)
+    assert again.exit_code == 2 and "already holds a report" in again.stderr
+    assert not (out / STATE).exists() and verify_report(out).passed
+
+
+def test_a_scan_killed_before_its_report_was_written_keeps_its_images(
+    run: Run,
+    checkpoint: Path,
+    make_npz: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    data, out = make_npz(50), tmp_path / "report"
+    command = arguments(checkpoint, data, out, 24)
+    with monkeypatch.context() as killed:
+        killed.setattr(folder, "discard_state", lambda path: None)
+        assert run(*command).exit_code == 0
+    (out / "report.json").unlink()
+    assert (out / STATE / FINISHED).is_file() and parts(out) == 3
+    assert run(*command).exit_code == 0
+    assert json.loads((out / "report.json").read_bytes())["sampling"]["num_kept"] == 24
+    assert not (out / STATE).exists()
 
 
 def gate(command: tuple[str, ...], limit: float, *more: str) -> tuple[str, ...]:

@@ -23,7 +23,9 @@ from memaudit.audit.report.tables import (
     screening_csv,
 )
 from memaudit.audit.scan_state import (
+    discard_finished_state,
     discard_state,
+    finish_state,
     keep_state,
     keeps_reported_images,
     only_scan_in,
@@ -63,6 +65,8 @@ def check_output_folder(
     """
     folder = Path(folder)
     _refuse_file(folder)
+    if (folder / REPORT).exists():
+        discard_finished_state(folder)
     if (folder / REPORT).exists() and not overwrite and not _continues(folder, seeds, nonce):
         raise ConfigError(
             f"{folder} already holds a report. Name another folder, or replace it with "
@@ -224,6 +228,8 @@ def write_report(result: Scanned, folder: str | Path, *, pictures: Pictures = "f
         keep_state(folder)
     (folder / REPORT).unlink(missing_ok=True)
     (folder / SCREENING).unlink(missing_ok=True)
+    if not is_open:
+        finish_state(folder)
     for name, content in {**files, REPORT: encode(report)}.items():
         with atomic_write(folder / name) as file:
             file.write(content)

@@ -82,7 +82,7 @@ def write_overview(
 
     Args:
         comparison: of reports; None without any.
-        found: what `find_emms` found; at least one search where there is no report.
+        found: what `find_emms` found; at least one search if there is no report.
         path: of the page.
         overwrite: replace the file if it exists.
 

@@ -18,6 +18,7 @@ from memaudit.audit.config import ScanConfig
 from memaudit.audit.report.folder import write_report
 from memaudit.audit.report.schema import encode, read_report
 from memaudit.audit.scan import scan
+from memaudit.audit.scan_state import STATE, finish_state
 from memaudit.audit.source import ModelFacts
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
@@ -86,10 +87,14 @@ def test_every_snapshot_is_scanned_and_a_finished_search_is_read(done: tuple[EMM
     assert [ratio.total for ratio in found.points[0].highest] == [3, 3]
     assert [ratio.total for ratio in found.points[0].last] == [6, 6]
 
+    left = next(out.rglob("report.json")).parent / STATE  # by a scan killed at its very end
+    left.mkdir()
+    finish_state(left.parent)
     tasks: list[str] = []
     again = find_emm(tiny_setup(), out=out, progress=lambda task, *_, **__: tasks.append(task))
     assert again == found
     assert tasks and not [task for task in tasks if task.startswith("Sampling")]
+    assert not left.exists()
 
 
 def test_with_another_number_of_samples_only_the_scans_are_repeated(done: tuple[EMMResult, Path]):
