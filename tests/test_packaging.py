@@ -22,6 +22,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 BUILD = (
     "from setuptools import build_meta; import sys; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 )
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+"""With a checkout on the path, nothing would be installed, and it would be run instead."""
 
 
 def test_all_is_everything_but_what_is_chosen_and_what_developers_use():
@@ -108,6 +110,7 @@ def installed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--quiet"]
         + ["--no-index", "--no-deps", wheel],
+        env=ENVIRONMENT,
         check=True,
     )
     return venv
@@ -115,10 +118,9 @@ def installed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(venv: Path, *arguments: str | Path, cwd: Path, status: int = 0) -> str:
     """Run a program of the environment outside the checkout; what it printed on stdout."""
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     program, *rest = arguments
     finished = subprocess.run(
-        [venv / "bin" / program, *rest], cwd=cwd, env=kept, capture_output=True, text=True
+        [venv / "bin" / program, *rest], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True
     )
     assert finished.returncode == status, finished.stdout + finished.stderr
     return finished.stdout
