@@ -165,6 +165,7 @@ class Scanned:
             self.config.fail_above,
             generated,
             keys,
+            self.is_explained_by_floor,
         )
 
     def __repr__(self) -> str:

@@ -178,14 +178,15 @@ def _table(comparison: "Comparison") -> "Table":
     from rich import box
     from rich.table import Table
 
+    from memaudit.audit.report.comparison_page import copies_text
     from memaudit.audit.report.curve_page import with_interval
 
     reports = comparison.reports
     columns: dict[str, list[str]] = {
         "seen": ["" if r.images_seen is None else f"{r.images_seen:,}" for r in reports],
         "|D|": [f"{r.num_images:,}" for r in reports],
-        "copies": [f"{r.ratio.count:,} / {r.ratio.total:,}" for r in reports],
-        "share": [with_interval(r.ratio) for r in reports],
+        "copies": [copies_text(r) for r in reports],
+        "share": [with_interval(r.share) for r in reports],
         "verdict": [r.judged for r in reports],
         "leaks": [
             f"{r.num_leaking_images:,} of {r.num_images:,}"

@@ -142,6 +142,18 @@ def screened_result() -> ScanResult:
 
 
 @pytest.fixture(scope="session")
+def explained_result() -> ScanResult:
+    """A scan whose floor explains the count: training images so dense that each looks copied."""
+    images = np.repeat(smooth_images(20, 8, seed=1), 10, axis=0).astype(int)
+    noise = np.random.default_rng(0).integers(-6, 7, (400, 3, 8, 8))
+    drawn = (np.concatenate([images, images]) + noise).clip(0, 255).astype(np.uint8)
+    data = ImageSet.from_array(drawn[200:], source="dense").grouped([f"p{i}" for i in range(200)])
+    result = scan(drawn[:200:4], data)
+    assert result.is_explained_by_floor
+    return result
+
+
+@pytest.fixture(scope="session")
 def feature_result(
     make_result: Callable[..., ScanResult], tmp_path_factory: pytest.TempPathFactory
 ) -> ScanResult:

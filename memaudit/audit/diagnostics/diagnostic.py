@@ -191,6 +191,8 @@ class PageContext:
     """uint8 [M, C, H, W]: the images that were judged."""
     keys: Sequence[int | str]
     """Their seeds or names."""
+    is_explained: bool
+    """Whether the floor explains as many copies as there are: then nothing is said to leak."""
 
 
 def _nothing_to_check(setting: Setting) -> None:

@@ -134,7 +134,8 @@ def decision_text(decision: GroupDecision, kind: str) -> str:
 def _section(result: CopiedGroups, page: PageContext) -> Iterator[Block]:
     kind, kinds = result.kind, plural(result.kind)
     yield Paragraph(
-        f"An image of {counted_groups(result)} is the nearest of a copy. Images of one {kind} are "
+        f"An image of {counted_groups(result)} is the nearest of "
+        f"{'what is counted' if page.is_explained else 'a copy'}. Images of one {kind} are "
         f"not independent of each other, so {kinds} are counted here: a {kind} with many copies "
         f"counts once, and the second neighbor of a generated image is one of another {kind}."
     )
@@ -142,7 +143,7 @@ def _section(result: CopiedGroups, page: PageContext) -> Iterator[Block]:
         yield measures(
             result.share.confidence,
             share_row(
-                f"{kinds.capitalize()} copied",
+                f"{kinds.capitalize()} {'nearest to it' if page.is_explained else 'copied'}",
                 result.share,
                 note=f"{result.share.count:,} of {result.share.total:,} {kinds}; the interval is "
                 f"for the average of scans of {result.num_images:,} images, and its unit is the "
@@ -169,7 +170,7 @@ def _section(result: CopiedGroups, page: PageContext) -> Iterator[Block]:
             ),
             title=f"{kinds.capitalize()} with the most copies",
         )
-    estimate = in_the_long_run(result.richness, kinds)
+    estimate = in_the_long_run(result.richness, kinds, "counted" if page.is_explained else "copied")
     if estimate:
         yield Paragraph(f"{estimate} {INDEPENDENT}")
 

@@ -431,14 +431,16 @@ def _section(result: LabelTest, page: PageContext) -> Iterator[Block]:
         "gives in 95 of 100 scans."
     )
     level = level_text(result.confidence)
+    is_one = len(result.spaces) == 1
     for space in result.spaces:
+        by = "" if is_one else f", by {space.name}"
         yield Table(
             ("Nearer to one kind", "Ahead by", "Share", f"{level} interval", "p"),
             (
-                *(_row(look, space.num_compared) for look in space.looks),
-                Row("All three looks", ("–", "–", "–", f"{space.p:.3g}"), is_headline=True),
+                *(_row(look, space.num_compared, by) for look in space.looks),
+                Row(f"All three looks{by}", ("–", "–", "–", f"{space.p:.3g}"), is_headline=True),
             ),
-            title=f"Label test by {space.name}",
+            title=f"Label test by {space.name}" if is_one else "Label test by each rule",
         )
     if result.visible:
         yield Paragraph(
@@ -460,10 +462,10 @@ def _section(result: LabelTest, page: PageContext) -> Iterator[Block]:
     yield Paragraph(_remarks(result, page), is_small=True)
 
 
-def _row(look: Look, num_samples: int) -> Row:
+def _row(look: Look, num_samples: int, by: str) -> Row:
     label = "at all" if look.t == 1 else f"by more than {100 * (1 - look.t):.0f} %"
     return Row(
-        label,
+        f"{label}{by}",
         (
             f"{look.statistic:,} of {num_samples:,}",
             f"{percent(look.share.value)} %",

@@ -21,7 +21,7 @@ def _run(context: Context) -> SpeciesRichness:
 
 
 def _section(result: SpeciesRichness, page: PageContext) -> Iterator[Block]:
-    text = in_the_long_run(result, "training images")
+    text = in_the_long_run(result, "training images", "counted" if page.is_explained else "copied")
     if text:
         yield Paragraph(f"{text} {INDEPENDENT}")
 

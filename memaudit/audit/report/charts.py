@@ -16,7 +16,7 @@ from memaudit.audit.memorization.screened import Screening
 from memaudit.audit.report.words import say
 from memaudit.audit.scanned import Scanned
 from memaudit.audit.statistics.gate import Decision
-from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.intervals import Estimate, Proportion
 from memaudit.audit.statistics.one_sided import lower_end, upper_end
 from memaudit.wording import percent
 
@@ -272,8 +272,8 @@ class Sample:
     """Name of what was measured, where a page can filter by it."""
 
     @staticmethod
-    def measured(x: float, ratio: Proportion, name: str = "") -> "Sample":
-        return Sample(x, ratio.ratio, ratio.low, ratio.high, name)
+    def measured(x: float, share: Estimate, name: str = "") -> "Sample":
+        return Sample(x, share.value, share.low, share.high, name)
 
 
 @dataclass(frozen=True)

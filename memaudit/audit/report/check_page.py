@@ -20,6 +20,10 @@ from memaudit.wording import duration, short
 
 PAGE = "check.html"
 TABLE = "check.csv"
+OPEN_TABLES = 3
+"""Images up to which the numbers of each stand open."""
+OPEN_IMAGES = 10
+"""Images up to which the pictures stand open also of those of which nothing was shown."""
 SHOWN_IMAGES = 100
 """Images that the page shows, the worst ones; check.csv and check.json have all."""
 FINDINGS = {
@@ -118,6 +122,8 @@ def check_page(result: CheckResult, pictures: Pictures = "full") -> str:
         "check.html.j2",
         report=report,
         checked=[_shown(result, q, pictures) for q in result.worst_first[:SHOWN_IMAGES]],
+        folds_tables=len(result.images) > OPEN_TABLES,
+        folds_all=len(result.images) > OPEN_IMAGES,
         found=any(image.finding in ("given-back", "returned-to") for image in result.images),
         by_seed=report.source.kind == "checkpoint",
         sampler_text="" if report.source.sampler is None else report.source.sampler.text,

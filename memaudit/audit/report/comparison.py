@@ -10,7 +10,7 @@ from memaudit.audit.diagnostics.groups import counted_groups
 from memaudit.audit.report.folder import reports_in
 from memaudit.audit.report.schema import Report, plain, read_report
 from memaudit.audit.report.words import say
-from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.intervals import Estimate, Proportion
 from memaudit.errors import ConfigError
 from memaudit.wording import short, some
 
@@ -31,7 +31,12 @@ class ComparedReport:
     num_images: int
     """|D|, the number of training images."""
     ratio: Proportion
-    """The share of copies, which the report's headline is about."""
+    """The share of copies among a random sample of what the model makes."""
+    share: Estimate
+    """The share of copies that headline and verdict are about: the estimate of a screened scan, or
+    that of `ratio`."""
+    num_screened: int | None
+    """Seeds screened; None where all were sampled in full."""
     interval: str
     """How the interval of the ratio was made."""
     verdict: str | None
@@ -131,6 +136,8 @@ def _compared(file: Path) -> ComparedReport:
         images_seen=None if model is None else model.images_seen,
         num_images=report.data.num_images,
         ratio=report.ratios.copies,
+        share=_share(report),
+        num_screened=None if report.screening is None else report.screening.num_seeds,
         interval=report.interval,
         verdict=report.verdict,
         caveats=tuple(_caveats(report)),
@@ -148,9 +155,17 @@ def _compared(file: Path) -> ComparedReport:
             "confidence": f"{100 * report.confidence:g} %",
             "seeds": "all sampled in full"
             if report.screening is None
-            else "screened, and those drawn at random counted",
+            else "screened, and the share estimated",
         },
     )
+
+
+def _share(report: Report) -> Estimate:
+    if report.screening is not None:
+        found = report.screening.copies
+        return Estimate(found.value, found.low, found.high)
+    ratio = report.ratios.copies
+    return Estimate(ratio.ratio, ratio.low, ratio.high)
 
 
 def _caveats(report: Report) -> Iterator[str]:
@@ -160,6 +175,8 @@ def _caveats(report: Report) -> Iterator[str]:
         yield say("overview.not_denoising")
     if report.screening is not None:
         yield say("overview.screened")
+    if report.conclusion.is_explained_by_floor:
+        yield say("overview.explained_by_floor")
     if report.source.warnings:
         yield say("overview.warned")
 

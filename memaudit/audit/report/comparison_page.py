@@ -73,12 +73,14 @@ def render_comparison(
     text = [say("overview.explained")]
     if any(comparison.sweeps):
         text.append(say("overview.sweeps"))
+    if any(report.num_screened is not None for report in reports):
+        text.append(say("overview.screened_share"))
     if comparison.differences:
         text.append(say("overview.different", differences="; ".join(comparison.differences)))
     named = [
         Named(*each) for each in zip(comparison.names, comparison.sweeps, reports, strict=True)
     ]
-    top = _round_up(max(report.ratio.high for report in reports))
+    top = _round_up(max(report.share.high for report in reports))
     sections: list[Section] = []
     for by in (comparison.by, *_further_factors(comparison)):
         for title, curve, is_joined in _charts(named, by):
@@ -108,7 +110,7 @@ def render_comparison(
 
 
 def _answer(comparison: Comparison) -> str:
-    shares = sorted(report.ratio.ratio for report in comparison.reports)
+    shares = sorted(report.share.value for report in comparison.reports)
     if shares[0] == shares[-1]:
         return say("overview.all_alike", share=shares[0])
     return say("overview.from_to", low=shares[0], high=shares[-1])
@@ -185,6 +187,13 @@ def _factor(report: ComparedReport, by: Factor) -> float:
     return report.num_images if by == "size" else report.images_seen or 0
 
 
+def copies_text(report: ComparedReport) -> str:
+    """`12 of 500`, or that a screened scan estimates the share instead."""
+    if report.num_screened is not None:
+        return say("overview.estimated", total=report.num_screened)
+    return say("overview.of", count=report.ratio.count, total=report.ratio.total)
+
+
 def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Header and rows of a chart's table."""
     header = (
@@ -203,8 +212,8 @@ def _table(curve: Sequence[Named]) -> tuple[tuple[str, ...], tuple[tuple[str, ..
             "–" if report.images_seen is None else f"{report.images_seen:,}",
             "–" if report.epochs is None else f"{report.epochs:,.4g}",
             f"{report.num_images:,}",
-            say("overview.of", count=report.ratio.count, total=report.ratio.total),
-            with_interval(report.ratio),
+            copies_text(report),
+            with_interval(report.share),
             report.judged or "–",
             say("overview.of", count=report.num_leaking_images, total=report.num_images)
             + (f", {report.num_leaking_groups}" if report.num_leaking_groups else ""),
@@ -220,7 +229,7 @@ def _chart(curve: Sequence[Named], by: Factor, top: float, *, is_joined: bool) -
     sweeps = list(dict.fromkeys(each.sweep for each in curve))
     for number, sweep in enumerate(sweeps):
         samples = [
-            Sample.measured(x if by == "name" else _factor(report, by), report.ratio, name)
+            Sample.measured(x if by == "name" else _factor(report, by), report.share, name)
             for x, (name, of, report) in enumerate(curve)
             if of == sweep or by == "name"
         ]

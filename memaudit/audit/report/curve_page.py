@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from memaudit.audit.report.charts import RATIO_HEIGHT, RATIO_WIDTH, IntervalChart, RatioChart
 from memaudit.audit.report.html import DEFINITIONS_MARK, render_template, with_definitions
-from memaudit.audit.statistics.intervals import Proportion
+from memaudit.audit.statistics.intervals import Estimate
 from memaudit.wording import percent
 
 
@@ -80,6 +80,6 @@ def _filters() -> str:
     return files("memaudit.audit.report").joinpath("templates", "filters.js").read_text("utf-8")
 
 
-def with_interval(ratio: Proportion) -> str:
-    """Format a ratio with its interval as `31.2 % (27.1 to 35.5)`."""
-    return f"{percent(ratio.ratio)} % ({percent(ratio.low)} to {percent(ratio.high)})"
+def with_interval(share: Estimate) -> str:
+    """Format a share with its interval as `31.2 % (27.1 to 35.5)`."""
+    return f"{percent(share.value)} % ({percent(share.low)} to {percent(share.high)})"

@@ -19,6 +19,8 @@ from memaudit.wording import short
 
 PAGE = "duplicates.html"
 TABLE = "duplicates.csv"
+OPEN_GROUPS = 12
+"""Groups that stand open; the others are folded away."""
 SHOWN_GROUPS = 100
 """Groups shown. These limits keep a page of 64×64 images under 15 MB."""
 SHOWN_IMAGES = 8
@@ -122,6 +124,7 @@ def duplicates_page(found: Duplicates, images: ImageSet, pictures: Pictures = "f
         found=found,
         data=images,
         groups=[_shown(number, group, images, pictures) for number, group in shown],
+        open_groups=OPEN_GROUPS,
         num_kept=len(found.kept),
         num_shared=num_shared(found, images),
         shown=pictures,

@@ -91,9 +91,10 @@ def first_screen(result: Scanned) -> FirstScreen:
             ),
             "training": short(training, 40),
         }
-        caption = Sentence("first.copy_caption" if is_copy else "first.pair_caption", values)
+        kind = "pair" if not is_copy else "counted" if result.is_explained_by_floor else "copy"
+        caption = Sentence(f"first.{kind}_caption", values)
         values = {**values, "distance": distance}
-        pair = Sentence("first.copy_line" if is_copy else "first.pair_line", values)
+        pair = Sentence(f"first.{kind}_line", values)
     return FirstScreen(
         headline=conclusion.headline,
         about=" ".join(text for text in about if text),

@@ -2,10 +2,10 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,8 @@ from memaudit.wording import exponential, percent, printable, short
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
+
+Item = TypeVar("Item")
 
 LARGEST_PICTURE = 64
 """Pixels of the longer edge of a picture, if nothing else is said."""
@@ -86,6 +88,15 @@ def in_words(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
+def fold_after(items: Sequence[Item], number: int) -> tuple[Sequence[Item], Sequence[Item]]:
+    """The first items of a list, which a page shows, and the others, which it folds away. There is
+    no fold for a single one.
+    """
+    if len(items) <= number + 1:
+        return items, items[:0]
+    return items[:number], items[number:]
+
+
 def render_template(template: str, **values: Any) -> str:
     """The text of a page.
 
@@ -127,6 +138,7 @@ def _environment() -> "Environment":
         short=short,
         unbroken=unbroken,
         in_words=in_words,
+        fold_after=fold_after,
         link_terms=link_terms,
         meaning=meaning_html,
     )

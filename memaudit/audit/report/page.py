@@ -5,35 +5,18 @@ templates/report/. Each diagnostic supplies its own words. The look is in templa
 """
 
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from memaudit.audit.diagnostics.section import (
-    Block,
-    Gallery,
-    Heading,
-    LineChart,
-    Paragraph,
-    ShareChart,
-    Table,
-    join_tables,
-)
+from memaudit.audit.diagnostics.section import Block
 from memaudit.audit.neighbors.rules.registry import RULES
-from memaudit.audit.report.charts import (
-    count_ticks,
-    draw_line_chart,
-    draw_shares,
-    histogram,
-    share_rows,
-)
+from memaudit.audit.report.blocks import RenderedBlock, rendered
+from memaudit.audit.report.charts import count_ticks, histogram, share_rows
 from memaudit.audit.report.ci import text_summary
 from memaudit.audit.report.first_screen import first_screen
 from memaudit.audit.report.html import (
     DEFINITIONS_MARK,
     LARGEST_PICTURE,
-    embed,
     render_template,
     with_definitions,
 )
@@ -72,17 +55,17 @@ BEFORE_DIAGNOSTICS = (
 )
 """Sections with their own templates, whose titles are in the file of words. The sections of
 diagnostics follow; a diagnostic with one of these titles is shown in that section."""
+EXPLAINED = ("sheet", "leaks", "groups-that-leak")
+"""Sections with another title where the floor explains the count: nothing is said to leak."""
 AFTER_DIAGNOSTICS = ("provenance", "limits", "definitions")
+OPEN_PAIRS = 4
+"""Cards of pairs that stand open; the others are folded away."""
+OPEN_SHEET = 2
+"""Rows of the contact sheet that stand open."""
+OPEN_LEAKS = 4
+"""Leaking training images that stand open."""
 SHOWN_SECONDS = 0.005
 """Steps that took less, or were not asked for, are not listed."""
-
-
-@dataclass(frozen=True)
-class RenderedBlock:
-    """A block of a section, ready for the template of its kind."""
-
-    kind: str
-    value: Any
 
 
 @dataclass(frozen=True)
@@ -168,6 +151,9 @@ def render_page(result: Scanned, report: Report) -> str:
         closest=[pair(result, row, shown) for row in closest],
         edge=[pair(result, row, shown) for row in edge],
         amplified=AMPLIFIED,
+        open_pairs=OPEN_PAIRS,
+        open_sheet=OPEN_SHEET,
+        open_leaks=OPEN_LEAKS,
         no_second=int((result.sample.nn2_distinct < 0).sum()),
         radii=result.matches.neighbors.radii,
         bins=bins,
@@ -226,47 +212,25 @@ def sections(
         "edge": has_edge,
         "sheet": has_sheet,
     }
+    explained = EXPLAINED if result.is_explained_by_floor else ()
+
+    def make(id: str, name: str, template: str | None) -> Section:
+        title = say(f"sections.explained.{id}") if id in explained else name
+        return Section(id, title, template, rendered(blocks.get(name, ()), shown, title))
+
     listed = [
-        Section(id, title, id, rendered(blocks.pop(title, ()), shown))
-        for id, title in _titled(BEFORE_DIAGNOSTICS)
+        make(id, say(f"sections.{id}"), id)
+        for id in BEFORE_DIAGNOSTICS
         if has_template.get(id, True)
     ]
-    last = [Section(id, title, id, ()) for id, title in _titled(AFTER_DIAGNOSTICS)]
+    with_templates = {say(f"sections.{id}") for id in BEFORE_DIAGNOSTICS}
     others = [
-        Section(title.lower().replace(" ", "-"), title, None, rendered(section, shown))
-        for title, section in blocks.items()
-        if section
+        make(name.lower().replace(" ", "-"), name, None)
+        for name, found in blocks.items()
+        if found and name not in with_templates
     ]
+    last = [make(id, say(f"sections.{id}"), id) for id in AFTER_DIAGNOSTICS]
     return [*listed, *others, *last]
-
-
-def _titled(ids: Iterable[str]) -> list[tuple[str, str]]:
-    return [(id, say(f"sections.{id}")) for id in ids]
-
-
-def rendered(blocks: Iterable[Block], shown: Pictures) -> tuple[RenderedBlock, ...]:
-    """Blocks, ready for templates/blocks.html.j2."""
-    return tuple(_render(block, shown) for block in join_tables(list(blocks)))
-
-
-def _render(block: Block, shown: Pictures) -> RenderedBlock:
-    """Prepare a block for its template: draw charts and embed pictures."""
-    match block:
-        case LineChart():
-            return RenderedBlock("chart", draw_line_chart(block))
-        case ShareChart():
-            return RenderedBlock("shares", draw_shares(block))
-        case Gallery():
-            pictures = [
-                (embed(each.image, each.alt, shown), each.caption) for each in block.pictures
-            ]
-            return RenderedBlock("gallery", pictures)
-        case Table():
-            return RenderedBlock("table", block)
-        case Heading():
-            return RenderedBlock("heading", block.text)
-        case Paragraph():
-            return RenderedBlock("small" if block.is_small else "paragraph", block.text)
 
 
 def class_draws(result: Scanned) -> str | None:

@@ -9,11 +9,17 @@ from typing import Any
 
 from memaudit.audit.diagnostics.repeats import repeat_blocks
 from memaudit.audit.image_check.self_repeats import RepeatsResult
+from memaudit.audit.report.blocks import rendered
 from memaudit.audit.report.folder import write_texts
-from memaudit.audit.report.html import LARGEST_PICTURE, render_template
-from memaudit.audit.report.page import rendered
+from memaudit.audit.report.html import (
+    DEFINITIONS_MARK,
+    LARGEST_PICTURE,
+    render_template,
+    with_definitions,
+)
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import json_text, plain
+from memaudit.audit.report.words import say
 
 PAGE = "repeats.html"
 REPORT = "repeats.json"
@@ -45,6 +51,8 @@ def write_repeats(
 
 def repeats_page(result: RepeatsResult, pictures: Pictures = "full") -> str:
     """Render repeats.html."""
+    from markupsafe import Markup
+
     report = result.report
     blocks = repeat_blocks(
         report.repeats,
@@ -53,14 +61,16 @@ def repeats_page(result: RepeatsResult, pictures: Pictures = "full") -> str:
         control="Held-out",
         controls=report.controls,
     )
-    return render_template(
+    page = render_template(
         "repeats.html.j2",
         report=report,
-        blocks=rendered(blocks, pictures),
+        blocks=rendered(blocks, pictures, say("repeats.near_equal_images")),
         section_id="groups",
-        section_title="Near-equal images",
+        section_title=say("repeats.near_equal_images"),
         sampler_text="" if report.source.sampler is None else report.source.sampler.text,
         finished=datetime.fromisoformat(report.environment.finished),
         shown=pictures,
         reduced=pictures == "full" and max(result.generated.shape[2:]) > LARGEST_PICTURE,
+        definitions_mark=Markup(DEFINITIONS_MARK),
     )
+    return with_definitions(page)

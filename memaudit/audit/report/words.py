@@ -185,7 +185,9 @@ def _forms() -> dict[str, str]:
 def _any_form() -> re.Pattern[str]:
     # The longest first, so that "distance ratio" is not taken for "distance".
     forms = sorted(_forms(), key=len, reverse=True)
-    return re.compile(rf"(?<![\w&-])(?:{'|'.join(map(re.escape, forms))})(?![\w=-])", re.IGNORECASE)
+    return re.compile(
+        rf"(?<![\w&-])(?:{'|'.join(map(re.escape, forms))})(?![\w=-]|\.\w)", re.IGNORECASE
+    )
 
 
 class _Plain(string.Formatter):

@@ -86,12 +86,13 @@ def estimate_richness(
     )
 
 
-def in_the_long_run(result: SpeciesRichness, kinds: str) -> str:
+def in_the_long_run(result: SpeciesRichness, kinds: str, verb: str = "copied") -> str:
     """How many images or groups further samples would show, or an empty text without copies.
 
     Args:
         result: their richness.
         kinds: what is counted: `training images`, `patients`.
+        verb: what happens to them: `counted` where the floor explains it.
     """
     if result.chao1 is None or result.unseen_share is None:
         return ""
@@ -100,18 +101,19 @@ def in_the_long_run(result: SpeciesRichness, kinds: str) -> str:
     if result.chao1.value is None:
         none = "No image" if kinds == "training images" else f"None of the {kinds}"
         estimate = (
-            f"{none} was copied exactly twice, so their number in the long run cannot be "
+            f"{none} was {verb} exactly twice, so their number in the long run cannot be "
             f"estimated: with {level} confidence it is from {low} to {high}"
         )
     else:
         estimate = (
-            f"The number of {kinds} that are copied in the long run is estimated to be at "
+            f"The number of {kinds} that are {verb} in the long run is estimated to be at "
             f"least {result.chao1.value:,.0f} (Chao1, {level} interval {low} to {high})"
         )
     unseen = "images" if kinds == "training images" else kinds
     return (
-        f"More samples may reveal more. {estimate}. Of the copies in further samples, "
-        f"{percent(result.unseen_share.value)} % are expected to be of {unseen} not copied so far "
+        f"More samples may reveal more. {estimate}. Of "
+        f"{'the copies' if verb == 'copied' else 'what is counted'} in further samples, "
+        f"{percent(result.unseen_share.value)} % are expected to be of {unseen} not {verb} so far "
         f"(Good and Turing, {percent(result.unseen_share.low)} % to "
         f"{percent(result.unseen_share.high)} %)."
     )

@@ -9,7 +9,9 @@ from PIL import Image
 from scipy.stats import binomtest, kstest
 
 from memaudit.audit.diagnostics.label_test import DIAGNOSTIC, LabelTest, draw_pool, label_test
+from memaudit.audit.diagnostics.section import Table
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.result import ScanResult
 from memaudit.data.sources import open_images
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -60,7 +62,9 @@ def test_copies_of_held_out_images_do_not_count():
     assert measure(training, holdout, holdout).p == 1
 
 
-def test_mirrored_copies_are_found_where_the_scan_looks_for_them():
+def test_mirrored_copies_are_found_where_the_scan_looks_for_them(
+    make_result: Callable[..., ScanResult],
+):
     rng = np.random.default_rng(3)
     training, holdout = draw(rng, 200), draw(rng, 200)
     generated = noisy(rng, training[:60, :, :, ::-1], 3)
@@ -71,6 +75,10 @@ def test_mirrored_copies_are_found_where_the_scan_looks_for_them():
     assert (plain.flips, mirrored.flips) == (False, True) and found.p == plain.p > 0.05
     assert mirrored.p <= 0.003 and mirrored.p <= found.p_any <= 0.006
     assert mirrored.name == "pixels, mirrored or not"
+    blocks = list(DIAGNOSTIC.section(found, make_result().page_context))
+    labels = [row.label for block in blocks if isinstance(block, Table) for row in block.rows]
+    assert len(labels) == len(set(labels))  # each says by which
+    assert "All three looks, by pixels, mirrored or not" in labels
 
 
 @pytest.mark.parametrize("num_pairs", [1, 2, 10, 24, 25])

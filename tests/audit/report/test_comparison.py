@@ -25,6 +25,7 @@ from memaudit.audit.source import ModelFacts
 from memaudit.cli.main import cli
 from memaudit.data.images import ImageSet
 from memaudit.errors import ConfigError, DataError
+from memaudit.wording import percent
 
 MakeReport = Callable[..., Path]
 
@@ -112,6 +113,30 @@ def test_the_share_is_that_of_the_verdict(tmp_path: Path):
     (found,) = compare_reports([tmp_path]).reports
     assert found.verdict == "FAIL" and found.ratio == result.ratios.copies
     assert found.ratio.count > result.ratios.distinct.count
+
+
+def test_a_screened_scan_is_compared_by_the_estimate(screened_result: ScanResult, tmp_path: Path):
+    write_report(screened_result, tmp_path / "a")
+    assert screened_result.screening is not None
+    estimate = screened_result.screening.copies
+    comparison = compare_reports([tmp_path])
+    (found,) = comparison.reports
+    assert (found.share.value, found.share.low, found.share.high) == (
+        estimate.value,
+        estimate.low,
+        estimate.high,
+    )
+    assert found.share.low != found.ratio.low  # that of the seeds that chance drew
+    page = without_links(render_comparison(comparison, tmp_path / "page.html"))
+    assert f"{percent(estimate.low)} to {percent(estimate.high)})" in page
+    assert "estimated, 20 screened" in page and "The share of a screened scan is the" in page
+    assert f"{percent(estimate.low)} to" in " ".join(run(tmp_path).stdout.split())
+
+
+def test_a_count_that_the_floor_explains_says_so(explained_result: ScanResult, tmp_path: Path):
+    write_report(explained_result, tmp_path)
+    (found,) = compare_reports([tmp_path]).reports
+    assert "no more than the floor explains" in found.judged
 
 
 def test_what_varies_orders_the_reports(make_report: MakeReport, tmp_path: Path):
@@ -228,7 +253,7 @@ def test_the_command_shows_a_table_and_writes_a_page(make_report: MakeReport, tm
     page = tmp_path / "page.html"
     result = run(*folders, "--out", page)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.index("1 / 20") < result.stdout.index("6 / 20")
+    assert result.stdout.index("1 of 20") < result.stdout.index("6 of 20")
     assert page.is_file() and "page.html" in result.stderr
     again = run(*folders, "--out", page)
     assert again.exit_code == 2 and "--overwrite" in again.stderr

@@ -26,12 +26,19 @@ from memaudit.audit.report.charts import (
     share_rows,
 )
 from memaudit.audit.report.folder import write_report
-from memaudit.audit.report.page import render_page, sample_command
+from memaudit.audit.report.page import (
+    OPEN_LEAKS,
+    OPEN_PAIRS,
+    OPEN_SHEET,
+    render_page,
+    sample_command,
+)
 from memaudit.audit.report.pairs import (
     CLOSEST_PAIRS,
     EDGE_PAIRS,
     SHEET_COPIES,
     SHEET_PICTURES,
+    SHOWN_LEAKS,
     contact_sheet,
     rows_to_show,
 )
@@ -475,19 +482,80 @@ def test_axe_finds_nothing_serious(
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     for result in (whole_result, make_result()):
         page.goto(write_report(result, tmp_path).as_uri())
+        if result is whole_result:
+            page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
         assert barriers(page) == []
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}[scheme]
     page.close()
 
 
-def test_it_prints_and_nothing_is_folded_away(
+VISIBLE = """element => [...element.children].slice(1).every(
+    child => child.checkVisibility({contentVisibilityAuto: true, contentVisibilityProperty: true})
+        && child.getBoundingClientRect().height > 0)"""
+"""Whether what a fold holds is to be seen."""
+
+
+def test_a_fold_opens_by_a_key(browser: Any, whole_result: ScanResult, tmp_path: Path):
+    page = browser.new_page()
+    page.goto(write_report(whole_result, tmp_path).as_uri())
+    folds = page.locator("details").all()
+    assert len(folds) > 8 and not any(fold.evaluate(VISIBLE) for fold in folds)
+    for fold in folds:
+        fold.locator("summary").first.press("Enter")
+    assert all(fold.evaluate(VISIBLE) for fold in folds)
+    page.close()
+
+
+def test_no_link_leads_into_a_fold(whole_result: ScanResult):
+    """Not every browser opens one for a link."""
+    page = render_page(whole_result, make_report(whole_result))
+    folded = "".join(re.findall(r"<details.*?</details>", page, re.DOTALL))
+    targets = set(re.findall(r'href="#([^"]+)"', page))
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) and targets <= set(ids)
+    assert len(folded) > 10_000
+    assert not targets & set(re.findall(r' id="([^"]+)"', folded))
+
+
+def test_what_is_long_begins_open_and_is_folded_from_there(make_result: Make):
+    result = make_result(60, 0)
+    text = page_of(result)
+    open_text = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+    for part, number, whole in (
+        ('class="judged"', OPEN_PAIRS, CLOSEST_PAIRS + EDGE_PAIRS),
+        ("1 copy</span>", OPEN_SHEET, 60),
+        ('<div class="both">', OPEN_LEAKS, SHOWN_LEAKS),
+    ):
+        assert open_text.count(part) == number
+        assert text.count(part) == whole
+    assert f"The other {CLOSEST_PAIRS - OPEN_PAIRS} cards" in text
+
+
+def test_nothing_is_said_to_leak_that_the_floor_explains(
+    explained_result: ScanResult, make_result: Make
+):
+    text = page_of(explained_result)
+    titles = re.findall(r"<h2 id=[^>]*>([^<]+)</h2>", text)
+    assert not any("leak" in title or "copies" in title.lower()[:10] for title in titles)
+    assert "Training images nearest to what is counted" in titles
+    assert "Groups nearest to what is counted" in titles
+    assert 'id="leaks"' in text and 'id="groups-that-leak"' in text
+    section = text[text.index('<section id="leaks"') :].split("</section>")[0]
+    assert "not more than chance explains" in section and "copied" not in section
+    assert "The closest pair, <strong>counted as a copy</strong>" in text
+    assert "Training images that leak</h2>" in page_of(make_result())
+
+
+def test_it_prints_and_what_is_folded_away_opens(
     browser: Any, whole_result: ScanResult, tmp_path: Path
 ):
     page = browser.new_page()
     page.goto(write_report(whole_result, tmp_path).as_uri())
     page.emulate_media(media="print")
-    assert page.locator("details").count() == 0
+    folds = page.locator("details").all()
+    assert folds and all(fold.evaluate(VISIBLE) for fold in folds)
+    assert not any(each.is_visible() for each in page.locator(".unprinted").all())
     assert not page.locator("nav").is_visible()
     for section in page.locator("main > section").all():
         assert section.is_visible()

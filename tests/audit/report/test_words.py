@@ -72,6 +72,11 @@ def test_every_sentence_that_code_and_templates_name_is_in_the_file():
     assert {key for key in used if not key.endswith(".")} <= keys
 
 
+def test_a_name_of_a_file_is_no_term():
+    assert str(link_terms("leaks.csv has each copy. It leaks.")).count("<a ") == 2
+    assert "<a " not in str(link_terms("leaks.csv"))
+
+
 def test_a_page_defines_the_terms_that_it_links_to(whole_result: ScanResult):
     from memaudit.audit.report.page import render_page
     from memaudit.audit.report.schema import make_report
