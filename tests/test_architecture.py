@@ -103,7 +103,7 @@ FLOORS = (
     {"choices", "verdict"},
     {"image_check", "screening", "verdict_reasons"},
     {"augmentation", "sampling", "screening_state", "diagnostics"},
-    {"confirmed_images"},
+    {"confirmed_images", "other_forms"},
     {
         "config",
         "denoising",

@@ -35,6 +35,7 @@ from memaudit.audit.neighbors.build import build_index, describe_search, open_ru
 from memaudit.audit.neighbors.duplicates import duplicates_of
 from memaudit.audit.neighbors.feature_index import FeatureIndex
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.other_forms import check_form, find_other_form
 from memaudit.audit.regeneration import Recipe
 from memaudit.audit.result import ScanResult
 from memaudit.audit.sampler_control import compare_samplers, is_changed
@@ -274,11 +275,18 @@ def scan(
             tell(f"Nothing can FAIL by the count: {controls.missing}.")
     clock.lap("controls")
 
-    screened = None
+    screened = form = None
     if isinstance(source, ImageSet):
         matches = match_images(index, source.images, config.rule, progress=progress)
         samples = JudgedSamples(source.images, source.labels, matches)
         keys: Keys = tuple(source.names)
+        form = find_other_form(
+            index,
+            source,
+            config.rule,
+            flips=index.flips or "flips" in config.index.match,
+            progress=progress,
+        )
         clock.lap("search")
     else:
         state, identity = None, {}
@@ -377,6 +385,8 @@ def scan(
     if isinstance(source, Checkpoint):
         warnings += augmentation_warnings(source, flips=index.flips)
         warnings += class_warnings(source.network, data)
+    if form is not None:
+        warnings += (form.text,)
     warnings += _encoder_warnings(index, gated=config.fail_above is not None)
     if holdout is not None:
         warnings += doubts_about(holdout)
@@ -408,6 +418,8 @@ def scan(
             confirmation=samples.confirmation,
         ),
     )
+    if conclusion.verdict == "PASS" and config.fail_above is not None:
+        check_form(form, config.fail_above)
     return ScanResult(
         source=described,
         denoising=denoising,

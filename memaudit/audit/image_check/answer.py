@@ -112,7 +112,8 @@ def answer(
     limit = f"at most {percent(share.high)} % of all do, {level_text(share.confidence)} interval"
     text = f"Not shown that the {who} gives back {what}: {unseen} ({limit}), and {ranking.doubt}"
     if not denoises:
-        text += "; but it does not denoise as it is configured, so that this means nothing"
+        what = "" if in_training is not None else "the held-out images "
+        text += f"; but it does not denoise {what}as it is configured, so that this means nothing"
     return f"{text}."
 
 

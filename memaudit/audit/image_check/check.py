@@ -45,6 +45,7 @@ from memaudit.audit.image_check.training_place import (
 from memaudit.audit.memorization.controls import NAMED
 from memaudit.audit.neighbors.build import build_index, pixel_index, similar_index
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.other_forms import find_other_form
 from memaudit.audit.source import check_roles, describe_source
 from memaudit.audit.source_checks import check_same_shape
 from memaudit.audit.statistics.intervals import clopper_pearson
@@ -57,6 +58,13 @@ from memaudit.models.checkpoints import Checkpoint
 from memaudit.models.denoiser import Denoiser
 from memaudit.progress import Progress, automatic
 from memaudit.wording import short
+
+HELD_OUT_NOT_DENOISED = (
+    "The model hardly denoises the held-out images. Either it is run otherwise than it was trained "
+    "(size, colors, options of the checkpoint), or it knows little but its own training images, "
+    "which are not at hand to tell. Copies that were found count; that others were not found means "
+    "nothing."
+)
 
 
 @fp32_products(False)
@@ -253,6 +261,12 @@ def check_images(
     )
     said, found = conclude(measured, config.rule.confidence)
     warnings = () if denoising is None else denoising.warnings
+    if denoising is not None and not denoising.denoises and train is None:
+        warnings = (HELD_OUT_NOT_DENOISED,)
+    if isinstance(opened, ImageSet):
+        flips = config.index.flips or "flips" in config.index.match
+        form = find_other_form(pool.index, opened, config.rule, flips=flips, progress=progress)
+        warnings += () if form is None else (form.text_about("one of the images"),)
     clock.lap("statistics")
     report = CheckReport(
         schema=SCHEMA,

@@ -368,6 +368,18 @@ def test_that_a_broken_network_gives_nothing_back_means_nothing(train: ImageSet,
     assert found.report.warnings
 
 
+def test_a_model_that_knows_its_own_images_alone_is_not_said_to_be_broken(
+    train: ImageSet, holdout: ImageSet
+):
+    few = ImageSet(train.images[:4], train.names[:4], source="few")
+    asked = np.concatenate([train.images[:1], smooth_images(1, 8, seed=90)])
+    found = check_images(ClosedFormOptimum(few.images), asked, holdout=holdout, config=CONFIG)
+    assert [image.finding for image in found.images] == ["given-back", "not-shown"]
+    assert "it does not denoise the held-out images as it is configured" in found.images[1].answer
+    (said,) = found.report.warnings
+    assert "it knows little but its own training images" in said
+
+
 def test_copies_of_a_held_out_image_are_one_control(train: ImageSet, holdout: ImageSet):
     """Else an image below five different ones would seem to be below a hundred."""
     five = np.repeat(holdout.images[:5], 30, axis=0)

@@ -1,0 +1,141 @@
+"""Would images that were given copy training images in another form: mirrored, turned, as BGR?
+
+Where the model is at hand, it tells how its training images were prepared
+(`denoising/preprocessing.py`). Images that somebody else generated and saved may have their
+channels, rows or values exchanged, and then hardly any of them counts. So some are searched for in
+every such form. Of those that are copies in one of the two forms alone, as many should be copies as
+given (sign test); if there are more in the other form, by more than chance, the images were
+probably saved or read otherwise than the training images.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+from memaudit.audit.denoising.preprocessing import ISOMETRIES, isometries
+from memaudit.audit.memorization.rule import Rule, memorized
+from memaudit.audit.neighbors.base import ImageSearch
+from memaudit.audit.neighbors.units import largest_squared_distance
+from memaudit.audit.statistics.intervals import Proportion, clopper_pearson
+from memaudit.data.images import ImageSet
+from memaudit.errors import DataError
+from memaudit.progress import Progress, silent
+from memaudit.wording import percent
+
+NUM_IMAGES = 256
+"""Most of the given images that are tried in every form."""
+BYTES_AT_A_TIME = 256 << 20
+"""Most bytes of images that are searched for at a time; every search takes some time to begin."""
+ALPHA = 0.05
+"""Level of the sign test, corrected for the number of forms (Bonferroni)."""
+
+
+@dataclass(frozen=True)
+class OtherForm:
+    """A form in which more of the given images are copies than as they are."""
+
+    name: str
+    """`reversed channels`, one of `ISOMETRIES`."""
+    share: Proportion
+    """Copies in that form."""
+    as_given: int
+    """Copies among the same images as they are."""
+
+    @property
+    def text(self) -> str:
+        """What was found by a scan, for a reader."""
+        return self.text_about("a training image")
+
+    def text_about(self, compared: str) -> str:
+        """What was found, where images were compared with others than training images."""
+        hint = ISOMETRIES[self.name][1]
+        return (
+            f"Of {self.share.total:,} of the given images, {self.share.count:,} copy {compared} "
+            f"in another form ({self.name}: {hint}), and {self.as_given:,} as they are. Such "
+            "copies are not counted before both are prepared alike."
+        )
+
+
+def find_other_form(
+    index: ImageSearch,
+    images: ImageSet,
+    rule: Rule,
+    *,
+    flips: bool = False,
+    progress: Progress = silent,
+) -> OtherForm | None:
+    """The form in which most images are copies, if there are more than as given, beyond chance.
+
+    An image counts by its two nearest images alone, without a look at duplicates of the first.
+
+    Args:
+        index: of the training images, by pixels; at least 2.
+        images: those that were given.
+        rule: what counts as a copy.
+        flips: whether mirrored copies are found anyway.
+        progress: told how many forms are done.
+
+    Returns:
+        None if the images are best as they are, if features are compared, or if there is one image
+        to compare with.
+    """
+    if not index.exact or not len(images) or len(index.images) < 2:
+        return None
+    rows = np.unique(np.linspace(0, len(images) - 1, NUM_IMAGES).round().astype(int))
+    chosen = np.array(images.images[rows])
+    forms = [("as given", chosen)]
+    forms += [form for form in _forms(chosen) if not (flips and form[0] == "mirrored")]
+    at_a_time = max(1, BYTES_AT_A_TIME // chosen.nbytes)
+    found: list[np.ndarray] = []
+    for start in range(0, len(forms), at_a_time):
+        together = np.concatenate([form for _, form in forms[start : start + at_a_time]])
+        found.extend(_copies(index, together, rule).reshape(-1, len(chosen)))
+        progress("Trying other forms of the images", len(found), len(forms))
+    as_given, best = found[0], None
+    for (name, _), copies in zip(forms[1:], found[1:], strict=True):
+        more, fewer = int((copies & ~as_given).sum()), int((as_given & ~copies).sum())
+        if not more or (best is not None and copies.sum() <= best.share.count):
+            continue
+        p = binomtest(more, more + fewer, alternative="greater").pvalue
+        if p * (len(forms) - 1) <= ALPHA:
+            share = clopper_pearson(int(copies.sum()), len(chosen), rule.confidence)
+            best = OtherForm(name, share, int(as_given.sum()))
+    return best
+
+
+def check_form(form: OtherForm | None, limit: float) -> None:
+    """Refuse a PASS of images of which more than the limit are copies in another form.
+
+    Args:
+        form: what `find_other_form` found.
+        limit: the largest share of copies that passes.
+
+    Raises:
+        DataError: the lower end of the share in that form is above the limit.
+    """
+    if form is None or form.share.low <= limit:
+        return
+    raise DataError(
+        f"{form.text} In that form, at least {percent(form.share.low)} % are copies, which is "
+        f"above the limit of {percent(limit)} %, so that the images as they are cannot pass. Save "
+        "them again as the training images are, or prepare the training images so."
+    )
+
+
+def _copies(index: ImageSearch, images: np.ndarray, rule: Rule) -> np.ndarray:
+    """Which images copy one of the index by the published rule or within the radius, bool [B]."""
+    near = index.nearest(images, 2).squared_distance
+    radius = largest_squared_distance(rule.duplicate_rms, images.shape[1:])
+    found: np.ndarray = memorized(near[:, 0], near[:, 1], rule.threshold) | (near[:, 0] <= radius)
+    return found
+
+
+def _forms(images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Images uint8 [B, C, H, W] in every other form."""
+    # Odd numbers from -255 to 255: inverting a value changes its sign, as of numbers in [-1, 1].
+    signed = 2 * torch.from_numpy(images).to(torch.int16) - 255
+    for name, changed in isometries(signed):
+        yield name, ((changed + 255) // 2).to(torch.uint8).numpy()

@@ -1,0 +1,61 @@
+"""Given images in another form than the training images: said, and no PASS."""
+
+import numpy as np
+import pytest
+from helpers.images import smooth_images
+
+from memaudit import ScanConfig, check_images, scan
+from memaudit.data.images import ImageSet
+from memaudit.errors import DataError
+
+TRAIN = ImageSet.from_array(smooth_images(60, 8, seed=0), source="train")
+NEW = smooth_images(90, 8, seed=1)
+GENERATED = np.concatenate([TRAIN.images[:30], NEW])
+FORMS = {
+    "reversed channels": lambda x: x[:, ::-1],
+    "inverted values": lambda x: 255 - x,
+    "mirrored": lambda x: x[..., ::-1],
+    "upside down": lambda x: x[:, :, ::-1],
+    "transposed": lambda x: x.transpose(0, 1, 3, 2),
+    "turned left": lambda x: np.rot90(x, 3, (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_images_that_copy_in_another_form_are_named_and_do_not_pass(name: str):
+    given = np.ascontiguousarray(FORMS[name](GENERATED))
+    result = scan(given, TRAIN)
+    assert result.ratios.copies.count <= 2
+    (said,) = (text for text in result.source.warnings if "in another form" in text)
+    assert said.startswith("Of 120 of the given images, 30 copy a training image in another form")
+    assert f"({name}: " in said
+    with pytest.raises(DataError, match="the images as they are cannot pass"):
+        scan(given, TRAIN, config=ScanConfig(fail_above=0.1))
+
+
+def test_what_others_copy_is_no_reason_where_the_limit_allows_it():
+    given = np.ascontiguousarray(GENERATED[..., ::-1])
+    result = scan(given, TRAIN, config=ScanConfig(fail_above=0.4))
+    assert result.conclusion.verdict == "PASS"
+    assert any("in another form" in text for text in result.source.warnings)
+
+
+@pytest.mark.parametrize("given", [GENERATED, NEW], ids=["copies", "new"])
+def test_images_as_they_should_be_are_not_doubted(given: np.ndarray):
+    result = scan(given, TRAIN)
+    assert not any("in another form" in text for text in result.source.warnings)
+
+
+def test_a_model_that_mirrors_is_not_doubted():
+    both = np.concatenate([TRAIN.images[:30], TRAIN.images[30:58, ..., ::-1], NEW])
+    assert not any("in another form" in text for text in scan(both, TRAIN).source.warnings)
+
+
+def test_an_owner_who_asks_is_told_of_the_other_form():
+    asked = ImageSet(TRAIN.images[:12], TRAIN.names[:12], source="mine")
+    found = check_images(GENERATED[:, ::-1], asked, holdout=smooth_images(40, 8, seed=2))
+    assert any(
+        "12 copy one of the images in another form" in text for text in found.report.warnings
+    )
+    found = check_images(GENERATED, asked, holdout=smooth_images(40, 8, seed=2))
+    assert not any("in another form" in text for text in found.report.warnings)
