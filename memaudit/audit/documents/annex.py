@@ -30,8 +30,9 @@ AnnexText = Literal["edpb", "cnil", "nist"]
 
 LIMITS = (
     "Limits: this page states measurements of one checkpoint or one set of images, with the "
-    "settings and the training images named, and no legal assessment. That no copies were found "
-    "does not mean that nothing was memorized."
+    "settings and the training images named, and no legal assessment. What the text asks is "
+    "summarized, not quoted, and only in part. That no copies were found does not mean that "
+    "nothing was memorized."
 )
 """The sentence that ends every annex."""
 

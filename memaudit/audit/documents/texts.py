@@ -61,7 +61,8 @@ EDPB = OfficialText(
             "Design of the model",
             "Among the elements to evaluate: how the training data was selected and prepared, and "
             "how the model was trained (section 3.2, AI model design); the ratio of training data "
-            "to parameters (section 3.2, AI model documentation).",
+            "to parameters (section 3.2, AI model documentation). Engineering governance and "
+            "audits of documents (AI model analysis) have no part here.",
             ("indications",),
         ),
         Part(
@@ -73,8 +74,9 @@ EDPB = OfficialText(
         ),
         Part(
             "Likelihood of extraction, and of obtaining training data from queries",
-            "Both must be insignificant, considering all means reasonably likely to be used, for a "
-            "model to be considered anonymous (section 3.2).",
+            "For a model to be considered anonymous, both should be insignificant for any data "
+            "subject, considering all means reasonably likely to be used (section 3.2). What "
+            "follows is about shares of generated images, and not the likelihood for a person.",
             ("results", "coincidence", "detection"),
         ),
         Part(
@@ -119,7 +121,8 @@ CNIL = OfficialText(
         Part(
             "Results of the attacks",
             "The likelihood of extracting personal data, with means reasonably likely to be used, "
-            "must be insignificant for the GDPR not to apply to the model.",
+            "must be insignificant for the GDPR not to apply to the model. What follows is about "
+            "shares of generated images, and not the likelihood for a person.",
             ("results", "coincidence", "detection"),
         ),
         Part(
@@ -139,7 +142,7 @@ NIST = OfficialText(
     short="NIST AI RMF, MEASURE",
     name="National Institute of Standards and Technology, AI Risk Management Framework 1.0 (NIST "
     "AI 100-1, January 2023), MEASURE function; Generative AI Profile (NIST AI 600-1, July 2024); "
-    "attacks named as in the taxonomy NIST AI 100-2 E2025 (March 2025)",
+    "taxonomy of attacks, NIST AI 100-2 E2025 (March 2025)",
     parts=(
         Part(
             "What was measured: model, test sets and tools",
@@ -151,14 +154,15 @@ NIST = OfficialText(
             "Approaches and metrics, and what was not measured",
             "Approaches and metrics are selected, and risks that will not or cannot be measured "
             "are documented (AI 100-1, MEASURE 1.1). Privacy attacks in AI 100-2 E2025 include "
-            "data reconstruction, membership inference, property inference and model extraction.",
+            "data reconstruction, membership inference, property inference and model extraction; "
+            "the names below are memaudit’s.",
             ("attacks", "not_run"),
         ),
         Part(
             "Privacy risk",
             "The privacy risk is examined and documented (AI 100-1, MEASURE 2.10); AI 600-1, "
-            "section 2.4, Data Privacy, and MS-2.10-001: output of training data samples, "
-            "membership inference; MS-2.10-003: duplicates in the training data.",
+            "section 2.4, Data Privacy; of what MS-2.10-001 names, output of training data samples "
+            "and membership inference; MS-2.10-003, duplicates in the training data.",
             ("results", "indications"),
         ),
         Part(

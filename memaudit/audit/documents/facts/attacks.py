@@ -28,7 +28,8 @@ _ATTACKS = (
         ),
     ),
     _Attack(
-        "Membership of the training set, inferred from generated images (label test)",
+        "Generated images nearer to training than to held-out images (label test); it tells no "
+        "single image’s membership",
         "label_test",
         lambda found: (
             f"{found.num_samples:,} generated images among {found.num_pairs:,} training and as "
@@ -36,7 +37,7 @@ _ATTACKS = (
         ),
     ),
     _Attack(
-        "Reconstruction from noised training images (noise and return)",
+        "Return to training images from noised ones, which the attacker needs (noise and return)",
         "noise_and_return",
         lambda found: (
             f"{counted(len(found.at_sigma), 'noise level', 'noise levels')}, "

@@ -16,9 +16,10 @@ def results(report: Report) -> Iterator[Fact]:
     if report.gate is not None:
         gate = report.gate
         yield Fact(
-            "Limit, set before",
+            "Limit",
             f"{percent(gate.limit)} % of the generated images; chance of a wrong verdict at most "
-            f"{100 - 100 * gate.confidence:g} % on either side",
+            f"{100 - 100 * gate.confidence:g} % on either side, if the limit was chosen before the "
+            "scan, which a report does not show",
             "gate.limit",
             "verdict",
         )
