@@ -85,6 +85,8 @@ class Option(Range):
     """Whether the value is (height, width), which a command also takes as `R` or `HxW`."""
     at_zero: str | None = None
     """What to say of a 0 that is out of the range, in whole sentences."""
+    beyond: str | None = None
+    """What to say of a number that is too large, in whole sentences."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,9 @@ def check_options(config: Any) -> None:
             message = f"{{{field.name}}} is {said}; {needed or 'a number'} is needed."
             if field.option.at_zero is not None and value == 0:
                 message += f" {field.option.at_zero}"
+            option = field.option
+            if option.beyond and option.below is not None and value >= option.below:
+                message += f" {option.beyond}"
             raise ConfigError(message, field=field.name)
 
 

@@ -79,6 +79,8 @@ class ScanConfig:
             is_share=True,
             at_zero="No number of samples proves 0; 0.001 shows at most 0.1 %, with about 3,800 "
             "images if none of them is a copy.",
+            beyond="A limit of all images passes every model: 0.99 is a limit, and without "
+            "{fail_above} the share is measured and nothing is decided.",
         ),
     ] = None
     fail_above_groups: Annotated[

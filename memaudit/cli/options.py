@@ -94,7 +94,7 @@ class Share(click.ParamType):
             share = float(parse_fraction(number.replace(" ", ""))) / (100 if percent else 1)
         except ValueError:
             self.fail(f"{shown(value)} is not a share; write 0.001, 0.1% or 1/1000.", param, ctx)
-        if not percent and 1 < share <= 100 and not self._option.admits(share):
+        if not percent and 1 <= share < 100 and not self._option.admits(share):
             self.fail(f"{text} is not {self._option.range_text}; did you mean {text}%?", param, ctx)
         return share
 
