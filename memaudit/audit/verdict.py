@@ -26,6 +26,7 @@ from memaudit.audit.verdict_reasons import (
     Verdict,
     about_classes,
     about_denoising,
+    about_exchange,
     about_floor,
     about_groups,
     about_holdout,
@@ -163,6 +164,7 @@ def conclude(
         elif verdict == "PASS":
             reasons += about_rules(findings, rule)
             reasons += about_twins(controls)
+            reasons += about_exchange(diagnostics)
             if "label_test" in fail_on:
                 reasons += about_no_label_test(diagnostics)
             if "worst_class" in fail_on:
@@ -276,6 +278,7 @@ def _headline(
         "seeds": "the seeds were chosen",
         "sampler": "the sampler as set shows fewer copies than the published one",
         "published sampler": "the published sampler cannot be run, to compare the copies",
+        "exchanged": "the held-out images seem to be what the model was trained on",
         "screening": "seeds were screened, and too few copies found to fail",
         "number format": "a PASS needs every image in fp32",
     }[reasons[0].kind]
@@ -412,6 +415,11 @@ def _advice(
         )
     if kinds & {"radius", "threshold"}:
         return "Look at the pairs, and at near-duplicates among the training images."
+    if "exchanged" in kinds:
+        return (
+            "Find out which images the model was trained on: training and held-out images may have "
+            "been exchanged."
+        )
     if kinds == {"class"}:
         return "Give more samples: every class has to be shown below the limit by itself."
     if kinds == {"group"}:
@@ -421,7 +429,10 @@ def _advice(
         )
     if kinds == {"undecided"}:
         is_sequential = decision.method == "sequential"
-        return advice(
+        found = advice(
             decision.count, decision.total, GateTest.of(decision), sequential=is_sequential
         )
+        if decision.count > decision.fail_limit * decision.total and not controls.num_holdout:
+            found += " Held-out images, which the model never saw, may show a lower floor."
+        return found
     return ""

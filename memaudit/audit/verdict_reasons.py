@@ -35,6 +35,7 @@ ReasonKind = Literal[
     "seeds",
     "sampler",
     "published sampler",
+    "exchanged",
     "screening",
     "number format",
 ]
@@ -52,6 +53,8 @@ MOST_TWINS = 0.5
 LEAST_HOLDOUT = 100
 """Held-out images that make up for it: beside as many, 40 of 400 generated images that are too near
 stand out (Fisher's exact test)."""
+EXCHANGED = 0.001
+"""Chance, at most, that generated images seem to be nearer to held-out than to training images."""
 NAMED_RULES = 3
 """Number of contradicting rules that a reason names."""
 
@@ -252,6 +255,31 @@ def about_no_label_test(diagnostics: Diagnostics) -> list[Reason]:
     return [Reason("label test", f"The label test was to judge as well, but {found}.")]
 
 
+def about_exchange(diagnostics: Diagnostics) -> list[Reason]:
+    """Why a PASS does not stand: generated images lie nearer to held-out than to training images.
+
+    No labeling has a smaller statistic than the true one, which happens by chance at most once in
+    1 / `EXCHANGED` scans at each look.
+    """
+    test, baseline = diagnostics.label_test, diagnostics.blind_baseline
+    if test is None or test.num_labelings * EXCHANGED < 1:
+        return []
+    if baseline is not None and baseline.differs:
+        return []
+    nearer = [look for look in test.spaces[0].looks if look.p == 1 and look.share.high < 0]
+    if not nearer:
+        return []
+    most = min(nearer, key=lambda look: look.share.value)
+    return [
+        Reason(
+            "exchanged",
+            f"About {percent(-most.share.value)} % of the generated images lie nearer to held-out "
+            "than to training images, by more than chance (label test): the model seems to have "
+            "been trained on the held-out images.",
+        )
+    ]
+
+
 def about_rules(findings: Findings, rule: Rule) -> list[Reason]:
     """Why a PASS by the count does not stand: another rule sees more copies than the limit."""
     against = [row for row in findings.sensitivity if row.contradicts]
@@ -357,7 +385,11 @@ def about_number_format(confirmation: Confirmation | None) -> list[Reason]:
 
 
 def undecided(decision: Decision) -> str:
-    return (
-        f"{decision.total:,} images do not decide whether more than {percent(decision.limit)} % "
-        "are copies."
-    )
+    """What the images judged leave open."""
+    images, limit = f"{decision.total:,} images", f"{percent(decision.limit)} %"
+    if decision.limit * decision.total < decision.fail_limit * decision.total < decision.count:
+        return (
+            f"{images} do not decide whether more are copies than limit and floor explain "
+            f"together, {percent(decision.fail_limit)} % (the limit alone is {limit})."
+        )
+    return f"{images} do not decide whether more than {limit} are copies."

@@ -27,7 +27,7 @@ from memaudit.audit.statistics.one_sided import upper_end
 from memaudit.audit.statistics.worst_class import WorstClass
 from memaudit.audit.unchosen_seeds import are_consecutive
 from memaudit.audit.verdict import conclude
-from memaudit.audit.verdict_reasons import about_classes
+from memaudit.audit.verdict_reasons import about_classes, undecided
 from memaudit.data.images import ImageSet
 from memaudit.models.optimum.closed_form import ClosedFormOptimum
 from memaudit.models.sampler_config import SamplerConfig
@@ -143,7 +143,24 @@ def test_no_ratio_fails_that_limit_and_floor_explain(sequential: bool):
     assert decide(120, 1000, limit=0.001, floor=floor).verdict == "FAIL"
     assert decide(0, 9000, limit=0.001, floor=floor).verdict == "PASS"
     nothing = FloorCount("held-out images", 0, 0)
-    assert decide(1000, 1000, limit=0.001, floor=nothing).verdict == "INCONCLUSIVE"
+    unknown = decide(1000, 1000, limit=0.001, floor=nothing)
+    assert unknown.verdict == "INCONCLUSIVE" and unknown.is_explained
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_floor_that_may_be_lower_than_the_count_explains_nothing(sequential: bool):
+    """22 of 128 beside 0 of 40: more images would fail this, and it is not called explained."""
+    decide = sequential_decision if sequential else exact_decision
+    found = decide(22, 128, limit=0.01, floor=FloorCount("leave-one-out", 0, 40))
+    if sequential:
+        assert found.verdict == "INCONCLUSIVE" and not found.is_explained
+        assert "limit and floor explain together, 9.7 % (the limit alone is 1.0 %)" in undecided(
+            found
+        )
+    assert decide(44, 256, limit=0.01, floor=found.floor).verdict == "FAIL"
+    assert undecided(decide(1, 64, limit=0.01)) == (
+        "64 images do not decide whether more than 1.0 % are copies."
+    )
 
 
 def test_a_count_without_a_limit_says_so_if_the_floor_is_as_high():
@@ -263,3 +280,22 @@ def test_no_summary_of_a_pass_gives_a_number_above_its_limit(make_result: Make):
     shown = f"at most {percent(upper_end(0, 700, sequential=True))} %"
     assert f"Copies: 0 of 700, 0 % ({shown})" in result.summary()
     assert f"0 % [{shown}] (0 of 700)" in junit_xml(result)
+
+
+def test_no_pass_where_the_held_out_images_are_copied():
+    """Training and held-out images exchanged: nothing that is searched is copied."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (460, 3, 4, 4), np.uint8)
+    train, holdout, fresh = images[:200], images[200:400], images[400:]
+    copies = (holdout[:60].astype(int) + rng.integers(-6, 7, (60, 3, 4, 4))).clip(0, 255)
+    generated = np.concatenate([copies.astype(np.uint8), fresh])
+    options = ScanConfig(fail_above=0.05)
+    result = scan(generated, train, holdout=holdout, config=options)
+    assert result.decision is not None and result.decision.verdict == "PASS"
+    assert result.verdict == "INCONCLUSIVE"
+    assert [reason.kind for reason in result.conclusion.reasons] == ["exchanged"]
+    for text in everywhere(result):
+        assert "the held-out images seem to be what the model was trained on" in text
+    assert "may have been exchanged" in result.conclusion.advice
+    assert scan(generated, holdout, holdout=train, config=options).verdict == "FAIL"
+    assert scan(fresh, train, holdout=holdout, config=options).verdict == "PASS"

@@ -81,7 +81,8 @@ class Decision:
     """FAIL: the ratio is above what limit and floor explain; PASS: it is below the limit;
     INCONCLUSIVE: neither is certain."""
     is_explained: bool
-    """Whether the ratio is certainly above the limit, but not above what the floor adds to it."""
+    """Whether the ratio is certainly above the limit, and the share counted is not above what the
+    floor adds to it; if it is, more images may show a FAIL, and nothing is explained."""
     method: Literal["sequential", "exact"]
     """`sequential` is valid after every image while sampling, `exact` for a number of images that
     was fixed in advance."""
@@ -329,7 +330,12 @@ def _decide(
         verdict = "PASS"
     return Decision(
         verdict=verdict,
-        is_explained=verdict == "INCONCLUSIVE" and above(count, limit) >= required,
+        is_explained=(
+            verdict == "INCONCLUSIVE"
+            and above(count, limit) >= required
+            and count <= fail_limit * total
+            and (test is None or test.count <= test.fail_limit * total)
+        ),
         method=method,
         count=count,
         total=total,
