@@ -162,3 +162,12 @@ def test_a_browser_prints_it(given: Path, tmp_path: Path):
     pdf.print_pdf(page, tmp_path / "annex.pdf")
     content = (tmp_path / "annex.pdf").read_bytes()
     assert content.startswith(b"%PDF") and len(content) > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", TEXTS)
+def test_it_is_two_sheets_of_paper(whole: Path, text: Any, tmp_path: Path):
+    if pdf.find_browser() is None:
+        pytest.skip("no Chromium is installed")
+    pdf.print_pdf(write_annex(whole, text, out=tmp_path / "annex.html"), tmp_path / "annex.pdf")
+    assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "annex.pdf").read_bytes())) <= 2
