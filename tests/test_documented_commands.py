@@ -34,7 +34,9 @@ TOO_LARGE = {
 }
 """Documents whose commands are only parsed."""
 EXECUTED = [path for path in DOCUMENTS if path.name not in TOO_LARGE and any(commands_in(path))]
-ABOUT_OTHER_FILES = re.compile(r"\b[A-Z][A-Z-]+\b|model\.pt|\./photos|dataset build|selftest")
+ABOUT_OTHER_FILES = re.compile(
+    r"\b[A-Z][A-Z-]+\b|model\.pt|\./photos|\./hospital|dataset build|selftest"
+)
 """Commands about files that stand for the reader's own, and large ones."""
 
 

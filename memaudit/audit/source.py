@@ -93,7 +93,7 @@ def describe_source(
     """
     warnings = (*warnings, *doubts_about(data), *_group_warnings(data))
     if isinstance(source, ImageSet):
-        warnings = (*warnings, *doubts_about(source))
+        warnings = (*warnings, *doubts_about(source), *_exchange_warnings(source, data))
         return Source("images", source.source, source.fingerprint, warnings, None)
     stated = source.provenance.get("data_fingerprint")
     trained_on_data = None if stated is None else stated == data.fingerprint
@@ -109,6 +109,18 @@ def describe_source(
             provenance=source.provenance,
             trained_on_data=trained_on_data,
         ),
+    )
+
+
+def _exchange_warnings(source: ImageSet, data: ImageSet) -> tuple[str, ...]:
+    """That what was given as generated seems to be photographs, and the other the generated one."""
+    turned = source.kinds.get(ORIENTED, 0)
+    if not turned or data.kinds.get(ORIENTED, 0):
+        return ()
+    return (
+        f"An EXIF orientation ({turned:,} images in {source.source}, none in {data.source}) is "
+        "what a camera writes, and not what a generator does. Are the two exchanged? What was "
+        "generated comes first, and copies are counted among its images.",
     )
 
 

@@ -64,6 +64,7 @@ def regroup(contents: Contents, groups_from: str | None) -> Contents:
                 field="groups_from",
             )
         groups: Sequence[str | None] = contents.groups
+        kind = contents.group_kind
     elif groups_from.lower().endswith((".csv", ".tsv")):
         groups, kind = _from_table(contents, Path(groups_from))
     else:

@@ -76,14 +76,14 @@ def _folder_files(path: Path) -> Files:
 
 def _read_folder(path: Path, files: Files, preparation: Preparation) -> Contents:
     volumes = _volumes({name: path / name for name in files})
-    contents = slice_contents(volumes, str(path), window=preparation.window)
+    contents = slice_contents(volumes, str(path), window=preparation.window, group_kind="patient")
     others = beside(path, [volume.name for volume in volumes])
     return replace(contents, unread=others)
 
 
 def _read_file(path: Path, _files: Files, preparation: Preparation) -> Contents:
     volumes = _volumes({path.name: path})
-    return slice_contents(volumes, str(path), window=preparation.window)
+    return slice_contents(volumes, str(path), window=preparation.window, group_kind="patient")
 
 
 FOLDER = Reader("a folder of DICOM series", _is_folder, _read_folder, _folder_files)

@@ -73,7 +73,7 @@ def _folder_files(path: Path) -> Files:
 
 def _read_folder(path: Path, files: Files, preparation: Preparation) -> Contents:
     volumes = [_volume(path / name, name) for name in files]
-    contents = slice_contents(volumes, str(path), window=preparation.window)
+    contents = slice_contents(volumes, str(path), window=preparation.window, group_kind="volume")
     masks = [name for name in files if _MASK.search(name.lower())]
     notes = contents.notes
     if 0 < len(masks) < len(volumes):
@@ -86,7 +86,9 @@ def _read_folder(path: Path, files: Files, preparation: Preparation) -> Contents
 
 
 def _read_file(path: Path, _files: Files, preparation: Preparation) -> Contents:
-    return slice_contents([_volume(path, path.name)], str(path), window=preparation.window)
+    return slice_contents(
+        [_volume(path, path.name)], str(path), window=preparation.window, group_kind="volume"
+    )
 
 
 FOLDER = Reader("a folder of NIfTI volumes", _is_folder, _read_folder, _folder_files)

@@ -43,13 +43,16 @@ class Volume:
         return len(self.shape) == 4
 
 
-def slice_contents(volumes: Sequence[Volume], source: str, *, window: Window | None) -> Contents:
-    """The slices of volumes as gray or RGB images, one group for each volume.
+def slice_contents(
+    volumes: Sequence[Volume], source: str, *, window: Window | None, group_kind: str
+) -> Contents:
+    """The slices of volumes as gray or RGB images, with the groups that the volumes name.
 
     Args:
         volumes: in their order.
         source: the path as the user wrote it.
         window: the numbers that become 0 and 255; by default what each volume says.
+        group_kind: what a group is: `patient`.
 
     Raises:
         DataError: slices of several sizes, or numbers without a window.
@@ -104,7 +107,16 @@ def slice_contents(volumes: Sequence[Volume], source: str, *, window: Window | N
         windows = ", ".join(f"{low:g} to {high:g}" for low, high in sorted(used)[:3])
         more = f" and {len(used) - 3} more" if len(used) > 3 else ""
         notes = (f"{source}: the windows of the files were used: {windows}{more}.",)
-    return Contents(source, shape, names, batches, groups=groups, notes=notes, kinds=kinds)
+    return Contents(
+        source,
+        shape,
+        names,
+        batches,
+        groups=groups,
+        group_kind=group_kind,
+        notes=notes,
+        kinds=kinds,
+    )
 
 
 def _as_bytes(

@@ -9,6 +9,7 @@ import pytest
 from helpers.images import Encode
 from PIL import Image
 
+from memaudit.data.layout import Layout
 from memaudit.data.preparation import Preparation
 from memaudit.data.sources import open_images
 from memaudit.errors import DataError
@@ -127,6 +128,7 @@ def test_a_series_is_in_the_order_of_its_positions(tmp_path: Path, volume: np.nd
     images = open_images(tmp_path)
     np.testing.assert_array_equal(images.images[:, 0], volume[[0, 1, 2, 3, 0]])
     assert images.groups == ["p1"] * 4 + ["p2"]
+    assert open_images(images.source, layout=Layout(groups_from="own")).group_kind == "patient"
     assert images.names[0] == "ct/I1"
 
 
