@@ -347,7 +347,9 @@ def test_the_summary_says_whether_there_was_a_policy(double: Path):
     github, gitlab = on_both(double, {"policy": "policy.toml"}, scanned=0)
     assert "within the policy" in github.summary and "No policy" not in gitlab.said
     github, _ = on_both(double, {"policy": "policy.toml"}, scanned=0, verified=1)
-    assert "**REFUSED**" in github.summary
+    assert "**REFUSED**: the report does not hold" in github.summary
+    github, _ = on_both(double, {"policy": "policy.toml"}, scanned=0, verified=2)
+    assert "**REFUSED**: the report could not be checked" in github.summary
 
 
 def test_options_on_several_lines_are_all_given_and_stand_for_no_files(double: Path):
