@@ -1,6 +1,8 @@
 """C_T: are generated images closer to the training images than held-out ones, region by region?
 
-Meehan, Chaudhuri, Dasgupta, arXiv:2004.05675. docs/statistics.md says how to read it.
+Meehan, Chaudhuri, Dasgupta, arXiv:2004.05675. Smooth images are closer to any image than sharp
+ones are, so that a model that blurs looks like one that copies; the label test is not misled by it.
+docs/statistics.md says how to read it.
 """
 
 import math
@@ -22,6 +24,7 @@ CLEAR = 3.0
 """Size of z from which a difference is called one."""
 ROWS = 1024
 """Images converted to numbers at a time."""
+_ALSO_SMOOTH = " So are images that are merely smooth: the label test tells which."
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class CopyingStatistic:
     """C_T and the cells over which it is averaged."""
 
     value: float
-    """C_T: far below 0 means copying, far above 0 underfitting."""
+    """C_T: far below 0 means copying or images that are too smooth, far above 0 underfitting."""
     spread: float
     """Standard deviation of C_T if generated and held-out images have the same distribution:
     √Σw² over the cells' weights w."""
@@ -178,7 +181,9 @@ def _section(result: CopyingStatistic, page: PageContext) -> Iterator[Block]:
             (f"z = {result.z:.1f}", "–"),
             note="below −3 if generated images are closer to the training images than held-out "
             f"ones are, above 3 if they are farther; {p_text(result.p_value)} for such closeness "
-            f"by chance. C_T itself is {result.value:.2f} ± {result.spread:.2f}",
+            "by chance. Images that are smoother than real ones are closer to all images, so it is "
+            "evidence of copying only beside a small p of the label test. C_T itself is "
+            f"{result.value:.2f} ± {result.spread:.2f}",
         ),
     )
 
@@ -188,6 +193,7 @@ def _lines(result: CopyingStatistic) -> Iterator[str]:
         f"C_T: generated images are {_compared(result)} the training images "
         f"{'than' if abs(result.z) > CLEAR else 'as'} held-out ones "
         f"(z = {result.z:.1f}, {p_text(result.p_value)})."
+        f"{_ALSO_SMOOTH if result.z < -CLEAR else ''}"
     )
 
 
@@ -214,4 +220,5 @@ DIAGNOSTIC = Diagnostic(
     lines=_lines,
     evidence=_evidence,
     assumes_exchangeable=True,
+    confirmed_by="label_test",
 )

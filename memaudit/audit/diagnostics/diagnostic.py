@@ -227,6 +227,9 @@ class Diagnostic(Generic[Result]):
     assumes_exchangeable: bool = False
     """Whether its evidence presupposes that training and held-out images are of one kind. Where the
     blind baseline tells them apart, such evidence does not count."""
+    confirmed_by: str | None = None
+    """Name of a diagnostic that excludes another explanation of its findings. Where that one ran
+    and found nothing, its own findings do not count as evidence."""
     by_request: bool = False
     """Whether it runs only if the scan's `also` names it, because it is expensive."""
     check: Callable[[Setting], None] = _nothing_to_check

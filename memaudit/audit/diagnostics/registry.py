@@ -79,18 +79,24 @@ class Diagnostics:
         that could have found some (Bonferroni), in the order of the table.
 
         Differences between training and held-out images do not count where a classifier that never
-        saw the model tells the two apart.
+        saw the model tells the two apart, nor does what another diagnostic was to confirm and did
+        not.
         """
         sets_differ = self.blind_baseline is not None and self.blind_baseline.differs
         looked = [
-            (diagnostic, result)
-            for _, diagnostic, result in self.results()
+            (name, diagnostic, result)
+            for name, diagnostic, result in self.results()
             if diagnostic.gives_evidence and not (sets_differ and diagnostic.assumes_exchangeable)
         ]
+        found = {
+            name: tuple(diagnostic.evidence(result, alpha / len(looked)))
+            for name, diagnostic, result in looked
+        }
         return tuple(
             clause
-            for diagnostic, result in looked
-            for clause in diagnostic.evidence(result, alpha / len(looked))
+            for name, clauses in found.items()
+            if found.get(DIAGNOSTICS[name].confirmed_by or name, clauses)
+            for clause in clauses
         )
 
 

@@ -297,6 +297,34 @@ def test_evidence_from_sets_that_differ_by_themselves_does_not_count():
     assert Diagnostics(copying=c_t, blind_baseline=unlike).evidence(0.05) == ()
 
 
+def test_closeness_that_smooth_images_have_as_well_is_no_evidence():
+    """Blurred new images: closer to the training images, and to the held-out ones just as much."""
+    rng = np.random.default_rng(4)
+    train, held, fresh = (
+        np.kron(rng.integers(60, 196, (80, 1, 6, 6)), np.ones((1, 1, 2, 2), int))
+        + rng.integers(-40, 41, (80, 1, 12, 12))
+        for _ in range(3)
+    )
+    blurred = sum(np.roll(fresh, shift, (2, 3)) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))) // 4
+    copies = train + rng.integers(-6, 7, train.shape)
+    config = replace(CONFIG, fail_above=None)
+
+    def scanned(generated: np.ndarray, *without: str) -> ScanResult:
+        given, data, holdout = (
+            ImageSet.from_array(images.astype(np.uint8)) for images in (generated, train, held)
+        )
+        return scan(given, data, holdout=holdout, config=replace(config, without=without))
+
+    smooth = scanned(blurred).diagnostics
+    assert smooth.copying is not None and smooth.copying.z < -5
+    assert smooth.label_test is not None and smooth.label_test.p_any > 0.05
+    assert smooth.evidence(0.05) == ()
+    assert not scanned(blurred).conclusion.is_contradicted
+    assert "C_T" in "".join(scanned(blurred, "label_test").conclusion.evidence)
+    label, c_t = scanned(copies).diagnostics.evidence(0.05)
+    assert "label test" in label and "C_T" in c_t
+
+
 def test_a_check_is_asked_only_where_the_diagnostic_is_wanted(monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
 
