@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import memaudit
+from memaudit.audit.diagnostics.optimality import OptimalityConfig
 from memaudit.audit.report import figures
 from memaudit.audit.report.schema import CHECKSUM, make_report
 from memaudit.audit.source import optimum_of
@@ -151,6 +152,24 @@ def test_the_one_line_equals_the_scan_by_any_rule(given: memaudit.ScanResult) ->
     rule = memaudit.Rule(duplicate_rms=0, confidence=0.5)
     result = memaudit.scan(GENERATED, TRAIN, config=memaudit.ScanConfig(rule=rule))
     assert memaudit.memorization_ratio(GENERATED, TRAIN, rule=rule) == result.ratios.distinct
+
+
+def test_the_parts_take_a_checkpoint_in_the_place_of_its_network() -> None:
+    data = memaudit.ImageSet.from_array(TRAIN)
+    checkpoint = optimum_of(data)
+    made = [
+        next(memaudit.generate_images(model, range(3))).images
+        for model in (checkpoint, checkpoint.network)
+    ]
+    assert np.array_equal(*made)
+    assert memaudit.check_denoising(checkpoint, data).denoises
+    assert len(repr(checkpoint)) < 120
+    config = OptimalityConfig(num_trajectories=2)
+    found = memaudit.compare_with_optimum(checkpoint, data, config=config)
+    assert found.agreement.count == found.agreement.total == 2
+    for call in (memaudit.generate_images, memaudit.check_denoising, memaudit.compare_with_optimum):
+        with pytest.raises(TypeError, match="the model is a str; a Checkpoint .* is needed"):
+            call("model.safetensors", data)  # type: ignore[operator]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from memaudit.models.ablation import (
     noise_schedule,
 )
 from memaudit.models.arithmetic import fp32_products
-from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.checkpoints import Checkpoint, denoiser_of
 from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.devices import device_name, to_device, with_float64
 from memaudit.models.execution import HANDED_OUT, Execution, Precision
@@ -107,7 +107,7 @@ def ignore_group(place: int, group: GeneratedBatch) -> None:
 
 
 def generate_images(
-    denoiser: Denoiser,
+    denoiser: Denoiser | Checkpoint,
     seeds: Sequence[int],
     *,
     config: SamplerConfig | None = None,
@@ -126,7 +126,7 @@ def generate_images(
     agree to the network's float tolerance.
 
     Args:
-        denoiser: any denoiser, on the device that `execution` names.
+        denoiser: any denoiser, or a checkpoint, on the device that `execution` names.
         seeds: one integer per image; its initial noise, class and churn are drawn from it.
         config: how to sample.
         class_index: one class for all images, or one per image. None: drawn from each seed if the
@@ -151,6 +151,7 @@ def generate_images(
         ConfigError: a class that the model does not have; guidance of a model that cannot be
             guided; while iterating, noise levels outside the model's range.
         CheckpointError: while iterating, an image with pixels that are not finite; names the seed.
+        TypeError: what should denoise is not a denoiser.
 
     Example:
         >>> from memaudit.models.optimum.closed_form import ClosedFormOptimum
@@ -159,6 +160,7 @@ def generate_images(
         >>> [len(batch.images) for batch in batches]
         [64, 36]
     """
+    denoiser = denoiser_of(denoiser)
     execution = execution or Execution()
     if isinstance(class_index, int):
         class_index = [class_index] * len(seeds)

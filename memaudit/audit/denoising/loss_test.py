@@ -25,7 +25,7 @@ from memaudit.audit.denoising.noised_images import (
 from memaudit.audit.denoising.other_options import OtherOption, other_options_of
 from memaudit.audit.denoising.preprocessing import Preprocessing, check_preprocessing
 from memaudit.data.images import ImageSet
-from memaudit.models.checkpoints import Checkpoint
+from memaudit.models.checkpoints import Checkpoint, denoiser_of
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
 from memaudit.models.generate import asked_range, visited_levels
@@ -144,7 +144,7 @@ class DenoisingTest:
 
 
 def check_denoising(
-    denoiser: Denoiser,
+    denoiser: Denoiser | Checkpoint,
     data: ImageSet,
     *,
     sampler: SamplerConfig | None = None,
@@ -163,12 +163,12 @@ def check_denoising(
     the same at every run.
 
     Args:
-        denoiser: the model, on `execution.device`.
+        denoiser: the model, on `execution.device`, or its checkpoint.
         data: its training images, at least 1, with labels if it has classes (else classes are
             drawn).
         sampler: how images will be sampled; its noise levels are tested.
-        checkpoint: what the denoiser was opened from; options that its file does not show are
-            tried with other values.
+        checkpoint: what the denoiser was opened from, if that is not given itself; options that
+            its file does not show are tried with other values.
         originals: the images before they were resized, if they are at hand; see
             `check_preprocessing`.
         flips: whether copies of mirrored images will be found as well.
@@ -187,6 +187,9 @@ def check_denoising(
         >>> check_denoising(ClosedFormOptimum(images), ImageSet.from_array(images)).denoises
         True
     """
+    if isinstance(denoiser, Checkpoint):
+        checkpoint = checkpoint or denoiser
+    denoiser = denoiser_of(denoiser)
     sampler = sampler or SamplerConfig()
     execution = execution or Execution()
     check_shape(denoiser, data)

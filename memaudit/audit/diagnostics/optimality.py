@@ -36,6 +36,7 @@ from memaudit.audit.statistics.resampling import Sample, resampled, welch
 from memaudit.data.images import ImageSet, uint8_to_float
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import float32_inference, fp32_products
+from memaudit.models.checkpoints import Checkpoint, denoiser_of
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.devices import to_device, with_float64
 from memaudit.models.execution import Execution
@@ -158,7 +159,7 @@ class Optimality:
 
 @fp32_products(False)
 def compare_with_optimum(
-    denoiser: Denoiser,
+    denoiser: Denoiser | Checkpoint,
     data: ImageSet,
     *,
     holdout: ImageSet | None = None,
@@ -172,7 +173,7 @@ def compare_with_optimum(
     have training images.
 
     Args:
-        denoiser: the model, on `config.execution.device`.
+        denoiser: the model, on `config.execution.device`, or its checkpoint.
         data: its training images, with labels if it has classes.
         holdout: images like them that it was not trained on, at least 2.
         index: an index of `data`; built if None.
@@ -184,6 +185,7 @@ def compare_with_optimum(
         ConfigError: the model or the training images do not have the class.
         CheckpointError: the model generates numbers that are not finite.
     """
+    denoiser = denoiser_of(denoiser)
     config = config or OptimalityConfig()
     for images in (data,) if holdout is None else (data, holdout):
         check_fits(denoiser, images)

@@ -2,6 +2,7 @@
 
 from memaudit.models.checkpoints.checkpoint import Checkpoint as Checkpoint
 from memaudit.models.checkpoints.checkpoint import CheckpointInfo as CheckpointInfo
+from memaudit.models.checkpoints.checkpoint import denoiser_of as denoiser_of
 from memaudit.models.checkpoints.conversion import convert_checkpoint as convert_checkpoint
 from memaudit.models.checkpoints.formats.native import save_checkpoint as save_checkpoint
 from memaudit.models.checkpoints.inspection import inspect_checkpoint as inspect_checkpoint

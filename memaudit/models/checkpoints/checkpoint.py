@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from memaudit.models.checkpoints.given import Fact
-from memaudit.models.denoiser import Denoiser
+from memaudit.models.denoiser import Denoiser, image_shape
 from memaudit.models.resolution import Resolution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A trained model, ready to denoise."""
 
@@ -33,6 +33,28 @@ class Checkpoint:
     """What the user said about it where its file does not, as given to `open_checkpoint`."""
     facts: tuple[Fact, ...] = ()
     """What the file may not show, each with who says it: the file, the user, or the default."""
+
+    def __repr__(self) -> str:
+        C, H, W = image_shape(self.network)
+        classes = f"{self.network.label_dim:,} classes" if self.network.label_dim else "no classes"
+        return f"Checkpoint({self.path!r}, {self.format}, {C} x {H} x {W}, {classes})"
+
+
+def denoiser_of(model: "Denoiser | Checkpoint") -> Denoiser:
+    """Return the network of a checkpoint, and any other denoiser as it is.
+
+    Raises:
+        TypeError: neither of both.
+    """
+    if isinstance(model, Checkpoint):
+        return model.network
+    if isinstance(model, Denoiser):
+        return model
+    raise TypeError(
+        f"the model is a {type(model).__name__}; a Checkpoint (open_checkpoint opens a file) or a "
+        "denoiser is needed, which has img_channels, img_resolution, label_dim, sigma_min, "
+        "sigma_max, round_sigma and D(x, sigma, class_labels)"
+    )
 
 
 @dataclass(frozen=True)
