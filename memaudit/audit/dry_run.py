@@ -31,7 +31,7 @@ from memaudit.audit.memorization.screened import screened_rows
 from memaudit.audit.neighbors.build import build_feature_index
 from memaudit.audit.neighbors.encoder import CHECKED
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
-from memaudit.audit.neighbors.projection import num_index_bytes, projected_width
+from memaudit.audit.neighbors.projection import num_index_bytes, num_making_bytes, projected_width
 from memaudit.audit.screening import refuse_screening_of_images, screening_sampler
 from memaudit.audit.source import as_source
 from memaudit.audit.source_checks import check_comparable, check_may_pass
@@ -88,6 +88,8 @@ class ScanForecast:
     """Whether the model denoises the training images, in a sentence."""
     index_bytes: int | None
     """Memory of the index of the training images; None where features are compared."""
+    making_bytes: int | None
+    """Most memory that making the index takes; None where features are compared."""
     optimum_bytes: int | None
     """Memory of the training images for the comparison with the optimum, about; None without."""
     state_bytes: int | None
@@ -215,6 +217,9 @@ def forecast_scan(
         index_bytes=None
         if config.index.compares_features
         else num_index_bytes(num_stored, D, width),
+        making_bytes=None
+        if config.index.compares_features
+        else num_making_bytes(num_stored, D, width),
         state_bytes=None if model is None else len(config.seeds) * D,
         floor=None
         if gate is None

@@ -130,17 +130,24 @@ def say_search_time(
         config = ScanConfig(index=IndexConfig(flips=flips), execution=Execution(device=device))
         steps, _ = time_search(data, None, config, number)
         seconds = sum(each.seconds for each in steps if each.step != "controls")
-    say_cost(what, seconds, memory_bytes=index_bytes(data, flips=flips))
+    say_cost(what, seconds, memory_bytes=search_bytes(len(data), D, flips=flips))
 
 
-def index_bytes(data: "ImageSet", *, flips: bool, limit: int | None = None) -> int:
-    """Memory that an index of training images takes."""
+def search_bytes(number: int, D: int, *, flips: bool, limit: int | None = None) -> int:
+    """Most memory that a search takes, the images aside: that of making its index.
+
+    Args:
+        number: images that are searched.
+        D: pixel values per image.
+        flips: whether mirror images are searched, too.
+        limit: most bytes of the index; None: the default.
+    """
     from memaudit.audit.neighbors.config import IndexConfig
-    from memaudit.audit.neighbors.projection import num_index_bytes, projected_width
+    from memaudit.audit.neighbors.projection import num_making_bytes, projected_width
 
-    D, num_stored = data.images[:1].size, len(data) * (1 + flips)
+    num_stored = number * (1 + flips)
     limit = IndexConfig().memory_limit if limit is None else limit
-    return num_index_bytes(num_stored, D, projected_width(num_stored, D, limit))
+    return num_making_bytes(num_stored, D, projected_width(num_stored, D, limit))
 
 
 def say_reading_time(images: "ImageSet") -> None:

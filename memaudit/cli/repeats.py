@@ -1,6 +1,7 @@
 """`memaudit repeats`: does a generator repeat itself?"""
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,12 @@ def repeats(
     from memaudit.audit.report.repeats_page import repeats_dict, write_repeats
     from memaudit.audit.source import OPTIMUM, open_source
     from memaudit.cli.console import print_json, print_row, progress_bars, remark, say_in_lines
-    from memaudit.cli.forecast import say_sampling_time, say_search_time
+    from memaudit.cli.forecast import say_sampling_time, say_search_time, search_bytes
     from memaudit.cli.long_work import finish
     from memaudit.data.images import ImageSet
     from memaudit.data.sources import open_images
     from memaudit.models.checkpoints import Checkpoint
+    from memaudit.models.denoiser import image_shape
     from memaudit.wording import short
 
     where = choose_device(device)
@@ -133,12 +135,15 @@ def repeats(
             others = open_images(holdout, preparation, layout=layout, progress=progress)
         config = replace(config, class_index=choose_class(class_index, others))
         if isinstance(opened, Checkpoint):
+            num_images, D = len(config.seeds), prod(image_shape(opened.network))
+            memory = num_images * D + search_bytes(num_images, D, flips=config.index.flips)
             say_sampling_time(
                 opened.network,
-                len(config.seeds),
+                num_images,
                 config.sampler,
                 execution=replace(config.execution, precision="fp32"),
                 class_index=config.class_index,
+                memory_bytes=memory,
             )
         elif isinstance(opened, ImageSet):
             say_search_time(opened, len(opened), device=where, flips=config.index.flips)

@@ -319,7 +319,7 @@ def _say_cost(
     """
     from memaudit.audit.diagnostics import optimality
     from memaudit.audit.dry_run import likely_stop_of
-    from memaudit.cli.forecast import index_bytes, say_sampling_time, say_search_time
+    from memaudit.cli.forecast import say_sampling_time, say_search_time, search_bytes
     from memaudit.models.checkpoints import Checkpoint
     from memaudit.models.own_sampler import resolve_sampler
 
@@ -331,7 +331,7 @@ def _say_cost(
     number, D = len(config.seeds), data.images[:1].size
     memory = 0
     if not config.index.compares_features:
-        memory = index_bytes(data, flips=flips, limit=config.index.memory_limit)
+        memory = search_bytes(len(data), D, flips=flips, limit=config.index.memory_limit)
     has_optimum = "optimality" not in config.without
 
     def comparison(per_evaluation: float) -> float:
@@ -455,6 +455,8 @@ def _show_forecast(found: "ScanForecast", *, as_json: bool, is_screened: bool) -
     print_row("time in all", f"about {duration(found.seconds)}")
     if found.index_bytes is not None:
         print_row("memory of the index", file_size(found.index_bytes))
+    if found.making_bytes is not None:
+        print_row("memory to make it", f"{file_size(found.making_bytes)} at most")
     if found.optimum_bytes is not None:
         print_row("memory of the optimum", f"{file_size(found.optimum_bytes)} at most")
     if found.state_bytes is not None:

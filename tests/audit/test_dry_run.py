@@ -31,6 +31,7 @@ def test_a_forecast_knows_what_the_scan_will_take():
     assert forecast.earliest_stop == len(result.generated) == 64
     assert forecast.likely_stop == 377
     assert forecast.index_bytes == result.search.num_bytes
+    assert forecast.making_bytes is not None and forecast.making_bytes >= forecast.index_bytes
     assert forecast.state_bytes == 70 * TRAIN[0].size
     assert "optimality" not in {each.step for each in forecast.steps}
     assert forecast.denoises is not None and result.denoising is not None

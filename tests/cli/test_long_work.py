@@ -143,7 +143,7 @@ def test_a_search_is_timed_where_it_is_long(
     assert "The search" not in run("dataset", "duplicates", images).stderr
     monkeypatch.setattr(forecast, "LONG_SEARCH", 0)
     assert "The search will take about 0." in run("dataset", "duplicates", images).stderr
-    assert "s and about 31 kB of memory" in run("scan", images, "--data", images).stderr
+    assert "s and about 61 kB of memory" in run("scan", images, "--data", images).stderr
 
 
 def test_a_set_says_what_it_takes_before_it_is_written(

@@ -121,7 +121,7 @@ def fit_projection(images: np.ndarray, width: int, *, device: torch.device) -> P
         device: where to compute.
     """
     num_images, D = images.shape
-    size = min(num_images, SAMPLE_SIZE, SAMPLE_VALUES // D)
+    size = _sample_size(num_images, D)
     picked = np.linspace(0, num_images - 1, size).astype(np.int64)
     sample = to_float(images[picked], device)
     center = sample.mean(0).round_()
@@ -239,6 +239,17 @@ def num_index_bytes(num_images: int, D: int, width: int) -> int:
     """Memory of an index: N vectors, the center, and the basis if there is one."""
     num_rows = width - 1 if width < D else 0
     return 4 * num_images * width + 4 * D + num_rows * (4 * D + 8 * num_rows)
+
+
+def num_making_bytes(num_images: int, D: int, width: int) -> int:
+    """Most memory that making an index takes, the images aside: its vectors, the sample as floats,
+    and, with a basis, three arrays of its size at a time (measured)."""
+    num_rows = width - 1 if width < D else 0
+    return 4 * (num_images * width + _sample_size(num_images, D) * D + 3 * num_rows * D)
+
+
+def _sample_size(num_images: int, D: int) -> int:
+    return min(num_images, SAMPLE_SIZE, SAMPLE_VALUES // D)
 
 
 def _principal_rows(v: Tensor, num_rows: int) -> Tensor:

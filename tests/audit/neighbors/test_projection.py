@@ -1,5 +1,8 @@
 """Projections give lower bounds whatever the images; sharp ones on photographs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +116,28 @@ def test_rows_that_are_no_basis_are_left_alone(monkeypatch):
     images = images_of("noise", 10, 600)
     t, _ = fitted(images)(images)
     assert t.shape == (10, 600)
+
+
+MEASURE = """
+import resource
+from pathlib import Path
+import numpy as np
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.neighbors.projection import num_making_bytes, projected_width
+images = np.random.default_rng(0).integers(0, 256, (300, 3, 192, 192), np.uint8)
+before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+NeighborIndex(images)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+N, D = 300, images[0].size
+print((peak - before) / num_making_bytes(N, D, projected_width(N, D, None)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_making_an_index_takes_the_memory_that_is_forecast():
+    pytest.importorskip("faiss")
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
+    )
+    assert 0.7 < float(ran.stdout) < 1.2
