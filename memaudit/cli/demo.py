@@ -33,13 +33,18 @@ def demo(out: Path, device: str) -> None:
     from memaudit.cli.scan_tables import render
     from memaudit.cli.wording import describe
     from memaudit.experiments.demo import DemoRun, forecast_demo, run_demo
+    from memaudit.wording import duration
 
     def show(run: DemoRun) -> None:
         console.rule(f"Trained on {len(run.data):,} digits")
         render(run.result)
 
     where = choose_device(device)
-    say_cost("Two trainings and their audits", forecast_demo(where))
+    forecast = forecast_demo(where)
+    note = ""
+    if forecast.share < DISTURBED:
+        note = f"Other programs slow it down: without them, about {duration(forecast.undisturbed)}."
+    say_cost("Two trainings and their audits", forecast.seconds, note=note)
     with progress_bars() as progress:
         runs = run_demo(out, device=where, progress=progress, on_run=show)
 
@@ -64,3 +69,7 @@ def demo(out: Path, device: str) -> None:
         for run in runs
     ]
     finish("; ".join(shares))
+
+
+DISTURBED = 0.75
+"""With a smaller share of a core than this, the forecast says what it would be with a whole one."""

@@ -4,9 +4,11 @@ The few are memorized and the many are not, which is the paper's finding at the 
 handwritten digits at 8x8, with the same network, procedure and number of training steps.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -76,15 +78,32 @@ def load_digits() -> ImageSet:
     )
 
 
-def forecast_demo(device: str) -> float:
-    """Seconds that the trainings and the sampling of a demo take here, if nothing is there yet."""
+class DemoForecast(NamedTuple):
+    """Seconds that a demo takes, if nothing is there yet."""
+
+    seconds: float
+    """Trainings and sampling, at the speed of now."""
+    share: float
+    """Share of a core that this process has now; the rest other programs take."""
+
+    @property
+    def undisturbed(self) -> float:
+        """Seconds with a core for itself."""
+        return self.seconds * self.share
+
+
+def forecast_demo(device: str) -> DemoForecast:
+    """Time a few steps, and how much of a core they get."""
     images = select_images(load_digits(), Selection(size=max(SIZES), subset="random"))
     with one_thread():
+        wall, cpu = time.perf_counter(), time.process_time()
         step = time_step(NETWORK, images, device=device)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    share = min(1.0, cpu / wall) if device == "cpu" else 1.0
     num_steps = Schedule(NETWORK, len(images)).num_steps
     training = num_steps * step.seconds(NETWORK.batch_size)
     sampling = NUM_SAMPLES * EVALUATIONS * step.per_image / (1 + BACKWARD)
-    return len(SIZES) * (training + sampling)
+    return DemoForecast(len(SIZES) * (training + sampling), share)
 
 
 def run_demo(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from memaudit.experiments import demo
+from memaudit.experiments.timing import StepTime
 
 pytest.importorskip("sklearn")
 
@@ -43,6 +44,21 @@ def test_both_runs_are_trained_audited_and_not_trained_again(
     written = [run.model.stat().st_mtime_ns for run in runs]
     again = demo.run_demo(tmp_path)
     assert [run.model.stat().st_mtime_ns for run in again] == written
+
+
+def test_a_forecast_tells_what_other_programs_take_from_what_the_demo_needs(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Half of a core: the clock runs twice as fast as the processor's time."""
+    seconds = iter([0.0, 4.0])
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: next(seconds))
+    seconds_cpu = iter([0.0, 2.0])
+    monkeypatch.setattr(demo.time, "process_time", lambda: next(seconds_cpu))
+    step = StepTime(per_image=0.003, others=0.01, bytes_per_image=0.0, num_weights=1)
+    monkeypatch.setattr(demo, "time_step", lambda *_, **__: step)
+    forecast = demo.forecast_demo("cpu")
+    assert forecast.seconds == pytest.approx(2 * (1000 * (64 * 0.003 + 0.01) + 500 * 35 * 0.001))
+    assert forecast.undisturbed == pytest.approx(forecast.seconds / 2)
 
 
 @pytest.mark.slow
