@@ -11,7 +11,14 @@ from typing import Any
 from memaudit.audit.image_check.config import REPORT
 from memaudit.audit.image_check.result import CheckedImage, CheckResult, CloseImage
 from memaudit.audit.report.folder import make_folder, write_texts
-from memaudit.audit.report.html import LARGEST_PICTURE, Picture, embed, render_template
+from memaudit.audit.report.html import (
+    DEFINITIONS_MARK,
+    LARGEST_PICTURE,
+    Picture,
+    embed,
+    render_template,
+    with_definitions,
+)
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.schema import json_text, plain
 from memaudit.errors import ConfigError
@@ -117,9 +124,12 @@ def _row(image: CheckedImage) -> tuple[str | int | float | None, ...]:
 
 def check_page(result: CheckResult, pictures: Pictures = "full") -> str:
     """Render check.html."""
+    from markupsafe import Markup
+
     report = result.report
-    return render_template(
+    page = render_template(
         "check.html.j2",
+        definitions_mark=Markup(DEFINITIONS_MARK),
         report=report,
         checked=[_shown(result, q, pictures) for q in result.worst_first[:SHOWN_IMAGES]],
         folds_tables=len(result.images) > OPEN_TABLES,
@@ -132,6 +142,7 @@ def check_page(result: CheckResult, pictures: Pictures = "full") -> str:
         shown=pictures,
         reduced=pictures == "full" and max(result.asked.shape[2:]) > LARGEST_PICTURE,
     )
+    return with_definitions(page)
 
 
 def _shown(result: CheckResult, q: int, pictures: Pictures) -> ShownCheck:

@@ -1,6 +1,7 @@
 """The page and the JSON of a check."""
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -95,6 +96,13 @@ def test_nothing_in_a_name_runs(of_model: CheckResult):
     assert "script" not in Pictures(text).tags
     assert "\x1b" not in text
     assert "script" not in of_model.report.headline
+
+
+def test_every_term_of_the_page_is_defined_on_it(result: CheckResult):
+    page = check_page(result)
+    linked = set(re.findall(r'href="#(word-[a-z-]+)"', page))
+    assert {"word-copy", "word-p-value", "word-held-out"} <= linked
+    assert all(f'id="{word}"' in page for word in linked)
 
 
 def test_the_page_leaves_pictures_out_on_request(result: CheckResult):
