@@ -40,6 +40,9 @@ class Closeness:
     """bool [B, P]: whether x is a copy of z by whole images, or by a further rule."""
     by_rules: np.ndarray
     """bool [B, P]: whether it is one by a further rule."""
+    rules_alone: dict[tuple[int, int], str]
+    """Which rules find x a copy of z, and how it was changed in their words, by the places of x and
+    z; only where whole images do not show it."""
 
     @property
     def ratio(self) -> np.ndarray:
@@ -124,12 +127,18 @@ class Pool:
             at_hand = outside[:, None] >= 0
             nearer = np.where(has_none, outside[:, None], np.minimum(reference, outside[:, None]))
             reference = np.where(at_hand, nearer, reference)
-        by_rules = np.zeros(S.shape, dtype=bool)
+        by_rules, whole = np.zeros(S.shape, dtype=bool), self._copies(S, reference)
+        alone: dict[tuple[int, int], str] = {}
         if self.everything is not None:
             for found in match_images(self.everything, generated, self.rule).finds:
                 rows = np.flatnonzero((found.index >= 0) & (found.index < len(self.images)))
                 by_rules[rows] |= self.alike[found.index[rows]]
-        return Closeness(S, reference, self._copies(S, reference) | by_rules, by_rules)
+                for i in rows:
+                    how = f"{found.rule} ({found.where[i]})" if found.where[i] else found.rule
+                    for q in np.flatnonzero(self.alike[found.index[i]] & ~whole[i]):
+                        before = alone.get((int(i), int(q)))
+                        alone[int(i), int(q)] = how if before is None else f"{before}, {how}"
+        return Closeness(S, reference, whole | by_rules, by_rules, alone)
 
     def _copies(self, S: np.ndarray, reference: np.ndarray) -> np.ndarray:
         is_copy = np.zeros(S.shape, dtype=bool)

@@ -66,10 +66,15 @@ class CloseImage:
     distance_ratio: float
     """Distance to the image over that to the nearest reference; infinite if it equals that one."""
     is_copy: bool
+    rules: str
+    """The rules by which alone it is a copy, and how it was changed in their words; empty if whole
+    images show it, or if it is none."""
 
     @property
     def ratio_words(self) -> str:
-        """The ratio as a reader is told it."""
+        """The ratio as a reader is told it, or which rule finds a copy that it does not show."""
+        if self.rules:
+            return f"by {self.rules}"
         if np.isinf(self.distance_ratio):
             return "equal to another image"
         return f"ratio {self.distance_ratio:.2f}"

@@ -89,6 +89,7 @@ def collect_copies(pool: Pool, batches: Iterable[Keyed], num_values: int) -> Col
                             distance=float(np.sqrt(found.squared_distance[i, q] / num_values)),
                             distance_ratio=float(ratio[i, q]),
                             is_copy=bool(found.is_copy[i, q]),
+                            rules=found.rules_alone.get((int(i), q), ""),
                         ),
                         np.array(part[i]),
                     )

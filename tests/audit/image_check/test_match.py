@@ -40,6 +40,9 @@ def test_a_model_that_gives_half_of_an_image_back_gives_it_back(of_halves: Check
     assert [one.finding for one in of_halves.images] == ["given-back", "not-shown"]
     copied = of_halves.images[0]
     assert copied.copies.share.count == 2
+    close = copied.copies.closest[0]
+    assert close.rules.startswith("tiles (") and close.ratio_words == f"by {close.rules}"
+    assert not any(other.rules for other in copied.copies.closest if not other.is_copy)
     assert copied.p_value == 1 / 40
     assert of_halves.report.match == ("pixels", "tiles", "tone")
     assert of_halves.report.controls is not None
