@@ -13,6 +13,7 @@ from PIL import Image
 from memaudit.audit.report.pictures import Pictures
 from memaudit.audit.report.words import (
     link_terms,
+    links_once,
     meaning_html,
     say,
     say_html,
@@ -113,7 +114,8 @@ DEFINITIONS_MARK = "<!-- the definitions of the terms that the page uses -->"
 
 
 def with_definitions(page: str) -> str:
-    """A page with the definitions of the terms that it links to."""
+    """A page with the definitions of the terms that it links to, once in each section."""
+    page = links_once(page)
     definitions = render_template("definitions.html.j2", terms=terms_used(page))
     return page.replace(DEFINITIONS_MARK, definitions)
 

@@ -29,7 +29,7 @@ _MARKS = (
     (re.compile(r"`(.+?)`"), r"<code>\1</code>"),
     (_LINK, rf'<a class="term" href="#{ANCHOR}\2">\1</a>'),
 )
-_TERM = re.compile(rf'<a class="term" href="#{ANCHOR}[a-z0-9_-]+">([^<]*)</a>')
+_TERM = re.compile(rf'<a class="term" href="#{ANCHOR}([a-z0-9_-]+)">([^<]*)</a>')
 _TAG = re.compile(r"(<[^>]*>)")
 _USED = re.compile(rf'href="#{ANCHOR}([a-z0-9_-]+)"')
 
@@ -96,7 +96,26 @@ def link_terms(text: Any) -> "Markup":
 
 def without_links(page: str) -> str:
     """A page whose terms are plain text."""
-    return _TERM.sub(r"\1", page)
+    return _TERM.sub(r"\2", page)
+
+
+def links_once(page: str) -> str:
+    """A page that links a term at its first place in each section.
+
+    Whoever goes from link to link by keys then has few to pass.
+    """
+
+    def first(section: str) -> str:
+        done: set[str] = set()
+
+        def link(found: re.Match[str]) -> str:
+            is_first = found[1] not in done
+            done.add(found[1])
+            return found[0] if is_first else found[2]
+
+        return _TERM.sub(link, section)
+
+    return "".join(map(first, re.split("(?=<section )", page)))
 
 
 def terms_used(page: str) -> tuple[Term, ...]:

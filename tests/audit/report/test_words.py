@@ -11,6 +11,7 @@ from memaudit.audit.report import words
 from memaudit.audit.report.first_screen import first_screen
 from memaudit.audit.report.words import (
     link_terms,
+    links_once,
     say,
     say_html,
     sentences,
@@ -70,6 +71,14 @@ def test_every_sentence_that_code_and_templates_name_is_in_the_file():
     }
     assert len(used) > 40
     assert {key for key in used if not key.endswith(".")} <= keys
+
+
+def test_a_section_links_a_term_once():
+    term = '<a class="term" href="#word-{}">{}</a>'
+    one, two = term.format("copy", "copy"), term.format("leak", "leaks")
+    page = f"{one} {one}<section id='a'>{one}{two}{one}</section><section id='b'>{two}</section>"
+    once = f"{one} copy<section id='a'>{one}{two}copy</section><section id='b'>{two}</section>"
+    assert links_once(page) == once
 
 
 def test_a_name_of_a_file_is_no_term():
