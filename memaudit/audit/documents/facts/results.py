@@ -117,8 +117,8 @@ def residual(report: Report) -> Iterator[Fact]:
         made = "what the generator makes, if the images given are a random sample of it"
     yield Fact(
         "Share of copies not excluded",
-        f"up to {percent(high)} % of {made} ({end}, at {100 * share.confidence:g} % confidence). A "
-        "small share is not zero, and one copy may concern one person.",
+        f"up to {percent(high)} % of {made} ({end}, at {100 * share.confidence:g} % confidence). "
+        "However small a share is, each copy may concern a person.",
         "ratios.copies.high" if report.screening is None else "screening.copies.high",
         "ratios" if report.screening is None else "screening",
     )
