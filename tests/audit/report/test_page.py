@@ -533,6 +533,15 @@ def test_what_is_long_begins_open_and_is_folded_from_there(make_result: Make):
     assert f"The other {CLOSEST_PAIRS - OPEN_PAIRS} cards" in text
 
 
+def test_what_forbids_a_pass_is_not_folded_away(make_result: Make, monkeypatch: pytest.MonkeyPatch):
+    result = make_result(sampled=True)
+    assert "<details open>" not in page_of(result)
+    monkeypatch.setattr(type(result.denoising), "allows_pass", property(lambda _: False))
+    text = page_of(result)
+    section = text[text.index('<section id="denoising"') :].split("</section>")[0]
+    assert section.count("<details open>") == 1
+
+
 def test_nothing_is_said_to_leak_that_the_floor_explains(
     explained_result: ScanResult, make_result: Make
 ):
