@@ -154,7 +154,7 @@ def test_the_one_line_equals_the_scan_by_any_rule(given: memaudit.ScanResult) ->
     assert memaudit.memorization_ratio(GENERATED, TRAIN, rule=rule) == result.ratios.distinct
 
 
-def test_the_parts_take_a_checkpoint_in_the_place_of_its_network() -> None:
+def test_the_parts_take_what_a_scan_takes(tmp_path: Path) -> None:
     data = memaudit.ImageSet.from_array(TRAIN)
     checkpoint = optimum_of(data)
     made = [
@@ -167,6 +167,13 @@ def test_the_parts_take_a_checkpoint_in_the_place_of_its_network() -> None:
     config = OptimalityConfig(num_trajectories=2)
     found = memaudit.compare_with_optimum(checkpoint, data, config=config)
     assert found.agreement.count == found.agreement.total == 2
+    folder = tmp_path / "train.npy"
+    np.save(folder, TRAIN)
+    for same in (TRAIN, str(folder)):
+        assert memaudit.check_denoising(checkpoint, same).denoises
+        assert memaudit.compare_with_optimum(checkpoint, same, config=config) == found
+        assert memaudit.find_duplicates(same) == memaudit.find_duplicates(data)
+        assert len(memaudit.select_images(same, memaudit.Selection(size=4))) == 4
     for call in (memaudit.generate_images, memaudit.check_denoising, memaudit.compare_with_optimum):
         with pytest.raises(TypeError, match="the model is a str; a Checkpoint .* is needed"):
             call("model.safetensors", data)  # type: ignore[operator]

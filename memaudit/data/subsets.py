@@ -11,7 +11,7 @@ from memaudit.data.cache_folder import CacheDir
 from memaudit.data.images import ImageSet, count_classes
 from memaudit.data.preparation import AS_STORED, Preparation
 from memaudit.data.selection import Selection
-from memaudit.data.sources import open_images
+from memaudit.data.sources import as_images, open_images
 from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 
@@ -43,11 +43,11 @@ def open_selected(
     )
 
 
-def select_images(images: ImageSet, selection: Selection) -> ImageSet:
+def select_images(images: str | Path | np.ndarray | ImageSet, selection: Selection) -> ImageSet:
     """The images that `selection` describes, in the order of the whole.
 
     Args:
-        images: the whole.
+        images: the whole, in any form that `as_images` takes.
         selection: what to take.
 
     Returns:
@@ -57,6 +57,7 @@ def select_images(images: ImageSet, selection: Selection) -> ImageSet:
         DataError: more images than there are, no labels, an unknown class, or a size that the
             number of classes does not divide.
     """
+    images = as_images(images)
     rows = chosen_rows(images, selection)
     return images if rows is None else images.take(rows)
 

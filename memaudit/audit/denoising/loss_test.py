@@ -10,6 +10,7 @@ generating about thirty images.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from memaudit.audit.denoising.noised_images import (
 from memaudit.audit.denoising.other_options import OtherOption, other_options_of
 from memaudit.audit.denoising.preprocessing import Preprocessing, check_preprocessing
 from memaudit.data.images import ImageSet
+from memaudit.data.sources import as_images
 from memaudit.models.checkpoints import Checkpoint, denoiser_of
 from memaudit.models.denoiser import Denoiser
 from memaudit.models.execution import Execution
@@ -145,7 +147,7 @@ class DenoisingTest:
 
 def check_denoising(
     denoiser: Denoiser | Checkpoint,
-    data: ImageSet,
+    data: str | Path | np.ndarray | ImageSet,
     *,
     sampler: SamplerConfig | None = None,
     checkpoint: Checkpoint | None = None,
@@ -190,6 +192,7 @@ def check_denoising(
     if isinstance(denoiser, Checkpoint):
         checkpoint = checkpoint or denoiser
     denoiser = denoiser_of(denoiser)
+    data = as_images(data, progress=progress)
     sampler = sampler or SamplerConfig()
     execution = execution or Execution()
     check_shape(denoiser, data)

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -34,6 +35,7 @@ from memaudit.audit.statistics.intervals import Estimate, Proportion, clopper_pe
 from memaudit.audit.statistics.per_class import holm
 from memaudit.audit.statistics.resampling import Sample, resampled, welch
 from memaudit.data.images import ImageSet, uint8_to_float
+from memaudit.data.sources import as_images
 from memaudit.errors import ConfigError
 from memaudit.models.arithmetic import float32_inference, fp32_products
 from memaudit.models.checkpoints import Checkpoint, denoiser_of
@@ -160,9 +162,9 @@ class Optimality:
 @fp32_products(False)
 def compare_with_optimum(
     denoiser: Denoiser | Checkpoint,
-    data: ImageSet,
+    data: str | Path | np.ndarray | ImageSet,
     *,
-    holdout: ImageSet | None = None,
+    holdout: str | Path | np.ndarray | ImageSet | None = None,
     index: NeighborIndex | None = None,
     config: OptimalityConfig | None = None,
     progress: Progress = silent,
@@ -186,6 +188,8 @@ def compare_with_optimum(
         CheckpointError: the model generates numbers that are not finite.
     """
     denoiser = denoiser_of(denoiser)
+    data = as_images(data, progress=progress)
+    holdout = None if holdout is None else as_images(holdout, progress=progress)
     config = config or OptimalityConfig()
     for images in (data,) if holdout is None else (data, holdout):
         check_fits(denoiser, images)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from memaudit.audit.neighbors.integer_distances import pair_distances
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.units import largest_squared_distance
 from memaudit.data.images import ImageSet
+from memaudit.data.sources import as_images
 from memaudit.progress import Progress, silent
 
 BLOCK_BYTES = 16 << 20
@@ -90,7 +92,7 @@ class SharedImage(NamedTuple):
 
 
 def find_duplicates(
-    images: ImageSet,
+    images: str | Path | np.ndarray | ImageSet,
     *,
     duplicate_rms: float | Fraction = 8,
     flips: bool = False,
@@ -104,7 +106,7 @@ def find_duplicates(
     nearest neighbors, and for more as long as the last one found is within the radius.
 
     Args:
-        images: the set; its pixels may be memory-mapped.
+        images: the set, in any form that `as_images` takes; its pixels may be memory-mapped.
         duplicate_rms: radius in gray levels, ≥ 0; at 0, only equal images are duplicates.
         flips: whether an image also counts as its mirror image, left to right.
         device: "cpu" or "cuda".
@@ -123,6 +125,7 @@ def find_duplicates(
         >>> [group.indices for group in found.groups], found.num_copies, found.num_near
         ([(0, 2), (1, 3)], 1, 1)
     """
+    images = as_images(images, progress=progress)
     limit = largest_squared_distance(duplicate_rms, images.image_shape)
     equal = first_equal(images.images, flips, progress)
     group = equal
