@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from memaudit.audit.denoising.preprocessing import ISOMETRIES, isometries
+from memaudit.audit.denoising.preprocessing import ISOMETRIES
 from memaudit.audit.memorization.rule import Rule, memorized
 from memaudit.audit.neighbors.base import ImageSearch
 from memaudit.audit.neighbors.units import largest_squared_distance
@@ -25,6 +25,13 @@ from memaudit.errors import DataError
 from memaudit.progress import Progress, silent
 from memaudit.wording import percent
 
+_TURNED = "was an EXIF orientation, or the direction of a medical image, treated otherwise?"
+FORMS = {
+    **ISOMETRIES,
+    "turned around": (lambda y: y.rot90(2, (2, 3)), _TURNED),
+    "transposed along the other diagonal": (lambda y: y.rot90(2, (2, 3)).transpose(2, 3), _TURNED),
+}
+"""Those that a model is asked about, and the other turns of medical slices."""
 NUM_IMAGES = 256
 """Most of the given images that are tried in every form."""
 BYTES_AT_A_TIME = 256 << 20
@@ -38,7 +45,7 @@ class OtherForm:
     """A form in which more of the given images are copies than as they are."""
 
     name: str
-    """`reversed channels`, one of `ISOMETRIES`."""
+    """`reversed channels`, one of `FORMS`."""
     share: Proportion
     """Copies in that form."""
     as_given: int
@@ -51,7 +58,7 @@ class OtherForm:
 
     def text_about(self, compared: str) -> str:
         """What was found, where images were compared with others than training images."""
-        hint = ISOMETRIES[self.name][1]
+        hint = FORMS[self.name][1]
         return (
             f"Of {self.share.total:,} of the given images, {self.share.count:,} copy {compared} "
             f"in another form ({self.name}: {hint}), and {self.as_given:,} as they are. Such "
@@ -137,5 +144,9 @@ def _forms(images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Images uint8 [B, C, H, W] in every other form."""
     # Odd numbers from -255 to 255: inverting a value changes its sign, as of numbers in [-1, 1].
     signed = 2 * torch.from_numpy(images).to(torch.int16) - 255
-    for name, changed in isometries(signed):
-        yield name, ((changed + 255) // 2).to(torch.uint8).numpy()
+    for name, (transform, _) in FORMS.items():
+        changed = transform(signed)
+        if changed.shape != signed.shape:  # turned, and not square
+            continue
+        if images.shape[1] > 1 or name != "reversed channels":
+            yield name, ((changed + 255) // 2).to(torch.uint8).contiguous().numpy()

@@ -18,6 +18,7 @@ FORMS = {
     "upside down": lambda x: x[:, :, ::-1],
     "transposed": lambda x: x.transpose(0, 1, 3, 2),
     "turned left": lambda x: np.rot90(x, 3, (2, 3)),
+    "turned around": lambda x: x[:, :, ::-1, ::-1],
 }
 
 

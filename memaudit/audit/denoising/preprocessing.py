@@ -115,7 +115,7 @@ def check_preprocessing(
     _, distinct = np.unique(noised.images.flatten(1).numpy(), axis=0, return_index=True)
     sigmas = _supported(denoiser)
     given = np.log(noised.losses(sigmas) + TINY)
-    tried = [form for form in isometries(noised.images) if not (flips and form[0] == "mirrored")]
+    tried = [form for form in _isometries(noised.images) if not (flips and form[0] == "mirrored")]
     num_exact = len(tried)
     if originals is not None:
         chosen = originals.images[chosen_rows(len(data), NUM_IMAGES)]
@@ -156,7 +156,7 @@ def _supported(denoiser: Denoiser) -> list[float]:
     return [float(sigma) for sigma in rounded]
 
 
-def isometries(images: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _isometries(images: Tensor) -> Iterator[tuple[str, Tensor]]:
     for name, (transform, _) in ISOMETRIES.items():
         changed = transform(images).contiguous()
         if changed.shape != images.shape:  # turned, and not square
