@@ -114,13 +114,14 @@ def exponential(log: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min` or, from 100 hours on, `16 days`."""
+    """`0.42 s`, `12 s`, `3 min 20 s`, `2 h 5 min` or, from 100 hours on, `16 days`: then it is
+    a forecast, which deserves no more than two digits."""
     if seconds < 60:
         return f"{seconds:.{2 if seconds < 1 else 0}f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours >= 100:
-        return f"{hours / 24:,.0f} days"
+        return f"{float(f'{hours / 24:.2g}'):,.10g} days"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 

@@ -246,6 +246,7 @@ def _list_recipes(
     from memaudit.experiments.cost import Cost, format_flops
     from memaudit.experiments.paper.reproduce import choose_points, predict_point_cost
     from memaudit.experiments.timing import measure_throughput
+    from memaudit.wording import duration
 
     base = recipes[0]
     images = _noise(base.levels[0].data.resolution, 64)
@@ -254,7 +255,7 @@ def _list_recipes(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("recipe")
-    for column in ("|D|", "trainings", "work", f"{config.device} hours"):
+    for column in ("|D|", "trainings", "work", f"time on {config.device}"):
         table.add_column(column, justify="right", no_wrap=True)
     for recipe in recipes:
         points = choose_points(recipe, selection)
@@ -268,21 +269,16 @@ def _list_recipes(
             "-".join(f"{size:,}" for size in sorted({sizes[0], sizes[-1]})),
             f"{sum(point.replicates for point in points):,}",
             format_flops(cost.total),
-            _two_digits(throughput.seconds(cost) / 3600),
+            duration(throughput.seconds(cost)),
         )
     out.print(table)
     cheaper = "" if is_laptop else ", or run a recipe at a fraction of its cost with --laptop"
     say(
-        "Hours are for one device, at the speed of the base network here: "
+        "Times are for one device, at the speed of the base network here: "
         f"{format_flops(throughput.training)}/s in training, "
         f"{format_flops(throughput.sampling)}/s in sampling. Choose points with --value, --size "
         f"and --resolution{cheaper}."
     )
-
-
-def _two_digits(hours: float) -> str:
-    """Write hours as `130,000` or `0.47`; a forecast does not deserve more digits."""
-    return f"{float(f'{hours:.2g}'):,.10g}"
 
 
 def _make_table(results: "Sequence[RecipeResult]", *, is_laptop: bool) -> "Table":
