@@ -258,15 +258,15 @@ def about_no_label_test(diagnostics: Diagnostics) -> list[Reason]:
 def about_exchange(diagnostics: Diagnostics) -> list[Reason]:
     """Why a PASS does not stand: generated images lie nearer to held-out than to training images.
 
-    No labeling has a smaller statistic than the true one, which happens by chance at most once in
+    No labeling has as small a statistic as the true one, which happens by chance at most once in
     1 / `EXCHANGED` scans at each look.
     """
     test, baseline = diagnostics.label_test, diagnostics.blind_baseline
-    if test is None or test.num_labelings * EXCHANGED < 1:
+    if test is None:
         return []
     if baseline is not None and baseline.differs:
         return []
-    nearer = [look for look in test.spaces[0].looks if look.p == 1 and look.share.high < 0]
+    nearer = [look for look in test.spaces[0].looks if look.p_below <= EXCHANGED]
     if not nearer:
         return []
     most = min(nearer, key=lambda look: look.share.value)

@@ -164,6 +164,9 @@ class Look:
     of its interval are T_t less the quantiles of T_t over the labelings, divided by G."""
     p: float
     """Chance of a T_t at least as large if the labels mean nothing; not corrected for looks."""
+    p_below: float
+    """Chance of a T_t at least as small, likewise: small where generated images are nearer to
+    held-out images."""
 
 
 def each_look(
@@ -183,13 +186,14 @@ def each_look(
     """
     tail = (1 - confidence) / 2
     p_values = p_over_labelings(statistics)[:, 0]
+    p_below = p_over_labelings(-statistics)[:, 0]
     found = []
-    for look, T, p in zip(looks, statistics, p_values, strict=True):
+    for look, T, p, below in zip(looks, statistics, p_values, p_below, strict=True):
         smallest = np.quantile(T, tail, method="lower")
         largest = np.quantile(T, 1 - tail, method="higher")
         ends = (T[0] - largest) / num_samples, (T[0] - smallest) / num_samples
         share = Estimate(float(T[0] / num_samples), *map(float, ends))
-        found.append(Look(float(look), int(T[0]), float(T.std()), share, float(p)))
+        found.append(Look(float(look), int(T[0]), float(T.std()), share, float(p), float(below)))
     return tuple(found)
 
 

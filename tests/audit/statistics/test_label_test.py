@@ -129,7 +129,14 @@ def test_copies_of_training_images_give_the_smallest_p():
     assert 0.001 <= corrected_p(found) <= 0.003
     assert 0.05 < looks[2].share.low < looks[2].share.value < looks[2].share.high < 0.4
     distances = np.roll(distances, 20, axis=1)  # now of held-out images
-    assert corrected_p(statistics_of(distances, 40)) > 0.9
+    found = statistics_of(distances, 40)
+    assert corrected_p(found) > 0.9 and each_look(found, 100)[2].p_below == 0.001
+
+
+def test_ties_count_in_both_directions():
+    """No labeling is below the true one, and half of them are as low: that says nothing."""
+    (look,) = each_look(np.array([[-2, -2, 0, 2]]), 10, looks=(Fraction(1),))
+    assert (look.p, look.p_below) == (1, 0.5)
 
 
 def test_nothing_is_decided_by_nothing():
