@@ -78,13 +78,13 @@ def _first_galleries(galleries: list[list[RenderedBlock]]) -> Iterator[RenderedB
 
 def _open_and_folded(block: Block, shown: Pictures, title: str) -> Iterator[RenderedBlock]:
     """A block, of which a long one is folded away in part."""
-    if isinstance(block, ShareChart) and len(block.rows) > OPEN_ROWS + 1:
+    if isinstance(block, ShareChart):
         drawn = draw_shares(block)
-        rest = drawn.rows[OPEN_ROWS:]
-        yield RenderedBlock("shares", replace(drawn, rows=drawn.rows[:OPEN_ROWS]))
-        yield _fold(
-            say("fold.shares", count=len(rest)), RenderedBlock("shares", replace(drawn, rows=rest))
-        )
+        rows, more_rows = map(tuple, fold_after(drawn.rows, OPEN_ROWS))
+        yield RenderedBlock("shares", replace(drawn, rows=rows))
+        if more_rows:
+            text = say("fold.shares", count=len(more_rows))
+            yield _fold(text, RenderedBlock("shares", replace(drawn, rows=more_rows)))
     elif isinstance(block, Table) and len(block.rows) > OPEN_ROWS:
         name = block.title or title
         marked = tuple(row for row in block.rows if row.is_headline)
@@ -95,10 +95,11 @@ def _open_and_folded(block: Block, shown: Pictures, title: str) -> Iterator[Rend
             yield _fold(say("fold.rows", count=len(others), title=name), folded)
         else:
             yield _fold(say("fold.table", count=len(block.rows), title=name), _render(block, shown))
-    elif isinstance(block, Gallery) and len(block.pictures) > OPEN_PICTURES + 1:
-        pictures = Gallery(block.pictures[OPEN_PICTURES:])
-        yield _render(Gallery(block.pictures[:OPEN_PICTURES]), shown)
-        yield _fold(say("fold.pictures", count=len(pictures.pictures)), _render(pictures, shown))
+    elif isinstance(block, Gallery):
+        pictures, more = map(tuple, fold_after(block.pictures, OPEN_PICTURES))
+        yield _render(Gallery(pictures), shown)
+        if more:
+            yield _fold(say("fold.pictures", count=len(more)), _render(Gallery(more), shown))
     else:
         yield _render(block, shown)
 
