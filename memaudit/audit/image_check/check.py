@@ -262,7 +262,7 @@ def check_images(
     said, found = conclude(measured, config.rule.confidence)
     warnings = () if denoising is None else denoising.warnings
     if denoising is not None and not denoising.denoises and train is None:
-        warnings = (HELD_OUT_NOT_DENOISED,)
+        warnings = (HELD_OUT_NOT_DENOISED, *warnings[1:])  # the first one names training images
     if isinstance(opened, ImageSet):
         flips = config.index.flips or "flips" in config.index.match
         form = find_other_form(pool.index, opened, config.rule, flips=flips, progress=progress)
