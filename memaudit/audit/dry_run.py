@@ -32,6 +32,7 @@ from memaudit.audit.neighbors.build import build_feature_index
 from memaudit.audit.neighbors.encoder import CHECKED
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.audit.neighbors.projection import num_index_bytes, num_making_bytes, projected_width
+from memaudit.audit.other_forms import num_searched
 from memaudit.audit.screening import refuse_screening_of_images, screening_sampler
 from memaudit.audit.source import as_source
 from memaudit.audit.source_checks import check_comparable, check_may_pass
@@ -195,7 +196,8 @@ def forecast_scan(
             class_index=config.class_index,
         )
         per_image = sampling.per_image(config.sampler)
-    of_search, index = time_search(data, holdout, config, num_images)
+    num_others = 0 if model is not None else num_searched(num_images)
+    of_search, index = time_search(data, holdout, config, num_images + num_others)
     steps += of_search[:2]
     if model is not None and sampling is not None:
         of_sampling = _sampling(model, sampling, config, index)

@@ -66,6 +66,11 @@ class OtherForm:
         )
 
 
+def num_searched(number: int) -> int:
+    """How many images are searched for, at most, if so many are given."""
+    return min(number, NUM_IMAGES) * (1 + len(FORMS))
+
+
 def find_other_form(
     index: ImageSearch,
     images: ImageSet,

@@ -319,6 +319,7 @@ def _say_cost(
     """
     from memaudit.audit.diagnostics import optimality
     from memaudit.audit.dry_run import likely_stop_of
+    from memaudit.audit.other_forms import num_searched
     from memaudit.cli.forecast import say_sampling_time, say_search_time, search_bytes
     from memaudit.models.checkpoints import Checkpoint
     from memaudit.models.own_sampler import resolve_sampler
@@ -326,7 +327,8 @@ def _say_cost(
     flips = config.index.flips
     if not isinstance(opened, Checkpoint):
         if not config.index.compares_features:
-            say_search_time(data, len(opened), device=config.execution.device, flips=flips)
+            number = len(opened) + num_searched(len(opened))
+            say_search_time(data, number, device=config.execution.device, flips=flips)
         return
     number, D = len(config.seeds), data.images[:1].size
     memory = 0
