@@ -109,38 +109,39 @@ ScanState.store = full
     assert verify_report(out).passed
 
 
-def test_a_scan_killed_once_its_report_is_written_leaves_nothing_for_good(
+@pytest.fixture
+def killed_at_the_end(
     run: Run,
     checkpoint: Path,
     make_npz: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-):
-    data, out = make_npz(50), tmp_path / "report"
-    command = arguments(checkpoint, data, out, 16)
+) -> tuple[tuple[str, ...], Path]:
+    """A command whose scan was killed once its report was written, and the folder of the report."""
+    out = tmp_path / "report"
+    command = arguments(checkpoint, make_npz(50), out, 24)
     with monkeypatch.context() as killed:
         killed.setattr(folder, "discard_state", lambda path: None)
         assert run(*command).exit_code == 0
-    assert verify_report(out).passed and parts(out) == 2
+    assert verify_report(out).passed and parts(out) == 3
+    return command, out
+
+
+def test_a_scan_killed_once_its_report_is_written_leaves_nothing_for_good(
+    run: Run, killed_at_the_end: tuple[tuple[str, ...], Path]
+):
+    command, out = killed_at_the_end
     again = run(*command)
     assert again.exit_code == 2 and "already holds a report" in again.stderr
     assert not (out / STATE).exists() and verify_report(out).passed
 
 
 def test_a_scan_killed_before_its_report_was_written_keeps_its_images(
-    run: Run,
-    checkpoint: Path,
-    make_npz: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, killed_at_the_end: tuple[tuple[str, ...], Path]
 ):
-    data, out = make_npz(50), tmp_path / "report"
-    command = arguments(checkpoint, data, out, 24)
-    with monkeypatch.context() as killed:
-        killed.setattr(folder, "discard_state", lambda path: None)
-        assert run(*command).exit_code == 0
+    command, out = killed_at_the_end
     (out / "report.json").unlink()
-    assert (out / STATE / FINISHED).is_file() and parts(out) == 3
+    assert (out / STATE / FINISHED).is_file()
     assert run(*command).exit_code == 0
     assert json.loads((out / "report.json").read_bytes())["sampling"]["num_kept"] == 24
     assert not (out / STATE).exists()
