@@ -117,11 +117,11 @@ class Scanned:
 
     @property
     def leaks_text(self) -> str:
-        """How many training images leak, or are the nearest of what coincidence may have made."""
+        """How many training images leak, or are nearest to what coincidence may have made."""
         counted = f"{len(self.leaks):,} of {len(self.data):,} training images"
         if self.leaks and self.is_explained_by_floor:
             verb = "is" if len(self.leaks) == 1 else "are"
-            return f"{counted} {verb} the nearest of an image that was counted"
+            return f"{counted} {verb} nearest to an image that was counted"
         return f"{counted} leak"
 
     @property

@@ -230,7 +230,8 @@ def explained(findings: Findings, controls: Controls) -> list[Reason]:
         return []
     too_few = "."
     if not floor.copies.count:
-        too_few = f", and these are too few to tell: {least_floor(ratio):,} would do."
+        enough = f"{least_floor(ratio):,}"
+        too_few = f", and these are too few to tell: {enough} would do, if none is counted."
     return [
         Reason(
             "floor",

@@ -277,7 +277,7 @@ def _show(result: "CheckResult") -> None:
     if len(in_full) < len(ordered):
         rest = ordered[len(in_full) :]
         say("")
-        say(f"Not shown of {len(rest):,} others, either", "bold")
+        say(f"Not shown for {len(rest):,} others either", "bold")
         for image in rest[:LISTED]:
             say_in_lines(f"{image.name}: {_in_short(image)}")
         if len(rest) > LISTED:

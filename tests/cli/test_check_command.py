@@ -130,7 +130,7 @@ def test_the_copied_images_come_first_and_the_others_on_a_line_each(
     result = run("check", folder / "generated", *asked, "--out", tmp_path / "check")
     assert result.exit_code == 0, result.stderr
     copied = [result.stdout.index(f"train/{i:02d}.png\nBy the rule") for i in (3, 4, 5)]
-    others = result.stdout.index("Not shown of 16 others, either")
+    others = result.stdout.index("Not shown for 16 others either")
     assert max(copied) < others
     assert result.stdout.count("held-out images are too few") == 5
     assert result.stdout[others:].count(".png: closest 0") == 16

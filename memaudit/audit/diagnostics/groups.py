@@ -134,7 +134,7 @@ def decision_text(decision: GroupDecision, kind: str) -> str:
 def _section(result: CopiedGroups, page: PageContext) -> Iterator[Block]:
     kind, kinds = result.kind, plural(result.kind)
     yield Paragraph(
-        f"An image of {counted_groups(result)} is the nearest of "
+        f"An image of {counted_groups(result)} is nearest to "
         f"{'what is counted' if page.is_explained else 'a copy'}. Images of one {kind} are "
         f"not independent of each other, so {kinds} are counted here: a {kind} with many copies "
         f"counts once, and the second neighbor of a generated image is one of another {kind}."

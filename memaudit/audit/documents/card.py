@@ -151,7 +151,7 @@ def _without_folders(text: str, report: Report) -> str:
 def _limits(report: Report) -> Iterator[str]:
     yield "Limits:"
     if report.verdict is None:
-        yield "there is no verdict, since no share of copies was said to be too many."
+        yield "there is no verdict, since no limit on the share of copies was set."
     elif report.screening is not None:
         yield "seeds were screened, which gives no PASS."
     else:

@@ -30,7 +30,7 @@ TABLE = "check.csv"
 OPEN_TABLES = 3
 """Images up to which the numbers of each stand open."""
 OPEN_IMAGES = 10
-"""Images up to which the pictures stand open also of those of which nothing was shown."""
+"""Images up to which pictures stand open even where nothing was shown."""
 SHOWN_IMAGES = 100
 """Images that the page shows, the worst ones; check.csv and check.json have all."""
 FINDINGS = {
