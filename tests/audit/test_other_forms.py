@@ -5,6 +5,9 @@ import pytest
 from helpers.images import smooth_images
 
 from memaudit import ScanConfig, check_images, scan
+from memaudit.audit import other_forms
+from memaudit.audit.memorization.rule import Rule
+from memaudit.audit.neighbors.pixel_index import NeighborIndex
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
 
@@ -60,3 +63,17 @@ def test_an_owner_who_asks_is_told_of_the_other_form():
     )
     found = check_images(GENERATED, asked, holdout=smooth_images(40, 8, seed=2))
     assert not any("in another form" in text for text in found.report.warnings)
+
+
+@pytest.mark.parametrize("number", [5, 300])
+def test_forecasts_count_what_is_searched_for(number: int, monkeypatch: pytest.MonkeyPatch):
+    searched: list[int] = []
+
+    def none_copies(_index: object, images: np.ndarray, _rule: Rule) -> np.ndarray:
+        searched.append(len(images))
+        return np.zeros(len(images), bool)
+
+    monkeypatch.setattr(other_forms, "_copies", none_copies)
+    given = ImageSet.from_array(smooth_images(number, 8, seed=3))
+    assert other_forms.find_other_form(NeighborIndex(TRAIN.images), given, Rule()) is None
+    assert sum(searched) == other_forms.num_searched(number)
