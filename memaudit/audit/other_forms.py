@@ -8,7 +8,7 @@ given (sign test); if there are more in the other form, by more than chance, the
 probably saved or read otherwise than the training images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,8 @@ FORMS = {
 """Those that a model is asked about, and the other turns of medical slices."""
 NUM_IMAGES = 256
 """Most of the given images that are tried in every form."""
+MOST_IMAGES = 4096
+"""Most of them that are tried in the forms in which more of the first are copies than as given."""
 BYTES_AT_A_TIME = 256 << 20
 """Most bytes of images that are searched for at a time; every search takes some time to begin."""
 ALPHA = 0.05
@@ -67,7 +69,7 @@ class OtherForm:
 
 
 def num_searched(number: int) -> int:
-    """How many images are searched for, at most, if so many are given."""
+    """How many images are searched for, at most, if so many are given that copy in no form."""
     return min(number, NUM_IMAGES) * (1 + len(FORMS))
 
 
@@ -88,7 +90,7 @@ def find_other_form(
         images: those that were given.
         rule: what counts as a copy.
         flips: whether mirrored copies are found anyway.
-        progress: told how many forms are done.
+        progress: told how many images were tried.
 
     Returns:
         None if the images are best as they are, if features are compared, or if there is one image
@@ -96,24 +98,26 @@ def find_other_form(
     """
     if not index.exact or not len(images) or len(index.images) < 2:
         return None
-    rows = np.unique(np.linspace(0, len(images) - 1, NUM_IMAGES).round().astype(int))
-    chosen = np.array(images.images[rows])
-    forms = [("as given", chosen)]
-    forms += [form for form in _forms(chosen) if not (flips and form[0] == "mirrored")]
-    at_a_time = max(1, BYTES_AT_A_TIME // chosen.nbytes)
-    found: list[np.ndarray] = []
-    for start in range(0, len(forms), at_a_time):
-        together = np.concatenate([form for _, form in forms[start : start + at_a_time]])
-        found.extend(_copies(index, together, rule).reshape(-1, len(chosen)))
-        progress("Trying other forms of the images", len(found), len(forms))
-    as_given, best = found[0], None
-    for (name, _), copies in zip(forms[1:], found[1:], strict=True):
+    names = [name for name in _other_forms(images) if not (flips and name == "mirrored")]
+    as_given, *in_forms = _copies_in(index, images, NUM_IMAGES, names, rule, progress)
+    promising = {
+        name: copies
+        for name, copies in zip(names, in_forms, strict=True)
+        if (copies & ~as_given).sum() > (as_given & ~copies).sum()
+    }
+    if promising and len(images) > NUM_IMAGES:
+        # However the forms were chosen, each is tested once, and corrected for all.
+        chosen = list(promising)
+        as_given, *in_forms = _copies_in(index, images, MOST_IMAGES, chosen, rule, progress)
+        promising = dict(zip(chosen, in_forms, strict=True))
+    best = None
+    for name, copies in promising.items():
         more, fewer = int((copies & ~as_given).sum()), int((as_given & ~copies).sum())
         if not more or (best is not None and copies.sum() <= best.share.count):
             continue
         p = binomtest(more, more + fewer, alternative="greater").pvalue
-        if p * (len(forms) - 1) <= ALPHA:
-            share = clopper_pearson(int(copies.sum()), len(chosen), rule.confidence)
+        if p * len(names) <= ALPHA:
+            share = clopper_pearson(int(copies.sum()), len(copies), rule.confidence)
             best = OtherForm(name, share, int(as_given.sum()))
     return best
 
@@ -130,11 +134,33 @@ def check_form(form: OtherForm | None, limit: float) -> None:
     """
     if form is None or form.share.low <= limit:
         return
+    also = ", or search for mirrored images as well ({flips})" if form.name == "mirrored" else ""
     raise DataError(
         f"{form.text} In that form, at least {percent(form.share.low)} % are copies, which is "
         f"above the limit of {percent(limit)} %, so that the images as they are cannot pass. Save "
-        "them again as the training images are, or prepare the training images so."
+        f"them again as the training images are, or prepare the training images so{also}.",
+        field="flips" if also else (),
     )
+
+
+def _copies_in(
+    index: ImageSearch,
+    images: ImageSet,
+    most: int,
+    names: Sequence[str],
+    rule: Rule,
+    progress: Progress,
+) -> np.ndarray:
+    """Which of the images, at most so many, are copies as given and in these forms: bool [F, B]."""
+    rows = np.unique(np.linspace(0, len(images) - 1, most).round().astype(int))
+    in_a_block = max(1, BYTES_AT_A_TIME // ((1 + len(names)) * images.images[:1].nbytes))
+    found: list[np.ndarray] = []
+    for start in range(0, len(rows), in_a_block):
+        given = np.array(images.images[rows[start : start + in_a_block]])
+        together = np.concatenate([given, *(_changed(given, name) for name in names)])
+        found.append(_copies(index, together, rule).reshape(-1, len(given)))
+        progress("Trying other forms of the images", start + len(given), len(rows))
+    return np.concatenate(found, axis=1)
 
 
 def _copies(index: ImageSearch, images: np.ndarray, rule: Rule) -> np.ndarray:
@@ -145,13 +171,18 @@ def _copies(index: ImageSearch, images: np.ndarray, rule: Rule) -> np.ndarray:
     return found
 
 
-def _forms(images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Images uint8 [B, C, H, W] in every other form."""
+def _other_forms(images: ImageSet) -> list[str]:
+    """The forms that images of this shape can have."""
+    C, H, W = images.image_shape
+    first = np.zeros((1, C, H, W), np.uint8)
+    fitting = [name for name in FORMS if _changed(first, name).shape == first.shape]  # not turned
+    return [name for name in fitting if C > 1 or name != "reversed channels"]
+
+
+def _changed(images: np.ndarray, name: str) -> np.ndarray:
+    """Images uint8 [B, C, H, W] in another form."""
     # Odd numbers from -255 to 255: inverting a value changes its sign, as of numbers in [-1, 1].
     signed = 2 * torch.from_numpy(images).to(torch.int16) - 255
-    for name, (transform, _) in FORMS.items():
-        changed = transform(signed)
-        if changed.shape != signed.shape:  # turned, and not square
-            continue
-        if images.shape[1] > 1 or name != "reversed channels":
-            yield name, ((changed + 255) // 2).to(torch.uint8).contiguous().numpy()
+    changed = FORMS[name][0](signed)
+    values: np.ndarray = ((changed + 255) // 2).to(torch.uint8).contiguous().numpy()
+    return values

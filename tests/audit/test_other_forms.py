@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from helpers.images import smooth_images
 
-from memaudit import ScanConfig, check_images, scan
+from memaudit import Rule, ScanConfig, check_images, scan
 from memaudit.audit import other_forms
-from memaudit.audit.memorization.rule import Rule
 from memaudit.audit.neighbors.pixel_index import NeighborIndex
+from memaudit.audit.other_forms import find_other_form
 from memaudit.data.images import ImageSet
 from memaudit.errors import DataError
 
@@ -77,3 +77,27 @@ def test_forecasts_count_what_is_searched_for(number: int, monkeypatch: pytest.M
     given = ImageSet.from_array(smooth_images(number, 8, seed=3))
     assert other_forms.find_other_form(NeighborIndex(TRAIN.images), given, Rule()) is None
     assert sum(searched) == other_forms.num_searched(number)
+
+
+def test_few_copies_in_another_form_do_not_pass_among_many_images():
+    """1 % of 4,000: of the first 256 that are tried, two or three."""
+    rng = np.random.default_rng(0)
+    train, given = (rng.integers(0, 256, (number, 3, 8, 8), np.uint8) for number in (200, 4000))
+    given[::100] = train[:40, ::-1]
+    with pytest.raises(DataError, match="Of 4,000 of the given images, 40 copy") as error:
+        scan(given, train, config=ScanConfig(fail_above=0.002))
+    assert "mirrored" not in str(error.value)
+
+
+def test_forms_are_tried_in_blocks_of_images(monkeypatch: pytest.MonkeyPatch):
+    given = np.ascontiguousarray(GENERATED[..., ::-1])
+    index, images = NeighborIndex(TRAIN.images), ImageSet.from_array(given)
+    whole = find_other_form(index, images, Rule())
+    monkeypatch.setattr(other_forms, "BYTES_AT_A_TIME", 20 * given[:1].nbytes)
+    assert find_other_form(index, images, Rule()) == whole is not None
+
+
+def test_whoever_gives_mirrored_copies_may_search_for_them():
+    given = np.ascontiguousarray(GENERATED[..., ::-1])
+    with pytest.raises(DataError, match="or search for mirrored images as well"):
+        scan(given, TRAIN, config=ScanConfig(fail_above=0.1))
