@@ -174,7 +174,7 @@ class _Judge:
         self._num_forecast = self._num_judged
         decision = self._decide(self._gate)
         self._forecast = forecast_stop(
-            self._num_copies,
+            decision.may_fail_by[0],
             self._num_judged,
             GateTest.of(decision),
             min_samples=self._config.min_samples,

@@ -429,10 +429,9 @@ def _advice(
         )
     if kinds == {"undecided"}:
         is_sequential = decision.method == "sequential"
-        found = advice(
-            decision.count, decision.total, GateTest.of(decision), sequential=is_sequential
-        )
-        if decision.count > decision.fail_limit * decision.total and not controls.num_holdout:
+        count, fail_limit = decision.may_fail_by
+        found = advice(count, decision.total, GateTest.of(decision), sequential=is_sequential)
+        if count > fail_limit * decision.total and not controls.num_holdout:
             found += " Held-out images, which the model never saw, may show a lower floor."
         return found
     return ""

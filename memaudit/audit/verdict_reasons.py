@@ -388,9 +388,11 @@ def about_number_format(confirmation: Confirmation | None) -> list[Reason]:
 def undecided(decision: Decision) -> str:
     """What the images judged leave open."""
     images, limit = f"{decision.total:,} images", f"{percent(decision.limit)} %"
-    if decision.limit * decision.total < decision.fail_limit * decision.total < decision.count:
+    count, fail_limit = decision.may_fail_by
+    if decision.limit * decision.total < fail_limit * decision.total < count:
+        more = "more are copies" if count == decision.count else "more are copies by whole images"
         return (
-            f"{images} do not decide whether more are copies than limit and floor explain "
-            f"together, {percent(decision.fail_limit)} % (the limit alone is {limit})."
+            f"{images} do not decide whether {more} than limit and floor explain "
+            f"together, {percent(fail_limit)} % (the limit alone is {limit})."
         )
     return f"{images} do not decide whether more than {limit} are copies."

@@ -367,7 +367,7 @@ def _outcome(result: "ScanResult") -> tuple[str, ...]:
     kinds = {reason.kind for reason in result.conclusion.reasons}
     if result.decision is not None and kinds == {"undecided"} and result.config.is_sequential:
         gate = GateTest.of(result.decision)
-        stop = forecast_stop(ratio.count, ratio.total, gate).median
+        stop = forecast_stop(result.decision.may_fail_by[0], ratio.total, gate).median
         found += () if stop is None else (f"about {stop:,} images would decide",)
     if warnings := result.source.warnings:  # which --quiet does not print
         found = (counted(len(warnings), "warning", "warnings"), *found)

@@ -133,7 +133,7 @@ def _continues(folder: Path, seeds: Sequence[int] | None, nonce: str | None) -> 
         )
     if len(seeds) <= len(judged):
         more = advice(
-            report.gate.count, report.gate.total, GateTest.of(report.gate), sequential=True
+            report.gate.may_fail_by[0], report.gate.total, GateTest.of(report.gate), sequential=True
         )
         raise ConfigError(
             f"{folder} holds a report that {len(judged):,} images left INCONCLUSIVE, and these "

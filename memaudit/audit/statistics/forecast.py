@@ -57,11 +57,11 @@ class GateTest:
 
     @classmethod
     def of(cls, decision: Decision) -> "GateTest":
-        """What a decision tested."""
+        """What a decision tested, of the count that `Decision.may_fail_by` has."""
         if decision.floor is None:
             return cls(decision.limit, decision.confidence)
         # Nothing is above 1: such a gate never fails.
-        fail_limit = min(decision.fail_limit, LARGEST_LIMIT)
+        fail_limit = min(decision.may_fail_by[1], LARGEST_LIMIT)
         num_parts = 2 if decision.whole_images is None else 4
         fail_confidence = 1 - (1 - decision.confidence) / num_parts
         return cls(decision.limit, decision.confidence, fail_limit, fail_confidence)

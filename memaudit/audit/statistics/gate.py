@@ -111,6 +111,17 @@ class Decision:
     """The second test for FAIL, where further rules count; None where whole images alone do."""
 
     @property
+    def may_fail_by(self) -> tuple[int, float]:
+        """Count and limit of the test for FAIL that more images may pass: that of all copies, or
+        that of whole images where they alone are more than limit and floor explain."""
+        test = self.whole_images
+        if test is None or self.count > self.fail_limit * self.total:
+            return self.count, self.fail_limit
+        if test.count > test.fail_limit * self.total:
+            return test.count, test.fail_limit
+        return self.count, self.fail_limit
+
+    @property
     def fails_by_whole_images(self) -> bool:
         """Whether whole images alone show the FAIL, and all copies together do not."""
         is_shown = self.evidence_above >= self.required_above

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memaudit.audit.statistics.forecast import GateTest
+from memaudit.audit.statistics.forecast import GateTest, advice
 from memaudit.audit.statistics.gate import (
     FloorCount,
     WholeImages,
@@ -11,6 +11,7 @@ from memaudit.audit.statistics.gate import (
     log_e_values,
     sequential_decision,
 )
+from memaudit.audit.verdict_reasons import undecided
 
 LIMIT = 0.001
 
@@ -125,6 +126,21 @@ def test_whole_images_fail_by_themselves(decide):
     none = FloorCount("held-out images", 0, 0)
     neither = decide(520, 1000, **counted, whole_images=WholeImages(520, none))
     assert neither.verdict == "INCONCLUSIVE" and neither.is_explained
+
+
+@pytest.mark.parametrize("decide", [sequential_decision, exact_decision])
+def test_what_whole_images_may_yet_show_is_forecast_by_their_count(decide):
+    """The floor of further rules explains all that they count, and not all whole images."""
+    floor, few = (FloorCount("held-out images", count, 1000) for count in (30, 5))
+    found = decide(30, 1000, limit=LIMIT, floor=floor, whole_images=WholeImages(20, few))
+    assert found.verdict == "INCONCLUSIVE" and not found.is_explained
+    assert found.whole_images is not None
+    assert found.may_fail_by == (20, found.whole_images.fail_limit)
+    assert "copies by whole images than limit and floor explain together, 1.4 %" in undecided(found)
+    said = advice(20, 1000, GateTest.of(found), sequential=decide is sequential_decision)
+    assert "would probably decide, as FAIL" in said
+    clear = decide(60, 1000, limit=LIMIT, floor=floor, whole_images=WholeImages(20, few))
+    assert clear.may_fail_by == (60, clear.fail_limit)
 
 
 @pytest.mark.parametrize("decide", [sequential_decision, exact_decision])
