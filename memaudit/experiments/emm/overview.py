@@ -44,8 +44,17 @@ class FoundEMM:
     reason: str
 
     def __post_init__(self) -> None:
-        numbers = [each for each in (self.emm, self.low, self.high) if each is not None]
-        if self.schema != SCHEMA or any(not 0 < each < MOST_IMAGES for each in numbers):
+        ends = [each for each in (self.low, self.high) if each is not None]
+        numbers = ends if self.emm is None else [self.emm, *ends]
+        can_be = (
+            all(0 < each < MOST_IMAGES for each in numbers)
+            and len(ends) != 1
+            and ends == sorted(ends)
+            and 0 < self.epsilon < 1
+            and 0 < self.confidence < 1
+            and 0 <= self.replicates < MOST_IMAGES
+        )
+        if self.schema != SCHEMA or not can_be:
             raise ValueError(f"it is not of {SCHEMA}, or holds a number that cannot be")
 
 

@@ -360,7 +360,8 @@ def test_the_page_shows_the_emm_of_searches(make_report: MakeReport, tmp_path: P
     together = run(tmp_path / "a", tmp_path / "search", "--json")
     content = json.loads(together.stdout)
     assert len(content["reports"]) == len(content["searches"]) == 1
-    for broken in ('{"schema": 1}', json.dumps({**emm, "emm": -1}), "[" * 9000):
+    wrong = ({"emm": -1}, {"low": 13}, {"low": None}, {"epsilon": 1e308}, {"replicates": 10**999})
+    for broken in ('{"schema": 1}', *(json.dumps({**emm, **each}) for each in wrong), "[" * 9000):
         (tmp_path / "search" / "emm.json").write_text(broken)
         result = run(tmp_path, "--out", tmp_path / "page.html", "--overwrite")
         assert result.exit_code == 2 and "is not a readable emm.json" in result.stderr
