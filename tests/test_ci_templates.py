@@ -318,6 +318,7 @@ def on_both(
         (0, 0, {"options": "--help"}, 2, 2),
         (0, 0, {"options": "--flips --fail-above=50%"}, 2, 2),
         (0, 0, {"verify-options": "--help"}, 2, 2),
+        (0, 0, {"verify-options": "-hh"}, 2, 2),
         (0, 0, {"verify-options": "--quiet --policy other.toml"}, 2, 2),
     ],
 )
