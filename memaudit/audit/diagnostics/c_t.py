@@ -24,7 +24,9 @@ CLEAR = 3.0
 """Size of z from which a difference is called one."""
 ROWS = 1024
 """Images converted to numbers at a time."""
-_ALSO_SMOOTH = " So are images that are merely smooth: the label test tells which."
+_ALSO_SMOOTH = (
+    " So are images that are merely smooth: the label test tells which if it has many pairs."
+)
 
 
 @dataclass(frozen=True)

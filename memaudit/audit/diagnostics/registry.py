@@ -38,6 +38,10 @@ from memaudit.audit.statistics.worst_class import WorstClass
 from memaudit.errors import ConfigError
 from memaudit.wording import listed
 
+CONFIRMING = 0.01
+"""p of a finding that always confirms another one, which has shown itself at its own level: the
+label test has no p below 1/1000, however high a confidence is asked for."""
+
 
 @dataclass(frozen=True)
 class Diagnostics:
@@ -88,15 +92,19 @@ class Diagnostics:
             for name, diagnostic, result in self.results()
             if diagnostic.gives_evidence and not (sets_differ and diagnostic.assumes_exchangeable)
         ]
-        found = {
-            name: tuple(diagnostic.evidence(result, alpha / len(looked)))
-            for name, diagnostic, result in looked
-        }
+        results = {name: result for name, _, result in looked}
+
+        def is_confirmed(by: str | None) -> bool:
+            if by is None or by not in results:
+                return True
+            level = max(alpha / len(looked), CONFIRMING)
+            return any(True for _ in DIAGNOSTICS[by].evidence(results[by], level))
+
         return tuple(
             clause
-            for name, clauses in found.items()
-            if found.get(DIAGNOSTICS[name].confirmed_by or name, clauses)
-            for clause in clauses
+            for _, diagnostic, result in looked
+            if is_confirmed(diagnostic.confirmed_by)
+            for clause in diagnostic.evidence(result, alpha / len(looked))
         )
 
 

@@ -321,8 +321,11 @@ def test_closeness_that_smooth_images_have_as_well_is_no_evidence():
     assert smooth.evidence(0.05) == ()
     assert not scanned(blurred).conclusion.is_contradicted
     assert "C_T" in "".join(scanned(blurred, "label_test").conclusion.evidence)
-    label, c_t = scanned(copies).diagnostics.evidence(0.05)
+    copied = scanned(copies).diagnostics
+    label, c_t = copied.evidence(0.05)
     assert "label test" in label and "C_T" in c_t
+    # Less than the label test can show, which confirms what C_T shows by itself.
+    assert copied.evidence(0.0005) == (c_t,) and smooth.evidence(0.0005) == ()
 
 
 def test_a_check_is_asked_only_where_the_diagnostic_is_wanted(monkeypatch: pytest.MonkeyPatch):
