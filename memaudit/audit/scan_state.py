@@ -207,8 +207,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def keep_state(folder: Path) -> None:
     """Mark the stored images as those of the report that is written into the folder."""
-    if (folder / STATE).is_dir():
-        append(folder / STATE / REPORTED, b"")
+    _mark(folder / STATE, REPORTED)
 
 
 def finish_state(folder: Path) -> None:
@@ -216,8 +215,13 @@ def finish_state(folder: Path) -> None:
 
     Whoever kills the process between the report and their removal does not leave them for good.
     """
-    if (folder / STATE).is_dir():
-        append(folder / STATE / FINISHED, b"")
+    _mark(folder / STATE, FINISHED)
+
+
+def _mark(state: Path, mark: str) -> None:
+    """Put a mark beside stored images, if there are any; a link in their place is not followed."""
+    if state.is_dir() and not state.is_symlink():
+        append(state / mark, b"")
 
 
 def discard_finished_state(folder: Path) -> None:

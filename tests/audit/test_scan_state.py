@@ -14,6 +14,7 @@ from memaudit.audit.scan_state import (
     ScanState,
     discard_finished_state,
     finish_state,
+    keep_state,
     missing_positions,
     only_scan_in,
     was_compiled,
@@ -118,6 +119,14 @@ def test_images_marked_as_not_needed_are_kept_for_a_scan_that_begins_again(tmp_p
     finish_state(tmp_path)
     discard_finished_state(tmp_path)
     assert not (tmp_path / STATE).exists()
+
+
+def test_no_mark_is_written_where_a_link_leads(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / STATE).symlink_to("elsewhere")
+    finish_state(tmp_path)
+    keep_state(tmp_path)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_images_of_another_scan_are_refused_by_name(tmp_path: Path):
