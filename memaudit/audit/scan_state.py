@@ -210,6 +210,22 @@ def keep_state(folder: Path) -> None:
     _mark(folder / STATE, REPORTED)
 
 
+def check_no_state(folder: Path) -> None:
+    """Refuse a folder in which an unfinished scan of a model left images.
+
+    A scan of given images neither resumes from them nor needs any.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    if state_size(folder):
+        raise ConfigError(
+            f"{folder} holds the images of an unfinished scan of a model, which would be lost. "
+            "Name another folder, or start again with {overwrite}.",
+            field="overwrite",
+        )
+
+
 def finish_state(folder: Path) -> None:
     """Mark the stored images as not needed once the report is written, which begins now.
 

@@ -204,7 +204,7 @@ def scan(
         from memaudit.audit.neighbors.sharded_index import search_handler
         from memaudit.audit.report.folder import report_folder, write_report
         from memaudit.audit.scan import scan as run_scan
-        from memaudit.audit.scan_state import state_size
+        from memaudit.audit.scan_state import check_no_state, state_size
         from memaudit.audit.source import OPTIMUM, as_source, check_roles, open_source
         from memaudit.audit.source_checks import check_comparable
         from memaudit.cli.console import progress_bars, remark
@@ -239,6 +239,8 @@ def scan(
             )
         if isinstance(opened, ImageSet):
             _check_given_images(ctx)
+            if out is not None and not overwrite:
+                check_no_state(out)
             if not config.index.shard_index:
                 check_alone("SOURCE holds images, so that nothing is sampled")
             if samples is not None:

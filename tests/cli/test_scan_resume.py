@@ -15,10 +15,13 @@ import pytest
 from click.testing import Result
 
 from memaudit.audit.report import folder
-from memaudit.audit.scan_state import FINISHED, STATE
+from memaudit.audit.scan_state import FINISHED, STATE, ScanState
 from memaudit.audit.verification.verify import verify_report
+from memaudit.models.generate import GeneratedBatch
 
 Run = Callable[..., Result]
+
+BATCH = GeneratedBatch(np.arange(2), np.zeros((2, 3, 8, 8), dtype=np.uint8), None)
 
 
 def arguments(checkpoint: Path, data: Path, out: Path, samples: int) -> tuple[str, ...]:
@@ -145,6 +148,19 @@ def test_a_scan_killed_before_its_report_was_written_keeps_its_images(
     assert run(*command).exit_code == 0
     assert json.loads((out / "report.json").read_bytes())["sampling"]["num_kept"] == 24
     assert not (out / STATE).exists()
+
+
+def test_given_images_do_not_take_the_place_of_an_unfinished_scan(
+    run: Run, make_npz: Callable[..., Path], tmp_path: Path
+):
+    data, out = make_npz(50), tmp_path / "report"
+    ScanState(out, {"model": "another"}, (0, 1)).store(0, BATCH)
+    command = ("scan", data, "--data", data, "--out", out)
+    refused = run(*command)
+    assert refused.exit_code == 2 and "an unfinished scan of a model" in refused.stderr
+    assert parts(out) == 1
+    assert run(*command, "--overwrite").exit_code == 0
+    assert parts(out) == 0
 
 
 def gate(command: tuple[str, ...], limit: float, *more: str) -> tuple[str, ...]:
