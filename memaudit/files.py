@@ -90,7 +90,9 @@ def check_new(path: Path, *, overwrite: bool) -> None:
     Raises:
         ConfigError: it exists and must not be replaced, it is a folder, or its folder is missing.
     """
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file.")
+    if path.exists() and not overwrite:
         raise ConfigError(
             f"{path} exists; name another file, or replace it with {{overwrite}}.",
             field="overwrite",

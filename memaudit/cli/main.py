@@ -53,6 +53,8 @@ COMMANDS = {
 
 COMPUTING = ("scan", "check", "repeats", "train", "emm", "reproduce", "sample", "selftest", "demo")
 """Commands whose time is that of networks and searches."""
+COMPUTING_WITH = {"verify": "--source", "inspect": "--data"}
+"""Further commands of which this is so with an option."""
 SHARED = ("scan", "sample", "selftest", "emm", "reproduce")
 """Commands that ranks share."""
 COULD_NOT_RUN = 2
@@ -275,7 +277,9 @@ def main() -> None:
 def computes_here(arguments: Sequence[str]) -> bool:
     """Whether a command computes in this process, and not in ranks that it starts."""
     options = {argument.partition("=")[0] for argument in arguments}
-    return next(iter(arguments), "") in COMPUTING and not options & {"--help", "--devices"}
+    name = next(iter(arguments), "")
+    computes = name in COMPUTING or COMPUTING_WITH.get(name) in options
+    return computes and not options & {"--help", "--devices"}
 
 
 def _status(exit_: SystemExit) -> int:

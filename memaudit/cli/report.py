@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from memaudit.audit.report.comparison import Comparison
     from memaudit.experiments.emm.overview import FoundEMM
 
+PAGES = (".html", ".htm")
+
 
 @click.command()
 @click.argument(
@@ -85,6 +87,12 @@ def report(
     # a page for a data protection authority, on paper
     memaudit report report --annex edpb --pdf annex.pdf
     """
+    if out is not None and out.suffix.lower() not in PAGES:
+        raise ConfigError(
+            f"{{out}} writes a web page, and browsers show {out} as text; name a file that ends in "
+            ".html.",
+            field="out",
+        )
     if annex is not None:
         for name, given in (("by", by is not None), ("as_json", as_json)):
             if given:

@@ -139,7 +139,7 @@ def train(
         + f"Model: {result.model}"
     )
     finish(
-        f"{'stopped' if result.interrupted else 'trained'} after {result.images_seen:,} images",
+        f"{'stopped' if result.interrupted else 'done'} after {result.images_seen:,} images",
         str(result.model),
     )
 

@@ -54,4 +54,7 @@ def test_the_processes_of_a_launch_divide_the_cores_themselves():
     for elsewhere in (["--devices", "cpu:2"], ["--devices=cpu:2"], ["--help"]):
         assert not computes_here(["scan", "model.pt", *elsewhere])
     assert not computes_here(["inspect", "model.pt"])
+    assert computes_here(["inspect", "model.pt", "--data=train"])
+    assert not computes_here(["verify", "report"])
+    assert computes_here(["verify", "report", "--source", "model.pt", "--spot-check", "16"])
     assert not computes_here([])

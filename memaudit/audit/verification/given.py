@@ -113,7 +113,10 @@ def open_data(
             return "are said to have been taken more than once from a position"
         images = images.take(indices)
     if images.fingerprint != stated.fingerprint:
-        return f"are not those reported, {shown(stated.fingerprint)}"
+        return (
+            f"are not those reported, {shown(stated.fingerprint)}, but "
+            f"{shown(images.fingerprint)}; perhaps others were given"
+        )
     return images
 
 

@@ -46,7 +46,13 @@ _ATTACKS = (
         ),
     ),
     _Attack(
-        "Comparison with the closed-form optimum, which can only copy",
+        "Distances to training images, of generated and of held-out images (C_T)",
+        "copying",
+        lambda found: f"{counted(len(found.cells), 'region', 'regions')} of the training images",
+    ),
+    _Attack(
+        "Loss of training and held-out images (MemGap), and comparison with the closed-form "
+        "optimum, which can only copy",
         "optimality",
         lambda found: (
             f"{found.num_train:,} training images and {found.num_trajectories:,} generated ones"
