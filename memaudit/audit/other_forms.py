@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from memaudit.audit.denoising.preprocessing import ISOMETRIES
 from memaudit.audit.memorization.rule import Rule, memorized
@@ -115,7 +115,7 @@ def find_other_form(
         more, fewer = int((copies & ~as_given).sum()), int((as_given & ~copies).sum())
         if not more or (best is not None and copies.sum() <= best.share.count):
             continue
-        p = binomtest(more, more + fewer, alternative="greater").pvalue
+        p = float(bdtrc(more - 1, more + fewer, 0.5))
         if p * len(names) <= ALPHA:
             share = clopper_pearson(int(copies.sum()), len(copies), rule.confidence)
             best = OtherForm(name, share, int(as_given.sum()))

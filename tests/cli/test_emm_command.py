@@ -56,7 +56,7 @@ def test_a_search_writes_curve_and_page(
             ["--data", "DATA", "--dry-run", "--max-size", "20", "--min-size", "30"],
             "--min-size is 30 and",
         ),
-        (["--data", "DATA", "--dry-run", "--epsilon", "1"], "--epsilon is 1.0; between 0 and 1"),
+        (["--data", "DATA", "--dry-run", "--epsilon", "1"], "1 is not between 0 and 1"),
         (["--from-results", "DATA"], "is not a readable memaudit report"),
     ],
 )
