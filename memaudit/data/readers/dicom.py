@@ -40,6 +40,10 @@ _RATIO = 1000
 """Most bytes of pixels for each byte of a compressed file."""
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Transfer syntaxes without compression."""
+_JPEG2000 = ("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20")
+"""What the transfer syntaxes of JPEG 2000 begin with: .90 to .93, and .201 to .203."""
+_JP2 = b"\x00\x00\x00\x0cjP  "
+"""Begin of the first box of a JP2 file, of 12 bytes."""
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 """The whole file is packed; it would be unpacked before anything of it is known."""
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
@@ -280,8 +284,41 @@ def _decoded(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     pixels = library("pydicom.pixels", path, form="a DICOM file", extra="medical")
     with errors_of(name), _in_silence():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if str(dataset.file_meta.TransferSyntaxUID).startswith(_JPEG2000):
+            _check_boxes(dataset, shape[0])
         numbers: np.ndarray = pixels.pixel_array(dataset)
         return numbers.reshape(shape)
+
+
+def _check_boxes(dataset: Any, num_frames: int) -> None:
+    """Refuse a frame whose JP2 boxes do not lead on: pydicom would follow them forever.
+
+    The dataset holds just the frames that were checked afterwards. Boxes: ISO/IEC 15444-1, annex I.
+
+    Raises:
+        ValueError: a box before the codestream has a length of 0 bytes.
+    """
+    from pydicom.encaps import encapsulate, generate_frames
+
+    tables = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    offsets = None
+    if all(table in dataset for table in tables):
+        offsets = tuple(dataset[table].value for table in tables)
+    found = generate_frames(
+        dataset.PixelData, number_of_frames=num_frames, extended_offsets=offsets
+    )
+    frames = [frame + bytes(len(frame) % 2) for frame in found]  # as they are put back
+    for frame in frames:
+        at = len(_JP2) + 4 if frame.startswith(_JP2) else len(frame)
+        while at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
+            length = int.from_bytes(frame[at : at + 4], "big")
+            if not length:
+                raise ValueError("a box of JPEG 2000 has no length")
+            at += length
+    dataset.PixelData = encapsulate(frames)
+    for table in tables:
+        if table in dataset:
+            del dataset[table]
 
 
 def _window(header: Any, name: str) -> Window | None:

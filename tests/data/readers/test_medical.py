@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import store_files
 from helpers.images import Encode
+from helpers.limited import run_python
 from PIL import Image
 
 from memaudit.data.layout import Layout
@@ -263,6 +265,27 @@ def test_compressed_files_that_cannot_be_read_name_a_remedy(
     write_compressed(tmp_path / "a.dcm", syntax, [b"\xff\xd8nothing at all"])
     with pytest.raises(DataError, match=message):
         open_images(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("whole", "broken"),
+    [
+        (b"\x00\x00\x00\x14ftyp", b"\x00\x00\x00\x00ftyp"),
+        (b"jp2c", b"jp2x"),  # no codestream: behind the last box is what pads the frame, if at all
+    ],
+)
+def test_boxes_that_lead_nowhere_are_not_followed(
+    whole: bytes, broken: bytes, tmp_path: Path
+) -> None:
+    """pydicom 3.0.2 follows a box of no length forever, so that this is tried where it can end."""
+    pytest.importorskip("pydicom")
+    data = store_files.compressed_dicom("JPEG2000")
+    assert whole in data
+    path = tmp_path / "one.dcm"
+    path.write_bytes(data.replace(whole, broken))
+    code = "import sys; from memaudit.data.sources import open_images; open_images(sys.argv[1])"
+    done = run_python(code, path)
+    assert done.returncode == 1 and "DataError: one.dcm cannot be read" in done.stderr
 
 
 def test_a_frame_is_not_larger_than_announced(tmp_path: Path, encode: Encode) -> None:
