@@ -69,7 +69,7 @@ class OtherForm:
 
 
 def num_searched(number: int) -> int:
-    """How many images are searched for, at most, if so many are given that copy in no form."""
+    """The most images that are searched for, if `number` are given and none copies in any form."""
     return min(number, NUM_IMAGES) * (1 + len(FORMS))
 
 
@@ -151,7 +151,7 @@ def _copies_in(
     rule: Rule,
     progress: Progress,
 ) -> np.ndarray:
-    """Which of the images, at most so many, are copies as given and in these forms: bool [F, B]."""
+    """Which of up to `most` of the images are copies, as given and in these forms: bool [F, B]."""
     rows = np.unique(np.linspace(0, len(images) - 1, most).round().astype(int))
     in_a_block = max(1, BYTES_AT_A_TIME // ((1 + len(names)) * images.images[:1].nbytes))
     found: list[np.ndarray] = []

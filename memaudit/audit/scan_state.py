@@ -213,7 +213,7 @@ def keep_state(folder: Path) -> None:
 def check_no_state(folder: Path) -> None:
     """Refuse a folder in which an unfinished scan of a model left images.
 
-    A scan of given images neither resumes from them nor needs any.
+    A scan of given images cannot resume from them, and would remove them when it ends.
 
     Raises:
         ConfigError: there are some.
@@ -229,7 +229,7 @@ def check_no_state(folder: Path) -> None:
 def finish_state(folder: Path) -> None:
     """Mark the stored images as not needed once the report is written, which begins now.
 
-    Whoever kills the process between the report and their removal does not leave them for good.
+    So a process that is killed between writing the report and removing them leaves none for good.
     """
     _mark(folder / STATE, FINISHED)
 

@@ -293,7 +293,7 @@ def _decoded(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
 def _check_boxes(dataset: Any, num_frames: int) -> None:
     """Refuse a frame whose JP2 boxes do not lead on: pydicom would follow them forever.
 
-    The dataset holds just the frames that were checked afterwards. Boxes: ISO/IEC 15444-1, annex I.
+    Afterwards the dataset holds only the frames that were checked. Boxes: ISO/IEC 15444-1, annex I.
 
     Raises:
         ValueError: a box before the codestream has a length of 0 bytes.

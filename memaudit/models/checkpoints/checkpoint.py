@@ -44,7 +44,7 @@ def denoiser_of(model: "Denoiser | Checkpoint") -> Denoiser:
     """Return the network of a checkpoint, and any other denoiser as it is.
 
     Raises:
-        TypeError: neither of both.
+        TypeError: it is neither.
     """
     if isinstance(model, Checkpoint):
         return model.network
